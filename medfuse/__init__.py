@@ -1,0 +1,3 @@
+"""medfuse: degradation-aware diffusion fusion of PET and MRI, as MONAI bundles. Research use only."""
+
+__version__ = "0.1.0"

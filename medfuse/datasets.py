@@ -1,0 +1,326 @@
+"""Slice pairs for training and validation: MRI and a functional image on one grid, kept in memory.
+
+`slice_pairs` reads them, split by subject; `RandomPatches` draws augmented patches of them for training.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import PILReader
+from nibabel.affines import voxel_sizes
+from numpy.random import Generator
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medfuse.errors import BundleError, ImageError
+from medfuse.phantoms import load_atlas, random_phantoms
+
+# Share of each kind among training patches; the shares of absent kinds go to the others.
+KIND_WEIGHTS = {"pet": 0.20, "spect": 0.22, "ct": 0.13, "sts": 0.15, "phantom": 0.30}
+# Patients kept out of training: they are the demo case and the DICOM case.
+STS_HELD_OUT = frozenset({"STS_002", "STS_008"})
+
+_MIN_SIDE, _MAX_SIDE = 96, 256
+_STS_ISOTROPIC_MM = 1.25
+
+
+@dataclass(frozen=True)
+class SlicePair:
+    """One slice of a subject, MRI and functional image on one grid.
+
+    Attributes:
+        mri: MRI, shape `[H, W]`; uint8 counts 0..255 or float16 0..1.
+        function: Functional image (uptake or CT), same shape and kind of values.
+        name: Unique name of the slice.
+        subject: Subject; a subject is in one split only.
+        kind: `pet`, `spect`, `ct`, `sts` or `phantom`.
+    """
+
+    mri: np.ndarray
+    function: np.ndarray
+    name: str
+    subject: str
+    kind: str
+
+
+class SlicePairs(Dataset[dict[str, Any]]):
+    """Whole slice pairs, as dictionaries of `mri` and `function` (float32, `[1, H, W]`, 0..1), name, subject and kind.
+
+    Args:
+        pairs: The pairs, at least one.
+
+    Raises:
+        BundleError: There is no pair.
+    """
+
+    def __init__(self, pairs: Sequence[SlicePair]) -> None:
+        if not pairs:
+            raise BundleError("The slice pairs must be at least one, got none; check the data folder and the kinds.")
+        self.pairs = tuple(pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return the pair as a dictionary; `image` holds both sources, `[2, H, W]`."""
+        pair = self.pairs[index]
+        image = torch.from_numpy(np.stack([_unit(pair.mri), _unit(pair.function)]))
+        return {
+            "image": image,
+            "mri": image[:1],
+            "function": image[1:],
+            "name": pair.name,
+            "subject": pair.subject,
+            "kind": pair.kind,
+        }
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Subjects that occur."""
+        return frozenset(pair.subject for pair in self.pairs)
+
+
+class RandomPatches(Dataset[dict[str, Tensor]]):
+    """Random, augmented patches of slice pairs; patch k depends on `(seed, k)` only.
+
+    Each patch: a kind by its weight, a slice of that kind, a crop (zeros beyond small slices), flips and a
+    transposition, a gain per source and a gamma for the MRI; values stay in 0..1 without clipping. Nine of ten nearly
+    empty crops are drawn again.
+    Draw in order and without shuffling: let `length` cover the whole training and give the trainer an `epoch_length`.
+
+    Args:
+        pairs: Whole slices to cut from.
+        size: Side of the square patches, px, a multiple of 16 or what the network needs.
+        length: Number of patches.
+        seed: Seed; another seed gives other patches.
+        weights: Weight of each kind; `KIND_WEIGHTS` if none are given.
+        gain: Range of the factor on each source.
+        gamma: Range of the exponent on the MRI.
+
+    Raises:
+        BundleError: No kind among the pairs has a weight above 0.
+        ImageError: The size or length is below 1.
+    """
+
+    def __init__(
+        self,
+        pairs: SlicePairs,
+        *,
+        size: int = 128,
+        length: int = 1_000_000,
+        seed: int = 0,
+        weights: dict[str, float] | None = None,
+        gain: tuple[float, float] = (0.7, 1.1),
+        gamma: tuple[float, float] = (0.8, 1.25),
+    ) -> None:
+        if size < 1 or length < 1:
+            raise ImageError(f"The patch size and length must be at least 1, got {size} and {length}; raise them.")
+        weights = KIND_WEIGHTS if weights is None else weights
+        kinds = sorted({pair.kind for pair in pairs.pairs if weights.get(pair.kind, 0) > 0})
+        if not kinds:
+            raise BundleError("The weights must favour a kind of the pairs, got none above 0; name one of their kinds.")
+        shares = np.array([weights[kind] for kind in kinds])
+        self.pairs = pairs
+        self.size, self.length, self.seed, self.gain, self.gamma = size, length, seed, gain, gamma
+        self._members = [np.flatnonzero([pair.kind == kind for pair in pairs.pairs]) for kind in kinds]
+        self._cumulative = np.cumsum(shares / shares.sum())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return patch `index` as `{"image": [2, size, size]}`, float32, channels (MRI, function), range 0..1."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"The index must be in 0..{self.length - 1}, got {index}; keep to the length.")
+        rng = np.random.default_rng((self.seed, index))
+        image = self._crop(rng)
+        for axis in (1, 2):
+            if rng.random() < 0.5:
+                image = np.flip(image, axis)
+        if rng.random() < 0.5:
+            image = image.transpose(0, 2, 1)
+        image = np.ascontiguousarray(image)
+        np.power(image[0], rng.uniform(*self.gamma), out=image[0])
+        for source in image:
+            source *= min(rng.uniform(*self.gain), 1 / max(float(source.max()), 1e-3))
+        return {"image": torch.from_numpy(image)}
+
+    def _crop(self, rng: Generator) -> np.ndarray:
+        """Draw a crop `[2, size, size]`; nine of ten nearly empty ones are drawn again."""
+        for _ in range(20):
+            members = self._members[int(np.searchsorted(self._cumulative[:-1], rng.random(), side="right"))]
+            pair = self.pairs.pairs[members[rng.integers(len(members))]]
+            source, target = zip(*(self._place(n, rng) for n in pair.mri.shape), strict=True)
+            mri, function = pair.mri[source], pair.function[source]
+            if not (_nearly_empty(mri) or _nearly_empty(function)) or rng.random() < 0.1:
+                break
+        image = np.zeros((2, self.size, self.size), np.float32)
+        image[0][target], image[1][target] = _unit(mri), _unit(function)
+        return image
+
+    def _place(self, side: int, rng: Generator) -> tuple[slice, slice]:
+        """Random place of a patch along an axis of `side` px: slices of the source and of the patch."""
+        offset = int(rng.integers(abs(side - self.size) + 1))
+        inner = slice(offset, offset + min(side, self.size))
+        return (inner, slice(None)) if side >= self.size else (slice(None), inner)
+
+
+def slice_pairs(
+    dataset_dir: str | Path,
+    *,
+    split: str = "train",
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+    phantoms: int = 400,
+) -> SlicePairs:
+    """Load the slice pairs of a split; no subject is in both splits.
+
+    Args:
+        dataset_dir: Folder with `harvard/splits.tsv` and its image folders, `volumes/sts/*` and `volumes/mni152`.
+        split: `train` or `dev`.
+        kinds: Kinds to load, of `pet`, `spect`, `ct`, `sts`, `phantom`. If none are given: all for `train`, and
+            the first three (whole slices of one size, 256 x 256) for `dev`. Phantoms are of `train` only.
+        seed: Seed of the phantoms.
+        phantoms: Number of phantom slices.
+
+    Returns:
+        The pairs, in a fixed order, each of 96 to 256 px a side.
+
+    Raises:
+        BundleError: The split or a kind is unknown, or a file is missing.
+        ImageError: A pair does not fit together.
+    """
+    if split not in ("train", "dev"):
+        raise BundleError(f"The split must be train or dev, got {split!r}; choose one of them.")
+    if kinds is None:
+        kinds = tuple(KIND_WEIGHTS) if split == "train" else ("pet", "spect", "ct")
+    if unknown := set(kinds) - set(KIND_WEIGHTS):
+        raise BundleError(f"The kinds must be among {', '.join(KIND_WEIGHTS)}, got {', '.join(unknown)}; drop it.")
+    root = Path(dataset_dir)
+    pairs: list[SlicePair] = []
+    for kind in kinds:
+        if kind in _HARVARD:
+            pairs += _harvard_pairs(root / "harvard", kind, split)
+        elif kind == "sts":
+            pairs += _sts_pairs(root / "volumes" / "sts", split)
+        elif split == "train" and phantoms > 0:
+            pairs += _phantom_pairs(root / "volumes" / "mni152", phantoms, seed)
+    return SlicePairs(pairs)
+
+
+# Folder of a modality, and of its scalar functional images: uptake recovered from colour tables, never the colours.
+_HARVARD = {"pet": ("pet_mri", "pet_index"), "spect": ("spect_mri", "spect_index"), "ct": ("ct_mri", "ct")}
+
+
+def _harvard_pairs(folder: Path, kind: str, split: str) -> Iterator[SlicePair]:
+    """Read 8-bit slices by the table of splits; sets without scalar uptake are left out."""
+    table = folder / "splits.tsv"
+    if not table.is_file():
+        raise BundleError(f"The data folder must hold harvard/{table.name}, got none; give the folder above harvard.")
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    subjects = {part: {row["subject"] for row in rows if row["split"] == part} for part in ("train", "dev")}
+    if both := subjects["train"] & subjects["dev"]:
+        raise BundleError(f"A subject must be in one split of {table.name}, got {len(both)} in both; mend the table.")
+    read = partial(_read_gray, PILReader(converter=lambda image: image.convert("L"), reverse_indexing=False))
+    modality, uptake = _HARVARD[kind]
+    for row in rows:
+        base = folder / modality / row["set"]
+        if row["modality"] != kind or row["split"] != split or not (base / uptake).is_dir():
+            continue
+        mri, function = (read(base / name / f"{row['stem']}.png") for name in ("mri", uptake))
+        if split == "dev" or not (_nearly_empty(mri) or _nearly_empty(function, 0.02)):
+            name = f"{kind}_{row['set']}_{row['stem']}"
+            yield _pair(mri, function, name=name, subject=row["subject"], kind=kind)
+
+
+def _sts_pairs(folder: Path, split: str) -> Iterator[SlicePair]:
+    """Cut the sarcoma patients' volumes: every native axial slice, and isotropic cuts along the two other axes."""
+    cases = sorted(folder.glob("STS_*"))
+    if not cases:
+        raise BundleError("The data folder must hold volumes/sts/STS_*, got none; leave out the kind sts or add them.")
+    for case in cases:
+        if (case.name in STS_HELD_OUT) != (split == "dev"):
+            continue
+        mri_image, pet_image = (_load_nifti(case / f"{name}_image.nii.gz") for name in ("MR_T1", "PET"))
+        mri, pet = (np.asarray(image.dataobj, dtype=np.float32) for image in (mri_image, pet_image))
+        pet = _resample(pet, np.linalg.inv(pet_image.affine) @ mri_image.affine, mri.shape)
+        mri = np.clip(mri / np.percentile(mri, 99.9), 0, 1)
+        pet = np.clip(pet / min(pet.max(), 2 * np.percentile(pet, 99.9)), 0, 1)
+        yield from _cuts(mri, pet, axis=2, step=1, name=case.name)
+        zoom = voxel_sizes(mri_image.affine) / _STS_ISOTROPIC_MM
+        mri, pet = (np.clip(ndimage.zoom(volume, zoom, order=3), 0, 1) for volume in (mri, pet))
+        for axis in (0, 1):
+            yield from _cuts(mri, pet, axis=axis, step=2, name=case.name)
+
+
+def _cuts(mri: np.ndarray, pet: np.ndarray, *, axis: int, step: int, name: str) -> Iterator[SlicePair]:
+    """Yield every `step`-th slice along an axis that is not nearly empty."""
+    for k in range(step // 2, mri.shape[axis], step):
+        first, second = (np.ascontiguousarray(v.take(k, axis).T.astype(np.float16)) for v in (mri, pet))
+        if not (_nearly_empty(first) or _nearly_empty(second, 0.05)):
+            yield _pair(first, second, name=f"{name}_{'xyz'[axis]}{k:03d}", subject=name, kind="sts")
+
+
+def _phantom_pairs(folder: Path, count: int, seed: int) -> Iterator[SlicePair]:
+    """Draw phantom slices of the template, scaled to a maximum of 1."""
+    for k, phantom in enumerate(random_phantoms(load_atlas(folder), count, seed=seed)):
+        mri, pet = ((image / image.max()).astype(np.float16) for image in (phantom.mri, phantom.pet))
+        yield _pair(mri, pet, name=f"phantom_{k:04d}", subject="mni152", kind="phantom")
+
+
+def _pair(mri: np.ndarray, function: np.ndarray, *, name: str, subject: str, kind: str) -> SlicePair:
+    """Build a pair whose sides are 96 to 256 px: pad with zeros, crop the middle."""
+    if mri.shape != function.shape:
+        raise ImageError(
+            f"The images of {name} must be of one size, got {mri.shape} and {function.shape}; resample one."
+        )
+    return SlicePair(_fit(mri), _fit(function), name, subject, kind)
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    short = [max(_MIN_SIDE - n, 0) for n in image.shape]
+    image = np.pad(image, [(n // 2, n - n // 2) for n in short])
+    start = [max(n - _MAX_SIDE, 0) // 2 for n in image.shape]
+    return image[tuple(slice(s, s + _MAX_SIDE) for s in start)]
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    """Convert stored values to float32 in 0..1."""
+    return image.astype(np.float32) * np.float32(1 / 255 if image.dtype == np.uint8 else 1)
+
+
+def _nearly_empty(image: np.ndarray, fraction: float = 0.1) -> bool:
+    """Tell whether less than a fraction of the pixels is above 5 % of full scale, by every fourth row and column."""
+    threshold = 12 if image.dtype == np.uint8 else 0.05
+    return bool((image[::4, ::4] > threshold).mean() < fraction)
+
+
+def _resample(volume: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample by the map from target to source indices; zero beyond the source, never negative."""
+    values = ndimage.affine_transform(
+        volume, matrix[:3, :3], matrix[:3, 3], tuple(shape), order=3, mode="grid-constant"
+    )
+    return np.maximum(values, 0)
+
+
+def _read_gray(reader: PILReader, path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise BundleError(f"The data folder must hold {path.parent.name}/{path.name}, got none; copy it there.")
+    return np.ascontiguousarray(reader.get_data(reader.read(path))[0])
+
+
+def _load_nifti(path: Path) -> Any:
+    if not path.is_file():
+        raise BundleError(f"The case folder {path.parent.name} must hold {path.name}, got none; copy it there.")
+    return nib.load(path)

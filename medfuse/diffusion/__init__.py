@@ -1,0 +1,7 @@
+"""Diffusion: a few learned steps from two degraded sources to two restored ones and their fusion."""
+
+from medfuse.diffusion.model import FusionModel, Gains
+from medfuse.diffusion.sampler import FusionState, describe, sample
+from medfuse.diffusion.schedule import MonotoneSchedule
+
+__all__ = ["FusionModel", "FusionState", "Gains", "MonotoneSchedule", "describe", "sample"]

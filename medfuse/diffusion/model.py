@@ -1,0 +1,61 @@
+"""Everything that is learned, as one module: denoiser, schedule and gains."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from medfuse.diffusion.schedule import MonotoneSchedule
+
+
+class Gains(nn.Module):
+    """Predict, from the condition, the error variance of each restored source and the gain of the fusion row."""
+
+    def __init__(self, condition_features: int = 25, hidden: int = 64, initial_std: float = 0.02) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(condition_features, hidden), nn.SiLU(), nn.Linear(hidden, 3))
+        final = self.layers[2]
+        nn.init.zeros_(final.weight)  # type: ignore[arg-type]
+        with torch.no_grad():
+            final.bias.copy_(torch.tensor([2 * math.log(initial_std), 2 * math.log(initial_std), 0.0]))  # type: ignore[union-attr,operator]
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """Return **[B, 3]**: variance of source 1, of source 2 (squared fraction of full range), fusion gain (0..1)."""
+        out = self.layers(condition.float())
+        return torch.cat([out[:, :2].clamp(-20.0, 4.0).exp(), out[:, 2:].sigmoid()], 1)
+
+
+class FusionModel(nn.Module):
+    """The learned part of the method. Its `forward` is the denoiser's; scriptable and traceable.
+
+    A TorchScript export serves the inferer as well as the module itself: `alpha_bar` and `gains` are exported with it.
+    """
+
+    def __init__(self, denoiser: nn.Module, schedule: nn.Module | None = None, gains: nn.Module | None = None) -> None:
+        """Put the parts together.
+
+        Args:
+            denoiser: `(image [B, 9, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.networks.FusionUNet`.
+            schedule: `s -> alpha_bar`; a `MonotoneSchedule` where absent.
+            gains: `condition -> [B, 3]`; `Gains` where absent.
+        """
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule = MonotoneSchedule() if schedule is None else schedule
+        self.gain = Gains() if gains is None else gains
+
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Run the denoiser: **[B, 9, H, W]** and **[B, 25]** to **[B, 6, H, W]**."""
+        return self.denoiser(image, condition)
+
+    @torch.jit.export
+    def alpha_bar(self, s: Tensor) -> Tensor:
+        """Return the schedule at relative times `s`."""
+        return self.schedule(s)
+
+    @torch.jit.export
+    def gains(self, condition: Tensor) -> Tensor:
+        """Return the predicted variances and fusion gain, **[B, 3]**."""
+        return self.gain(condition)

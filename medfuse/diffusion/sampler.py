@@ -1,0 +1,124 @@
+"""The reverse process: a few deterministic DDIM steps, each corrected by the joint observation model.
+
+One function serves training and inference. It keeps no state, draws no random number and is differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, SourceModel
+
+_BANDS = (0.06, 0.15, 0.3, 0.5, 0.8)
+"""Frequencies, in units of the Nyquist frequency, at which an operator is described to the network."""
+
+
+@dataclass(frozen=True)
+class FusionState:
+    """What one step of the sampler believes.
+
+    Attributes:
+        x: Restored source 1, restored source 2, fused: **[B, 3, H, W]**.
+        weight: Fusion weight of source 1, **[B, 1, H, W]**, 0..1.
+        log_variance: Predicted log-variance of the error of each restored source, **[B, 2, H, W]**.
+    """
+
+    x: Tensor
+    weight: Tensor
+    log_variance: Tensor
+
+
+def describe(model: SourceModel) -> Tensor:
+    """Describe a degradation to the network: noise, scale and pass bands, **[B, 12]**.
+
+    The features are the log of the noise std, the log of the mean decimation per axis, and the power with which cosine
+    waves of five frequencies pass along each of two axes.
+    """
+    like = model.lifted
+    batch, ndim = len(like), like.ndim - 2
+    omega = torch.tensor(_BANDS, device=like.device, dtype=like.dtype) * math.pi
+    power = model.operator.power_gains(omega, model.spatial).to(like).flatten(1).expand(batch, -1)
+    sigma = model.sigma().square().flatten(1).mean(1, keepdim=True).log() * 0.25 + 2.0
+    shrink = math.log2(math.prod(model.operator.in_spatial(model.y.shape[2:])) / math.prod(model.y.shape[2:])) / ndim
+    return torch.cat([sigma, torch.full_like(sigma, shrink), power], 1)
+
+
+def sample(
+    network: Any,
+    inputs: Tensor,
+    degradation: JointDegradation,
+    *,
+    steps: int = 3,
+    correction: str = "cut",
+    convex: bool = False,
+    autocast: torch.dtype | None = None,
+) -> list[FusionState]:
+    r"""Restore two sources and fuse them.
+
+    Args:
+        network: A `medfuse.diffusion.FusionModel`, or its TorchScript export.
+        inputs: Degraded sources on the reference grid, **[B, 2, H, W]**, 0..1 nominal and never clipped; a
+            low-resolution source is replicated to the grid.
+        degradation: What happened to each source.
+        steps: Number T of reverse steps, 1 or more.
+        correction: Form of the joint correction, see `JointObservation.correct`.
+        convex: Return `m x1 + (1 - m) x2` as the fused image of the last step, so that nothing appears in it that is
+            in neither restored source.
+        autocast: Dtype of the network's arithmetic on its device; the physics stay in the precision of `inputs`.
+
+    Returns:
+        The state after each step, the last one the result.
+
+    Raises:
+        GeometryError: `inputs` has not the shape [B, 2, H, W].
+        DegradationError: An impossible number of steps or form of correction.
+
+    Reference:
+        Shi et al., DRFusion (CVPR 2026), with the joint correction of `medfuse.physics.observation`.
+    """
+    if inputs.ndim != 4 or inputs.shape[1] != 2:
+        raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
+    if steps < 1:
+        raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
+    if correction not in CORRECTIONS:
+        raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
+    observation = JointObservation.from_images(inputs, degradation)
+    models = (observation.source1, observation.source2)
+    inverses = torch.cat([m.inverse() for m in models], 1)
+    sigmas = torch.cat([m.sigma() for m in models], 1)
+    described = torch.cat([describe(m) for m in models], 1)
+    scales = [math.prod(m.spatial) / math.prod(m.y.shape[2:]) for m in models]
+    times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
+    alpha_bar = network.alpha_bar(times).to(inputs.dtype)
+
+    x = alpha_bar[0].sqrt() * torch.cat([inverses, inverses.mean(1, keepdim=True)], 1)
+    states: list[FusionState] = []
+    for step in range(steps):
+        now, then = alpha_bar[step], alpha_bar[step + 1]
+        condition = torch.cat([times[step].expand(len(inputs), 1), described], 1)
+        level = x / now.sqrt()
+        gradients = torch.cat([m.gradient(level[:, i : i + 1]) * scales[i] for i, m in enumerate(models)], 1)
+        features = torch.cat([level, inverses, gradients, sigmas], 1)
+        with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            output = network(features, condition)
+        output = output.to(inputs.dtype)
+        e, weight, log_variance = output[:, :3], output[:, 3:4].sigmoid(), output[:, 4:]
+        x0 = (x - (1 - now).sqrt() * e) / now.sqrt()
+        variance1, variance2, gain = network.gains(condition).to(inputs.dtype).unbind(1)
+        last = step == steps - 1
+        if last and correction in ("cut", "joint"):
+            variance1 = torch.maximum(variance1, models[0].discrepancy(x0[:, 0:1]))
+            variance2 = torch.maximum(variance2, models[1].discrepancy(x0[:, 1:2]))
+        form = "none" if last and correction == "paper" else correction
+        bar = observation.correct(x0, weight, variances=(variance1, variance2), fusion_gain=gain, form=form)
+        if last and convex:
+            bar = torch.cat([bar[:, :2], weight * bar[:, 0:1] + (1 - weight) * bar[:, 1:2]], 1)
+        states.append(FusionState(bar, weight, log_variance))
+        x = then.sqrt() * bar + (1 - then).sqrt() * e
+    return states

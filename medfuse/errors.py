@@ -1,0 +1,29 @@
+"""Errors that medfuse raises on purpose.
+
+Every message says what must be, what was got and what to do. Messages never hold patient data: case ids only.
+Each error is also a `ValueError`, so that callers that know nothing of medfuse can catch it.
+"""
+
+
+class MedfuseError(ValueError):
+    """Base of every error that medfuse raises on purpose."""
+
+
+class DegradationError(MedfuseError):
+    """A degradation specification, operator or noise model that makes no sense."""
+
+
+class GeometryError(MedfuseError):
+    """Shapes, affines or grids that do not fit."""
+
+
+class ImageError(MedfuseError):
+    """A file or an array that cannot be used as an image."""
+
+
+class RegistrationError(MedfuseError):
+    """Two volumes that cannot be brought into register, or should not be."""
+
+
+class BundleError(MedfuseError):
+    """A bundle, its weights or its data folder that is missing or incomplete."""

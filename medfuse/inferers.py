@@ -1,0 +1,163 @@
+"""MONAI inferers: fusion of batches of slices, and of volumes slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SliceInferer
+from torch import Tensor
+
+from medfuse.diffusion import sample
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics import JointDegradation, parse_degradation
+
+Spec = Mapping[str, Any] | JointDegradation | None
+
+
+class FusionInferer(Inferer):
+    """Restore and fuse two degraded sources in a few corrected DDIM steps.
+
+    Works inside MONAI's engines and is callable by keyword. It holds settings only: a call changes nothing.
+    """
+
+    def __init__(
+        self,
+        degradation: Spec = None,
+        *,
+        steps: int = 3,
+        correction: str = "cut",
+        convex: bool = False,
+        amp: bool | str = "auto",
+        trajectory: bool = False,
+    ) -> None:
+        """Make an inferer.
+
+        Args:
+            degradation: What happened to the sources: a specification (see `medfuse.physics.degradation`), a
+                `JointDegradation`, or None for none. A call may override it.
+            steps: Number of reverse steps, 1 or more. A call may override it.
+            correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.JointObservation.correct`.
+            convex: Force the fused image to `m x1 + (1 - m) x2`.
+            amp: Run the network in bfloat16: yes, no, or `auto` (where the device computes it natively).
+            trajectory: Return the state after each step too, as `states`; training needs them.
+        """
+        self.degradation = as_degradation(degradation)
+        self.steps, self.correction, self.convex = steps, correction, convex
+        self.amp, self.trajectory = amp, trajectory
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Any,
+        *,
+        degradation: Spec = None,
+        steps: int | None = None,
+    ) -> dict[str, Any]:
+        """Restore and fuse.
+
+        Args:
+            inputs: **[B, 2, H, W]**: source 1 (MRI or visible) and source 2 (PET or infrared) on one grid, scaled so
+                that 0..1 is the full range; values beyond are kept.
+            network: A `medfuse.diffusion.FusionModel` or its TorchScript export.
+            degradation: Overrides the inferer's own.
+            steps: Overrides the inferer's own.
+
+        Returns:
+            `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
+            each restored source), each **[B, 1, H, W]**.
+        """
+        states = sample(
+            network,
+            inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs,
+            self.degradation if degradation is None else as_degradation(degradation),
+            steps=self.steps if steps is None else steps,
+            correction=self.correction,
+            convex=self.convex,
+            autocast=torch.bfloat16 if uses_bfloat16(self.amp, inputs.device) else None,
+        )
+        final = states[-1]
+        std = (0.5 * final.log_variance).exp()
+        result: dict[str, Any] = {
+            "source1": final.x[:, 0:1],
+            "source2": final.x[:, 1:2],
+            "fused": final.x[:, 2:3],
+            "weight": final.weight,
+            "std1": std[:, 0:1],
+            "std2": std[:, 1:2],
+        }
+        if self.trajectory:
+            result["states"] = states
+        return result
+
+
+class VolumeFusionInferer(SliceInferer):
+    """Fuse volumes slice by slice, many slices in a batch; 2-D images go straight to the inner inferer.
+
+    The result does not depend on the number of slices in a batch. `SliceInferer` drops keyword arguments, hence they
+    are bound to the network here. Each slice is corrected by the in-plane operator; a correction of the whole volume on
+    the PET's own grid takes the place of the inner call, not of this class.
+    """
+
+    def __init__(self, inner: FusionInferer, *, spatial_dim: int = 2, slice_batch: int = 8, progress: bool = False) -> None:
+        """Make a volumetric inferer.
+
+        Args:
+            inner: What fuses a batch of slices.
+            spatial_dim: Axis of a volume [X, Y, Z] along which to slice: 0, 1 or 2.
+            slice_batch: Number of slices that are processed together.
+            progress: Show a progress bar.
+        """
+        super().__init__(
+            roi_size=(-1, -1), sw_batch_size=slice_batch, spatial_dim=spatial_dim, overlap=0.0, progress=progress
+        )
+        self.inner = inner
+
+    def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.
+
+        Raises:
+            GeometryError: Neither four nor five axes.
+        """
+        if inputs.ndim == 4:
+            return self.inner(inputs, network, **kwargs)
+        if inputs.ndim != 5:
+            raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
+
+        def fuse(slices: Tensor, *_: Any) -> dict[str, Tensor]:
+            return self.inner(slices, network, **kwargs)
+
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        return super().__call__(plain, fuse)  # type: ignore[return-value]
+
+
+def as_degradation(degradation: Spec) -> JointDegradation:
+    """Return a degradation of both sources from any of its forms.
+
+    Raises:
+        DegradationError: It is none of them, or makes no sense.
+    """
+    if isinstance(degradation, JointDegradation):
+        return degradation
+    if degradation is not None and not isinstance(degradation, Mapping):
+        raise DegradationError(
+            f"a degradation must be a specification, a JointDegradation or None, got {type(degradation).__name__}."
+        )
+    return parse_degradation(degradation)
+
+
+def uses_bfloat16(amp: bool | str, device: torch.device) -> bool:
+    """Tell whether the network should run in bfloat16 on a device.
+
+    Raises:
+        DegradationError: `amp` is neither a boolean nor `auto`.
+    """
+    if isinstance(amp, bool):
+        return amp
+    if amp != "auto":
+        raise DegradationError(f"amp must be true, false or `auto`, got {amp!r}.")
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,200 @@
+"""A folder of NIfTI pairs as a list of cases.
+
+Two layouts, which may be mixed; upper and lower case are the same:
+
+    CASE/mri.nii.gz   CASE/pet.nii.gz   CASE/mask.nii.gz   CASE/truth_pet.nii.gz   CASE/case.json
+    CASE_mri.nii.gz   CASE_pet.nii.gz   CASE_mask.nii.gz   CASE_truth_pet.nii.gz
+
+In a folder of a case, files may also carry its name (`CASE/CASE_mri.nii.gz`). Other files are left alone, and so are
+sub-folders without any NIfTI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfuse.errors import BundleError
+
+CASE_ID = re.compile(r"[A-Za-z0-9._-]+")
+SYNONYMS = {"mr": "mri", "t1": "mri", "t1w": "mri", "suv": "pet"}
+_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_FIELD = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def find_cases(
+    dataset_dir: str | Path, *, keys: Sequence[str] = ("mri", "pet"), allow_empty: bool = False
+) -> list[dict[str, Any]]:
+    """List the cases of a folder, sorted by id.
+
+    Args:
+        dataset_dir: Folder of cases, in one of the layouts of this module.
+        keys: What each case must have. A file is matched by its key, or by a synonym of it: mr, t1, t1w for mri; suv
+            for pet.
+        allow_empty: Return an empty list for a folder that is absent or holds no case, for bundles, which must load
+            where there is no data yet; `require_cases` then raises when they run.
+
+    Returns:
+        One dictionary per case: "case" (its id), the path of each key, of "mask" and of "truth_" keys where there are
+        such files, and the fields of `case.json`, such as `{"aligned": true, "pet_unit": "SUV"}`.
+
+    Raises:
+        BundleError: If the folder is absent or holds no case, a case lacks a file or has two for one key, an id holds
+            other characters than letters, digits, ".", "_" and "-", a path holds "#", or a `case.json` is wrong.
+    """
+    root = Path(dataset_dir)
+    if "#" in str(root):
+        raise BundleError(f"The path of the data folder must be free of '#', got {root.name!r}; rename the folder.")
+    if not root.is_dir():
+        if allow_empty:
+            return []
+        hint = " ('#' in a path becomes '::' in a bundle: rename the folder)" if "::" in str(root) else ""
+        raise BundleError(f"The data folder must exist, got no folder {root.name!r}{hint}; check dataset_dir.")
+
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for case, key, path in _files(root, tuple(keys)):
+        if key in found[case]:
+            names = f"{found[case][key].name!r} and {path.name!r}"
+            raise BundleError(f"Case {case} must have one file for {key}, got {names}; remove one.")
+        found[case][key] = path
+    if not found and not allow_empty:
+        first = keys[0]
+        raise BundleError(
+            f"The data folder {root.name!r} must hold cases such as CASE/{first}.nii.gz or CASE_{first}.nii.gz, "
+            "got none; check dataset_dir and the file names."
+        )
+    _refuse_twins(found)
+    return [_case(root, case, found[case], keys) for case in sorted(found)]
+
+
+def require_cases(
+    datalist: Sequence[dict[str, Any]], dataset_dir: str | Path, *, keys: Sequence[str] = ("mri", "pet")
+) -> None:
+    """Raise unless there is a case, for the `run` section of a bundle: MONAI takes no data for success.
+
+    Args:
+        datalist: What `find_cases` returned with `allow_empty`.
+        dataset_dir: The folder it looked at.
+        keys: What each case must have.
+
+    Raises:
+        BundleError: If there is no case; the message says why.
+    """
+    if not datalist:
+        find_cases(dataset_dir, keys=keys)
+        raise BundleError("The list of cases must hold a case, got none; check dataset_dir and the list.")
+
+
+def _files(root: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]:
+    """Give case id, key and path of every file that belongs to a case."""
+    for index, entry in enumerate(sorted(root.iterdir()), start=1):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            volumes = [path for path in sorted(entry.iterdir()) if _SUFFIX.search(path.name) and path.is_file()]
+            if not volumes and not (entry / "case.json").exists():
+                continue
+            case = _checked_id(entry.name, index)
+            matched = [(key, path) for path in volumes if (key := _key(path, case, keys))]
+            if not matched:
+                raise BundleError(
+                    f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files with "
+                    f"other names; name them {keys[0]}.nii.gz and so on."
+                )
+            yield from ((case, key, path) for key, path in matched)
+        elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
+            yield _checked_id(parts[0], index), parts[1], entry
+
+
+def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) -> dict[str, Any]:
+    missing = [key for key in keys if key not in files]
+    if missing:
+        present = " and ".join(files) or "nothing"
+        raise BundleError(f"Case {case} must have {' and '.join(keys)}, got {present}; add {' and '.join(missing)}.")
+    if any("#" in str(path) for path in files.values()):
+        raise BundleError(f"The paths of case {case} must be free of '#', got one with it; rename the file.")
+    order = [*keys, *sorted(set(files) - set(keys))]
+    return {"case": case, **{key: str(files[key]) for key in order}, **_fields(root / case / "case.json", case, files)}
+
+
+def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
+    """Read the optional fields of a case: plain values, which never replace a path."""
+    if not path.is_file():
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"case.json of case {case} must be readable JSON, got an error; repair it.") from error
+    if not isinstance(fields, dict):
+        raise BundleError(f"case.json of case {case} must be an object, got {type(fields).__name__}; use {{...}}.")
+    for name, value in fields.items():
+        if name in {"case", "mask", *files} or name.startswith("truth_") or not _FIELD.fullmatch(name):
+            raise BundleError(
+                f"The fields of case.json of case {case} must be small_letter names that are no file key, got one that "
+                "is not; rename it."
+            )
+        if not isinstance(value, str | bool | int | float):
+            raise BundleError(
+                f"{name} in case.json of case {case} must be a string, number or boolean, got {type(value).__name__}; "
+                "change it."
+            )
+    if not isinstance(fields.get("aligned", False), bool):
+        raise BundleError(
+            f"aligned in case.json of case {case} must be true or false, got {fields['aligned']!r}; change it."
+        )
+    return fields
+
+
+def _refuse_twins(cases: Sequence[str] | dict[str, Any]) -> None:
+    """Refuse ids that differ in upper and lower case only: some file systems would mix up their results."""
+    seen: dict[str, str] = {}
+    for case in cases:
+        twin = seen.setdefault(case.lower(), case)
+        if twin != case:
+            raise BundleError(f"Case ids must differ in more than upper and lower case, got {twin} and {case}; rename.")
+
+
+def _checked_id(name: str, index: int) -> str:
+    if not CASE_ID.fullmatch(name):
+        bad = "".join(sorted(set(re.sub(CASE_ID, "", name))))
+        raise BundleError(
+            f"A case id must be made of letters, digits, '.', '_' and '-', got {bad!r} in the name of entry {index} of "
+            "the data folder; rename it."
+        )
+    return name
+
+
+def _key(path: Path, case: str, keys: tuple[str, ...]) -> str | None:
+    """Return the key of a file in the folder of a case, or None."""
+    stem = _stem(path)
+    prefix = f"{case.lower()}_"
+    return _role(stem, keys) or (_role(stem[len(prefix) :], keys) if stem.lower().startswith(prefix) else None)
+
+
+def _split(stem: str, keys: tuple[str, ...]) -> tuple[str, str] | None:
+    """Return case and key of the stem `CASE_KEY`, the longest key that fits, or None."""
+    for match in re.finditer("_", stem):
+        key = _role(stem[match.end() :], keys)
+        if key and match.start():
+            return stem[: match.start()], key
+    return None
+
+
+def _role(name: str, keys: tuple[str, ...]) -> str | None:
+    """Return the key that a name stands for: a wanted key, a synonym, mask, or truth_ and one of these; or None."""
+    name = name.lower()
+    if name.startswith("truth_"):
+        key = _role(name.removeprefix("truth_"), keys)
+        return f"truth_{key}" if key in keys else None
+    for key in (name, SYNONYMS.get(name, "")):
+        if key in keys or key == "mask":
+            return key
+    return None
+
+
+def _stem(path: Path) -> str:
+    return _SUFFIX.sub("", path.name)

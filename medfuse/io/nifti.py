@@ -1,0 +1,389 @@
+"""NIfTI in and out: what is read is checked first, what is written is exact, complete and the same every time.
+
+nibabel and MONAI load a singular or NaN affine, and a gzip stream whose checksum is wrong, without a word. SimpleITK
+turns a file cut in half into a full-size image. Hence `check_nifti`, which reads the whole file once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import nibabel as nib
+import numpy as np
+from monai.data.image_reader import ImageReader
+from monai.utils import MetaKeys, SpaceKeys
+from nibabel.spatialimages import HeaderDataError
+
+from medfuse.errors import GeometryError, ImageError
+from medfuse.io.atomic import atomic_file
+
+SUFFIXES = (".nii", ".nii.gz")
+_CHUNK = 1 << 20
+_GIB = 1 << 30
+_NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+_LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
+_LIMIT_SPACING = (1e-3, 1e3)  # mm
+_RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+@dataclass(frozen=True)
+class NiftiInfo:
+    """What `check_nifti` found.
+
+    Attributes:
+        shape: **[X, Y, Z]**.
+        affine: **[4, 4]** float64, voxel index to RAS mm.
+        dtype: Type as stored, before scaling.
+        oriented: Whether the header holds a qform or an sform. Without, the affine is nibabel's guess.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    dtype: np.dtype
+    oriented: bool
+
+
+def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
+    """Check that a file is a whole NIfTI-1 or NIfTI-2 volume with sane geometry.
+
+    The file is read once to its end, in pieces: a gzip stream is decoded up to its checksum. The header is judged
+    before anything is decoded, and decoding stops when more comes out than the header announces.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        max_bytes: Largest decoded size to accept.
+
+    Returns:
+        Shape, affine and type.
+
+    Raises:
+        ImageError: If the file is absent, is no single-file NIfTI, is truncated or corrupt, is larger than `max_bytes`
+            or than its header says, or holds colours or complex numbers.
+        GeometryError: If the volume is not 3-D (trailing axes of length 1 are allowed), a dimension makes no sense, the
+            affine is singular or not finite, a voxel is not between 0.001 and 1000 mm, or the unit is not mm.
+    """
+    path = Path(path)
+    what = _label(path)
+    if not path.is_file():
+        raise ImageError(f"{what} must be a file, got none there; check the path.")
+    packed = _is_packed(path)
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
+            head = stream.read(_NIFTI2_BYTES)
+            header = _header(head, what)
+            info = NiftiInfo(_shape(header, what), _affine(header, what), _dtype(header, what), _oriented(header))
+            expected = _decoded_bytes(header, info, what)
+            if expected > max_bytes:
+                raise ImageError(
+                    f"{what} must decode to at most {max_bytes} bytes, got {expected}; crop it or raise max_bytes."
+                )
+            decoded = len(head) + _drain(cast(BinaryIO, stream), expected + _CHUNK - len(head))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ImageError(
+            f"{what} must be a whole gzip file, got one that is cut short or corrupt; copy it again."
+        ) from error
+    except OSError as error:
+        raise ImageError(f"{what} must be readable, got {error.strerror or 'an error'}; check the file.") from error
+    if decoded < expected:
+        raise ImageError(f"{what} must hold {expected} bytes, got {decoded}: it is cut short; copy it again.")
+    if decoded >= expected + _CHUNK:
+        raise ImageError(f"{what} must hold {expected} bytes, got at least {decoded}: its header is wrong; rewrite it.")
+    return info
+
+
+class NiftiReader(ImageReader):
+    """Read checked NIfTI volumes as scaled float32, for MONAI's `LoadImage(reader="medfuse.io.NiftiReader")`.
+
+    Of the header only the geometry is kept: its text fields may name a patient.
+
+    MONAI's `LoadImage` turns every error that a reader's `read` raises into one about a missing reader. Hence `read`
+    only notes the path, and `get_data`, whose errors pass unchanged, checks and loads.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int = 4 * _GIB,
+        nonfinite: Literal["error", "zero"] = "error",
+        allow_constant: bool = False,
+    ) -> None:
+        """Set what to accept.
+
+        Args:
+            max_bytes: Largest decoded size to accept.
+            nonfinite: What to do with NaN and infinity: refuse the volume, or write 0 in their place. A volume with no
+                finite voxel is refused in any case.
+            allow_constant: Accept a volume of one value, such as an empty mask.
+        """
+        super().__init__()
+        if nonfinite not in ("error", "zero"):
+            raise ImageError(f"nonfinite must be 'error' or 'zero', got {nonfinite!r}; choose one of them.")
+        self.max_bytes = max_bytes
+        self.nonfinite = nonfinite
+        self.allow_constant = allow_constant
+
+    def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
+        """Return whether every name ends in `.nii` or `.nii.gz`."""
+        return all(str(name).lower().endswith(SUFFIXES) for name in _as_tuple(filename))
+
+    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> Path:
+        """Note the path of one volume; `get_data` checks and loads it.
+
+        Raises:
+            ImageError: If there is more than one path, or an option.
+        """
+        names = _as_tuple(data)
+        if len(names) != 1 or kwargs:
+            raise ImageError(f"NiftiReader must get one path and no options, got {len(names)} paths; load them apart.")
+        return Path(names[0])
+
+    def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Check and load a volume.
+
+        Args:
+            img: What `read` returned.
+
+        Returns:
+            float32 array **[X, Y, Z]** and MONAI's metadata.
+
+        Raises:
+            ImageError: As `check_nifti`; also if voxels are not finite or the volume is constant.
+            GeometryError: As `check_nifti`.
+        """
+        info = check_nifti(img, max_bytes=self.max_bytes)
+        what = _label(img)
+        try:
+            stored = np.asanyarray(nib.load(img).dataobj).reshape(info.shape)
+        except (HeaderDataError, ValueError, OSError) as error:
+            raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
+        with np.errstate(over="ignore", invalid="ignore"):
+            volume = stored.astype(np.float32)
+        volume = _finite(volume, what, self.nonfinite)
+        if not self.allow_constant and volume.min() == volume.max():
+            raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
+        return volume, {
+            MetaKeys.AFFINE: info.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: info.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(info.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        }
+
+
+def write_nifti(
+    path: str | Path,
+    array: Any,
+    affine: Any,
+    *,
+    unit_description: str = "",
+    intent_name: str = "",
+    cal_min: float | None = None,
+    cal_max: float | None = None,
+) -> None:
+    """Write a float32 NIfTI-1 volume, atomically; equal input gives equal bytes.
+
+    The sform holds the affine, rounded to float32 as the format has it: below 2e-5 mm for a corner 250 mm away. The
+    qform, a quaternion with spacings, holds the same where it can (within 1e-3 mm at the corners), and is left unset
+    where it cannot, as with shear: a program that reads only the qform then sees none, rather than a wrong one.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        array: **[X, Y, Z]** array or tensor, finite.
+        affine: **[4, 4]**, voxel index to RAS mm.
+        unit_description: Unit of the values, such as "SUV" or "normalised, dimensionless"; at most 79 ASCII characters.
+        intent_name: Short name of the content; at most 15 ASCII characters.
+        cal_min: Lower end of the suggested display window, in the values' unit; both ends or neither.
+        cal_max: Upper end.
+
+    Raises:
+        ImageError: If the suffix is another, a value is not finite or a text too long.
+        GeometryError: If the array is not 3-D, or the affine singular or not finite.
+    """
+    volume = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array).astype(np.float32)
+    what = _label(Path(path))
+    if not np.isfinite(volume).all():
+        raise ImageError(f"{what} must be finite, got NaN or infinity; nothing was written.")
+    if (cal_min is None) != (cal_max is None):
+        raise ImageError(f"cal_min and cal_max must be given together, got {cal_min} and {cal_max}; give both.")
+    image = _image(volume, affine, what)
+    image.header["descrip"] = _text(unit_description, 79, "unit_description")
+    image.header["intent_name"] = _text(intent_name, 15, "intent_name")
+    if cal_min is not None and cal_max is not None:
+        image.header["cal_min"], image.header["cal_max"] = cal_min, cal_max
+    _save(image, path)
+
+
+def write_rgb_nifti(path: str | Path, rgb: Any, affine: Any) -> None:
+    """Write a colour NIfTI-1 volume (RGB24), atomically, with the geometry of `write_nifti`.
+
+    Viewers show it in colour; MONAI's readers, and `NiftiReader`, do not read it back.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        rgb: uint8 **[X, Y, Z, 3]**.
+        affine: **[4, 4]**, voxel index to RAS mm.
+
+    Raises:
+        ImageError: If the suffix is another, or the type not uint8.
+        GeometryError: If the shape is another, or the affine singular or not finite.
+    """
+    colour = np.asarray(rgb)
+    what = _label(Path(path))
+    if colour.dtype != np.uint8:
+        raise ImageError(f"{what} must be uint8, got {colour.dtype}; convert it with to_uint8.")
+    if colour.ndim != 4 or colour.shape[-1] != 3:
+        raise GeometryError(f"{what} must be [X, Y, Z, 3], got {colour.shape}; put the colour last.")
+    voxels = np.ascontiguousarray(colour).view(_RGB)[..., 0]
+    _save(_image(voxels, affine, what), path)
+
+
+def _header(head: bytes, what: str) -> nib.Nifti1Header:
+    for kind, size, sizes in (
+        (nib.Nifti1Header, _NIFTI1_BYTES, (b"\x5c\x01\0\0", b"\0\0\x01\x5c")),
+        (nib.Nifti2Header, _NIFTI2_BYTES, (b"\x1c\x02\0\0", b"\0\0\x02\x1c")),
+    ):
+        if head[:4] in sizes and len(head) >= size:
+            header = kind(head[:size], check=False)
+            if bytes(header["magic"])[:3] in (b"n+1", b"n+2"):
+                return header
+    raise ImageError(f"{what} must be a single-file NIfTI, got another format or a part of one; convert it to NIfTI.")
+
+
+def _shape(header: nib.Nifti1Header, what: str) -> tuple[int, int, int]:
+    rank = int(header["dim"][0])
+    dims = tuple(int(n) for n in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
+    if not dims or min(dims) < 1 or max(dims) > _LIMIT_DIM:
+        raise GeometryError(f"{what} must have dimensions from 1 to {_LIMIT_DIM}, got {dims}; rewrite its header.")
+    if rank < 3 or any(n > 1 for n in dims[3:]):
+        raise GeometryError(f"{what} must be 3-D, got shape {dims}; choose or average one volume of it.")
+    return dims[0], dims[1], dims[2]
+
+
+def _affine(header: nib.Nifti1Header, what: str) -> np.ndarray:
+    if int(header["xyzt_units"]) & 7 in (1, 3):
+        raise GeometryError(f"{what} must be in mm, got metres or micrometres in its header; convert it to mm.")
+    try:
+        with np.errstate(all="ignore"):
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise GeometryError(f"{what} must have a valid qform or sform, got neither; rewrite its header.") from error
+    return _checked_affine(affine, what)
+
+
+def _checked_affine(affine: Any, what: str) -> np.ndarray:
+    matrix = np.array(affine.detach().cpu() if hasattr(affine, "detach") else affine, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
+        raise GeometryError(f"The affine of {what} must be a finite 4 x 4 affine map, got another; rewrite its header.")
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    low, high = _LIMIT_SPACING
+    if spacing.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-4:
+        raise GeometryError(f"The affine of {what} must be invertible, got a singular one; rewrite its header.")
+    if spacing.min() < low or spacing.max() > high:
+        raise GeometryError(
+            f"{what} must have voxels of {low:g} to {high:g} mm, got {', '.join(f'{s:g}' for s in spacing)}; "
+            "rewrite its header."
+        )
+    return matrix
+
+
+def _dtype(header: nib.Nifti1Header, what: str) -> np.dtype:
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError as error:
+        raise ImageError(f"{what} must hold a known data type, got an unknown code; convert it.") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        kind = "colours" if dtype.kind == "V" else str(dtype)
+        raise ImageError(f"{what} must hold real numbers of at most 64 bits, got {kind}; convert it to float32.")
+    return dtype
+
+
+def _oriented(header: nib.Nifti1Header) -> bool:
+    return int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+
+
+def _decoded_bytes(header: nib.Nifti1Header, info: NiftiInfo, what: str) -> int:
+    offset = float(header["vox_offset"])
+    if not header.single_vox_offset <= offset <= _CHUNK:
+        raise ImageError(f"The data of {what} must begin behind its header, got byte {offset:g}; rewrite the file.")
+    return int(offset) + int(np.prod(info.shape, dtype=object)) * info.dtype.itemsize
+
+
+def _drain(stream: BinaryIO, limit: int) -> int:
+    """Read up to `limit` bytes to nowhere; return how many came. Reading to the end verifies a gzip checksum."""
+    count = 0
+    while count < limit:
+        piece = len(stream.read(min(_CHUNK, limit - count)))
+        if piece == 0:
+            break
+        count += piece
+    return count
+
+
+def _finite(volume: np.ndarray, what: str, nonfinite: str) -> np.ndarray:
+    good = np.isfinite(volume)
+    if good.all():
+        return volume
+    bad = good.size - int(good.sum())
+    if bad == good.size or nonfinite == "error":
+        raise ImageError(
+            f"{what} must be finite, got {bad} of {good.size} voxels that are NaN or infinite; "
+            "mask them, or read with nonfinite='zero'."
+        )
+    return np.where(good, volume, np.float32(0))
+
+
+def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:
+    """Build an image in memory with sform, qform where exact, spacings and mm."""
+    if voxels.ndim != 3 or 0 in voxels.shape or max(voxels.shape) > _LIMIT_DIM:
+        raise GeometryError(f"{what} must be 3-D, got shape {voxels.shape}; write one volume at a time.")
+    matrix = _checked_affine(affine, what)
+    image = nib.Nifti1Image(voxels, matrix, dtype=voxels.dtype)
+    header = image.header
+    header.set_xyzt_units("mm")
+    header.set_sform(matrix, code="scanner")
+    header.set_qform(matrix, code="scanner", strip_shears=True)
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in voxels.shape))])
+    if np.abs(corners @ (header.get_qform() - matrix).T).max() > 1e-3:
+        header["qform_code"] = 0
+    return image
+
+
+def _save(image: nib.Nifti1Image, path: str | Path) -> None:
+    packed = _is_packed(Path(path))
+    stream = BytesIO()
+    image.to_stream(stream)
+    with atomic_file(path) as file:
+        if packed:
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=file, mtime=0) as archive:
+                archive.write(stream.getbuffer())
+        else:
+            file.write(stream.getbuffer())
+
+
+def _is_packed(path: Path) -> bool:
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise ImageError(f"{_label(path)} must end in .nii or .nii.gz, got another suffix; rename or convert it.")
+    return name.endswith(".gz")
+
+
+def _label(path: Path) -> str:
+    """Return folder and name, which tell a case without the rest of the path."""
+    return "/".join(path.parts[-2:])
+
+
+def _text(value: str, limit: int, what: str) -> bytes:
+    if not value.isascii() or len(value) > limit:
+        raise ImageError(f"{what} must be at most {limit} ASCII characters, got {len(value)}; shorten it.")
+    return value.encode()
+
+
+def _as_tuple(names: Sequence[str | Path] | str | Path) -> tuple[str | Path, ...]:
+    return (names,) if isinstance(names, str | Path) else tuple(names)

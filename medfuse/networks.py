@@ -1,0 +1,129 @@
+"""The denoiser: a small U-Net, conditioned on time and on the degradations, that works at half resolution.
+
+It is built for CPU as much as for GPU: the input is folded 2 x 2 into channels (pixel unshuffle), widths are multiples
+of 32, and every layer is a plain convolution in channels-last layout, so that bfloat16 runs on matrix units. Each
+normalization works over the channels of one pixel: tiles, crops and skipped margins agree with the whole image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PixelNorm(nn.Module):
+    """Layer normalization over the channels of each pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` **[B, C, H, W]**."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), [self.channels], self.weight.to(x.dtype), self.bias.to(x.dtype))
+        return y.permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around a skip; the condition scales and shifts between them (FiLM)."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = PixelNorm(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        nn.init.normal_(self.conv2.weight, std=1e-3)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Transform `x` **[B, C, H, W]** under `embedding` **[B, E]**."""
+        h = self.conv1(self.norm(x))
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
+        return x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
+
+
+class FusionUNet(nn.Module):
+    """Time- and degradation-conditioned U-Net for any H x W.
+
+    Input channels (9): state of source 1, source 2 and fused; regularised inverse of each source; gradient feature
+    `A'(A x - y)` of each source; noise std map of each source. Output channels (6): residual of the three states, logit
+    of the fusion weight, log-variance of each restored source.
+    """
+
+    in_channels = 9
+    out_channels = 6
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 96, 128, 128),
+        encoder_blocks: Sequence[int] = (1, 1, 2, 2),
+        decoder_blocks: Sequence[int] = (2, 1, 1),
+        condition_features: int = 25,
+        embedding: int = 128,
+    ) -> None:
+        """Make a network.
+
+        Args:
+            widths: Channels of each level, from half resolution downwards.
+            encoder_blocks: Residual blocks of each level on the way down.
+            decoder_blocks: Residual blocks of each level but the last, on the way up.
+            condition_features: Length of the condition vector.
+            embedding: Width of its embedding.
+        """
+        super().__init__()
+        levels = len(widths)
+        self.multiple = 2**levels
+        self.condition_features = condition_features
+        self.embed = nn.Sequential(nn.Linear(condition_features, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.stem = nn.Conv2d(4 * self.in_channels, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(w, embedding) for _ in range(n))
+            for w, n in zip(widths, encoder_blocks, strict=True)
+        )
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(w, embedding) for _ in range(n))
+            for w, n in zip(widths[:-1], decoder_blocks, strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], 4 * self.out_channels, 3, padding=1)
+        nn.init.normal_(self.head.weight, std=1e-4)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predict residuals, fusion weight and log-variances.
+
+        Args:
+            image: **[B, 9, H, W]**.
+            condition: **[B, condition_features]**; zeros where absent.
+
+        Returns:
+            **[B, 6, H, W]**.
+        """
+        if condition is None:
+            condition = image.new_zeros(len(image), self.condition_features)
+        height, width = image.shape[-2:]
+        pad_h, pad_w = -height % self.multiple, -width % self.multiple
+        if pad_h > 0 or pad_w > 0:
+            image = F.pad(image, [0, pad_w, 0, pad_h], mode="replicate")
+        embedding = F.silu(self.embed(condition))
+        h = self.stem(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for i, blocks in enumerate(self.encoder):
+            for block in blocks:
+                h = block(h, embedding)
+            if i < len(self.down):
+                skips.append(h)
+                h = self.down[i](h)
+        for i in range(len(self.decoder) - 1, -1, -1):
+            h = skips[i] + F.pixel_shuffle(self.up[i](h), 2)
+            for block in self.decoder[i]:
+                h = block(h, embedding)
+        return F.pixel_shuffle(self.head(h), 2)[..., :height, :width]

@@ -1,0 +1,63 @@
+"""Physics: what happened to a source, and what the data still say about it."""
+
+from medfuse.physics.degradation import Degradation, JointDegradation, parse_degradation, sigma_map
+from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
+from medfuse.physics.observation import (
+    CORRECTIONS,
+    JointObservation,
+    KrylovModel,
+    SourceModel,
+    SpectralModel,
+    bind,
+    replicate,
+    unreplicate,
+)
+from medfuse.physics.operators import (
+    Composition,
+    Convolution,
+    Downsample,
+    Gamma,
+    GaussianBlur,
+    Identity,
+    LinearOperator,
+    Mask,
+    MissingSlices,
+    MotionBlur,
+    Operator,
+    SpectralChain,
+    SpectralOperator,
+    compose,
+)
+
+__all__ = [
+    "CORRECTIONS",
+    "Composition",
+    "Convolution",
+    "Degradation",
+    "Downsample",
+    "Gamma",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Identity",
+    "JointDegradation",
+    "JointObservation",
+    "KrylovModel",
+    "LinearOperator",
+    "Mask",
+    "MissingSlices",
+    "MotionBlur",
+    "Noise",
+    "Operator",
+    "PoissonNoise",
+    "RicianNoise",
+    "SourceModel",
+    "SpectralChain",
+    "SpectralModel",
+    "SpectralOperator",
+    "bind",
+    "compose",
+    "parse_degradation",
+    "replicate",
+    "sigma_map",
+    "unreplicate",
+]

@@ -1,0 +1,249 @@
+"""Degradations: what happened to a source, as a list of operators and noise in the order in which it happened.
+
+A `Degradation` is built from a declarative specification, one list of steps per source:
+
+    version: 1
+    source1:                                    # MRI or visible
+      - blur: {sigma_px: 2.0}                   # or {fwhm_mm: 6.0}; one number, or one per axis
+      - noise: {kind: gaussian, sigma: 0.0314}  # fraction of the source's full range, or `unit: input`
+    source2:                                    # PET or infrared
+      - downsample: {factor: 2, kind: bicubic}  # average (default) or bicubic
+      - motion: {length_px: 9, angle_deg: 30}
+      - noise: {kind: poisson, counts: 60}      # expected events at full range; or {kind: rician, sigma: 0.04}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfuse.errors import DegradationError
+from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
+from medfuse.physics.operators import (
+    Downsample,
+    GaussianBlur,
+    LinearOperator,
+    MotionBlur,
+    compose,
+)
+
+SPEC_VERSION = 1
+QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
+"""Standard deviation of rounding to 8 bit, as a fraction of full range."""
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Operators and noise, in the order in which they acted on one source.
+
+    Attributes:
+        steps: Linear operators and noise models.
+        floor: Smallest noise std that an observation is credited with, as a fraction of full range: the rounding of the
+            input (0.29/255 for 8 bit), so that nothing is ever trusted beyond what was stored.
+    """
+
+    steps: tuple[LinearOperator | Noise, ...] = ()
+    floor: float = QUANTIZATION
+
+    @property
+    def operator(self) -> LinearOperator:
+        """The linear part `A`."""
+        return _linear(self.steps)
+
+    @property
+    def noises(self) -> tuple[tuple[Noise, LinearOperator], ...]:
+        """Each noise with the linear operators that acted after it."""
+        return tuple(
+            (step, _linear(self.steps[i + 1 :]))
+            for i, step in enumerate(self.steps)
+            if isinstance(step, Noise)
+        )
+
+    def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Degrade a clean image.
+
+        Args:
+            x: **[B, C, *spatial]**, 0..1.
+            generator: Source of all randomness.
+
+        Returns:
+            The observation **[B, C, *out_spatial]**, not clipped.
+        """
+        for step in self.steps:
+            x = step.sample(x, generator) if isinstance(step, Noise) else step.forward(x)
+        return x
+
+
+@dataclass(frozen=True)
+class JointDegradation:
+    """The degradations of both sources."""
+
+    source1: Degradation = Degradation()
+    source2: Degradation = Degradation()
+
+    def __iter__(self) -> Any:
+        return iter((self.source1, self.source2))
+
+
+def parse_degradation(
+    spec: Mapping[str, Any] | None,
+    *,
+    spacing: Sequence[Sequence[float]] | None = None,
+    scale: Sequence[float] | None = None,
+    floor: float = QUANTIZATION,
+) -> JointDegradation:
+    """Build the degradations of both sources from their specification.
+
+    Args:
+        spec: The mapping shown at the top of this module; None means none.
+        spacing: Pixel spacing in mm along the spatial axes, one sequence per source; needed for `fwhm_mm`.
+        scale: Full range of each source in its own unit; needed for `unit: input`.
+        floor: Noise floor of both sources, fraction of full range.
+
+    Raises:
+        DegradationError: Unknown version, source, step or key; a missing or impossible value.
+    """
+    if spec is None:
+        return JointDegradation(Degradation(floor=floor), Degradation(floor=floor))
+    if not isinstance(spec, Mapping):
+        raise DegradationError(f"a degradation must be a mapping with `version`, `source1`, `source2`, got {spec!r}.")
+    if spec.get("version") != SPEC_VERSION:
+        raise DegradationError(f"`version` of a degradation must be {SPEC_VERSION}, got {spec.get('version')!r}.")
+    unknown = sorted(set(spec) - {"version", "name", "description", "source1", "source2"})
+    if unknown:
+        raise DegradationError(f"a degradation must have the keys `source1` and `source2`, got {unknown} too.")
+    sources = []
+    for i, name in enumerate(("source1", "source2")):
+        steps = spec.get(name) or []
+        if not isinstance(steps, Sequence) or isinstance(steps, str):
+            raise DegradationError(f"`{name}` must be a list of steps, got {steps!r}.")
+        context = _Context(name, None if spacing is None else spacing[i], None if scale is None else scale[i])
+        sources.append(Degradation(tuple(_parse_step(step, context) for step in steps), floor))
+    return JointDegradation(*sources)
+
+
+def mean_variances(degradation: Degradation, estimate: Tensor) -> list[tuple[Tensor, LinearOperator]]:
+    """Return the mean variance **[b]** of each noise and the linear operator that acted after it.
+
+    Signal-dependent noise takes its level from `estimate` **[B, C, *spatial]**; this is the stationary approximation
+    with which the closed form is solved.
+    """
+    axes = tuple(range(1, estimate.ndim))
+    return [(noise.variance(estimate).mean(axes), after) for noise, after in degradation.noises]
+
+
+def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
+    """Return the std of the noise in an observation, on the grid of the image.
+
+    Args:
+        degradation: The degradation of the source.
+        estimate: A rough image **[B, 1, *spatial]**, from which signal-dependent noise takes its level.
+
+    Returns:
+        **[B, 1, *spatial]**, fraction of full range. A linear step after the noise scales its variance by the step's
+        mean effect on white noise.
+    """
+    total = torch.full_like(estimate, degradation.floor**2)
+    for noise, after in degradation.noises:
+        gain = after.white_gain(estimate.shape[2:], estimate)
+        total = total + noise.variance(estimate) * gain.reshape(-1, *([1] * (estimate.ndim - 1)))
+    return total.sqrt()
+
+
+@dataclass(frozen=True)
+class _Context:
+    source: str
+    spacing: Sequence[float] | None
+    scale: float | None
+
+
+def _linear(steps: Sequence[LinearOperator | Noise]) -> LinearOperator:
+    return compose(*reversed([s for s in steps if isinstance(s, LinearOperator)]))
+
+
+def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise:
+    if not isinstance(step, Mapping) or len(step) != 1:
+        raise DegradationError(f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {step!r}.")
+    ((kind, values),) = step.items()
+    if kind not in _PARSERS:
+        raise DegradationError(f"a step of `{context.source}` must be one of {sorted(_PARSERS)}, got {kind!r}.")
+    if not isinstance(values, Mapping):
+        raise DegradationError(f"the values of `{kind}` of `{context.source}` must be a mapping, got {values!r}.")
+    return _PARSERS[kind](dict(values), context)
+
+
+def _take(values: dict[str, Any], name: str, context: _Context, **fields: Any) -> dict[str, Any]:
+    """Return the fields with their defaults replaced by the given values; `...` marks a required one."""
+    unknown = sorted(set(values) - set(fields))
+    missing = sorted(k for k, default in fields.items() if default is ... and k not in values)
+    if unknown or missing:
+        raise DegradationError(
+            f"`{name}` of `{context.source}` must have the values {sorted(fields)}, got {sorted(values)}; "
+            f"unknown: {unknown}, missing: {missing}."
+        )
+    return {**fields, **values}
+
+
+def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
+    try:
+        return [float(v) for v in value] if isinstance(value, (list, tuple)) else float(value)
+    except (TypeError, ValueError) as error:
+        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {value!r}.") from error
+
+
+def _parse_blur(values: dict[str, Any], context: _Context) -> GaussianBlur:
+    given = _take(values, "blur", context, sigma_px=None, fwhm_mm=None)
+    if (given["sigma_px"] is None) == (given["fwhm_mm"] is None):
+        raise DegradationError(f"`blur` of `{context.source}` must have either `sigma_px` or `fwhm_mm`, got {values}.")
+    if given["sigma_px"] is not None:
+        return GaussianBlur(_numbers(given["sigma_px"], "sigma_px", context))
+    if context.spacing is None:
+        raise DegradationError(
+            f"`fwhm_mm` of `{context.source}` must come with a pixel spacing, which these images do not have; use `sigma_px`."
+        )
+    return GaussianBlur.from_fwhm(_numbers(given["fwhm_mm"], "fwhm_mm", context), context.spacing)
+
+
+def _parse_motion(values: dict[str, Any], context: _Context) -> MotionBlur:
+    given = _take(values, "motion", context, length_px=..., angle_deg=0.0)
+    length, angle = (_numbers(given[k], k, context) for k in ("length_px", "angle_deg"))
+    return MotionBlur(torch.as_tensor(length), torch.as_tensor(angle))
+
+
+def _parse_downsample(values: dict[str, Any], context: _Context) -> Downsample:
+    given = _take(values, "downsample", context, factor=..., kind="average")
+    factor = given["factor"]
+    if not isinstance(factor, int) and not (isinstance(factor, list) and all(isinstance(f, int) for f in factor)):
+        raise DegradationError(f"`factor` of `{context.source}` must be an integer or a list of integers, got {factor!r}.")
+    return Downsample(factor, given["kind"])
+
+
+def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
+    given = _take(values, "noise", context, kind="gaussian", sigma=None, counts=None, unit="fraction")
+    kind, unit = given["kind"], given["unit"]
+    needed = "counts" if kind == "poisson" else "sigma"
+    if kind not in ("gaussian", "poisson", "rician"):
+        raise DegradationError(f"the noise of `{context.source}` must be gaussian, poisson or rician, got {kind!r}.")
+    if given[needed] is None or given["sigma" if kind == "poisson" else "counts"] is not None:
+        raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {values}.")
+    if unit not in ("fraction", "input"):
+        raise DegradationError(f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {unit!r}.")
+    value = torch.as_tensor(_numbers(given[needed], needed, context), dtype=torch.float64)
+    if kind == "poisson":
+        return PoissonNoise(value)
+    if unit == "input":
+        if context.scale is None:
+            raise DegradationError(
+                f"noise of `{context.source}` with `unit: input` must come with the source's range, which is not known "
+                "here; give `sigma` as a fraction of full range."
+            )
+        value = value / context.scale
+    return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
+
+
+_PARSERS = {"blur": _parse_blur, "motion": _parse_motion, "downsample": _parse_downsample, "noise": _parse_noise}

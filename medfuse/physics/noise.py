@@ -1,0 +1,91 @@
+"""Noise models: how to simulate each, and its variance given the clean signal.
+
+All act on intensities scaled to 0..1 (a fraction of the source's full range). Parameters are numbers or tensors **[B]**.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medfuse.errors import DegradationError
+
+
+class Noise(ABC):
+    """Noise that turns a clean signal into an observation."""
+
+    @abstractmethod
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an observation of `x` **[B, C, *spatial]**."""
+
+    @abstractmethod
+    def variance(self, x: Tensor) -> Tensor:
+        """Return the variance of an observation of `x`, per pixel, of the shape of `x`."""
+
+
+class GaussianNoise(Noise):
+    """Additive, independent in each pixel: `y = x + sigma n`."""
+
+    def __init__(self, sigma: float | Sequence[float] | Tensor) -> None:
+        self.sigma = _parameter(sigma, "the standard deviation of Gaussian noise")
+
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an observation."""
+        return x + _column(self.sigma, x) * _normal(x, generator)
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Return sigma squared."""
+        return _column(self.sigma, x).square().expand(x.shape)
+
+
+class PoissonNoise(Noise):
+    """Counting noise: `y = Poisson(counts x) / counts`, where `counts` are the expected events at full range."""
+
+    def __init__(self, counts: float | Sequence[float] | Tensor) -> None:
+        self.counts = _parameter(counts, "the counts of Poisson noise")
+        if not bool((self.counts > 0).all()):
+            raise DegradationError(f"the counts of Poisson noise must be positive, got {counts}.")
+
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an observation; negative intensities count as zero."""
+        counts = _column(self.counts, x)
+        return torch.poisson(x.clamp_min(0.0) * counts, generator=generator) / counts
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Return x / counts."""
+        return x.clamp_min(0.0) / _column(self.counts, x)
+
+
+class RicianNoise(Noise):
+    """Magnitude of a complex signal with Gaussian noise in both channels: `y = |x + sigma n1 + i sigma n2|`."""
+
+    def __init__(self, sigma: float | Sequence[float] | Tensor) -> None:
+        self.sigma = _parameter(sigma, "the standard deviation of Rician noise")
+
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an observation."""
+        sigma = _column(self.sigma, x)
+        return torch.hypot(x + sigma * _normal(x, generator), sigma * _normal(x, generator))
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Return sigma squared, the limit for a signal well above the noise."""
+        return _column(self.sigma, x).square().expand(x.shape)
+
+
+def _parameter(value: float | Sequence[float] | Tensor, name: str) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64).reshape(-1)
+    if not bool(torch.isfinite(tensor).all()) or bool((tensor < 0).any()):
+        raise DegradationError(f"{name} must be finite and not negative, got {value}.")
+    return tensor
+
+
+def _column(value: Tensor, x: Tensor) -> Tensor:
+    """Shape a parameter [b] so that it broadcasts against x [B, C, *spatial]."""
+    return value.to(x).reshape(-1, *([1] * (x.ndim - 1)))
+
+
+def _normal(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)

@@ -1,0 +1,396 @@
+"""The joint observation model of two degraded sources and their fusion, and the correction that enforces it.
+
+Each source is observed as `y = A x + n` with noise of covariance `R`. `SourceModel` binds one observation; it answers
+every question about it (residual, chi-square, gradient, the noise-aware update) in a data space of its own choice:
+
+* `SpectralModel`: cosine coefficients of the observation, where `A A'` and `R` are diagonal, so all is closed form;
+* `KrylovModel`: pixels, by conjugate gradients, for any operator that has `forward` and `adjoint`.
+
+The fusion row of the model, `0 = f - m x1 - (1 - m) x2`, is enforced by `correct`, in one of three forms. The default,
+`cut`, lets each source be ruled by its own data and the fusion by the sources; nothing flows back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics.degradation import Degradation, JointDegradation, mean_variances, sigma_map
+from medfuse.physics.operators import Downsample, GaussianBlur, Identity, LinearOperator, SpectralOperator
+from medfuse.physics.solvers import conjugate_gradient, inner
+from medfuse.physics.spectral import apply_along, cosine_basis
+
+CORRECTIONS = ("cut", "joint", "paper", "none")
+_PRIOR_VARIANCE = 0.02
+_LARGEST_VARIANCE = 1e2
+
+
+class SourceModel(ABC):
+    """One source's observation `y = A x + n`, bound to its data.
+
+    Tensors called `x` are images **[B, C, *spatial]**; variances are **[B]** or scalars, in squared fractions of full
+    range. Residuals live in the model's data space; only this class and its sub-classes look inside.
+    """
+
+    def __init__(self, degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> None:
+        """Bind an observation.
+
+        Args:
+            degradation: What happened to the source.
+            y: The observation **[B, C, *out_spatial]**.
+            spatial: Shape of the image that is sought.
+
+        Raises:
+            GeometryError: The observation has not the shape that the operator gives.
+        """
+        self.degradation = degradation
+        self.operator: LinearOperator = degradation.operator
+        self.spatial = tuple(spatial)
+        expected = self.operator.out_spatial(self.spatial)
+        if tuple(y.shape[2:]) != expected:
+            raise GeometryError(
+                f"an observation of an image of shape {self.spatial} must have shape {expected}, got {tuple(y.shape[2:])}."
+            )
+        self.y = y
+        self.lifted = lift(y, self.operator, self.spatial)
+        """The observation interpolated to the grid of the image."""
+        self._level = smooth(self.lifted)
+
+    # ---- the data space of the model
+    @abstractmethod
+    def residual(self, x: Tensor) -> Tensor:
+        """Return `y - A x` in data space."""
+
+    @abstractmethod
+    def back(self, r: Tensor) -> Tensor:
+        """Return `A' r`, an image."""
+
+    @abstractmethod
+    def gram(self, r: Tensor) -> Tensor:
+        """Return `A A' r`."""
+
+    @abstractmethod
+    def covariance(self, r: Tensor) -> Tensor:
+        """Return `R r`."""
+
+    @abstractmethod
+    def solve(self, variance: Tensor, r: Tensor) -> Tensor:
+        """Return `(P A A' + R)^-1 r` for the scalar `P = variance` **[B]**; `P = 0` gives the whitening `R^-1 r`."""
+
+    @abstractmethod
+    def pseudo_inverse(self, r: Tensor, ridge: float = 1e-8) -> Tensor:
+        """Return `A' (A A' + ridge)^-1 r`, an image."""
+
+    # ---- what follows
+    def gradient(self, x: Tensor) -> Tensor:
+        """Return `A' (A x - y)`: what the data say about an estimate, as an image."""
+        return -self.back(self.residual(x))
+
+    def chi2(self, x: Tensor) -> Tensor:
+        """Return `(y - A x)' R^-1 (y - A x) / n` of each sample, **[B]**: 1 on average for the true image."""
+        r = self.residual(x)
+        return _mean(r, self.solve(r.new_zeros(len(r)), r))
+
+    def update(self, x0: Tensor, variance: Tensor) -> Tensor:
+        """Return `x0 + P A' (P A A' + R)^-1 (y - A x0)`, the best estimate when `x0` has the error variance P."""
+        return x0 + _spread(variance, x0) * self.back(self.solve(variance, self.residual(x0)))
+
+    def inverse(self) -> Tensor:
+        """Return a regularised inverse of the observation: the interpolated data, updated once."""
+        return self.update(self.lifted, self.y.new_full((len(self.y),), _PRIOR_VARIANCE))
+
+    def sigma(self) -> Tensor:
+        """Return the std of the noise on the grid of the image, **[B, C, *spatial]**."""
+        return sigma_map(self.degradation, self._level)
+
+    def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
+        """Return the smallest variance **[B]** whose update of `x0` leaves a chi-square of at most `target`.
+
+        With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its chi-square is `u' R u / n`. Newton's
+        method runs on its inverse square root, which is nearly linear in P.
+
+        Reference:
+            Morozov, On the solution of functional equations by the method of regularization (1966);
+            Hebden's iteration as in Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3.
+        """
+        with torch.no_grad():
+            r = self.residual(x0)
+            variance = r.new_zeros(len(r))
+            for _ in range(iterations):
+                u = self.solve(variance, r)
+                ru = self.covariance(u)
+                chi2 = _mean(u, ru)
+                slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)))
+                open_ = chi2 > target
+                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / target).sqrt() - 1.0)
+                variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
+            return variance
+
+
+class SpectralModel(SourceModel):
+    """Blur and decimation in closed form: the data space are the cosine coefficients of the observation."""
+
+    def __init__(self, degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> None:
+        super().__init__(degradation, y, spatial)
+        operator = self.operator
+        if not isinstance(operator, SpectralOperator):
+            raise DegradationError(f"the closed form needs blur and decimation only, got {type(operator).__name__}.")
+        self._plain = isinstance(operator, Identity)
+        self._bases: list[Tensor] = []
+        self._matrices: list[Tensor] = []
+        self._gram: Tensor = y.new_ones(())
+        if not self._plain:
+            analysis = operator.analysis(self.spatial, y)
+            self._matrices = [b for b, _ in analysis]
+            self._gram = _outer([g for _, g in analysis])
+            self._bases = [cosine_basis(n, y) for n in y.shape[2:]]
+        spectrum = y.new_full((1,) * y.ndim, degradation.floor**2)
+        for variance, after in mean_variances(degradation, self._level):
+            if isinstance(after, Identity):
+                colour: Tensor = y.new_ones(())
+            else:
+                if not isinstance(after, SpectralOperator):
+                    raise DegradationError("the closed form needs blur and decimation after the noise.")
+                colour = _outer([g for _, g in after.analysis(after.in_spatial(y.shape[2:]), y)])
+            spectrum = spectrum + _spread(variance, y) * colour
+        self._noise = spectrum
+        self._data = self._transform(self._bases, y)
+
+    @staticmethod
+    def _transform(matrices: list[Tensor], x: Tensor) -> Tensor:
+        for axis, matrix in enumerate(matrices):
+            x = apply_along(matrix, x, axis)
+        return x
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return the cosine coefficients of `y - A x`."""
+        return self._data - self._transform(self._matrices, x)
+
+    def back(self, r: Tensor) -> Tensor:
+        """Return `A' r`."""
+        return self._transform([m.mT for m in self._matrices], r)
+
+    def gram(self, r: Tensor) -> Tensor:
+        """Multiply by the eigenvalues of `A A'`."""
+        return r * self._gram
+
+    def covariance(self, r: Tensor) -> Tensor:
+        """Multiply by the noise spectrum."""
+        return r * self._noise
+
+    def solve(self, variance: Tensor, r: Tensor) -> Tensor:
+        """Divide by `P A A' + R`."""
+        return r / (_spread(variance, r) * self._gram + self._noise)
+
+    def pseudo_inverse(self, r: Tensor, ridge: float = 1e-8) -> Tensor:
+        """Return `A' (A A' + ridge)^-1 r`."""
+        return self.back(r / (self._gram + ridge))
+
+
+class KrylovModel(SourceModel):
+    """Any linear operator, by conjugate gradients: the data space are the pixels of the observation."""
+
+    def __init__(
+        self,
+        degradation: Degradation,
+        y: Tensor,
+        spatial: Sequence[int],
+        *,
+        tolerance: float = 1e-5,
+        max_iterations: int = 60,
+    ) -> None:
+        super().__init__(degradation, y, spatial)
+        self._tolerance, self._max_iterations = tolerance, max_iterations
+        self._noises = mean_variances(degradation, self._level)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return `y - A x`."""
+        return self.y - self.operator.forward(x)
+
+    def back(self, r: Tensor) -> Tensor:
+        """Return `A' r`."""
+        return self.operator.adjoint(r, self.spatial)
+
+    def gram(self, r: Tensor) -> Tensor:
+        """Return `A A' r`."""
+        return self.operator.forward(self.back(r))
+
+    def covariance(self, r: Tensor) -> Tensor:
+        """Return `R r`, the sum over the noises of `sigma^2 L L' r` and the floor."""
+        total = r * self.degradation.floor**2
+        for variance, after in self._noises:
+            total = total + _spread(variance, r) * after.forward(after.adjoint(r, after.in_spatial(r.shape[2:])))
+        return total
+
+    def solve(self, variance: Tensor, r: Tensor) -> Tensor:
+        """Solve with `P A A' + R`."""
+        p = _spread(variance, r)
+        return self._cg(lambda v: p * self.gram(v) + self.covariance(v), r)
+
+    def pseudo_inverse(self, r: Tensor, ridge: float = 1e-8) -> Tensor:
+        """Return `A' (A A' + ridge)^-1 r`."""
+        return self.back(self._cg(lambda v: self.gram(v) + ridge * v, r))
+
+    def _cg(self, apply: object, r: Tensor) -> Tensor:
+        return conjugate_gradient(apply, r, tolerance=self._tolerance, max_iterations=self._max_iterations)  # type: ignore[arg-type]
+
+
+def bind(degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> SourceModel:
+    """Bind an observation to the model that solves it: closed form where there is one, else conjugate gradients."""
+    operators = [degradation.operator, *(after for _, after in degradation.noises)]
+    closed = all(isinstance(op, SpectralOperator) for op in operators)
+    if closed and degradation.operator.divides(spatial):  # type: ignore[attr-defined]
+        return SpectralModel(degradation, y, spatial)
+    return KrylovModel(degradation, y, spatial)
+
+
+class JointObservation:
+    """Both sources' observations and the fusion row that ties the fused image to them."""
+
+    def __init__(self, source1: SourceModel, source2: SourceModel) -> None:
+        self.source1, self.source2 = source1, source2
+
+    @classmethod
+    def from_images(cls, inputs: Tensor, degradation: JointDegradation) -> JointObservation:
+        """Bind both channels of a batch on the reference grid.
+
+        Args:
+            inputs: **[B, 2, *spatial]**; a low-resolution source is replicated to the grid, each sample `s x s`.
+            degradation: What happened to each source.
+        """
+        spatial = inputs.shape[2:]
+        models = [
+            bind(part, unreplicate(inputs[:, i : i + 1], part.operator), spatial) for i, part in enumerate(degradation)
+        ]
+        return cls(*models)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.source1, self.source2))
+
+    def correct(
+        self,
+        x0: Tensor,
+        weight: Tensor,
+        *,
+        variances: tuple[Tensor, Tensor],
+        fusion_gain: Tensor,
+        form: str = "cut",
+    ) -> Tensor:
+        """Correct an estimate of the state by the joint observation model.
+
+        Args:
+            x0: Estimate **[B, 3, *spatial]** of `[x1, x2, f]`.
+            weight: Fusion weight `m` of source 1, **[B, 1, *spatial]**, 0..1.
+            variances: Error variance of the estimate of each source, **[B]**.
+            fusion_gain: Gain `g` of the fusion row, **[B]**, 0..1.
+            form: `cut`; `joint` (all three solved together: the fusion then acts back on the sources; for comparison);
+                `paper` (the paper's block inverse with full weight, for comparison); `none`.
+
+        Returns:
+            The corrected state **[B, 3, *spatial]**.
+        """
+        if form == "none":
+            return x0
+        if form == "paper":
+            return self._paper(x0, weight)
+        if form == "joint":
+            return self._joint(x0, weight, variances, fusion_gain)
+        if form != "cut":
+            raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {form!r}.")
+        x1, x2, f = (x0[:, i : i + 1] for i in range(3))
+        x1 = self.source1.update(x1, variances[0])
+        x2 = self.source2.update(x2, variances[1])
+        return torch.cat([x1, x2, f + _spread(fusion_gain, f) * (weight * x1 + (1 - weight) * x2 - f)], 1)
+
+    def _paper(self, x0: Tensor, weight: Tensor) -> Tensor:
+        """Subtract the paper's block inverse of the residual, [[A1+, 0, 0], [0, A2+, 0], [m A1+, (1-m) A2+, I]]."""
+        x1, x2, f = (x0[:, i : i + 1] for i in range(3))
+        d1 = self.source1.pseudo_inverse(self.source1.residual(x1))
+        d2 = self.source2.pseudo_inverse(self.source2.residual(x2))
+        gap = f - weight * x1 - (1 - weight) * x2
+        return torch.cat([x1 + d1, x2 + d2, f + weight * d1 + (1 - weight) * d2 - gap], 1)
+
+    def _joint(self, x0: Tensor, weight: Tensor, variances: tuple[Tensor, Tensor], fusion_gain: Tensor) -> Tensor:
+        """Minimise the sum of all three data terms and of the distance to the estimate, each over its variance.
+
+        The fusion row has the variance that gives it the gain g for a fused estimate of unit variance ratio:
+        `R_f = P_f (1 - g) / g`, with `P_f` the mean of the sources' variances.
+        """
+        p1, p2 = (_spread(v, x0) for v in variances)
+        pf = 0.5 * (p1 + p2)
+        g = _spread(fusion_gain, x0).clamp(1e-6, 1 - 1e-6)
+        rf = pf * (1 - g) / g
+
+        def information(model: SourceModel, x: Tensor) -> Tensor:
+            forward = model.residual(torch.zeros_like(x)) - model.residual(x)
+            return model.back(model.solve(forward.new_zeros(len(forward)), forward))
+
+        def apply(d: Tensor) -> Tensor:
+            d1, d2, df = (d[:, i : i + 1] for i in range(3))
+            gap = (df - weight * d1 - (1 - weight) * d2) / rf
+            return torch.cat(
+                [
+                    information(self.source1, d1) + d1 / p1 - weight * gap,
+                    information(self.source2, d2) + d2 / p2 - (1 - weight) * gap,
+                    df / pf + gap,
+                ],
+                1,
+            )
+
+        x1, x2, f = (x0[:, i : i + 1] for i in range(3))
+        zero = x0.new_zeros(len(x0))
+        gap = (f - weight * x1 - (1 - weight) * x2) / rf
+        pulls = [m.back(m.solve(zero, m.residual(x))) for m, x in ((self.source1, x1), (self.source2, x2))]
+        rhs = torch.cat([pulls[0] + weight * gap, pulls[1] + (1 - weight) * gap, -gap], 1)
+        tolerance = 1e-11 if x0.dtype == torch.float64 else 1e-5
+        return x0 + conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
+
+
+def lift(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:
+    """Interpolate an observation linearly to the grid of the image (the observation itself on an equal grid)."""
+    natural = operator.in_spatial(y.shape[2:])
+    if tuple(natural) != tuple(y.shape[2:]):
+        y = F.interpolate(y, size=natural, mode="bilinear" if y.ndim == 4 else "trilinear", align_corners=False)
+    return y[(..., *(slice(0, n) for n in spatial))]
+
+
+def replicate(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:
+    """Repeat each sample of a low-resolution observation over its block, cropped to the grid of the image."""
+    for d, (big, small) in enumerate(zip(operator.in_spatial(y.shape[2:]), y.shape[2:], strict=True)):
+        y = y.repeat_interleave(big // small, d + 2)
+    return y[(..., *(slice(0, n) for n in spatial))]
+
+
+def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
+    """Take an observation back from its replicated form, exactly: the mean of each block."""
+    small = operator.out_spatial(image.shape[2:])
+    factors = [big // n for big, n in zip(operator.in_spatial(small), small, strict=True)]
+    return image if all(f == 1 for f in factors) else Downsample(factors).forward(image)
+
+
+def smooth(x: Tensor) -> Tensor:
+    """Blur by one pixel: a level for signal-dependent noise."""
+    return GaussianBlur(1.0).forward(x)
+
+
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    return inner(a, b).flatten() / a[0].numel()
+
+
+def _spread(value: Tensor, like: Tensor) -> Tensor:
+    """Shape a value per sample [B] so that it broadcasts against a tensor [B, ...]."""
+    return value.to(like).reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def _outer(rows: Sequence[Tensor]) -> Tensor:
+    """Return the outer product over axes of [b, n_d], as [b, 1, *n]."""
+    ndim = len(rows)
+    return reduce(
+        torch.mul, [r.reshape(len(r), 1, *([1] * d), r.shape[1], *([1] * (ndim - d - 1))) for d, r in enumerate(rows)]
+    )

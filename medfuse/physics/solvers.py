@@ -1,0 +1,53 @@
+"""Conjugate gradients for symmetric positive definite systems, one per sample of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each sample, shaped to broadcast against the arguments."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
+
+
+def conjugate_gradient(
+    apply: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    *,
+    start: Tensor | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 200,
+) -> Tensor:
+    """Solve `apply(x) = rhs` for every sample of a batch.
+
+    Args:
+        apply: A symmetric positive definite map on tensors of the shape of `rhs`; it must not mix samples.
+        rhs: **[B, ...]**.
+        start: Where to start, of the shape of `rhs`; zero where absent.
+        tolerance: Each sample stops when its residual is below `tolerance * |rhs|`.
+        max_iterations: Bound on the number of iterations.
+
+    Returns:
+        The solution, of the shape of `rhs`. It is differentiable: the iterations are unrolled.
+
+    Reference:
+        Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems (1952).
+    """
+    x = torch.zeros_like(rhs) if start is None else start
+    r = rhs if start is None else rhs - apply(x)
+    p, rr = r, inner(r, r)
+    limit = tolerance**2 * inner(rhs, rhs)
+    for _ in range(max_iterations):
+        active = rr > limit
+        if not bool(active.any()):
+            break
+        ap = apply(p)
+        alpha = torch.where(active, rr / inner(p, ap).clamp_min(torch.finfo(rhs.dtype).tiny), 0.0)
+        x = x + alpha * p
+        r = r - alpha * ap
+        previous, rr = rr, inner(r, r)
+        p = r + torch.where(active, rr / previous.clamp_min(torch.finfo(rhs.dtype).tiny), 0.0) * p
+    return x

@@ -1,0 +1,218 @@
+"""Colour: palettes for PET, a PET palette over fused structure, and luma with chroma.
+
+No other module knows colour. Everything before it works on scalars, because a colour is no quantity: several PET
+palettes get darker where uptake grows.
+
+Every function takes numpy arrays or torch tensors of any shape, colour in the last axis, and returns what it was given:
+a tensor (same device, float32 or better) if any argument is a tensor, else an array.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfuse.errors import GeometryError, ImageError
+
+ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
+
+# DICOM PS3.6 Annex B: well-known colour palettes
+_PALETTE_UIDS = {
+    "HOT_IRON": "1.2.840.10008.1.5.1",
+    "PET": "1.2.840.10008.1.5.2",
+    "HOT_METAL_BLUE": "1.2.840.10008.1.5.3",
+}
+PALETTES = (*_PALETTE_UIDS, "GRAY")
+
+# ITU-R BT.601-7, 2.5.1 and 2.5.2: luma weights, and the scale of the colour differences
+_KR, _KG, _KB = 0.299, 0.587, 0.114
+_TO_YCBCR = torch.tensor(
+    [
+        [_KR, _KG, _KB],
+        [-_KR / (2 - 2 * _KB), -_KG / (2 - 2 * _KB), 0.5],
+        [0.5, -_KG / (2 - 2 * _KR), -_KB / (2 - 2 * _KR)],
+    ],
+    dtype=torch.float64,
+)
+_TO_RGB = torch.linalg.inv(_TO_YCBCR)
+
+
+def palette(name: str) -> np.ndarray:
+    """Return a display palette.
+
+    Args:
+        name: One of `PALETTES`, in any case.
+
+    Returns:
+        **[256, 3]** float32 RGB in 0..1, from coldest to hottest. A copy: yours to change.
+
+    Raises:
+        ImageError: If the name is unknown.
+
+    Reference:
+        DICOM PS3.6 Annex B, Well-known Color Palettes.
+    """
+    return _palette(name.upper()).copy()
+
+
+def fuse_color(
+    fused: ArrayLike,
+    uptake: ArrayLike,
+    palette: str = "HOT_IRON",
+    *,
+    structure: float = 0.7,
+    opacity: float = 0.9,
+    floor: float = 0.0,
+) -> ArrayLike:
+    """Lay a PET palette over fused structure such that hotter is never darker.
+
+    The luma is a screen blend, `Y = 1 - (1 - structure fused) (1 - opacity P(u))`, where P is the palette's luma, made
+    non-decreasing. It grows with the uptake at any structure, and with the structure at any uptake; cold regions show
+    the plain grey structure, and where both are zero the result is black. The chroma is the palette's, reduced just as
+    far as the RGB cube demands at that luma.
+
+    Args:
+        fused: Fused structure, 0..1 from black to white; values beyond are clipped, as this is for display.
+        uptake: Uptake in its display window, 0..1 from coldest to hottest; clipped likewise. Broadcasts with `fused`.
+        palette: One of `PALETTES`, in any case.
+        structure: Luma of the brightest structure in a cold region, in (0, 1]. Less leaves more room for uptake.
+        opacity: Weight of the palette, in [0, 1]. Less leaves more structure in hot regions.
+        floor: Uptake that counts as cold, in [0, 1); the palette begins there.
+
+    Returns:
+        RGB **[..., 3]** in 0..1.
+
+    Raises:
+        GeometryError: If the two shapes do not broadcast.
+        ImageError: If the palette is unknown, a parameter is out of range, or an image holds NaN or infinity.
+    """
+    if not (0 < structure <= 1 and 0 <= opacity <= 1 and 0 <= floor < 1):
+        raise ImageError(
+            "structure, opacity and floor must be in (0, 1], [0, 1] and [0, 1), "
+            f"got {structure:g}, {opacity:g} and {floor:g}; change them."
+        )
+    table = _palette(palette.upper())
+    wants_tensor = isinstance(fused, Tensor) or isinstance(uptake, Tensor)
+    s, u = _tensors(fused, uptake)
+    try:
+        s, u = torch.broadcast_tensors(s, u)
+    except RuntimeError as error:
+        raise GeometryError(
+            f"fused and uptake must have shapes that broadcast, got {tuple(s.shape)} and {tuple(u.shape)}; "
+            "resample one onto the other."
+        ) from error
+    for what, image in (("fused", s), ("uptake", u)):
+        if not bool(torch.isfinite(image).all()):
+            raise ImageError(f"{what} must be finite, got NaN or infinity; repair it first.")
+
+    ycbcr = rgb_to_ycbcr(torch.tensor(table).to(s))
+    ycbcr[:, 0] = torch.cummax(ycbcr[:, 0], 0).values
+    luma, chroma = _interpolate(ycbcr, (u.clamp(0, 1) - floor).clamp_min(0) / (1 - floor))
+    luma = 1 - (1 - structure * s.clamp(0, 1)) * (1 - opacity * luma)
+    rgb = luma[..., None] + _fit(chroma, luma)
+    return _like(rgb.clamp_(0, 1), wants_tensor)
+
+
+def to_uint8(rgb: ArrayLike) -> np.ndarray:
+    """Convert values in 0..1 to bytes, rounding half to even and clipping what lies beyond.
+
+    Args:
+        rgb: Array or tensor of any shape, finite.
+
+    Returns:
+        uint8 array of the same shape.
+    """
+    values = rgb.detach().cpu().numpy() if isinstance(rgb, Tensor) else np.asarray(rgb)
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def rgb_to_ycbcr(rgb: ArrayLike) -> ArrayLike:
+    """Convert RGB to luma and chroma, in floats and without offsets: an exact round trip with `ycbcr_to_rgb`.
+
+    Args:
+        rgb: **[..., 3]**, gamma-encoded as stored in image files; 0..1 gives Y in 0..1, Cb and Cr in -0.5..0.5.
+
+    Returns:
+        **[..., 3]** Y, Cb, Cr.
+
+    Raises:
+        GeometryError: If the last axis is not 3.
+
+    Reference:
+        ITU-R BT.601-7, 2.5.1 and 2.5.2.
+    """
+    return _multiply(rgb, _TO_YCBCR)
+
+
+def ycbcr_to_rgb(ycbcr: ArrayLike) -> ArrayLike:
+    """Convert luma and chroma back to RGB; nothing is clipped.
+
+    Args:
+        ycbcr: **[..., 3]** as `rgb_to_ycbcr` returns it.
+
+    Returns:
+        **[..., 3]** RGB; beyond 0..1 where luma and chroma lie outside the RGB cube.
+
+    Raises:
+        GeometryError: If the last axis is not 3.
+
+    Reference:
+        ITU-R BT.601-7, 2.5.1 and 2.5.2.
+    """
+    return _multiply(ycbcr, _TO_RGB)
+
+
+@cache
+def _palette(name: str) -> np.ndarray:
+    if name == "GRAY":
+        table = np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)
+    elif name in _PALETTE_UIDS:
+        from pydicom.pixels import apply_color_lut
+
+        table = apply_color_lut(np.arange(256, dtype=np.uint8), palette=_PALETTE_UIDS[name]).astype(np.float32)
+    else:
+        raise ImageError(f"The palette must be one of {', '.join(PALETTES)}, got {name!r}; choose one of them.")
+    table /= 255
+    table.setflags(write=False)
+    return table
+
+
+def _interpolate(ycbcr: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return luma **[...]** and chroma **[..., 2]** of a table **[256, 3]**, linear between its entries."""
+    last = len(ycbcr) - 1
+    low = (u * last).long().clamp_max(last - 1)
+    values = torch.lerp(ycbcr[low], ycbcr[low + 1], (u * last - low)[..., None])
+    return values[..., 0], values[..., 1:]
+
+
+def _fit(chroma: Tensor, luma: Tensor) -> Tensor:
+    """Return the colour difference **[..., 3]** from grey, scaled down to keep `luma` plus it inside the RGB cube."""
+    delta = chroma @ _TO_RGB[:, 1:].T.to(chroma)
+    room = torch.where(delta > 0, 1 - luma[..., None], luma[..., None])
+    scale = (room / delta.abs().clamp_min(1e-12)).amin(-1, keepdim=True).clamp_max(1)
+    return delta * scale
+
+
+def _multiply(image: ArrayLike, matrix: Tensor) -> ArrayLike:
+    (x,) = _tensors(image)
+    if x.ndim == 0 or x.shape[-1] != 3:
+        raise GeometryError(f"The last axis must be colour, 3 long, got shape {tuple(x.shape)}; move it to the end.")
+    return _like(x @ matrix.T.to(x), isinstance(image, Tensor))
+
+
+def _tensors(*images: ArrayLike) -> tuple[Tensor, ...]:
+    """Return the images as plain tensors of one floating dtype, float32 or better, on one device."""
+    device = next((i.device for i in images if isinstance(i, Tensor)), None)
+    tensors = [torch.as_tensor(i if isinstance(i, Tensor) else np.array(i)).as_subclass(Tensor) for i in images]
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(t.to(device=device, dtype=dtype) for t in tensors)
+
+
+def _like(result: Tensor, wants_tensor: bool) -> ArrayLike:
+    return result if wants_tensor else result.numpy()
