@@ -44,7 +44,7 @@ class FusionInferer(Inferer):
             amp: Run the network in bfloat16: yes, no, or `auto` (where the device computes it natively).
             trajectory: Return the state after each step too, as `states`; training needs them.
         """
-        self.degradation = as_degradation(degradation)
+        self.degradation = degradation
         self.steps, self.correction, self.convex = steps, correction, convex
         self.amp, self.trajectory = amp, trajectory
 
@@ -72,7 +72,7 @@ class FusionInferer(Inferer):
         states = sample(
             network,
             inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs,
-            self.degradation if degradation is None else as_degradation(degradation),
+            as_degradation(self.degradation if degradation is None else degradation),
             steps=self.steps if steps is None else steps,
             correction=self.correction,
             convex=self.convex,

@@ -3,13 +3,13 @@
     python tests/make_demo_data.py STS_PATIENT_DIR ICBM152_DIR DEMO_DIR
 
 STS_PATIENT_DIR: `MR_T1_image.nii.gz` and `PET_image.nii.gz` (SUV) of a patient of the IBSI soft-tissue-sarcoma set; the
-    shipped case is patient STS_002, whose tumour takes up tracer in a rim round a cold middle that the T1 does not show.
+    shipped case is patient STS_002, whose tumour takes up tracer in a rim round a cold middle, unseen in the T1.
 ICBM152_DIR: `t1.nii.gz`, `gm.nii.gz`, `wm.nii.gz` of the ICBM152 2009a template, 8 bit, 1 mm.
 DEMO_DIR: where the folders `sts_case` and `brain_phantom` go.
 
 The brain phantom is a 2 mm T1 and a simulated FDG PET of a head that lies elsewhere: grey to white matter 4:1, a hot
 lesion in white matter and a cold patch of cortex that the T1 does not show, 6 mm FWHM, Poisson noise, 4 mm voxels,
-Bq/ml. Everything random comes from SEED. The result is the same bytes on every run with the same versions of the libraries.
+Bq/ml. Everything random comes from SEED; with the same versions of the libraries every run gives the same bytes.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
@@ -88,6 +89,10 @@ def sample(
         raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
     if correction not in CORRECTIONS:
         raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
+    height, width = inputs.shape[2:]
+    padding = _padding((height, width), degradation)
+    if any(padding):
+        inputs = F.pad(inputs, padding, mode="replicate")
     observation = JointObservation.from_images(inputs, degradation)
     models = (observation.source1, observation.source2)
     inverses = torch.cat([m.inverse() for m in models], 1)
@@ -113,12 +118,24 @@ def sample(
         variance1, variance2, gain = network.gains(condition).to(inputs.dtype).unbind(1)
         last = step == steps - 1
         if last and correction in ("cut", "joint"):
-            variance1 = torch.maximum(variance1, models[0].discrepancy(x0[:, 0:1]))
-            variance2 = torch.maximum(variance2, models[1].discrepancy(x0[:, 1:2]))
+            variance1 = torch.maximum(variance1, models[0].consistency(x0[:, 0:1]))
+            variance2 = torch.maximum(variance2, models[1].consistency(x0[:, 1:2]))
         form = "none" if last and correction == "paper" else correction
         bar = observation.correct(x0, weight, variances=(variance1, variance2), fusion_gain=gain, form=form)
         if last and convex:
             bar = torch.cat([bar[:, :2], weight * bar[:, 0:1] + (1 - weight) * bar[:, 1:2]], 1)
-        states.append(FusionState(bar, weight, log_variance))
+        states.append(FusionState(*(v[..., :height, :width] for v in (bar, weight, log_variance))))
         x = then.sqrt() * bar + (1 - then).sqrt() * e
     return states
+
+
+def _padding(shape: tuple[int, int], degradation: JointDegradation) -> list[int]:
+    """Return the padding after each axis, last axis first, to a size that every decimation divides."""
+    padding = []
+    for axis in (1, 0):
+        factors = [
+            part.operator.in_spatial(part.operator.out_spatial(shape))[axis] // part.operator.out_spatial(shape)[axis]
+            for part in degradation
+        ]
+        padding += [0, -shape[axis] % math.lcm(*factors)]
+    return padding

@@ -19,7 +19,7 @@ Bits = Literal[8, 16, 32]
 _FULL_RANGE = {8: 255.0, 16: 65535.0, 32: 1.0}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0 tags
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_BROKEN = (Warning, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)

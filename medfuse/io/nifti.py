@@ -296,7 +296,7 @@ def _checked_affine(affine: Any, what: str) -> np.ndarray:
 def _dtype(header: nib.Nifti1Header, what: str) -> np.dtype:
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise ImageError(f"{what} must hold a known data type, got an unknown code; convert it.") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         kind = "colours" if dtype.kind == "V" else str(dtype)
@@ -361,7 +361,7 @@ def _save(image: nib.Nifti1Image, path: str | Path) -> None:
     image.to_stream(stream)
     with atomic_file(path) as file:
         if packed:
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=file, mtime=0) as archive:
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as archive:
                 archive.write(stream.getbuffer())
         else:
             file.write(stream.getbuffer())

@@ -64,6 +64,16 @@ class Degradation:
             if isinstance(step, Noise)
         )
 
+    def noise_shapes(self, spatial: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return the spatial shape at which each noise acts on an image of shape `spatial`."""
+        shapes, shape = [], tuple(spatial)
+        for step in self.steps:
+            if isinstance(step, Noise):
+                shapes.append(shape)
+            else:
+                shape = step.out_spatial(shape)
+        return shapes
+
     def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Degrade a clean image.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics.degradation import Degradation, JointDegradation, mean_variances, sigma_map
-from medfuse.physics.operators import Downsample, GaussianBlur, Identity, LinearOperator, SpectralOperator
+from medfuse.physics.operators import GaussianBlur, Identity, LinearOperator, SpectralOperator
 from medfuse.physics.solvers import conjugate_gradient, inner
 from medfuse.physics.spectral import apply_along, cosine_basis
 
@@ -133,6 +133,14 @@ class SourceModel(ABC):
             return variance
 
 
+    def consistency(self, x0: Tensor) -> Tensor:
+        """Return the variance **[B]** that the last step needs: that of `discrepancy`, and where nothing at all happened
+        to the source, one so large that the update returns the observation itself."""
+        if not self.degradation.steps:
+            return self.y.new_full((len(self.y),), _LARGEST_VARIANCE)
+        return self.discrepancy(x0)
+
+
 class SpectralModel(SourceModel):
     """Blur and decimation in closed form: the data space are the cosine coefficients of the observation."""
 
@@ -208,6 +216,7 @@ class KrylovModel(SourceModel):
         super().__init__(degradation, y, spatial)
         self._tolerance, self._max_iterations = tolerance, max_iterations
         self._noises = mean_variances(degradation, self._level)
+        self._noise_shapes = degradation.noise_shapes(self.spatial)
 
     def residual(self, x: Tensor) -> Tensor:
         """Return `y - A x`."""
@@ -224,8 +233,8 @@ class KrylovModel(SourceModel):
     def covariance(self, r: Tensor) -> Tensor:
         """Return `R r`, the sum over the noises of `sigma^2 L L' r` and the floor."""
         total = r * self.degradation.floor**2
-        for variance, after in self._noises:
-            total = total + _spread(variance, r) * after.forward(after.adjoint(r, after.in_spatial(r.shape[2:])))
+        for (variance, after), shape in zip(self._noises, self._noise_shapes, strict=True):
+            total = total + _spread(variance, r) * after.forward(after.adjoint(r, shape))
         return total
 
     def solve(self, variance: Tensor, r: Tensor) -> Tensor:
@@ -368,10 +377,13 @@ def replicate(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Te
 
 
 def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
-    """Take an observation back from its replicated form, exactly: the mean of each block."""
+    """Take an observation back from its replicated form, exactly: the mean of each block, as far as it is there."""
     small = operator.out_spatial(image.shape[2:])
     factors = [big // n for big, n in zip(operator.in_spatial(small), small, strict=True)]
-    return image if all(f == 1 for f in factors) else Downsample(factors).forward(image)
+    if all(f == 1 for f in factors):
+        return image
+    pool = F.avg_pool2d if len(factors) == 2 else F.avg_pool3d
+    return pool(image, factors, ceil_mode=True)
 
 
 def smooth(x: Tensor) -> Tensor:

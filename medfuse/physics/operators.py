@@ -248,13 +248,14 @@ class GaussianBlur(SpectralOperator):
     def from_fwhm(cls, fwhm: Parameter, spacing: Sequence[float]) -> GaussianBlur:
         """Make a blur from a full width at half maximum in mm and the voxel size in mm of each axis."""
         width = _per_axis(fwhm, "the blur's FWHM")
-        return cls(width / FWHM_PER_SIGMA / torch.tensor([float(s) for s in spacing]))
+        return cls(width / FWHM_PER_SIGMA / torch.tensor([float(s) for s in spacing], dtype=torch.float64))
 
     def response(self, omega: Tensor, axis: int, ndim: int) -> Tensor:
         """Return the cosine sum over the kernel's taps."""
         sigma = _axis_column(self.sigma, axis, ndim, "the blur's sigma").to(omega)
         taps = torch.arange(-self._radius, self._radius + 1, device=omega.device, dtype=omega.dtype)
         kernel = torch.exp(-0.5 * (taps / sigma[:, None].clamp_min(1e-3)) ** 2)
+        kernel = kernel * (taps.abs() <= (5.0 * sigma[:, None]).ceil().clamp_min(1.0))
         return (kernel / kernel.sum(-1, keepdim=True)) @ torch.cos(taps[:, None] * omega)
 
 
@@ -318,6 +319,15 @@ class SpectralChain(SpectralOperator):
             total = total * op.response(omega * scale, axis, ndim)
             scale *= op.factors(ndim)[axis]
         return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter and decimate `x`; one operator after another where the decimation does not divide its shape."""
+        return super().forward(x) if self.divides(x.shape[2:]) else Composition(self.operators).forward(x)
+
+    def adjoint(self, y: Tensor, spatial: Sequence[int] | None = None) -> Tensor:
+        """Apply the transpose to `y` **[B, C, *out_spatial]**."""
+        spatial = self.in_spatial(y.shape[2:]) if spatial is None else tuple(spatial)
+        return super().adjoint(y, spatial) if self.divides(spatial) else Composition(self.operators).adjoint(y, spatial)
 
 
 # ------------------------------------------------------------------------------------------------- everything else
@@ -494,7 +504,8 @@ def _per_axis(value: Parameter, name: str) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value.reshape(-1, 1) if value.ndim < 2 else value
     else:
-        tensor = torch.tensor([float(value)] if isinstance(value, (int, float)) else [float(v) for v in value])[None]
+        values = [float(value)] if isinstance(value, (int, float)) else [float(v) for v in value]
+        tensor = torch.tensor([values], dtype=torch.float64)
     if tensor.ndim != 2 or not bool(torch.isfinite(tensor).all()) or bool((tensor < 0).any()):
         raise DegradationError(f"{name} must be finite and not negative, of shape [], [B] or [B, D], got {value}.")
     return tensor

@@ -36,18 +36,20 @@ def conjugate_gradient(
     Reference:
         Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems (1952).
     """
-    x = torch.zeros_like(rhs) if start is None else start
+    scale = inner(rhs, rhs).detach().sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    rhs = rhs / scale  # so that neither the squares nor their gradients leave the range of float32
+    x = torch.zeros_like(rhs) if start is None else start / scale
     r = rhs if start is None else rhs - apply(x)
     p, rr = r, inner(r, r)
-    limit = tolerance**2 * inner(rhs, rhs)
     for _ in range(max_iterations):
-        active = rr > limit
+        active = rr > tolerance**2
         if not bool(active.any()):
             break
         ap = apply(p)
-        alpha = torch.where(active, rr / inner(p, ap).clamp_min(torch.finfo(rhs.dtype).tiny), 0.0)
+        alpha = torch.where(active, rr / torch.where(active, inner(p, ap), 1.0), 0.0)
         x = x + alpha * p
         r = r - alpha * ap
         previous, rr = rr, inner(r, r)
-        p = r + torch.where(active, rr / previous.clamp_min(torch.finfo(rhs.dtype).tiny), 0.0) * p
-    return x
+        p = r + torch.where(active, rr / torch.where(active, previous, 1.0), 0.0) * p
+    return x * scale

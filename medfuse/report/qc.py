@@ -30,6 +30,7 @@ _WIDTH, _MAX_HEIGHT, _MAX_CELL = 1800.0, 1160.0, 330.0  # px
 _MARGIN, _SIDE, _GAP, _HEADER, _BARS, _FOOT = 26.0, 44.0, 6.0, 104.0, 74.0, 44.0  # px
 _PAPER, _INK, _SOFT, _MARK = "#0e1116", "#edf0f4", "#98a2b0", "#58c4dd"
 _DPI, _FONT = 100, "DejaVu Sans"
+_OUTLINE = (Stroke(linewidth=2.5, foreground="black"), Normal())
 # Name of a plane, its fixed axis, and the axes to the right and upwards in a volume in RAS order
 _PLANES = (("Axial", 2, 0, 1), ("Coronal", 1, 0, 2), ("Sagittal", 0, 1, 2))
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -97,6 +98,8 @@ def save_mosaic(
     """
     if convention not in ("radiological", "neurological"):
         raise ImageError(f"convention must be 'radiological' or 'neurological', got {convention!r}; choose one.")
+    if pet_window is not None and not -np.inf < pet_window[0] < pet_window[1] < np.inf:
+        raise ImageError(f"pet_window must be a lower and a higher value, got {pet_window}; change it.")
     shape = _array(sources[0]).shape
     turn, to_world = _orientation(shape, _array(affine))
     mri, pet, mri_restored, pet_restored, fusion = (_turned(v, shape, turn) for v in (*sources, *restored, fused))
@@ -237,17 +240,17 @@ def _letters(axes: Axes, sides: Sequence[str], ends: Sequence[str], cut: tuple[f
         axes.annotate(
             letter, place, inwards, xycoords="axes fraction", textcoords="offset points", color=_MARK,
             size=13 * 72 / _DPI, weight="bold", ha="center", va="center", family=_FONT,
-            path_effects=[Stroke(linewidth=2.5, foreground="black"), Normal()],
+            path_effects=_OUTLINE,
         )  # fmt: skip
 
 
 def _scale_bar(figure: Figure, left: float, bottom: float, width: float, scale: float) -> None:
     """Draw a length of 1, 2, 5, 10 or 20 cm, at most a third of a panel."""
     length = max((mm for mm in (10, 20, 50, 100, 200) if mm * scale <= width / 3), default=10)
-    axes = _axes(figure, left, bottom - 2, length * scale, 2)
-    axes.axhspan(0, 1, color=_INK)
+    axes = _axes(figure, left, bottom - 4, length * scale, 4)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    _text(figure, left, bottom - 11, f"{length // 10} cm", size=12)
+    axes.axhline(0.5, color=_INK, linewidth=1.6, path_effects=_OUTLINE, clip_on=False)
+    _text(figure, left, bottom - 13, f"{length // 10} cm", size=12, path_effects=_OUTLINE)
 
 
 def _colour_bar(figure: Figure, bar: _Bar, column: _Column, left: float, top: float, step: float) -> None:

@@ -1,0 +1,190 @@
+"""The command line: a thin face over the bundles. Torch and MONAI are loaded by the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from medfuse import __version__
+from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
+from medfuse.errors import MedfuseError
+
+NOTICE = "Research use only. Not a medical device. Not for diagnosis."
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 wrong input."""
+    options = _parser().parse_args(args)
+    _quieten()
+    try:
+        options.run(options)
+    except Exception as error:
+        known = _known(error)
+        if known is None:
+            raise
+        print(f"medfuse: error: {known}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medfuse", description=f"Degradation-aware image fusion. {NOTICE}")
+    parser.add_argument("--version", action="version", version=f"medfuse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI)", description=NOTICE)
+    fuse.add_argument("--pet", required=True, type=Path, help="PET volume, .nii or .nii.gz")
+    fuse.add_argument("--mri", required=True, type=Path, help="MRI volume; its grid is the reference")
+    fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
+    fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
+    fuse.add_argument("--pet-unit", default="a.u.", help="unit of the PET's values, e.g. SUV or Bq/ml")
+    fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
+    fuse.set_defaults(run=_fuse)
+
+    images = commands.add_parser("images", help="fuse two folders of 2-D images, matched by name", description=NOTICE)
+    images.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
+    images.add_argument("--source1", required=True, type=Path, help="folder of MRI or visible images")
+    images.add_argument("--source2", required=True, type=Path, help="folder of PET or infrared images")
+    images.add_argument("--out", required=True, type=Path, help="folder for fused/ source1/ source2/ weight/")
+    images.add_argument("--format", choices=("png", "npy"), help="format of the results (default: as the input)")
+    images.add_argument("--truth1", type=Path, help="folder of clean source 1: PSNR and SSIM are computed")
+    images.add_argument("--truth2", type=Path, help="folder of clean source 2")
+    images.set_defaults(run=_images)
+
+    for command in (fuse, images):
+        command.add_argument(
+            "--degradation", default="none", help=f"what happened to the sources: {', '.join(preset_names())}, or a file"
+        )
+        command.add_argument("--steps", type=_steps, default=3, help="reverse steps, 1 or more (default: 3)")
+        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+
+    demo = commands.add_parser("demo", help="fuse the shipped real PET-MRI case")
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
+    demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", help="list bundles, presets and versions")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _fuse(options: argparse.Namespace) -> None:
+    from medfuse.io import check_nifti
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.case):
+        raise MedfuseError(f"--case must be letters, digits, '.', '_' and '-', got {options.case!r}; choose another name.")
+    spec = load_spec(options.degradation, "pet_mri_fusion")
+    for path in (options.mri, options.pet):
+        check_nifti(path)
+    item = {
+        "case": options.case,
+        "mri": str(options.mri),
+        "pet": str(options.pet),
+        "aligned": options.aligned,
+        "pet_unit": options.pet_unit,
+    }
+    _run([item], spec, options.out, options.steps, options.device)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from medfuse.io import find_cases
+
+    cases = find_cases(bundle_dir("pet_mri_fusion") / "demo")
+    chosen = cases if options.all else [c for c in cases if c["case"] == "sts_case"]
+    _run(chosen, load_spec("none"), options.out, 3, "cpu")
+
+
+def _run(datalist: list[dict[str, object]], spec: dict[str, object], out: Path, steps: int, device: str) -> None:
+    from medfuse.pipeline import run_bundle
+
+    run_bundle(
+        "pet_mri_fusion", datalist=datalist, degradation=spec, output_dir=str(out), steps=steps, device=_device(device)
+    )
+    for item in datalist:
+        folder = (out / str(item["case"])).resolve()
+        print(f"results: {folder}")
+        print(f"picture: {folder / str(item['case'])}_mosaic.png")
+    print(NOTICE)
+
+
+def _images(options: argparse.Namespace) -> None:
+    from medfuse.pipeline import fuse_images
+
+    spec = load_spec(options.degradation, options.bundle)
+    truths = (options.truth1, options.truth2)
+    record = fuse_images(
+        options.source1,
+        options.source2,
+        options.out,
+        bundle=options.bundle,
+        degradation=spec,
+        steps=options.steps,
+        device=_device(options.device),
+        file_format=options.format,
+        truths=truths,
+    )
+    print(f"{len(record['images'])} images: {options.out.resolve()}")
+    for source, figures in record["against_truth"].items():
+        print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
+    print(NOTICE)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    print(f"medfuse {__version__}")
+    for package in ("torch", "monai", "SimpleITK", "nibabel"):
+        try:
+            print(f"  {package} {version(package)}")
+        except PackageNotFoundError:
+            print(f"  {package} is not installed")
+    print(f"shared files: {share_dir()}")
+    for name in bundle_names():
+        weights = bundle_dir(name) / "models" / "model.pt"
+        state = f"{weights.stat().st_size / 1e6:.1f} MB of weights" if weights.is_file() else "no weights"
+        print(f"bundle {name} {bundle_metadata(name)['version']}: {state}")
+    print(f"degradation presets: {', '.join(preset_names())}")
+    print(NOTICE)
+
+
+def _steps(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _device(name: str) -> object:
+    """Return the device, or say that it is not there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MedfuseError(f"--device must be a device of this machine, got {name!r}; use cpu.") from error
+    return device
+
+
+def _known(error: BaseException | None) -> MedfuseError | None:
+    """Return the error of ours in a chain of causes: MONAI wraps what happens inside a bundle."""
+    while error is not None:
+        if isinstance(error, MedfuseError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _quieten() -> None:
+    """Silence what MONAI and torch say on every run about their own affairs."""
+    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("monai.data.image_reader").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

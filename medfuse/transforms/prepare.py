@@ -1,0 +1,68 @@
+"""Hand a case to the inferer: its images, and its degradation in the pixels and units of the case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medfuse.physics import JointDegradation, parse_degradation
+
+
+def case_degradation(
+    spec: Mapping[str, Any] | None,
+    *,
+    spacing: Sequence[float] | None,
+    spatial_dim: int = 2,
+    scales: Sequence[float] | None = None,
+) -> JointDegradation:
+    """Build the in-plane degradation of a volume that is processed slice by slice.
+
+    Args:
+        spec: The specification.
+        spacing: Voxel size of the reference grid in mm, **[3]** (or **[2]** for an image); None where unknown.
+        spatial_dim: Axis along which the volume is sliced; a blur given per axis in mm acts in the other two.
+        scales: Full range of each source in its own unit.
+
+    Raises:
+        DegradationError: As `medfuse.physics.parse_degradation`.
+    """
+    if spacing is not None and len(spacing) == 3:
+        spacing = [s for d, s in enumerate(spacing) if d != spatial_dim]
+    return parse_degradation(spec, spacing=None if spacing is None else (spacing, spacing), scale=scales)
+
+
+class PrepareFusion:
+    """Prepare a batch of one case for MONAI's engines."""
+
+    def __init__(
+        self,
+        degradation: Mapping[str, Any] | None = None,
+        *,
+        key: str = "image",
+        source_keys: tuple[str, str] = ("mri", "pet"),
+        spatial_dim: int = 2,
+    ) -> None:
+        """Make it.
+
+        Args:
+            degradation: The specification.
+            key: Key of the pair **[B, 2, *spatial]**.
+            source_keys: Keys of the sources, whose scales are under `<key>_scale`.
+            spatial_dim: Axis along which volumes are sliced.
+        """
+        self.degradation, self.key, self.source_keys, self.spatial_dim = degradation, key, source_keys, spatial_dim
+        parse_degradation(degradation, spacing=((1.0, 1.0), (1.0, 1.0)), scale=(1.0, 1.0))
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
+        """Return the images, no target, no arguments, and the degradation as a keyword argument."""
+        image = batchdata[self.key].to(device=device, non_blocking=non_blocking)
+        spacing = [float(s) for s in image.pixdim[0]] if isinstance(image, MetaTensor) else None
+        scales = [float(torch.as_tensor(batchdata[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
+        degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+        return image, None, (), {"degradation": degradation}

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from medfuse.io.atomic import atomic_file, atomic_path, write_json
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_file_appears_whole_and_alone(tmp_path, durable):
+    target = tmp_path / "new" / "a.bin"
+    with atomic_file(target, durable=durable) as file:
+        file.write(b"abc")
+        assert not target.exists()
+    assert target.read_bytes() == b"abc"
+    assert [p.name for p in target.parent.iterdir()] == ["a.bin"]
+
+
+def test_error_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(target) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_failed_rename_leaves_nothing(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError), atomic_path(tmp_path / "taken") as temporary:
+        temporary.write_bytes(b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_path_keeps_suffix_and_folder(tmp_path):
+    target = tmp_path / "case.nii.gz"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_bytes(b"x")
+    assert target.read_bytes() == b"x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_permissions_are_those_of_an_ordinary_file(tmp_path):
+    (tmp_path / "ordinary").write_bytes(b"")
+    with atomic_file(tmp_path / "atomic") as file:
+        file.write(b"x")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_json_round_trip(tmp_path):
+    value = {"chi_square": 1.02, "unit": "SUV", "name": "é"}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_what_is_no_json_is_refused_and_not_written(tmp_path, value):
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", {"a": value})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,591 @@
+"""Every operator through every law, and each against a formula of its own."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics import (
+    Composition,
+    Convolution,
+    Degradation,
+    Downsample,
+    Gamma,
+    GaussianBlur,
+    Identity,
+    KrylovModel,
+    LinearOperator,
+    Mask,
+    MissingSlices,
+    MotionBlur,
+    SpectralChain,
+    SpectralModel,
+    SpectralOperator,
+    bind,
+    compose,
+)
+
+BATCH = 2
+LAMBDA = 1e-3
+shapes = st.one_of(
+    st.tuples(st.integers(1, 9), st.integers(1, 7)),
+    st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 5)),
+)
+seeds = st.integers(0, 2**31)
+
+
+def law(shape=shapes, examples=8):
+    """Run a law on drawn shapes and seeds, the same ones every time."""
+    settled = settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    return lambda function: settled(given(spatial=shape, seed=seeds)(function))
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make an operator for images of a shape, and how to slice one sample out of its parameters."""
+
+    name: str
+    make: Callable[[Sequence[int]], LinearOperator]
+    single: Callable[[Sequence[int], int], LinearOperator] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def per_axis(spatial: Sequence[int], *values: float) -> list[float]:
+    return list(values[: len(spatial)])
+
+
+def mask(spatial: Sequence[int]) -> Tensor:
+    return (rand(BATCH, 1, *spatial, seed=5) > -0.7).double()
+
+
+def kernel(ndim: int) -> Tensor:
+    return rand(BATCH, *(3, 5, 3)[:ndim], seed=6)
+
+
+SIGMA = torch.tensor([0.6, 1.9], dtype=torch.float64)
+SIGMAS = torch.tensor([[0.5, 1.1, 0.8], [1.7, 0.0, 0.9]], dtype=torch.float64)
+LENGTH, ANGLE = torch.tensor([5.0, 3.4]), torch.tensor([30.0, -75.0])
+
+CASES = [
+    Case("identity", lambda s: Identity()),
+    Case("blur", lambda s: GaussianBlur(1.3)),
+    Case("blur-none", lambda s: GaussianBlur(0.0)),
+    Case("blur-anisotropic", lambda s: GaussianBlur(per_axis(s, 0.4, 1.5, 0.9))),
+    Case("blur-mm", lambda s: GaussianBlur.from_fwhm(4.0, per_axis(s, 1.0, 2.0, 3.3))),
+    Case("blur-per-sample", lambda s: GaussianBlur(SIGMA), lambda s, b: GaussianBlur(float(SIGMA[b]))),
+    Case(
+        "blur-per-sample-anisotropic",
+        lambda s: GaussianBlur(SIGMAS[:, : len(s)]),
+        lambda s, b: GaussianBlur(SIGMAS[b, : len(s)].tolist()),
+    ),
+    Case("average-2", lambda s: Downsample(2)),
+    Case("average-3", lambda s: Downsample(3)),
+    Case("average-4", lambda s: Downsample(4)),
+    Case("average-anisotropic", lambda s: Downsample([2, 1, 3][: len(s)])),
+    Case("bicubic-2", lambda s: Downsample(2, "bicubic")),
+    Case("bicubic-3", lambda s: Downsample(3, "bicubic")),
+    Case("bicubic-4", lambda s: Downsample(4, "bicubic")),
+    Case("composite", lambda s: Downsample(2, "bicubic") @ GaussianBlur(0.8)),
+    Case("blur-after-average", lambda s: GaussianBlur(0.7) @ Downsample(2)),
+    Case("two-decimations", lambda s: Downsample(3, "bicubic") @ Downsample(2)),
+    Case(
+        "composite-per-sample",
+        lambda s: Downsample(2) @ GaussianBlur(SIGMA),
+        lambda s, b: Downsample(2) @ GaussianBlur(float(SIGMA[b])),
+    ),
+    Case("convolution", lambda s: Convolution(kernel(len(s))), lambda s, b: Convolution(kernel(len(s))[b : b + 1])),
+    Case(
+        "motion",
+        lambda s: MotionBlur(LENGTH, ANGLE, ndim=len(s)),
+        lambda s, b: MotionBlur(LENGTH[b], ANGLE[b], ndim=len(s)),
+    ),
+    Case("motion-other-plane", lambda s: MotionBlur(4.0, 20.0, ndim=len(s), plane=(1, 0))),
+    Case("mask", lambda s: Mask(mask(s)), lambda s, b: Mask(mask(s)[b : b + 1])),
+    Case("missing-slices", lambda s: MissingSlices((0, -1), axis=1)),
+    Case("motion-then-average", lambda s: Downsample(2) @ MotionBlur(3.0, 45.0, ndim=len(s))),
+    Case("blur-motion-mask", lambda s: Mask(mask(s)) @ MotionBlur(3.0, 10.0, ndim=len(s)) @ GaussianBlur(0.9)),
+    Case("derivative-of-gamma", lambda s: Gamma(1.4).derivative(rand(BATCH, 1, *s, seed=7))),
+]
+every = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def dense(op: LinearOperator, spatial: Sequence[int]) -> Tensor:
+    """Return the matrix of each sample, [BATCH, M, N], column by column."""
+    unit = torch.eye(math.prod(spatial), dtype=torch.float64).reshape(-1, 1, 1, *spatial)
+    return torch.stack([op.forward(e.expand(BATCH, -1, *spatial)).flatten(1) for e in unit], -1)
+
+
+def apply(matrix: Tensor, x: Tensor) -> Tensor:
+    return (matrix @ x.flatten(1)[..., None])[..., 0]
+
+
+def assert_close(actual: Tensor, expected: Tensor, rtol: float = 1e-10) -> None:
+    scale = max(float(expected.abs().max()), 1e-300) if expected.numel() else 1.0
+    error = float((actual - expected).abs().max()) if expected.numel() else 0.0
+    assert actual.shape == expected.shape
+    assert error <= rtol * scale, f"relative error {error / scale:.2e}"
+
+
+def image_and_data(op: LinearOperator, spatial: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+    return rand(BATCH, 1, *spatial, seed=seed), rand(BATCH, 1, *op.out_spatial(spatial), seed=seed + 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- the laws
+@every
+@law()
+def test_adjoint_passes_the_dot_test(case, spatial, seed):
+    op = case.make(spatial)
+    x, y = image_and_data(op, spatial, seed)
+    left, right = (op.forward(x) * y).sum(), (x * op.adjoint(y, spatial)).sum()
+    assert abs(left - right) <= 1e-11 * (x.norm() * y.norm() + 1)
+
+
+@every
+@law()
+def test_forward_is_linear(case, spatial, seed):
+    op = case.make(spatial)
+    x, z = rand(BATCH, 1, *spatial, seed=seed), rand(BATCH, 1, *spatial, seed=seed + 1)
+    assert_close(op.forward(2.5 * x - 0.7 * z), 2.5 * op.forward(x) - 0.7 * op.forward(z))
+
+
+@every
+@law(examples=5)
+def test_dense_matrix_gives_forward_and_adjoint(case, spatial, seed):
+    op = case.make(spatial)
+    matrix = dense(op, spatial)
+    x, y = image_and_data(op, spatial, seed)
+    assert_close(op.forward(x).flatten(1), apply(matrix, x))
+    assert_close(op.adjoint(y, spatial).flatten(1), apply(matrix.mT, y))
+
+
+@every
+@law()
+def test_adjoint_is_the_gradient_of_forward(case, spatial, seed):
+    op = case.make(spatial)
+    x, y = image_and_data(op, spatial, seed)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(op.forward(x), x, y)
+    assert_close(op.adjoint(y, spatial), gradient)
+
+
+@every
+@law(examples=5)
+def test_regularised_solve_equals_the_dense_one(case, spatial, seed):
+    """`x + A'(A A' + lambda)^-1 (y - A x)`: a noise floor of sqrt(lambda) and an estimate of variance one."""
+    op = case.make(spatial)
+    x, y = image_and_data(op, spatial, seed)
+    degradation = Degradation((op,), floor=math.sqrt(LAMBDA))
+    closed = isinstance(op, SpectralOperator) and op.divides(spatial)
+    model = (
+        SpectralModel(degradation, y, spatial)
+        if closed
+        else KrylovModel(degradation, y, spatial, tolerance=1e-13, max_iterations=1000)
+    )
+    assert type(bind(degradation, y, spatial)) is type(model)
+    matrix = dense(op, spatial)
+    gram = matrix @ matrix.mT + LAMBDA * torch.eye(matrix.shape[1], dtype=torch.float64)
+    residual = y.flatten(1) - apply(matrix, x)
+    expected = x.flatten(1) + apply(matrix.mT, torch.linalg.solve(gram, residual))
+    assert_close(model.update(x, torch.ones(BATCH)).flatten(1), expected, rtol=1e-8)
+    pseudo = apply(matrix.mT, torch.linalg.solve(gram, residual))
+    assert_close(model.pseudo_inverse(model.residual(x), ridge=LAMBDA).flatten(1), pseudo, rtol=1e-8)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if isinstance(c.make((4, 4)), SpectralOperator)], ids=str)
+@law(st.one_of(st.tuples(*[st.sampled_from([6, 12])] * 2), st.just((12, 6, 6))), examples=3)
+def test_closed_form_solves_at_symmetric_borders(case, spatial, seed):
+    """Sizes that the decimation divides, so that the closed form itself is on trial, borders included."""
+    op = case.make(spatial)
+    if not op.divides(spatial):
+        spatial = (12,) * len(spatial)
+        op = case.make(spatial)
+    if math.prod(spatial) > 500:
+        spatial = (12, 12)
+        op = case.make(spatial)
+    x, y = image_and_data(op, spatial, seed)
+    model = bind(Degradation((op,), floor=math.sqrt(LAMBDA)), y, spatial)
+    assert isinstance(model, SpectralModel)
+    matrix = dense(op, spatial)
+    gram = matrix @ matrix.mT + LAMBDA * torch.eye(matrix.shape[1], dtype=torch.float64)
+    expected = x.flatten(1) + apply(matrix.mT, torch.linalg.solve(gram, y.flatten(1) - apply(matrix, x)))
+    assert_close(model.update(x, torch.ones(BATCH)).flatten(1), expected, rtol=1e-8)
+
+
+@every
+@law()
+def test_shapes_of_domain_and_range(case, spatial, seed):
+    op = case.make(spatial)
+    x, y = image_and_data(op, spatial, seed)
+    assert tuple(op.forward(x).shape) == (BATCH, 1, *op.out_spatial(spatial))
+    assert tuple(op.adjoint(y, spatial).shape) == (BATCH, 1, *spatial)
+    natural = op.in_spatial(op.out_spatial(spatial))
+    assert op.out_spatial(natural) == op.out_spatial(spatial)
+    assert all(big >= n for big, n in zip(natural, spatial, strict=True))
+
+
+@every
+@law(examples=4)
+def test_channels_are_treated_alike(case, spatial, seed):
+    if case.name == "derivative-of-gamma":
+        return
+    op = case.make(spatial)
+    x = rand(BATCH, 3, *spatial, seed=seed)
+    whole = op.forward(x)
+    for c in range(3):
+        assert_close(whole[:, c : c + 1], op.forward(x[:, c : c + 1]))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.single], ids=str)
+@law()
+def test_parameters_per_sample_equal_single_runs(case, spatial, seed):
+    op = case.make(spatial)
+    x, y = image_and_data(op, spatial, seed)
+    whole, back = op.forward(x), op.adjoint(y, spatial)
+    for b in range(BATCH):
+        single = case.single(spatial, b)
+        assert_close(whole[b : b + 1], single.forward(x[b : b + 1]))
+        assert_close(back[b : b + 1], single.adjoint(y[b : b + 1], spatial))
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_is_preserved(case, dtype):
+    op = case.make((6, 5))
+    if case.name == "derivative-of-gamma":
+        op = Gamma(1.4).derivative(rand(BATCH, 1, 6, 5, seed=7).to(dtype))
+    x, y = (v.to(dtype) for v in image_and_data(op, (6, 5), 0))
+    assert op.forward(x).dtype == dtype
+    assert op.adjoint(y, (6, 5)).dtype == dtype
+
+
+@every
+def test_float32_agrees_with_float64(case):
+    if case.name == "derivative-of-gamma":
+        return
+    op = case.make((12, 9))
+    x, y = image_and_data(op, (12, 9), 0)
+    assert_close(op.forward(x.float()).double(), op.forward(x), rtol=1e-5)
+    assert_close(op.adjoint(y.float(), (12, 9)).double(), op.adjoint(y, (12, 9)), rtol=1e-5)
+
+
+@every
+def test_inputs_are_not_modified(case):
+    op = case.make((6, 5))
+    x, y = image_and_data(op, (6, 5), 0)
+    kept_x, kept_y = x.clone(), y.clone()
+    op.forward(x)
+    op.adjoint(y, (6, 5))
+    assert torch.equal(x, kept_x)
+    assert torch.equal(y, kept_y)
+
+
+def state(value: object) -> object:
+    """Return everything an operator holds, as something that can be compared."""
+    if isinstance(value, Tensor):
+        return ("tensor", tuple(value.shape), value.flatten().tolist())
+    if isinstance(value, (tuple, list)):
+        return [state(v) for v in value]
+    if hasattr(value, "__dict__"):
+        return {k: state(v) for k, v in vars(value).items()}
+    return value
+
+
+@every
+def test_a_call_leaves_no_trace_on_the_operator(case):
+    op = case.make((6, 5))
+    before = copy.deepcopy(state(op))
+    x, y = image_and_data(op, (6, 5), 0)
+    first = op.forward(x)
+    op.adjoint(y, (6, 5))
+    op.forward(x[:, :, :4, :3]) if case.name in ("blur", "composite", "motion", "average-3") else None
+    _ = op @ GaussianBlur(1.0), GaussianBlur(1.0) @ op
+    assert state(op) == before
+    assert torch.equal(op.forward(x), first)
+
+
+@every
+def test_operators_keep_constants_or_say_so(case):
+    """Rows of blur and decimation sum to one: what is flat stays flat, borders included."""
+    op = case.make((7, 5))
+    if isinstance(op, (SpectralOperator, MotionBlur)):
+        assert_close(op.forward(torch.ones(BATCH, 1, 7, 5, dtype=torch.float64)), torch.ones(()).expand(op.forward(
+            torch.ones(BATCH, 1, 7, 5, dtype=torch.float64)).shape).double())
+
+
+@every
+@law(examples=4)
+def test_white_gain_is_the_mean_variance_of_filtered_white_noise(case, spatial, seed):
+    if case.name == "derivative-of-gamma":
+        return
+    op = case.make(spatial)
+    if isinstance(op, SpectralOperator):
+        spatial = op.in_spatial(op.out_spatial(spatial))
+    matrix = dense(op, spatial)
+    expected = (matrix @ matrix.mT).diagonal(dim1=1, dim2=2).mean(1)
+    gain = op.white_gain(spatial, matrix).expand(BATCH)
+    if isinstance(op, SpectralOperator):
+        assert_close(gain, expected)
+    else:  # a Monte Carlo estimate from eight images
+        spread = 4 * math.sqrt(2 / (8 * matrix.shape[1]))
+        heavy = (matrix @ matrix.mT).norm(dim=(1, 2)) / (matrix.shape[1] ** 0.5)
+        assert bool(((gain - expected).abs() <= spread * heavy + 1e-12).all())
+
+
+@every
+def test_power_gains_of_a_constant_wave(case):
+    """A wave of frequency zero passes blur and decimation whole; faster ones never come out stronger than they went."""
+    op = case.make((16, 16))
+    if isinstance(op, (SpectralOperator, MotionBlur)):
+        gains = op.power_gains(torch.tensor([0.0, 0.5, 1.5], dtype=torch.float64), (16, 16))
+        assert gains.shape[1:] == (2, 3)
+        assert_close(gains[..., 0], torch.ones_like(gains[..., 0]))
+        assert float(gains.min()) >= 0
+        assert float(gains.max()) <= 1.25
+
+
+@pytest.mark.parametrize("op", [GaussianBlur(1.1), GaussianBlur([0.5, 2.0])], ids=["isotropic", "anisotropic"])
+def test_power_gains_of_a_blur_are_those_of_the_default(op):
+    omega = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64) * math.pi
+    fast, slow = op.power_gains(omega, (400, 400)), LinearOperator.power_gains(op, omega, (400, 400))
+    assert torch.allclose(fast, slow, atol=0.01)
+
+
+# ------------------------------------------------------------------------------------------------------- composition
+PAIRS = [
+    ("blur, average", lambda: (GaussianBlur(1.2), Downsample(2))),
+    ("blur, bicubic", lambda: (GaussianBlur(2.0), Downsample(3, "bicubic"))),
+    ("average, blur", lambda: (Downsample(2), GaussianBlur(0.9))),
+    ("average, bicubic", lambda: (Downsample(3), Downsample(2, "bicubic"))),
+    ("bicubic, average", lambda: (Downsample(2, "bicubic"), Downsample(4))),
+    ("blur, motion", lambda: (GaussianBlur(1.0), MotionBlur(4.0, 30.0))),
+    ("motion, average", lambda: (MotionBlur(4.0, 30.0), Downsample(2))),
+    ("average, missing", lambda: (Downsample(2), MissingSlices((0,), 0))),
+    ("identity, motion", lambda: (Identity(), MotionBlur(4.0, 30.0))),
+]
+
+
+@pytest.mark.parametrize("pair", [p for _, p in PAIRS], ids=[n for n, _ in PAIRS])
+@law(st.tuples(st.integers(1, 25), st.integers(1, 25)), examples=15)
+def test_a_product_applies_its_right_factor_first(pair, spatial, seed):
+    """For every size: also where the decimation does not divide it and images are continued at the border."""
+    first, then = pair()
+    product = then @ first
+    x = rand(BATCH, 1, *spatial, seed=seed)
+    assert_close(product.forward(x), then.forward(first.forward(x)))
+    y = rand(BATCH, 1, *product.out_spatial(spatial), seed=seed)
+    middle = first.out_spatial(spatial)
+    assert product.out_spatial(spatial) == then.out_spatial(middle)
+    assert_close(product.adjoint(y, spatial), first.adjoint(then.adjoint(y, middle), spatial))
+
+
+def test_composition_is_associative_and_flat():
+    a, b, c = GaussianBlur(1.0), MotionBlur(3.0, 0.0), Downsample(2)
+    x = rand(1, 1, 9, 8)
+    left, right = (c @ b) @ a, c @ (b @ a)
+    assert_close(left.forward(x), right.forward(x))
+    assert isinstance(left, Composition)
+    assert len(left.operators) == len(right.operators) == 3
+
+
+def test_neighbouring_spectral_operators_merge_and_identities_vanish():
+    assert isinstance(compose(Downsample(2), GaussianBlur(1.0), GaussianBlur(2.0)), SpectralChain)
+    assert isinstance(compose(), Identity)
+    assert isinstance(compose(Identity(), Identity()), Identity)
+    blur = GaussianBlur(1.0)
+    assert compose(Identity(), blur) is blur
+    assert len(compose(MotionBlur(3.0, 0.0), Downsample(2), blur).operators) == 2
+
+
+def test_two_blurs_add_their_variances():
+    x = rand(1, 1, 32, 32)
+    assert_close((GaussianBlur(1.2) @ GaussianBlur(1.6)).forward(x), GaussianBlur(2.0).forward(x), rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------------------- other formulas
+@pytest.mark.parametrize("sigma", [1.0, 1.6, 2.0, 3.0, 6.0])
+@pytest.mark.parametrize("spatial", [(16, 16), (17, 5), (1, 9), (6, 7, 5)])
+def test_blur_is_that_of_scipy(sigma, spatial):
+    x = rand(1, 1, *spatial)
+    expected = scipy.ndimage.gaussian_filter(x[0, 0].numpy(), sigma, mode="reflect", truncate=5.0)
+    assert_close(GaussianBlur(sigma).forward(x)[0, 0], torch.from_numpy(expected))
+
+
+def test_anisotropic_blur_in_mm_is_that_of_scipy():
+    x = rand(1, 1, 9, 12, 10)
+    spacing, fwhm = (3.27, 1.0, 2.0), 6.0
+    sigma = [fwhm / (2 * math.sqrt(2 * math.log(2))) / s for s in spacing]
+    radius = [math.ceil(5 * max(sigma))] * 3
+    expected = scipy.ndimage.gaussian_filter(x[0, 0].numpy(), sigma, mode="reflect", radius=radius)
+    assert_close(GaussianBlur.from_fwhm(fwhm, spacing).forward(x)[0, 0], torch.from_numpy(expected), rtol=1e-5)
+
+
+def blocks(x: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Average blocks of a 2-D array that is continued by half-sample reflection."""
+    (h, w), (a, b) = x.shape, factors
+    x = np.pad(x, [(0, -h % a), (0, -w % b)], mode="symmetric")
+    return x.reshape(x.shape[0] // a, a, x.shape[1] // b, b).mean((1, 3))
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (3, 3), (4, 4), (2, 3), (1, 4)])
+@pytest.mark.parametrize("spatial", [(12, 24), (13, 17), (5, 3)])
+def test_average_is_the_mean_of_blocks(factors, spatial):
+    x = rand(1, 1, *spatial)
+    assert_close(Downsample(factors).forward(x)[0, 0], torch.from_numpy(blocks(x[0, 0].numpy(), factors)))
+
+
+def keys(t: float, a: float = -0.5) -> float:
+    t = abs(t)
+    if t < 1:
+        return 1 - (a + 3) * t * t + (a + 2) * t**3
+    return a * (t**3 - 5 * t * t + 8 * t - 4) if t < 2 else 0.0
+
+
+def bicubic(x: np.ndarray, s: int) -> np.ndarray:
+    """Shrink the first axis by direct summation of the widened cubic kernel about the centre of each block."""
+    n, small, reach = len(x), -(-len(x) // s), 3 * s
+    padded = np.pad(x, [(reach, reach + s), *[(0, 0)] * (x.ndim - 1)], mode="symmetric")
+    rows = []
+    for i in range(small):
+        centre = s * i + (s - 1) / 2
+        inside = range(max(-reach, s * i - 2 * s), min(n + reach + s, s * i + 3 * s))
+        weights = np.array([keys((j - centre) / s) for j in inside])
+        weights /= weights.sum()
+        rows.append(sum(w * padded[reach + j] for w, j in zip(weights, inside, strict=True)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_bicubic_is_the_sum_over_its_kernel(factor):
+    x = rand(1, 1, 24, 36)
+    expected = bicubic(bicubic(x[0, 0].numpy(), factor).T, factor).T
+    assert_close(Downsample(factor, "bicubic").forward(x)[0, 0], torch.from_numpy(expected.copy()))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_bicubic_is_that_of_pillow_away_from_the_border(factor):
+    x = rand(1, 1, 48, 36)
+    small = (36 // factor, 48 // factor)
+    image = Image.fromarray(x[0, 0].float().numpy()).resize(small, Image.Resampling.BICUBIC)
+    ours = Downsample(factor, "bicubic").forward(x)[0, 0, 2:-2, 2:-2]
+    assert_close(ours.float(), torch.from_numpy(np.array(image))[2:-2, 2:-2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "angle"), [(1.0, 0.0), (5.0, 0.0), (5.0, 90.0), (7.5, 30.0), (4.0, 135.0)])
+def test_motion_is_the_mean_over_a_moving_image(length, angle):
+    x = rand(1, 1, 20, 17)
+    padded = np.pad(x[0, 0].numpy(), 8, mode="symmetric")
+    rows, columns = np.mgrid[8:28, 8:25].astype(float)
+    points = math.ceil(length * 16)
+    path = ((np.arange(points) + 0.5) / points - 0.5) * (length - 1)
+    expected = np.mean(
+        [
+            scipy.ndimage.map_coordinates(
+                padded, [rows - t * math.sin(math.radians(angle)), columns + t * math.cos(math.radians(angle))], order=1
+            )
+            for t in path
+        ],
+        axis=0,
+    )
+    assert_close(MotionBlur(length, angle).forward(x)[0, 0], torch.from_numpy(expected))
+
+
+def test_motion_in_a_plane_of_a_volume_is_the_plane_motion_of_each_slice():
+    x = rand(1, 1, 4, 9, 8)
+    volume = MotionBlur(4.0, 30.0, ndim=3).forward(x)
+    across = MotionBlur(4.0, 30.0, ndim=3, plane=(0, 1)).forward(x)
+    for i in range(4):
+        assert_close(volume[:, :, i], MotionBlur(4.0, 30.0).forward(x[:, :, i]))
+    for i in range(8):
+        assert_close(across[..., i], MotionBlur(4.0, 30.0).forward(x[..., i]))
+
+
+def test_convolution_is_that_of_scipy():
+    x, k = rand(1, 1, 11, 9), rand(1, 3, 5, seed=3)
+    expected = scipy.ndimage.convolve(x[0, 0].numpy(), k[0].numpy(), mode="reflect")
+    assert_close(Convolution(k).forward(x)[0, 0], torch.from_numpy(expected))
+
+
+def test_masks_blank_what_was_not_measured():
+    x = rand(1, 2, 4, 5) + 5
+    assert torch.equal(MissingSlices((1, -1), axis=0).forward(x) == 0, (x * 0 + torch.tensor([0, 1, 0, 1.0])[:, None]) == 1)
+    dead = torch.ones(4, 5, dtype=torch.bool)
+    dead[2, 3] = False
+    assert torch.equal(Mask(dead).forward(x)[0, 0] == 0, ~dead)
+
+
+# --------------------------------------------------------------------------------------------------------- non-linear
+@law(examples=10)
+def test_derivative_of_gamma_is_that_of_finite_differences(spatial, seed):
+    op, h = Gamma(1.7), 1e-6
+    x, d = rand(BATCH, 1, *spatial, seed=seed), rand(BATCH, 1, *spatial, seed=seed + 1)
+    x = x.sign() * (x.abs() + 0.1)
+    numeric = (op.forward(x + h * d) - op.forward(x - h * d)) / (2 * h)
+    assert_close(op.derivative(x).forward(d), numeric, rtol=1e-7)
+    assert_close(op.derivative(x).forward(d), 1.7 * x.abs() ** 0.7 * d)
+
+
+def test_gamma_is_odd_and_inverted_by_its_reciprocal():
+    x = rand(1, 1, 5, 5)
+    assert_close(Gamma(1 / 1.7)(Gamma(1.7)(x)), x)
+    assert_close(Gamma(1.7)(-x), -Gamma(1.7)(x))
+
+
+def test_a_linear_operator_is_its_own_derivative():
+    blur = GaussianBlur(1.0)
+    assert blur.derivative(rand(1, 1, 4, 4)) is blur
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GaussianBlur(-1.0), "not negative"),
+        (lambda: GaussianBlur(math.nan), "finite"),
+        (lambda: GaussianBlur(torch.zeros(2, 2, 2)), "shape"),
+        (lambda: GaussianBlur.from_fwhm(4.0, [1.0, 0.0]), "finite"),
+        (lambda: Downsample(0), "at least 1"),
+        (lambda: Downsample([2, -1]), "at least 1"),
+        (lambda: Downsample(2, "nearest"), "average"),
+        (lambda: MotionBlur(0.5, 0.0), "at least 1"),
+        (lambda: Convolution(torch.ones(1, 2, 3)), "odd"),
+        (lambda: Convolution(torch.full((1, 3, 3), math.inf)), "finite"),
+        (lambda: Gamma(0.0), "positive"),
+        (lambda: GaussianBlur([1.0, 2.0, 3.0]).forward(torch.zeros(1, 1, 4, 4)), "values per sample"),
+        (lambda: Downsample([2, 2, 2]).forward(torch.zeros(1, 1, 4, 4)), "factors"),
+    ],
+)
+def test_impossible_parameters_are_refused(make, words):
+    with pytest.raises(DegradationError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: Downsample(2).adjoint(torch.zeros(1, 1, 4, 4), (9, 8)), "must have shape"),
+        (lambda: (GaussianBlur(1.0) @ Downsample(2)).adjoint(torch.zeros(1, 1, 4, 4), (9, 8)), "must have shape"),
+        (lambda: MissingSlices((7,), 0).forward(torch.zeros(1, 1, 4, 4)), "within"),
+        (lambda: MotionBlur(3.0, 0.0).forward(torch.zeros(1, 1, 4, 4, 4)), "axes"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(act, words):
+    with pytest.raises(GeometryError, match=words):
+        act()

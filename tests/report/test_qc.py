@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medfuse.errors import GeometryError, ImageError
+from medfuse.report.qc import FOOTER, _mosaic, save_contact_sheet, save_mosaic
+from medfuse.transforms.color import fuse_color, to_uint8
+
+SHAPE = (20, 24, 16)
+
+
+def call(**changes):
+    rng = np.random.default_rng(0)
+    volume = rng.random(SHAPE, dtype=np.float32)
+    arguments = {
+        "sources": (volume, 5 * volume),
+        "restored": (volume, 5 * volume),
+        "fused": volume,
+        "rgb": to_uint8(fuse_color(volume, volume)),
+        "affine": np.diag([1.0, 1.0, 3.0, 1.0]),
+        "units": ("a.u.", "SUV"),
+        "title": "case-1",
+    }
+    return {**arguments, **changes}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Keep what reaches the layout, and the figure it makes."""
+    seen = {}
+
+    def spy(*arguments):
+        seen["arguments"] = arguments
+        seen["figure"] = _mosaic(*arguments)
+        return seen["figure"]
+
+    monkeypatch.setattr("medfuse.report.qc._mosaic", spy)
+    return seen
+
+
+def test_mosaic_is_a_wide_png_and_repeats(tmp_path):
+    for name in ("a.png", "b.png"):
+        save_mosaic(tmp_path / name, **call(weight=np.full(SHAPE, 0.5), notes=["noise"]))
+    picture = Image.open(tmp_path / "a.png")
+    assert picture.width == 1800
+    assert 500 < picture.height <= 1200
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert picture.text["Comment"] == FOOTER
+
+
+def test_units_letters_and_footer_are_written(tmp_path, drawn):
+    save_mosaic(tmp_path / "a.png", **call(title="50 $ a $"))
+    figure = drawn["figure"]
+    texts = [t.get_text() for t in figure.texts] + [t.get_text() for a in figure.axes for t in a.texts]
+    assert any(t.startswith("PET [SUV]    maximum 5") for t in texts)
+    assert {"Fused [normalised, dimensionless]", "MRI [a.u.]", FOOTER, "50 $ a $", *"LRAPSI"} <= set(texts)
+    assert "radiological convention" in texts
+    labels = [a for a in figure.axes if a.get_xticklabels() and a.axison]
+    assert len(labels) == 4  # colour bars with their numbers
+
+
+def test_planes_meet_in_the_highest_uptake_away_from_the_border(tmp_path, drawn):
+    pet = np.zeros(SHAPE)
+    pet[5, 14, 9] = 3
+    pet[0, 0, 0] = 9
+    save_mosaic(tmp_path / "a.png", **call(restored=(pet + np.arange(16), pet)))
+    np.testing.assert_array_equal(drawn["arguments"][2], [5, 14, 9])
+    save_mosaic(tmp_path / "a.png", **call(voxel=(1, 2, 3)))
+    np.testing.assert_array_equal(drawn["arguments"][2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("convention", ["radiological", "neurological"])
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "LAS", "SAL", "PIR"])
+def test_right_side_is_where_the_letter_says(tmp_path, drawn, convention, axcodes):
+    """A spot on the right, in front and above, however the volume is stored."""
+    spot = np.zeros(SHAPE, np.float32)
+    spot[17, 20, 12] = 1
+    image = nib.Nifti1Image(spot, np.diag([1.0, 1.0, 3.0, 1.0]))
+    image = image.as_reoriented(nib.orientations.axcodes2ornt(axcodes))
+    assert nib.aff2axcodes(nib.as_closest_canonical(image).affine) == tuple("RAS")
+    spot = np.asarray(image.dataobj)
+    save_mosaic(
+        tmp_path / "a.png",
+        sources=(spot, spot),
+        restored=(spot, spot),
+        fused=spot,
+        rgb=np.repeat(spot[..., None], 3, -1),
+        affine=image.affine,
+        voxel=np.unravel_index(spot.argmax(), spot.shape),
+        convention=convention,
+    )
+    np.testing.assert_array_equal(drawn["arguments"][2], [17, 20, 12])
+    for index, letters in zip(panels(drawn["figure"]), ("RA", "RS", "AS"), strict=True):
+        axes = drawn["figure"].axes[index]
+        picture = np.asarray(axes.images[0].get_array())
+        row, column = np.unravel_index(picture.argmax(), picture.shape)
+        place = {text.get_text(): text.xy for text in axes.texts}
+        at_right = place[letters[0]][0] == 1
+        assert at_right == (convention == "neurological") == (column > picture.shape[1] / 2)
+        assert place[letters[1]][1] == 1
+        assert row > picture.shape[0] / 2  # rows count from below
+
+
+def panels(figure):
+    """Return the axes of the first column: those with letters."""
+    return [i for i, axes in enumerate(figure.axes) if len(axes.texts) == 4]
+
+
+def test_proportions_follow_the_voxel_size(tmp_path, drawn):
+    save_mosaic(tmp_path / "a.png", **call())
+    figure = drawn["figure"]
+    width, height = figure.get_size_inches()
+    for index, (right, up) in zip(panels(figure), ((20, 24), (20, 48), (24, 48)), strict=True):
+        box = figure.axes[index].get_position()
+        assert box.width * width / (box.height * height) == pytest.approx(right / up, rel=1e-6)
+
+
+def test_tensors_and_constant_volumes_are_drawn(tmp_path):
+    flat = torch.zeros(SHAPE)
+    save_mosaic(
+        tmp_path / "a.png",
+        **call(sources=(flat, flat), restored=(flat, flat), fused=flat, rgb=torch.zeros(*SHAPE, 3), weight=flat),
+    )
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"fused": np.zeros((2, 2, 2))}, GeometryError),
+        ({"rgb": np.zeros(SHAPE)}, GeometryError),
+        ({"sources": (np.zeros((4, 4)),) * 2}, GeometryError),
+        ({"affine": np.zeros((4, 4))}, GeometryError),
+        ({"affine": np.eye(3)}, GeometryError),
+        ({"affine": np.full((4, 4), np.nan)}, GeometryError),
+        ({"voxel": (0, 0, 16)}, GeometryError),
+        ({"voxel": (-1, 0, 0)}, GeometryError),
+        ({"fused": np.full(SHAPE, np.nan)}, ImageError),
+        ({"convention": "left"}, ImageError),
+        ({"palette": "jet"}, ImageError),
+        ({"pet_window": (3, 1)}, ImageError),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(tmp_path, changes, error):
+    with pytest.raises(error):
+        save_mosaic(tmp_path / "a.png", **call(**changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_contact_sheet(tmp_path):
+    grey, colour = np.random.default_rng(0).random((40, 30)), np.random.default_rng(1).random((20, 30, 3))
+    rows = [("a", [grey, colour, torch.as_tensor(grey)]), ("b", [grey, grey, 2 * grey - 0.5])]
+    save_contact_sheet(tmp_path / "a.png", rows, ["one", "two", "three"], title="t", notes=["n"])
+    picture = Image.open(tmp_path / "a.png")
+    assert 700 < picture.width <= 1800
+    assert picture.text["Comment"] == FOOTER
+
+
+@pytest.mark.parametrize(
+    ("rows", "titles", "error"),
+    [
+        ([], ["one"], ImageError),
+        ([("a", [np.ones((2, 2))])], [], ImageError),
+        ([("a", [np.ones((2, 2))])], ["one", "two"], GeometryError),
+        ([("a", [np.ones(4)])], ["one"], GeometryError),
+        ([("a", [np.full((2, 2), np.nan)])], ["one"], ImageError),
+    ],
+)
+def test_bad_contact_sheet_is_refused(tmp_path, rows, titles, error):
+    with pytest.raises(error):
+        save_contact_sheet(tmp_path / "a.png", rows, titles)
+    assert not list(tmp_path.iterdir())
