@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +17,6 @@ Bits = Literal[8, 16, 32]
 _FULL_RANGE = {8: 255.0, 16: 65535.0, 32: 1.0}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0 tags
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
-_BROKEN = (Warning, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _images(what: str, folder: Path) -> dict[str, Path]:
 def _read_npy(path: Path, what: str) -> tuple[np.ndarray, str]:
     try:  # mapped, so that a header that lies about the size allocates nothing
         array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except _BROKEN as error:
+    except Exception as error:  # a broken header raises errors of any kind
         raise ImageError(f"{what} must be a whole npy file of numbers, got another; write it again.") from error
     if 0 in array.shape or not (array.ndim == 2 or array.shape[2:] == (3,)):
         raise GeometryError(f"{what} must be [H, W] or [H, W, 3], got {array.shape}; reshape it.")
@@ -200,7 +197,7 @@ def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got another file; convert it.") from error
-    except _BROKEN as error:
+    except Exception as error:  # a broken file raises errors of any kind, a warning made an error among them
         raise ImageError(f"{what} must be a whole image, got a cut or corrupt one; copy it again.") from error
 
 

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medfuse.errors import GeometryError, ImageError
@@ -27,7 +28,7 @@ from medfuse.io.atomic import atomic_file
 SUFFIXES = (".nii", ".nii.gz")
 _CHUNK = 1 << 20
 _GIB = 1 << 30
-_NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+_HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
 _LIMIT_SPACING = (1e-3, 1e3)  # mm
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -76,7 +77,7 @@ def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
     packed = _is_packed(path)
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-            head = stream.read(_NIFTI2_BYTES)
+            head = stream.read(_HEADER_BYTES)
             header = _header(head, what)
             info = NiftiInfo(_shape(header, what), _affine(header, what), _dtype(header, what), _oriented(header))
             expected = _decoded_bytes(header, info, what)
@@ -161,7 +162,7 @@ class NiftiReader(ImageReader):
         what = _label(img)
         try:
             stored = np.asanyarray(nib.load(img).dataobj).reshape(info.shape)
-        except (HeaderDataError, ValueError, OSError) as error:
+        except (HeaderDataError, ImageFileError, ValueError, OSError) as error:
             raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
         with np.errstate(over="ignore", invalid="ignore"):
             volume = stored.astype(np.float32)
@@ -245,13 +246,10 @@ def write_rgb_nifti(path: str | Path, rgb: Any, affine: Any) -> None:
 
 
 def _header(head: bytes, what: str) -> nib.Nifti1Header:
-    for kind, size, sizes in (
-        (nib.Nifti1Header, _NIFTI1_BYTES, (b"\x5c\x01\0\0", b"\0\0\x01\x5c")),
-        (nib.Nifti2Header, _NIFTI2_BYTES, (b"\x1c\x02\0\0", b"\0\0\x02\x1c")),
-    ):
-        if head[:4] in sizes and len(head) >= size:
+    for kind, size, magic in ((nib.Nifti1Header, 348, b"n+1\0"), (nib.Nifti2Header, 540, b"n+2\0")):
+        if head[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big")) and len(head) >= size:
             header = kind(head[:size], check=False)
-            if bytes(header["magic"])[:3] in (b"n+1", b"n+2"):
+            if bytes(header["magic"])[:4] == magic:
                 return header
     raise ImageError(f"{what} must be a single-file NIfTI, got another format or a part of one; convert it to NIfTI.")
 
@@ -281,7 +279,8 @@ def _checked_affine(affine: Any, what: str) -> np.ndarray:
     matrix = np.array(affine.detach().cpu() if hasattr(affine, "detach") else affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise GeometryError(f"The affine of {what} must be a finite 4 x 4 affine map, got another; rewrite its header.")
-    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    with np.errstate(over="ignore"):
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     low, high = _LIMIT_SPACING
     if spacing.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-4:
         raise GeometryError(f"The affine of {what} must be invertible, got a singular one; rewrite its header.")

@@ -124,7 +124,7 @@ def parse_degradation(
         raise DegradationError(f"a degradation must be a mapping with `version`, `source1`, `source2`, got {spec!r}.")
     if spec.get("version") != SPEC_VERSION:
         raise DegradationError(f"`version` of a degradation must be {SPEC_VERSION}, got {spec.get('version')!r}.")
-    unknown = sorted(set(spec) - {"version", "name", "description", "source1", "source2"})
+    unknown = sorted(map(str, set(spec) - {"version", "name", "description", "source1", "source2"}))
     if unknown:
         raise DegradationError(f"a degradation must have the keys `source1` and `source2`, got {unknown} too.")
     sources = []
@@ -189,11 +189,11 @@ def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise:
 
 def _take(values: dict[str, Any], name: str, context: _Context, **fields: Any) -> dict[str, Any]:
     """Return the fields with their defaults replaced by the given values; `...` marks a required one."""
-    unknown = sorted(set(values) - set(fields))
+    unknown = sorted(map(str, set(values) - set(fields)))
     missing = sorted(k for k, default in fields.items() if default is ... and k not in values)
     if unknown or missing:
         raise DegradationError(
-            f"`{name}` of `{context.source}` must have the values {sorted(fields)}, got {sorted(values)}; "
+            f"`{name}` of `{context.source}` must have the values {sorted(fields)}, got {sorted(map(str, values))}; "
             f"unknown: {unknown}, missing: {missing}."
         )
     return {**fields, **values}
@@ -204,6 +204,13 @@ def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
         return [float(v) for v in value] if isinstance(value, (list, tuple)) else float(value)
     except (TypeError, ValueError) as error:
         raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {value!r}.") from error
+
+
+def _number(value: Any, name: str, context: _Context) -> float:
+    number = _numbers(value, name, context)
+    if isinstance(number, list):
+        raise DegradationError(f"`{name}` of `{context.source}` must be one number, got {value!r}.")
+    return number
 
 
 def _parse_blur(values: dict[str, Any], context: _Context) -> GaussianBlur:
@@ -221,8 +228,7 @@ def _parse_blur(values: dict[str, Any], context: _Context) -> GaussianBlur:
 
 def _parse_motion(values: dict[str, Any], context: _Context) -> MotionBlur:
     given = _take(values, "motion", context, length_px=..., angle_deg=0.0)
-    length, angle = (_numbers(given[k], k, context) for k in ("length_px", "angle_deg"))
-    return MotionBlur(torch.as_tensor(length), torch.as_tensor(angle))
+    return MotionBlur(*(_number(given[k], k, context) for k in ("length_px", "angle_deg")))
 
 
 def _parse_downsample(values: dict[str, Any], context: _Context) -> Downsample:
@@ -243,7 +249,7 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
         raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {values}.")
     if unit not in ("fraction", "input"):
         raise DegradationError(f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {unit!r}.")
-    value = torch.as_tensor(_numbers(given[needed], needed, context), dtype=torch.float64)
+    value = _number(given[needed], needed, context)
     if kind == "poisson":
         return PoissonNoise(value)
     if unit == "input":
@@ -252,7 +258,7 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
                 f"noise of `{context.source}` with `unit: input` must come with the source's range, which is not known "
                 "here; give `sigma` as a fraction of full range."
             )
-        value = value / context.scale
+        value /= context.scale
     return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
 
 

@@ -17,6 +17,9 @@ from medfuse.errors import DegradationError
 class Noise(ABC):
     """Noise that turns a clean signal into an observation."""
 
+    depends_on_signal = False
+    """Whether the variance depends on the signal."""
+
     @abstractmethod
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Draw an observation of `x` **[B, C, *spatial]**."""
@@ -43,6 +46,8 @@ class GaussianNoise(Noise):
 
 class PoissonNoise(Noise):
     """Counting noise: `y = Poisson(counts x) / counts`, where `counts` are the expected events at full range."""
+
+    depends_on_signal = True
 
     def __init__(self, counts: float | Sequence[float] | Tensor) -> None:
         self.counts = _parameter(counts, "the counts of Poisson noise")

@@ -60,7 +60,8 @@ class SourceModel(ABC):
         self.y = y
         self.lifted = lift(y, self.operator, self.spatial)
         """The observation interpolated to the grid of the image."""
-        self._level = smooth(self.lifted)
+        dependent = any(noise.depends_on_signal for noise, _ in degradation.noises)
+        self._level = smooth(self.lifted) if dependent else self.lifted
 
     # ---- the data space of the model
     @abstractmethod
@@ -126,8 +127,10 @@ class SourceModel(ABC):
                 u = self.solve(variance, r)
                 ru = self.covariance(u)
                 chi2 = _mean(u, ru)
+                open_ = chi2 > target * (1 + 1e-4)
+                if not bool(open_.any()):
+                    break
                 slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)))
-                open_ = chi2 > target
                 step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / target).sqrt() - 1.0)
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
@@ -357,7 +360,7 @@ class JointObservation:
         gap = (f - weight * x1 - (1 - weight) * x2) / rf
         pulls = [m.back(m.solve(zero, m.residual(x))) for m, x in ((self.source1, x1), (self.source2, x2))]
         rhs = torch.cat([pulls[0] + weight * gap, pulls[1] + (1 - weight) * gap, -gap], 1)
-        tolerance = 1e-11 if x0.dtype == torch.float64 else 1e-5
+        tolerance = 1e-13 if x0.dtype == torch.float64 else 1e-5
         return x0 + conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
 
 
@@ -377,13 +380,14 @@ def replicate(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Te
 
 
 def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
-    """Take an observation back from its replicated form, exactly: the mean of each block, as far as it is there."""
+    """Take an observation back from its replicated form, exactly: the mean of each block (of a cropped one, completed)."""
     small = operator.out_spatial(image.shape[2:])
     factors = [big // n for big, n in zip(operator.in_spatial(small), small, strict=True)]
     if all(f == 1 for f in factors):
         return image
-    pool = F.avg_pool2d if len(factors) == 2 else F.avg_pool3d
-    return pool(image, factors, ceil_mode=True)
+    widths = [f * n - size for f, n, size in zip(factors, small, image.shape[2:], strict=True)]
+    image = F.pad(image, [w for width in reversed(widths) for w in (0, width)], mode="replicate")
+    return F.avg_pool2d(image, factors) if len(factors) == 2 else F.avg_pool3d(image, factors)
 
 
 def smooth(x: Tensor) -> Tensor:

@@ -351,11 +351,11 @@ class Convolution(LinearOperator):
 
     def _transfer(self, padded: Sequence[int], like: Tensor) -> Tensor:
         kernel = self.kernel.to(like)
-        if kernel.ndim - 1 != len(padded):
-            raise GeometryError(f"an image must have the kernel's {kernel.ndim - 1} axes, got {len(padded)}.")
         return torch.fft.rfftn(kernel, s=tuple(padded), dim=tuple(range(1, kernel.ndim)))[:, None]
 
     def _extension(self, spatial: Sequence[int], device: torch.device) -> list[Tensor]:
+        if self.kernel.ndim - 1 != len(spatial):
+            raise GeometryError(f"an image must have the kernel's {self.kernel.ndim - 1} axes, got {len(spatial)}.")
         return [reflect_index(n, k // 2, device) for n, k in zip(spatial, self.kernel.shape[1:], strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -396,14 +396,16 @@ class MotionBlur(Convolution):
             plane: The two spatial axes (rows, columns) in which the motion takes place.
 
         Raises:
-            DegradationError: A length below 1.
+            DegradationError: A length below 1, or a value that is not finite.
         """
         size, turn = torch.broadcast_tensors(
             torch.as_tensor(length, dtype=torch.float64).reshape(-1),
             torch.as_tensor(angle, dtype=torch.float64).reshape(-1),
         )
-        if not bool((size >= 1).all()):
-            raise DegradationError(f"the length of a motion must be at least 1 px, got {length}.")
+        if not bool((size >= 1).all() & size.isfinite().all() & turn.isfinite().all()):
+            raise DegradationError(
+                f"the length of a motion must be at least 1 px and its angle finite, got {length} and {angle}."
+            )
         self.length, self.angle = size, turn
         planar = torch.stack([_line_kernel(float(n), float(a), float(size.max())) for n, a in zip(size, turn, strict=True)])
         shape = [1] * ndim

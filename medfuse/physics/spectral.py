@@ -71,7 +71,9 @@ def analysis_matrix(
 
 def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Apply `matrix` **[m, n]** or **[b, m, n]** along spatial axis `axis` of `x` **[B, C, *spatial]**."""
-    if matrix.ndim == 3:
+    if matrix.ndim == 3 and len(matrix) == 1:
+        matrix = matrix[0]
+    elif matrix.ndim == 3:
         matrix = matrix.reshape(len(matrix), *([1] * (x.ndim - 3)), *matrix.shape[1:])
     if axis == x.ndim - 3:
         return torch.matmul(x, matrix.mT)

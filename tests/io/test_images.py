@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -250,3 +252,16 @@ def test_unmatched_folders_are_refused(tmp_path, first, second, message):
 def test_absent_folder_is_refused(tmp_path):
     with pytest.raises(BundleError, match="source1 must be a folder"):
         match_folders(tmp_path / "absent", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".jpg", ".bmp"])
+def test_any_broken_file_gives_an_error_of_ours(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    raw = store(tmp_path / f"a{suffix}", GREY8).read_bytes()
+    for _ in range(200):
+        broken = bytearray(raw)
+        for place in rng.integers(0, min(len(raw), 400), 3):
+            broken[place] = rng.integers(256)
+        (tmp_path / f"a{suffix}").write_bytes(broken)
+        with contextlib.suppress(ImageError, GeometryError):
+            read_image(tmp_path / f"a{suffix}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 from pathlib import Path
 
@@ -345,3 +346,18 @@ def test_invalid_quaternion_is_what_nibabel_refuses():
     header["qform_code"], header["quatern_b"], header["quatern_c"] = 1, 3, 3
     with pytest.raises((HeaderDataError, ValueError)):
         header.get_best_affine()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "b.nii.gz"])
+def test_any_broken_header_gives_an_error_of_ours(tmp_path, name):
+    """Random bytes in the header: read, or refused with one of our errors, never with another one or a warning."""
+    rng = np.random.default_rng(0)
+    for kind, size in ((nib.Nifti1Image, 348), (nib.Nifti2Image, 540)):
+        raw = kind(ramp().astype(np.int16), affine(), dtype=np.int16).to_bytes()
+        for _ in range(150):
+            broken = bytearray(raw)
+            for place in rng.integers(0, size, 3):
+                broken[place] = rng.integers(256)
+            (tmp_path / name).write_bytes(gzip.compress(broken, 1) if name.endswith("gz") else broken)
+            with contextlib.suppress(ImageError, GeometryError):
+                NiftiReader().get_data(tmp_path / name)

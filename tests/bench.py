@@ -1,0 +1,169 @@
+"""Benchmark: time per slice beside two plain counterparts in the same run, and a whole brain through the bundle.
+
+    python tests/bench.py [--repeats 5] [--json FILE]
+
+A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. Each figure is the best
+of several runs, all of them taken in turn, so that a slow moment of the machine hits every row alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from medfuse.bundles import bundle_dir, load_spec
+from medfuse.pipeline import load_fusion
+
+SIZE = 256
+BRAIN = (182, 218, 182)
+
+
+class PlainBlock(nn.Module):
+    """Residual block of group normalization, SiLU and two 3 x 3 convolutions."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, a), nn.SiLU(), nn.Conv2d(a, b, 3, padding=1),
+            nn.GroupNorm(8, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1),
+        )  # fmt: skip
+        self.skip = nn.Conv2d(a, b, 1) if a != b else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.body(x)
+
+
+class PlainUNet(nn.Module):
+    """U-Net of the paper's size: 64 base channels, multipliers 1, 2, 4, 8, two blocks a level, two decoders."""
+
+    def __init__(self, widths: tuple[int, ...] = (64, 128, 256, 512)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(PlainBlock(widths[max(i - 1, 0)], w), PlainBlock(w, w)) for i, w in enumerate(widths)
+        )
+        self.decoders = nn.ModuleList(
+            nn.ModuleList(
+                nn.Sequential(PlainBlock(widths[i + 1] + w, w), PlainBlock(w, w)) for i, w in enumerate(widths[:-1])
+            )
+            for _ in range(2)
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(widths[0], n, 3, padding=1) for n in (3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, skips = self.stem(x), []
+        for i, level in enumerate(self.encoder):
+            h = level(h if i == 0 else nn.functional.avg_pool2d(h, 2))
+            skips.append(h)
+        outputs = []
+        for decoder, head in zip(self.decoders, self.heads, strict=True):
+            d = skips[-1]
+            for i in range(len(decoder) - 1, -1, -1):
+                d = decoder[i](torch.cat([nn.functional.interpolate(d, scale_factor=2.0), skips[i]], 1))
+            outputs.append(head(d))
+        return torch.cat(outputs, 1)
+
+
+def plain_cnn() -> nn.Module:
+    """Seven 3 x 3 convolutions of 64 channels at full resolution."""
+    layers: list[nn.Module] = [nn.Conv2d(2, 64, 3, padding=1), nn.ReLU()]
+    for _ in range(5):
+        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+
+
+def slices(repeats: int) -> list[dict[str, object]]:
+    """Time every contender on batches of 1 and 8."""
+    fusion = load_fusion()
+    unet, cnn = PlainUNet().eval(), plain_cnn().eval()
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        unet(torch.zeros(1, 3, SIZE, SIZE))
+    size = sum(p.numel() for p in unet.parameters()) / 1e6
+    print(f"plain U-Net: {size:.1f} M parameters, {counter.get_total_flops() / 2e9:.0f} G multiply-adds per step")
+    print(f"medfuse: {sum(p.numel() for p in fusion.network.parameters()) / 1e6:.2f} M parameters\n")
+    rows = []
+    for batch in (1, 8):
+        pair, triple = torch.rand(batch, 2, SIZE, SIZE), torch.rand(batch, 3, SIZE, SIZE)
+        contenders: dict[str, Callable[[], object]] = {}
+        for preset in ("none", "noise", "blur", "composite"):
+            for steps in (1, 3):
+                contenders[f"medfuse, {preset}, T = {steps}"] = lambda p=preset, t=steps: fusion(pair, degradation=p, steps=t)
+        contenders["plain U-Net, three steps, float32"] = lambda: [unet(triple) for _ in range(3)]
+        contenders["plain CNN of 7 layers, float32"] = lambda: cnn(pair)
+        best = dict.fromkeys(contenders, float("inf"))
+        with torch.inference_mode():
+            for _ in range(repeats):
+                for name, call in contenders.items():
+                    start = time.perf_counter()
+                    call()
+                    best[name] = min(best[name], (time.perf_counter() - start) / batch * 1e3)
+        u, c = best["plain U-Net, three steps, float32"], best["plain CNN of 7 layers, float32"]
+        print(f"batch {batch:<2}{'':36}ms/slice   against U-Net   against CNN")
+        for name, ms in best.items():
+            print(f"  {name:<36}{ms:10.1f}{u / ms:15.1f}{c / ms:14.2f}")
+            rows.append({"batch": batch, "name": name, "ms_per_slice": ms, "times_unet": u / ms, "times_cnn": c / ms})
+        print()
+    return rows
+
+
+def brain() -> dict[str, float]:
+    """Time a whole misaligned brain through the bundle's own command, and its peak memory."""
+    source = bundle_dir("pet_mri_fusion") / "demo" / "brain_phantom"
+    with tempfile.TemporaryDirectory() as folder:
+        case = Path(folder) / "data" / "brain"
+        case.mkdir(parents=True)
+        for name, shape in (("mri", BRAIN), ("pet", None)):
+            image = nib.load(source / f"{name}.nii.gz")
+            if shape is not None:
+                zoom = np.array(shape) / image.shape
+                index = np.ix_(*[(np.arange(n) / z).astype(int) for n, z in zip(shape, zoom, strict=True)])
+                affine = image.affine @ np.diag([*(1 / zoom), 1.0])
+                image = nib.Nifti1Image(np.asarray(image.dataobj, np.float32)[index], affine)
+            nib.save(image, case / f"{name}.nii.gz")
+        script = (
+            "import resource, runpy, sys; sys.argv = ['monai.bundle', *sys.argv[1:]];\n"
+            "try: runpy.run_module('monai.bundle', run_name='__main__')\n"
+            "finally: print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        root = bundle_dir("pet_mri_fusion")
+        command = [sys.executable, "-c", script, "run", "inference", "--config_file", f"{root}/configs/inference.json"]
+        command += ["--bundle_root", str(root), "--dataset_dir", f"{folder}/data", "--output_dir", f"{folder}/out"]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - start
+    peak = float(done.stdout.rsplit("PEAK", 1)[1]) / 2**20
+    print(f"whole brain {BRAIN}, registration and outputs included: {seconds:.1f} s, peak memory {peak:.2f} GiB")
+    return {"seconds": seconds, "peak_gib": peak}
+
+
+def main() -> None:
+    """Run everything and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    load_spec("none")
+    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16 {bf16}"
+    print(f"machine: {machine}\n")
+    record = {"machine": machine, "slices": slices(options.repeats), "brain": brain()}
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

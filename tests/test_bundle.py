@@ -1,0 +1,237 @@
+"""The PET-MRI bundle as MONAI's own command runs it, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, load, verify_net_in_out
+
+from medfuse.bundles import bundle_dir, preset_names, share_dir
+
+BUNDLE = bundle_dir("pet_mri_fusion")
+OUTPUTS = ("fused", "mri_restored", "pet_restored", "weight", "fused_rgb")
+OBLIQUE = np.array([[0.98, -0.19, 0.05, -20.0], [0.18, 0.97, 0.12, -25.0], [-0.07, -0.11, 2.1, -15.0], [0, 0, 0, 1]])
+
+
+def write_case(folder: Path, *, shape=(41, 48, 12), aligned=True, seed=0) -> None:
+    """Write a small pair: an MRI on an oblique, anisotropic grid with an odd size and a coarser PET in SUV."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    pet_affine = OBLIQUE @ np.diag([2.0, 2.0, 1.0, 1.0])
+    for name, size, affine, top in (
+        ("mri", shape, OBLIQUE, 900.0),
+        ("pet", (21, 24, shape[2]), pet_affine, 7.5),
+    ):
+        grid = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), -1)
+        world = grid @ affine[:3, :3].T + affine[:3, 3]
+        centre = OBLIQUE[:3, :3] @ (np.array(shape) / 2) + OBLIQUE[:3, 3]
+        r = np.linalg.norm((world - centre) / (16.0, 18.0, 14.0), axis=-1)
+        image = top * (0.6 * (r < 1) + 0.4 * (r < 0.4)) + rng.normal(0, 0.01 * top, size)
+        nib.save(nib.Nifti1Image(np.abs(image).astype(np.float32), affine), folder / f"{name}.nii.gz")
+    (folder / "case.json").write_text(json.dumps({"aligned": aligned, "pet_unit": "SUV"}))
+
+
+def monai_run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def inference(data: Path, out: Path, *extra: str, overlays: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
+    config = str([str(BUNDLE / "configs" / "inference.json"), *map(str, overlays)])
+    return monai_run(
+        "run", "inference", "--config_file", config, "--bundle_root", str(BUNDLE),
+        "--dataset_dir", str(data), "--output_dir", str(out), *extra,
+    )  # fmt: skip
+
+
+def test_inference_fuses_every_case_on_the_reference_grid(tmp_path):
+    for i, name in enumerate(("one", "two")):
+        write_case(tmp_path / "data" / name, seed=i)
+    done = inference(tmp_path / "data", tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for case in ("one", "two"):
+        folder = tmp_path / "out" / case
+        mri = nib.load(tmp_path / "data" / case / "mri.nii.gz")
+        for kind in OUTPUTS:
+            image = nib.load(folder / f"{case}_{kind}.nii.gz")
+            assert image.shape == mri.shape
+            assert np.abs(image.affine - mri.affine).max() < 1e-4
+            assert np.array_equal(image.get_sform(), image.get_best_affine())
+        record = json.loads((folder / f"{case}.json").read_text())
+        assert record["sources"]["pet"]["unit"] == "SUV"
+        assert record["degradation"]["origin"] == "given"
+        assert record["fused_unit"] == "normalised, dimensionless"
+        assert record["notice"].startswith("Research use only")
+        assert (folder / f"{case}_mosaic.png").stat().st_size > 50_000
+        # nothing was said to have happened to the sources, so they come back as they were: SUV in, SUV out
+        restored = nib.load(folder / f"{case}_mri_restored.nii.gz").get_fdata()
+        assert np.abs(restored - mri.get_fdata()).max() < 1e-5 * mri.get_fdata().max()
+        pet = nib.load(tmp_path / "data" / case / "pet.nii.gz").get_fdata()
+        suv = nib.load(folder / f"{case}_pet_restored.nii.gz").get_fdata()
+        assert 0.9 * pet.max() < suv.max() <= pet.max() * (1 + 1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_degradation_overlay_runs(tmp_path, preset):
+    write_case(tmp_path / "data" / "one")
+    overlay = share_dir() / "configs" / "degradation" / f"{preset}.yaml"
+    done = inference(tmp_path / "data", tmp_path / "out", overlays=(overlay,))
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads((tmp_path / "out" / "one" / "one.json").read_text())
+    assert record["degradation"]["name"] == preset
+    assert all(0 <= s["residual_chi2"] < 1.05 for s in record["sources"].values())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("overlay", sorted((share_dir() / "configs" / "run").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_run_overlay_runs(tmp_path, overlay):
+    if overlay.stem == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    write_case(tmp_path / "data" / "one")
+    done = inference(tmp_path / "data", tmp_path / "out", overlays=(overlay,))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda data: data.mkdir(), "must hold"),
+        (lambda data: (write_case(data / "one"), (data / "one" / "pet.nii.gz").unlink()), "add pet"),
+    ],
+    ids=["empty folder", "missing partner"],
+)
+def test_a_folder_without_whole_cases_is_an_error(tmp_path, prepare, message):
+    prepare(tmp_path / "data")
+    done = inference(tmp_path / "data", tmp_path / "out")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_are_an_error(tmp_path):
+    write_case(tmp_path / "data" / "one")
+    done = inference(tmp_path / "data", tmp_path / "out", "--ckpt_path", str(tmp_path / "model.pt"))
+    assert done.returncode != 0
+    assert "the weights must be a file" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_call_without_config_file_is_an_error(tmp_path):
+    assert monai_run("run", "inference", cwd=tmp_path).returncode != 0
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewrite(path: Path, change) -> None:
+    image = nib.load(path)
+    data, affine = change(np.asarray(image.dataobj), image.affine.copy())
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def nan_affine(data, affine):
+    affine[0, 3] = np.nan
+    return data, affine
+
+
+def singular(data, affine):
+    affine[:3, 1] = affine[:3, 0]
+    return data, affine
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil"),
+    [
+        ("pet", truncate),
+        ("mri", lambda p: rewrite(p, nan_affine)),
+        ("mri", lambda p: rewrite(p, singular)),
+        ("pet", lambda p: rewrite(p, lambda d, a: (np.stack([d, d], -1), a))),
+        ("pet", lambda p: rewrite(p, lambda d, a: (np.full_like(d, 3.0), a))),
+        ("mri", lambda p: rewrite(p, lambda d, a: (np.full_like(d, np.nan), a))),
+        ("pet", lambda p: rewrite(p, lambda d, a: (d, a + np.array([[0, 0, 0, 900.0], *[[0] * 4] * 3])))),
+        ("pet", lambda p: p.unlink()),
+    ],
+    ids=["truncated", "nan affine", "singular affine", "4-D", "constant", "all NaN", "no overlap", "absent"],
+)
+def test_bad_input_is_a_clear_error_with_nothing_written(tmp_path, capsys, key, spoil):
+    from medfuse import cli
+
+    write_case(tmp_path / "data" / "one")
+    path = tmp_path / "data" / "one" / f"{key}.nii.gz"
+    spoil(path)
+    files = {k: str(tmp_path / "data" / "one" / f"{k}.nii.gz") for k in ("mri", "pet")}
+    code = cli.main(["fuse", "--pet", files["pet"], "--mri", files["mri"], "--out", str(tmp_path / "out"), "--aligned"])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert error[-1].startswith("medfuse: error: ")
+    assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_network_data_format_holds():
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        config_file=str(BUNDLE / "configs" / "inference.json"),
+        device="cpu",
+        n=2,
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("trace", [False, True])
+def test_torchscript_export_serves_the_inferer(tmp_path, trace):
+    extra = ("--use_trace", "True", "--input_shape", "[1,9,32,32]") if trace else ()
+    done = monai_run(
+        "ckpt_export", "--net_id", "network_def", "--filepath", str(tmp_path / "model.ts"), "--bundle_root", str(BUNDLE),
+        "--ckpt_file", str(BUNDLE / "models" / "model.pt"), "--meta_file", str(BUNDLE / "configs" / "metadata.json"),
+        "--config_file", str(BUNDLE / "configs" / "inference.json"), *extra,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    from medfuse.inferers import FusionInferer
+    from medfuse.pipeline import load_fusion
+
+    fusion, exported = load_fusion(), torch.jit.load(tmp_path / "model.ts")
+    x = torch.rand(2, 2, 48, 40, generator=torch.Generator().manual_seed(0))
+    inferer = FusionInferer(steps=2, amp=False)
+    with torch.inference_mode():
+        ours, theirs = (inferer(inputs=x, network=n)["fused"] for n in (fusion.network, exported))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_monai_loads_the_network_with_its_weights():
+    network = load("pet_mri_fusion", bundle_dir=str(BUNDLE.parent), workflow_type="inference", source="monaihosting")
+    state = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name].to(value.dtype))
+
+
+def test_inference_config_has_the_properties_of_a_monai_bundle():
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "inference.json"),
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=None,
+        workflow_type="inference",
+        bundle_root=str(BUNDLE),
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_metadata_has_what_the_schema_requires():
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    required = {
+        "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
+        "description", "authors", "copyright", "network_data_format",
+    }  # fmt: skip
+    assert required <= set(metadata)
+    assert metadata["version"] in metadata["changelog"]
+    for part in ("inputs", "outputs"):
+        for entry in metadata["network_data_format"][part].values():
+            assert len(entry["channel_def"]) == entry["num_channels"]

@@ -1,0 +1,130 @@
+"""The command line, as a user calls it: in a process of its own where that matters."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medfuse import cli
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "medfuse", *args], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders of three 8-bit images; the second source of the last is half as large."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:64, 0:80]
+    for i, name in enumerate(("a", "b", "c")):
+        disc = ((y - 32) ** 2 + (x - 40) ** 2 < 500) * 150.0
+        for source, factor in (("one", 1), ("two", 2 if name == "c" else 1)):
+            image = disc[::factor, ::factor] + rng.normal(0, 10, disc[::factor, ::factor].shape) + 10 * i
+            (tmp_path / source).mkdir(exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(tmp_path / source / f"{name}.png")
+    return tmp_path / "one", tmp_path / "two"
+
+
+def test_help_loads_neither_torch_nor_monai():
+    code = "import sys; from medfuse import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'monai', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Research use only" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_info_names_bundles_presets_and_versions():
+    done = run("info")
+    assert done.returncode == 0
+    for word in ("bundle pet_mri_fusion", "composite", "torch 2", "Research use only"):
+        assert word in done.stdout
+
+
+def test_images_writes_all_kinds_in_the_input_format(folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = cli.main(
+        ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(out), "--steps", "1"]
+        + ["--degradation", "noise", "--truth1", str(folders[0])]
+    )
+    assert code == 0
+    assert "source1: PSNR" in capsys.readouterr().out
+    for kind in ("fused", "source1", "source2", "weight"):
+        assert sorted(p.name for p in (out / kind).iterdir()) == ["a.png", "b.png", "c.png"]
+        with Image.open(out / kind / "c.png") as image:
+            assert (image.mode, image.size) == ("L", (80, 64))
+    record = json.loads((out / "images.json").read_text())
+    assert record["notice"].startswith("Research use only")
+    assert len(record["weights_sha256"]) == 64
+    assert set(record["against_truth"]["source1"]["images"]) == {"a", "b", "c"}
+    assert (out / "contact_sheet.png").stat().st_size > 10_000
+
+
+def test_clean_images_come_back_untouched(folders, tmp_path):
+    for name in ("c.png",):
+        (folders[0] / name).unlink()
+        (folders[1] / name).unlink()
+    assert cli.main(["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path)]) == 0
+    for kind, folder in zip(("source1", "source2"), folders, strict=True):
+        for name in ("a.png", "b.png"):
+            with Image.open(folder / name) as before, Image.open(tmp_path / kind / name) as after:
+                assert np.array_equal(np.asarray(before), np.asarray(after))
+
+
+def test_npy_keeps_floats_and_batches_do_not_matter(folders, tmp_path):
+    from medfuse.pipeline import fuse_images
+
+    for batch in (1, 2):
+        fuse_images(*folders, tmp_path / str(batch), steps=2, file_format="npy", batch=batch)
+    for name in ("a", "b", "c"):
+        one, two = (np.load(tmp_path / str(b) / "fused" / f"{name}.npy") for b in (1, 2))
+        assert one.dtype == np.float32
+        assert np.abs(one - two).max() < 1e-2 * np.ptp(one)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, b: (b / "b.png").unlink(), "partner"),
+        (lambda a, b: [p.unlink() for p in a.iterdir()], "image"),
+        (lambda a, b: Image.new("L", (50, 50), 3).save(b / "b.png"), "as large as source1"),
+        (lambda a, b: (b / "b.png").write_bytes((b / "b.png").read_bytes()[:90]), "b.png"),
+        (lambda a, b: np.save(b / "b.npy", np.full((64, 80), np.nan, np.float32)) or (b / "b.png").unlink(), "NaN"),
+    ],
+)
+def test_images_refuse_bad_input_and_write_nothing(folders, tmp_path, capsys, change, message):
+    change(*folders)
+    out = tmp_path / "out"
+    assert cli.main(["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_unknown_preset_bundle_device_and_absent_file(folders, tmp_path, capsys):
+    pair = ["--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path / "out")]
+    for extra, message in (
+        (["--degradation", "fog"], "must be one of"),
+        (["--bundle", "nothing"], "the bundle must be one of"),
+        (["--device", "abacus"], "--device must be"),
+    ):
+        assert cli.main(["images", *pair, *extra]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["fuse", "--pet", "absent.nii", "--mri", "absent.nii", "--out", str(tmp_path / "out")]) == 2
+    assert "absent.nii" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("steps", ["0", "-1", "two"])
+def test_steps_must_be_a_positive_integer(steps, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["images", "--source1", "a", "--source2", "b", "--out", "c", "--steps", steps])
+    assert stop.value.code == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
