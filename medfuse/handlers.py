@@ -1,13 +1,16 @@
-"""Handlers for MONAI's engines that MONAI and Ignite do not have."""
+"""Training: a handler that MONAI and Ignite do not have, and the export of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from torch import nn
+
+from medfuse.io import atomic_path
 
 
 class GradientClip:
@@ -23,3 +26,20 @@ class GradientClip:
     def __call__(self, engine: Engine) -> None:
         """Clip."""
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+
+
+def export_weights(checkpoint: str | Path, path: str | Path) -> Path:
+    """Write the averaged weights of a training checkpoint as a bundle's `model.pt`: a state dict in half precision.
+
+    Args:
+        checkpoint: What the trainer saved; its averaged network is under `ema`.
+        path: Where to write, atomically.
+
+    Returns:
+        The path that was written.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"]
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    with atomic_path(path) as temporary:
+        torch.save(half, temporary)
+    return Path(path)

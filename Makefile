@@ -1,0 +1,70 @@
+# medfuse: `make help` lists the targets.
+
+PYTHON ?= python3
+WORKERS ?= 2
+PIP_FLAGS ?= --quiet --quiet
+# On Linux with a GPU this is a CUDA build. For a CPU build from elsewhere: TORCH_FLAGS="--index-url URL".
+TORCH_FLAGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-full lint format bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.dev  ## install everything into .venv, development tools included
+
+demo: .venv/.runtime  ## fuse the shipped real PET-MRI case
+	$(BIN)/medfuse demo
+
+test: lint  ## lint and run the quick tests
+	$(PYTEST) -m "not full"
+
+test-full: .venv/.dev  ## run the slow tests
+	$(PYTEST) -m full
+
+lint: .venv/.dev  ## check style, format, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.dev  ## put code into the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.runtime  ## measure the speed on this machine
+	$(BIN)/python tests/bench.py
+
+clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
+	rm -rf build dist out/demo .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find bundles configs medfuse tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: each step runs again only when what it depends on has changed.
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) must be Python 3.11 or newer; choose one with PYTHON=..."; exit 1; }
+	@echo "creating .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.torch: constraints.txt | .venv/.created
+	@echo "installing torch"
+	@$(PIP) install $(PIP_FLAGS) $(TORCH_FLAGS) "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	@touch $@
+
+.venv/.runtime: .venv/.torch pyproject.toml
+	@echo "installing medfuse"
+	@$(PIP) install $(PIP_FLAGS) -e . -c constraints.txt
+	@touch $@
+
+.venv/.dev: .venv/.torch pyproject.toml
+	@echo "installing medfuse and its development tools"
+	@$(PIP) install $(PIP_FLAGS) -e ".[dev]" -c constraints.txt
+	@touch .venv/.runtime $@
