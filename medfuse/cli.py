@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (fuse, images):
         command.add_argument(
-            "--degradation", default="none", help=f"what happened to the sources: {', '.join(preset_names())}, or a file"
+            "--degradation",
+            default="none",
+            help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=_steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
@@ -77,7 +79,9 @@ def _fuse(options: argparse.Namespace) -> None:
     from medfuse.io import check_nifti
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.case):
-        raise MedfuseError(f"--case must be letters, digits, '.', '_' and '-', got {options.case!r}; choose another name.")
+        raise MedfuseError(
+            f"--case must be letters, digits, '.', '_' and '-', got {options.case!r}; choose another name."
+        )
     spec = load_spec(options.degradation, "pet_mri_fusion")
     for path in (options.mri, options.pet):
         check_nifti(path)

@@ -101,7 +101,9 @@ class VolumeFusionInferer(SliceInferer):
     the PET's own grid takes the place of the inner call, not of this class.
     """
 
-    def __init__(self, inner: FusionInferer, *, spatial_dim: int = 2, slice_batch: int = 8, progress: bool = False) -> None:
+    def __init__(
+        self, inner: FusionInferer, *, spatial_dim: int = 2, slice_batch: int = 8, progress: bool = False
+    ) -> None:
         """Make a volumetric inferer.
 
         Args:

@@ -116,14 +116,19 @@ class FusionUNet(nn.Module):
         embedding = F.silu(self.embed(condition))
         h = self.stem(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
-        for i, blocks in enumerate(self.encoder):
+        for level, blocks in enumerate(self.encoder):
             for block in blocks:
                 h = block(h, embedding)
-            if i < len(self.down):
-                skips.append(h)
-                h = self.down[i](h)
-        for i in range(len(self.decoder) - 1, -1, -1):
-            h = skips[i] + F.pixel_shuffle(self.up[i](h), 2)
-            for block in self.decoder[i]:
-                h = block(h, embedding)
+            for i, down in enumerate(self.down):  # TorchScript cannot index a list of modules by a variable
+                if i == level:
+                    skips.append(h)
+                    h = down(h)
+        for level in range(len(self.up) - 1, -1, -1):
+            for i, up in enumerate(self.up):
+                if i == level:
+                    h = skips[i] + F.pixel_shuffle(up(h), 2)
+            for i, stage in enumerate(self.decoder):
+                if i == level:
+                    for layer in stage:
+                        h = layer(h, embedding)
         return F.pixel_shuffle(self.head(h), 2)[..., :height, :width]

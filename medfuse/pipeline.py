@@ -153,7 +153,9 @@ class SaveFusiond(MapTransform):
         limits = {"cal_min": window[0], "cal_max": window[1]}
         write_nifti(folder / f"{case}_fused.nii.gz", fused, affine, unit_description=DIMENSIONLESS)
         write_nifti(folder / f"{case}_{name1}_restored.nii.gz", restored[0], affine, unit_description=units[0])
-        write_nifti(folder / f"{case}_{name2}_restored.nii.gz", restored[1], affine, unit_description=units[1], **limits)
+        write_nifti(
+            folder / f"{case}_{name2}_restored.nii.gz", restored[1], affine, unit_description=units[1], **limits
+        )
         write_nifti(folder / f"{case}_weight.nii.gz", weight, affine, unit_description=f"weight of {name1}, 0 to 1")
         write_rgb_nifti(folder / f"{case}_fused_rgb.nii.gz", rgb, affine)
         registration = data.get(f"{name2}_registration")
@@ -176,7 +178,12 @@ class SaveFusiond(MapTransform):
         return {**data, "record": record}
 
     def _record(
-        self, data: Mapping[Hashable, Any], maps: Sequence[_Affine], restored1: Tensor, restored2: Tensor, registration: Any
+        self,
+        data: Mapping[Hashable, Any],
+        maps: Sequence[_Affine],
+        restored1: Tensor,
+        restored2: Tensor,
+        registration: Any,
     ) -> dict[str, Any]:
         source1, source2 = (data[k] for k in self.source_keys)
         spacing = [float(s) for s in source1.pixdim]
@@ -185,7 +192,9 @@ class SaveFusiond(MapTransform):
         )
 
         def slices(a: Any, b: Any) -> Tensor:
-            pair = torch.stack([torch.as_tensor(a).reshape(source1.shape[1:]), torch.as_tensor(b).reshape(source1.shape[1:])])
+            pair = torch.stack(
+                [torch.as_tensor(a).reshape(source1.shape[1:]), torch.as_tensor(b).reshape(source1.shape[1:])]
+            )
             return pair.float().movedim(self.spatial_dim + 1, 0)
 
         chi2 = residual_chi2(slices(source1, source2), slices(restored1, restored2), degradation)
@@ -240,7 +249,10 @@ class _Affine:
 def _notes(record: Mapping[str, Any]) -> list[str]:
     steps = "" if record["steps"] is None else f", {record['steps']} steps"
     figures = ", ".join(f"{k.upper()} {v['residual_chi2']:.2f}" for k, v in record["sources"].items())
-    notes = [f"Degradation: {record['degradation'].get('name', 'none')} (given){steps}", f"Residual chi-square: {figures}"]
+    notes = [
+        f"Degradation: {record['degradation'].get('name', 'none')} (given){steps}",
+        f"Residual chi-square: {figures}",
+    ]
     registration = record["registration"]
     if isinstance(registration, Mapping) and not registration.get("accepted", True):
         notes.append("Warning: registration was not accepted; the images were fused as they lay.")
@@ -264,7 +276,9 @@ class Fusion:
     device: torch.device
     weights: Path
 
-    def __call__(self, image: Tensor, *, degradation: Mapping[str, Any] | str | None = None, steps: int | None = None) -> Any:
+    def __call__(
+        self, image: Tensor, *, degradation: Mapping[str, Any] | str | None = None, steps: int | None = None
+    ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
         A degradation may be a preset's name.
@@ -299,7 +313,9 @@ def require_weights(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        raise BundleError(f"the weights must be a file, got none at models/{path.name}; train the bundle or restore it.")
+        raise BundleError(
+            f"the weights must be a file, got none at models/{path.name}; train the bundle or restore it."
+        )
     return path
 
 

@@ -101,7 +101,9 @@ def slices(repeats: int) -> list[dict[str, object]]:
         contenders: dict[str, Callable[[], object]] = {}
         for preset in ("none", "noise", "blur", "composite"):
             for steps in (1, 3):
-                contenders[f"medfuse, {preset}, T = {steps}"] = lambda p=preset, t=steps: fusion(pair, degradation=p, steps=t)
+                contenders[f"medfuse, {preset}, T = {steps}"] = lambda p=preset, t=steps: fusion(
+                    pair, degradation=p, steps=t
+                )
         contenders["plain U-Net, three steps, float32"] = lambda: [unet(triple) for _ in range(3)]
         contenders["plain CNN of 7 layers, float32"] = lambda: cnn(pair)
         best = dict.fromkeys(contenders, float("inf"))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
 
-# The same examples in every run, and no deadline: a busy machine is not a bug. Explore with --hypothesis-profile=default.
+# The same examples in every run, and no deadline: a busy machine is no bug. Explore: --hypothesis-profile=default.
 settings.register_profile("medfuse", deadline=None, derandomize=True)
 settings.load_profile("medfuse")
 

@@ -126,5 +126,3 @@ def test_steps_must_be_a_positive_integer(steps, capsys):
         cli.main(["images", "--source1", "a", "--source2", "b", "--out", "c", "--steps", steps])
     assert stop.value.code == 2
     assert "at least 1" in capsys.readouterr().err
-
-

@@ -59,9 +59,7 @@ class Degradation:
     def noises(self) -> tuple[tuple[Noise, LinearOperator], ...]:
         """Each noise with the linear operators that acted after it."""
         return tuple(
-            (step, _linear(self.steps[i + 1 :]))
-            for i, step in enumerate(self.steps)
-            if isinstance(step, Noise)
+            (step, _linear(self.steps[i + 1 :])) for i, step in enumerate(self.steps) if isinstance(step, Noise)
         )
 
     def noise_shapes(self, spatial: Sequence[int]) -> list[tuple[int, ...]]:
@@ -178,7 +176,9 @@ def _linear(steps: Sequence[LinearOperator | Noise]) -> LinearOperator:
 
 def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise:
     if not isinstance(step, Mapping) or len(step) != 1:
-        raise DegradationError(f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {step!r}.")
+        raise DegradationError(
+            f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {step!r}."
+        )
     ((kind, values),) = step.items()
     if kind not in _PARSERS:
         raise DegradationError(f"a step of `{context.source}` must be one of {sorted(_PARSERS)}, got {kind!r}.")
@@ -235,7 +235,9 @@ def _parse_downsample(values: dict[str, Any], context: _Context) -> Downsample:
     given = _take(values, "downsample", context, factor=..., kind="average")
     factor = given["factor"]
     if not isinstance(factor, int) and not (isinstance(factor, list) and all(isinstance(f, int) for f in factor)):
-        raise DegradationError(f"`factor` of `{context.source}` must be an integer or a list of integers, got {factor!r}.")
+        raise DegradationError(
+            f"`factor` of `{context.source}` must be an integer or a list of integers, got {factor!r}."
+        )
     return Downsample(factor, given["kind"])
 
 
@@ -248,7 +250,9 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
     if given[needed] is None or given["sigma" if kind == "poisson" else "counts"] is not None:
         raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {values}.")
     if unit not in ("fraction", "input"):
-        raise DegradationError(f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {unit!r}.")
+        raise DegradationError(
+            f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {unit!r}."
+        )
     value = _number(given[needed], needed, context)
     if kind == "poisson":
         return PoissonNoise(value)

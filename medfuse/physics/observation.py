@@ -135,7 +135,6 @@ class SourceModel(ABC):
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
 
-
     def consistency(self, x0: Tensor) -> Tensor:
         """Return the variance **[B]** that the last step needs: that of `discrepancy`, and where nothing at all happened
         to the source, one so large that the update returns the observation itself."""

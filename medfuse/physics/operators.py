@@ -407,7 +407,9 @@ class MotionBlur(Convolution):
                 f"the length of a motion must be at least 1 px and its angle finite, got {length} and {angle}."
             )
         self.length, self.angle = size, turn
-        planar = torch.stack([_line_kernel(float(n), float(a), float(size.max())) for n, a in zip(size, turn, strict=True)])
+        planar = torch.stack(
+            [_line_kernel(float(n), float(a), float(size.max())) for n, a in zip(size, turn, strict=True)]
+        )
         shape = [1] * ndim
         shape[plane[0]], shape[plane[1]] = planar.shape[1], planar.shape[2]
         if plane[0] % ndim > plane[1] % ndim:

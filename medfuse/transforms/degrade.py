@@ -59,8 +59,8 @@ class DegradationPrior:
     poisson: float = 0.12
     rician: float = 0.12
 
-    def sample(self, batch: int, generator: torch.Generator) -> Degradation:
-        """Draw a degradation with parameters for each of `batch` samples."""
+    def sample(self, batch: int, generator: torch.Generator, *, ndim: int = 2) -> Degradation:
+        """Draw a degradation with parameters for each of `batch` samples of `ndim` spatial axes."""
 
         def chance(p: float) -> bool:
             return float(torch.rand((), generator=generator)) < p
@@ -74,7 +74,7 @@ class DegradationPrior:
         blurred, noisy, small = chance(self.blur), chance(self.noise), chance(self.downsample)
         if blurred or not (noisy or small):
             sigma = self.max_blur * uniform(batch, 1) ** 1.5
-            steps.append(GaussianBlur(sigma * uniform(batch, 2) if chance(self.anisotropic) else sigma.flatten()))
+            steps.append(GaussianBlur(sigma * uniform(batch, ndim) if chance(self.anisotropic) else sigma.flatten()))
         shrink: list[LinearOperator | Noise] = []
         if small:
             factor = self.factors[int(torch.randint(len(self.factors), (), generator=generator))]
@@ -148,7 +148,11 @@ class DegradeBatch:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(
-        self, batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+        self,
+        batchdata: Mapping[str, Any],
+        device: torch.device | str | None = None,
+        non_blocking: bool = False,
+        **_: Any,
     ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
         """Return degraded inputs, clean targets, no arguments, and the inferer's keyword arguments."""
         clean = batchdata[self.key].to(device=device, non_blocking=non_blocking)
@@ -191,7 +195,9 @@ class RandDegrade(RandomizableTransform):
         """
         RandomizableTransform.__init__(self, prob)
         self.fixed = (
-            degradation if degradation is None or isinstance(degradation, JointDegradation) else parse_degradation(degradation)
+            degradation
+            if degradation is None or isinstance(degradation, JointDegradation)
+            else parse_degradation(degradation)
         )
         self.prior = DegradationPrior() if prior is None else prior
         self.stored = stored
@@ -204,7 +210,9 @@ class RandDegrade(RandomizableTransform):
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
         if not self._do_transform:
             return image, JointDegradation()
-        drawn = self.fixed or JointDegradation(*(self.prior.sample(1, generator) for _ in range(2)))
+        drawn = self.fixed or JointDegradation(
+            *(self.prior.sample(1, generator, ndim=image.ndim - 1) for _ in range(2))
+        )
         return degrade(image[None], drawn, generator, stored=self.stored)[0], drawn
 
 

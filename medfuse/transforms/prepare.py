@@ -58,7 +58,11 @@ class PrepareFusion:
         parse_degradation(degradation, spacing=((1.0, 1.0), (1.0, 1.0)), scale=(1.0, 1.0))
 
     def __call__(
-        self, batchdata: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+        self,
+        batchdata: Mapping[str, Any],
+        device: torch.device | str | None = None,
+        non_blocking: bool = False,
+        **_: Any,
     ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
         """Return the images, no target, no arguments, and the degradation as a keyword argument."""
         image = batchdata[self.key].to(device=device, non_blocking=non_blocking)

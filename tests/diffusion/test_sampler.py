@@ -17,6 +17,7 @@ from medfuse.physics import (
     GaussianBlur,
     GaussianNoise,
     JointDegradation,
+    JointObservation,
     MotionBlur,
     PoissonNoise,
     bind,
@@ -32,7 +33,9 @@ SCENARIOS = {
     "none": JointDegradation(),
     "noise": NOISY,
     "composite": COMPOSITE,
-    "motion": JointDegradation(Degradation((MotionBlur(4.0, 30.0), GaussianNoise(0.03))), Degradation((PoissonNoise(60.0),))),
+    "motion": JointDegradation(
+        Degradation((MotionBlur(4.0, 30.0), GaussianNoise(0.03))), Degradation((PoissonNoise(60.0),))
+    ),
 }
 scenarios = pytest.mark.parametrize("degradation", SCENARIOS.values(), ids=SCENARIOS)
 
@@ -67,7 +70,9 @@ def pair(degradation: JointDegradation, size: tuple[int, int] = (16, 12), batch:
 class Stub(nn.Module):
     """A network of constants that remembers what it saw."""
 
-    def __init__(self, e: tuple[float, float, float], logit: float, variances: tuple[float, float], gain: float) -> None:
+    def __init__(
+        self, e: tuple[float, float, float], logit: float, variances: tuple[float, float], gain: float
+    ) -> None:
         super().__init__()
         self.e, self.logit, self.variances, self.gain = e, logit, variances, gain
         self.features: list[Tensor] = []
@@ -86,8 +91,10 @@ class Stub(nn.Module):
         return values.reshape(1, 6, 1, 1).expand(len(features), 6, *features.shape[2:])
 
 
-# --------------------------------------------------------------------------------------------------------------- by hand
-def by_hand(y: tuple[float, float], sigma: tuple[float, float], stub: Stub, steps: int) -> tuple[list[float], list, list]:
+# -------------------------------------------------------------------------------------------------------------- by hand
+def by_hand(
+    y: tuple[float, float], sigma: tuple[float, float], stub: Stub, steps: int
+) -> tuple[list[float], list, list]:
     """Run the method on one pixel, in numbers: no blur acts on a single pixel, so A = 1 and R = sigma^2 + floor^2."""
     floor = 1 / (255 * math.sqrt(12))
     R = [s * s + floor * floor for s in sigma]
@@ -140,7 +147,7 @@ def test_the_network_is_told_the_time_and_both_degradations():
     assert torch.allclose(stub.conditions[0][:, 1:13], first)
 
 
-# ----------------------------------------------------------------------------------------------------------- description
+# ---------------------------------------------------------------------------------------------------------- description
 def described(*steps: object, size: tuple[int, int] = (16, 12), batch: int = 1) -> Tensor:
     part = Degradation(tuple(steps))
     y = torch.full((batch, 1, *part.operator.out_spatial(size)), 0.5, dtype=torch.float64)
@@ -170,22 +177,28 @@ def test_a_description_is_that_of_each_sample():
         assert torch.allclose(both[b], single[0], rtol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- behaviour
+# ------------------------------------------------------------------------------------------------------------ behaviour
 @scenarios
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 def test_any_number_of_steps(degradation, steps):
     states = sample(model(), pair(degradation), degradation, steps=steps)
     assert len(states) == steps
     for state in states:
-        assert (state.x.shape, state.weight.shape, state.log_variance.shape) == ((2, 3, 16, 12), (2, 1, 16, 12), (2, 2, 16, 12))
+        assert (state.x.shape, state.weight.shape, state.log_variance.shape) == (
+            (2, 3, 16, 12),
+            (2, 1, 16, 12),
+            (2, 2, 16, 12),
+        )
         assert bool(state.x.isfinite().all())
-        assert 0 <= float(state.weight.min()) <= float(state.weight.max()) <= 1
+        assert bool(((state.weight >= 0) & (state.weight <= 1)).all())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 13), (7, 20), (3, 1)])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_any_size_with_any_decimation(size, factor):
-    degradation = JointDegradation(Degradation((GaussianNoise(0.05),)), Degradation((Downsample(factor), GaussianNoise(0.02))))
+    degradation = JointDegradation(
+        Degradation((GaussianNoise(0.05),)), Degradation((Downsample(factor), GaussianNoise(0.02)))
+    )
     inputs = pair(degradation, size)
     state = sample(model(), inputs, degradation)[-1]
     assert state.x.shape == (2, 3, *size)
@@ -205,27 +218,25 @@ def test_every_form_of_the_correction(correction, steps):
 def test_the_result_explains_the_data(degradation, steps):
     """The discrepancy principle: whatever the network says, the residual is no larger than the noise explains."""
     inputs = pair(degradation, (24, 24))
-    state = sample(model(std=0.2), inputs, degradation, steps=steps)[-1]
-    for i, part in enumerate(degradation):
-        y = inputs[:, i : i + 1] if part.operator.out_spatial((24, 24)) == (24, 24) else None
-        y = nn.functional.avg_pool2d(inputs[:, i : i + 1], 2) if y is None else y
-        assert float(bind(part, y, (24, 24)).chi2(state.x[:, i : i + 1]).max()) <= 1 + 1e-3
+    restored = sample(model(std=0.05), inputs, degradation, steps=steps)[-1].x.detach()
+    for i, source in enumerate(JointObservation.from_images(inputs, degradation)):
+        assert float(source.chi2(restored[:, i : i + 1]).max()) <= 1 + 1e-3
 
 
 def test_what_was_not_degraded_comes_back_as_it_is():
     inputs = pair(JointDegradation())
     for steps in (1, 3):
-        state = sample(model(std=0.2), inputs, JointDegradation(), steps=steps)[-1]
+        state = sample(model(std=0.05), inputs, JointDegradation(), steps=steps)[-1]
         assert torch.allclose(state.x[:, :2], inputs, atol=1e-6)
 
 
 def test_the_convex_form_adds_nothing_that_is_in_neither_source():
-    state = sample(model(std=0.2), pair(COMPOSITE), COMPOSITE, convex=True)[-1]
+    state = sample(model(std=0.05), pair(COMPOSITE), COMPOSITE, convex=True)[-1]
     x1, x2, f = state.x.unbind(1)
     m = state.weight[:, 0]
     assert torch.allclose(f, m * x1 + (1 - m) * x2, rtol=1e-12)
     assert bool((f >= torch.minimum(x1, x2) - 1e-12).all() & (f <= torch.maximum(x1, x2) + 1e-12).all())
-    free = sample(model(std=0.2), pair(COMPOSITE), COMPOSITE)[-1]
+    free = sample(model(std=0.05), pair(COMPOSITE), COMPOSITE)[-1]
     assert torch.equal(free.x[:, :2], state.x[:, :2])
 
 
@@ -303,13 +314,13 @@ def test_the_gradient_is_that_of_finite_differences():
 @pytest.mark.parametrize("degradation", [NOISY, COMPOSITE], ids=["noise", "composite"])
 def test_bfloat16_stays_near_float32(degradation):
     net, inputs = model(torch.float32), pair(degradation).float()
-    exact = sample(net, inputs, degradation)[-1]
-    rough = sample(net, inputs, degradation, autocast=torch.bfloat16)[-1]
-    assert rough.x.dtype == torch.float32
-    assert float((exact.x - rough.x).abs().max()) < 0.02
+    exact = sample(net, inputs, degradation)[-1].x.detach()
+    rough = sample(net, inputs, degradation, autocast=torch.bfloat16)[-1].x.detach()
+    assert rough.dtype == torch.float32
+    assert float((exact - rough).abs().max()) < 0.01
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize("shape", [(2, 16, 16), (1, 3, 16, 16), (1, 2, 8, 8, 8)])
 def test_inputs_of_another_shape_are_refused(shape):
     with pytest.raises(GeometryError, match=r"must have the shape \[B, 2, H, W\]"):

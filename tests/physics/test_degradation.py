@@ -80,7 +80,9 @@ def test_numbers_arrive_as_they_were_given(value):
 
 
 def test_defaults_are_average_gaussian_and_horizontal():
-    small, noise, motion = only({"downsample": {"factor": 2}}, {"noise": {"sigma": 0.1}}, {"motion": {"length_px": 3}}).steps
+    small, noise, motion = only(
+        {"downsample": {"factor": 2}}, {"noise": {"sigma": 0.1}}, {"motion": {"length_px": 3}}
+    ).steps
     assert small.kind == "average"
     assert isinstance(noise, GaussianNoise)
     assert motion.angle.tolist() == [0.0]

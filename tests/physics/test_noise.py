@@ -27,11 +27,17 @@ def moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return y.mean((1, 2, 3)), y.var((1, 2, 3))
 
 
-def assert_moments(y: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, kurtosis: torch.Tensor | float = 3.0) -> None:
+def assert_moments(
+    y: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, kurtosis: torch.Tensor | float = 3.0
+) -> None:
     """Compare with the truth, within five standard errors of each moment."""
     got_mean, got_variance = moments(y)
     assert bool(((got_mean - mean).abs() <= 5 * (variance / N**2).sqrt() + 1e-12).all())
-    assert bool(((got_variance - variance).abs() <= 5 * variance * ((torch.as_tensor(kurtosis) - 1) / N**2).sqrt() + 1e-12).all())
+    assert bool(
+        (
+            (got_variance - variance).abs() <= 5 * variance * ((torch.as_tensor(kurtosis) - 1) / N**2).sqrt() + 1e-12
+        ).all()
+    )
 
 
 def test_gaussian_mean_and_variance():

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+
+from medfuse.diffusion import FusionModel
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
+from medfuse.networks import FusionUNet
+from medfuse.physics import Degradation, GaussianNoise, JointDegradation
+from medfuse.transforms import DegradeBatch
+
+NOISE = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"noise": {"sigma": 0.1}}]}
+COMPOSITE = {
+    "version": 1,
+    "source1": [{"blur": {"sigma_px": 1.0}}, {"noise": {"sigma": 0.03}}],
+    "source2": [{"downsample": {"factor": 2}}, {"noise": {"kind": "poisson", "counts": 200}}],
+}
+KEYS = {"source1", "source2", "fused", "weight", "std1", "std2"}
+
+
+@pytest.fixture(scope="module")
+def network() -> FusionModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = FusionModel(FusionUNet(widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1,), embedding=8))
+        for p in (model.denoiser.head.weight, model.gain.layers[2].weight):
+            nn.init.normal_(p, std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 2e-5) -> None:
+    assert set(a) == set(b)
+    for key in a:
+        assert a[key].shape == b[key].shape, key
+        assert torch.allclose(a[key], b[key], atol=atol, rtol=1e-4), key
+
+
+# ----------------------------------------------------------------------------------------------------------- 2-D images
+def test_it_is_called_by_keyword_and_by_position(network):
+    inferer, inputs = FusionInferer(NOISE, amp=False), rand(2, 2, 16, 20)
+    result = inferer(inputs=inputs, network=network)
+    assert_same(result, inferer(inputs, network), atol=0)
+    assert set(result) == KEYS
+    assert all(v.shape == (2, 1, 16, 20) and v.dtype == torch.float32 for v in result.values())
+    assert bool((result["weight"] >= 0).all() & (result["weight"] <= 1).all())
+    assert bool((result["std1"] > 0).all() & (result["std2"] > 0).all())
+
+
+def test_a_meta_tensor_is_taken_and_plain_tensors_are_returned(network):
+    inferer, inputs = FusionInferer(NOISE, amp=False), rand(1, 2, 16, 16)
+    result = inferer(inputs=MetaTensor(inputs, affine=torch.eye(4)), network=network)
+    assert_same(result, inferer(inputs, network), atol=0)
+    assert not any(isinstance(v, MetaTensor) for v in result.values())
+
+
+def test_a_call_changes_nothing_on_the_inferer(network):
+    inferer, inputs = FusionInferer(NOISE, amp=False), rand(1, 2, 16, 16)
+    before = dict(vars(inferer))
+    first = inferer(inputs, network)
+    inferer(inputs, network, degradation=COMPOSITE, steps=1)
+    assert vars(inferer) == before
+    assert_same(first, inferer(inputs, network), atol=0)
+
+
+def test_a_call_overrides_degradation_and_steps(network):
+    inputs = rand(1, 2, 16, 16)
+    given = FusionInferer(COMPOSITE, steps=2, amp=False)(inputs, network)
+    assert_same(given, FusionInferer(NOISE, amp=False)(inputs, network, degradation=COMPOSITE, steps=2), atol=0)
+    assert not torch.allclose(given["fused"], FusionInferer(NOISE, amp=False)(inputs, network)["fused"], atol=1e-3)
+
+
+def test_options_reach_the_sampler(network):
+    inputs = rand(1, 2, 16, 16)
+    convex = FusionInferer(NOISE, convex=True, amp=False)(inputs, network)
+    expected = convex["weight"] * convex["source1"] + (1 - convex["weight"]) * convex["source2"]
+    assert torch.allclose(convex["fused"], expected, atol=1e-6)
+    joint = FusionInferer(NOISE, correction="joint", amp=False)(inputs, network)
+    assert not torch.allclose(joint["source1"], convex["source1"], atol=1e-5)
+
+
+def test_training_gets_the_whole_trajectory(network):
+    inferer, inputs = FusionInferer(NOISE, trajectory=True, amp=False), rand(1, 2, 16, 16)
+    result = inferer(inputs, network, steps=4)
+    assert set(result) == KEYS | {"states"}
+    assert len(result["states"]) == 4
+    assert torch.equal(result["states"][-1].x[:, 2:], result["fused"])
+
+
+@pytest.mark.parametrize(
+    "degradation", [None, NOISE, JointDegradation(Degradation((GaussianNoise(0.1),)))], ids=["none", "spec", "built"]
+)
+def test_a_degradation_is_taken_in_any_of_its_forms(network, degradation):
+    assert isinstance(as_degradation(degradation), JointDegradation)
+    assert set(FusionInferer(degradation, amp=False)(rand(1, 2, 8, 8), network)) == KEYS
+
+
+@pytest.mark.parametrize("degradation", ["noise", 3, ["noise"]])
+def test_other_forms_are_refused(network, degradation):
+    with pytest.raises(DegradationError, match="must be a specification"):
+        FusionInferer(degradation)(rand(1, 2, 8, 8), network)
+    with pytest.raises(DegradationError, match="must be a specification"):
+        FusionInferer()(rand(1, 2, 8, 8), network, degradation=degradation)
+
+
+def test_an_unknown_argument_is_refused(network):
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        FusionInferer()(rand(1, 2, 8, 8), network, timesteps=3)
+
+
+def test_bfloat16_is_a_choice():
+    cpu = torch.device("cpu")
+    assert uses_bfloat16(True, cpu) is True
+    assert uses_bfloat16(False, cpu) is False
+    assert uses_bfloat16("auto", cpu) in (True, False)
+    assert uses_bfloat16("auto", torch.device("meta")) is False
+    with pytest.raises(DegradationError, match="must be true, false or `auto`"):
+        uses_bfloat16("yes", cpu)
+
+
+@pytest.mark.parametrize("amp", [True, False])
+def test_physics_stay_in_float32(network, amp):
+    result = FusionInferer(NOISE, amp=amp)(rand(1, 2, 16, 16), network)
+    assert all(v.dtype == torch.float32 for v in result.values())
+
+
+# --------------------------------------------------------------------------------------------------------- MONAI engine
+def test_it_works_inside_a_supervised_evaluator(network):
+    data = [{"image": rand(2, 16, 16, seed=i), "label": rand(2, 16, 16, seed=i)} for i in range(3)]
+    outputs = []
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(data), batch_size=2),
+        network=network,
+        inferer=VolumeFusionInferer(FusionInferer(NOISE, amp=False)),
+    )
+    evaluator.add_event_handler(
+        IterationEvents.MODEL_COMPLETED, lambda e: outputs.append([o["pred"] for o in e.state.output])
+    )
+    evaluator.run()
+    single = [pred for batch in outputs for pred in batch]
+    assert len(single) == 3
+    for pred, item in zip(single, data, strict=True):
+        assert_same(pred, {k: v[0] for k, v in FusionInferer(NOISE, amp=False)(item["image"][None], network).items()})
+
+
+def test_a_prepared_batch_brings_its_own_degradation(network):
+    data = [{"image": rand(2, 16, 16, seed=i), "scenario": "composite"} for i in range(2)]
+    seen = []
+
+    class Recorder(FusionInferer):
+        def __call__(self, inputs, network, **kwargs):
+            seen.append(kwargs)
+            return super().__call__(inputs, network, **kwargs)
+
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(data), batch_size=2),
+        network=network,
+        inferer=Recorder(amp=False),
+        prepare_batch=DegradeBatch(scenarios={"composite": COMPOSITE}),
+    )
+    evaluator.run()
+    (kwargs,) = seen
+    assert isinstance(kwargs["degradation"], JointDegradation)
+    assert len(kwargs["degradation"].source2.steps) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- volumes
+def by_hand(inferer: FusionInferer, volume: Tensor, network: FusionModel, axis: int) -> dict[str, Tensor]:
+    """Fuse a volume by a plain loop over slices."""
+    slices = [inferer(s, network) for s in volume.unbind(axis + 2)]
+    return {key: torch.stack([s[key] for s in slices], axis + 2) for key in slices[0]}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("slice_batch", [1, 3, 8])
+@pytest.mark.parametrize("spec", [NOISE, COMPOSITE], ids=["noise", "composite"])
+def test_a_volume_is_the_loop_over_its_slices(network, axis, slice_batch, spec):
+    inner, volume = FusionInferer(spec, steps=2, amp=False), rand(1, 2, 8, 12, 10)
+    result = VolumeFusionInferer(inner, spatial_dim=axis, slice_batch=slice_batch)(inputs=volume, network=network)
+    assert_same(result, by_hand(inner, volume, network, axis))
+
+
+def test_a_batch_of_volumes_is_the_volumes_one_by_one(network):
+    inferer = VolumeFusionInferer(FusionInferer(NOISE, steps=2, amp=False), slice_batch=4)
+    volumes = rand(2, 2, 8, 8, 5)
+    whole = inferer(volumes, network)
+    for b in range(2):
+        assert_same({k: v[b : b + 1] for k, v in whole.items()}, inferer(volumes[b : b + 1], network))
+
+
+def test_slices_do_not_depend_on_where_the_volume_starts(network):
+    inferer, volume = VolumeFusionInferer(FusionInferer(COMPOSITE, amp=False), slice_batch=3), rand(1, 2, 8, 8, 7)
+    whole, rest = inferer(volume, network), inferer(volume[..., 2:], network)
+    assert_same({k: v[..., 2:] for k, v in whole.items()}, rest)
+
+
+def test_odd_slices_with_a_decimation(network):
+    result = VolumeFusionInferer(FusionInferer(COMPOSITE, amp=False), spatial_dim=0, slice_batch=2)(
+        rand(1, 2, 3, 9, 7), network
+    )
+    assert result["source2"].shape == (1, 1, 3, 9, 7)
+
+
+def test_images_pass_straight_to_the_inner_inferer(network):
+    inner, inputs = FusionInferer(NOISE, amp=False), rand(2, 2, 16, 16)
+    assert_same(VolumeFusionInferer(inner)(inputs, network), inner(inputs, network), atol=0)
+
+
+def test_keyword_arguments_reach_every_slice(network):
+    inner, volume = FusionInferer(amp=False), rand(1, 2, 8, 8, 4)
+    result = VolumeFusionInferer(inner)(volume, network, degradation=NOISE, steps=1)
+    assert_same(result, by_hand(FusionInferer(NOISE, steps=1, amp=False), volume, network, 2))
+
+
+def test_a_meta_tensor_volume_is_taken(network):
+    inferer, volume = VolumeFusionInferer(FusionInferer(NOISE, amp=False)), rand(1, 2, 8, 8, 3)
+    assert_same(inferer(MetaTensor(volume), network), inferer(volume, network), atol=0)
+
+
+def test_repeated_calls_with_other_shapes_agree(network):
+    """MONAI's `SliceInferer` writes its window on itself during a call."""
+    inferer = VolumeFusionInferer(FusionInferer(NOISE, amp=False), spatial_dim=1)
+    first = inferer(rand(1, 2, 8, 3, 8), network)
+    inferer(rand(1, 2, 12, 2, 6), network)
+    inferer(rand(1, 2, 16, 16), network)
+    assert_same(first, inferer(rand(1, 2, 8, 3, 8), network), atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (1, 2, 4, 4, 4, 4)])
+def test_other_numbers_of_axes_are_refused(network, shape):
+    with pytest.raises(GeometryError, match=r"must be \[B, 2, H, W\] or \[B, 2, X, Y, Z\]"):
+        VolumeFusionInferer(FusionInferer())(torch.zeros(shape), network)

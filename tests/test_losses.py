@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity as reference_ssim
+from torch import Tensor
+
+from medfuse.diffusion import FusionState
+from medfuse.losses import FusionLoss, gradients, structural_similarity
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def state(seed: int = 0, batch: int = 2, size: tuple[int, int] = (13, 14)) -> FusionState:
+    return FusionState(
+        rand(batch, 3, *size, seed=seed), rand(batch, 1, *size, seed=seed + 1), rand(batch, 2, *size, seed=seed + 2) - 4
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- SSIM
+@pytest.mark.parametrize("size", [(11, 11), (24, 33), (40, 17)])
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+def test_ssim_is_that_of_scikit_image(size, data_range):
+    x = rand(2, 2, *size) * data_range
+    y = (0.7 * x + 0.3 * rand(2, 2, *size, seed=1) * data_range).clamp(0, data_range)
+    ours = structural_similarity(x, y, data_range=data_range)
+    assert ours.shape == (2, 2, size[0] - 10, size[1] - 10)
+    for b, c in np.ndindex(2, 2):
+        _, theirs = reference_ssim(
+            x[b, c].numpy(),
+            y[b, c].numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=data_range,
+            full=True,
+        )
+        inside = torch.from_numpy(theirs[5:-5, 5:-5].copy())
+        assert torch.allclose(ours[b, c], inside, rtol=1e-8, atol=1e-10)
+
+
+def test_ssim_of_an_image_with_itself_is_one_and_with_any_other_less():
+    x = rand(1, 1, 20, 20)
+    assert torch.allclose(structural_similarity(x, x), torch.ones(1, 1, 10, 10, dtype=torch.float64))
+    for other in (x + 0.1, 1 - x, x.mT):
+        assert float(structural_similarity(x, other).mean()) < 0.99
+
+
+def test_ssim_is_symmetric_and_differentiable():
+    x, y = rand(1, 1, 12, 13), rand(1, 1, 12, 13, seed=1)
+    assert torch.allclose(structural_similarity(x, y), structural_similarity(y, x))
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: structural_similarity(v, y), x)
+
+
+def test_ssim_in_float32_is_precise_enough():
+    x, y = rand(1, 1, 32, 32), rand(1, 1, 32, 32, seed=1)
+    exact = structural_similarity(x, y)
+    assert torch.allclose(structural_similarity(x.float(), y.float()).double(), exact, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ gradients
+def test_gradients_are_forward_differences():
+    x = torch.arange(6.0).reshape(1, 1, 2, 3) ** 2
+    assert torch.equal(gradients(x), torch.tensor([[[[9.0, 15.0]], [[1.0, 3.0]]]]))
+
+
+# ----------------------------------------------------------------------------------------------------------------- loss
+def test_gradient_of_the_loss_is_that_of_finite_differences():
+    """The likelihood reaches the log-variance alone, so it is left out where the images vary."""
+    target = rand(1, 2, 12, 12, seed=9)
+    base = state(batch=1, size=(12, 12))
+    x, log_variance = base.x.requires_grad_(), base.log_variance.requires_grad_()
+
+    def by_x(v: Tensor) -> Tensor:
+        return FusionLoss(uncertainty=0.0)({"states": [dataclasses.replace(base, x=v)]}, target)
+
+    def by_variance(v: Tensor) -> Tensor:
+        return FusionLoss()({"states": [dataclasses.replace(base, log_variance=v)]}, target)
+
+    assert torch.autograd.gradcheck(by_x, x)
+    assert torch.autograd.gradcheck(by_variance, log_variance)
+
+
+def perfect(target: Tensor, steps: int = 2) -> list[FusionState]:
+    """Return states that restore both sources exactly, and fuse equal sources exactly."""
+    b, _, h, w = target.shape
+    x = torch.cat([target, target[:, :1]], 1)
+    return [FusionState(x, target.new_full((b, 1, h, w), 0.5), target.new_zeros(b, 2, h, w)) for _ in range(steps)]
+
+
+def test_perfect_restoration_and_fusion_of_equal_sources_cost_nothing():
+    target = rand(2, 1, 16, 16).expand(-1, 2, -1, -1)
+    assert float(FusionLoss()({"states": perfect(target)}, target)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 1])
+def test_any_departure_from_the_perfect_costs(channel, step):
+    target = rand(2, 1, 16, 16).expand(-1, 2, -1, -1)
+    loss = FusionLoss()
+    best = float(loss({"states": perfect(target)}, target))
+    for seed, size in enumerate((0.001, 0.02, 0.3)):
+        states = perfect(target)
+        x = states[step].x.clone()
+        x[:, channel] += size * (rand(2, 16, 16, seed=seed) - 0.5)
+        states[step] = dataclasses.replace(states[step], x=x)
+        assert float(loss({"states": states}, target)) > best
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_perfect_restoration_is_best_for_different_sources_too(channel):
+    target = rand(2, 2, 16, 16)
+    loss = FusionLoss()
+    best = float(loss({"states": perfect(target)}, target))
+    states = perfect(target)
+    x = states[-1].x.clone()
+    x[:, channel] += 0.05 * (rand(2, 16, 16, seed=3) - 0.5)
+    states[-1] = dataclasses.replace(states[-1], x=x)
+    assert float(loss({"states": states}, target)) > best
+
+
+def test_a_fusion_that_shows_the_stronger_edges_costs_less_than_one_that_shows_none():
+    target = torch.zeros(1, 2, 20, 20, dtype=torch.float64)
+    target[:, 0, :, 10:] = 1.0
+    target[:, 1, 10:, :] = 0.5
+    losses = []
+    for fused in (target.amax(1, keepdim=True), torch.full((1, 1, 20, 20), 0.4, dtype=torch.float64)):
+        s = perfect(target, 1)[0]
+        losses.append(
+            float(FusionLoss()({"states": [dataclasses.replace(s, x=torch.cat([target, fused], 1))]}, target))
+        )
+    assert losses[0] < losses[1]
+
+
+def test_earlier_steps_count_less_and_the_loss_does_not_grow_with_their_number():
+    target, s = rand(2, 2, 13, 14, seed=9), state()
+    loss = FusionLoss(early=0.3)
+    one = loss({"states": [s]}, target)
+    for n in (2, 5):
+        assert torch.allclose(loss({"states": [s] * n}, target), one)
+    good, bad = perfect(target, 1)[0], s
+    assert float(loss({"states": [bad, good]}, target)) < float(loss({"states": [good, bad]}, target))
+
+
+def test_the_likelihood_trains_the_log_variance_alone_and_finds_the_error():
+    target, s = rand(2, 2, 13, 14, seed=9), state()
+    x = s.x.requires_grad_()
+    with_it, without = (FusionLoss(uncertainty=u)({"states": [s]}, target) for u in (1e-3, 0.0))
+    a, b = (torch.autograd.grad(v, x, retain_graph=True)[0] for v in (with_it, without))
+    assert torch.equal(a, b)
+    best = (s.x[:, :2] - target).detach().square().log().requires_grad_()
+    FusionLoss()({"states": [dataclasses.replace(s, log_variance=best)]}, target).backward()
+    assert float(best.grad.abs().max()) < 1e-15
+
+
+def test_terms_are_weighed_by_their_arguments():
+    target, s = rand(2, 2, 13, 14, seed=9), [state()]
+    restoration = float(FusionLoss(fusion=0.0, uncertainty=0.0)({"states": s}, target))
+    assert restoration == pytest.approx(float((s[0].x[:, :2] - target).abs().mean()))
+    parts = [
+        FusionLoss(ssim=a, intensity=b, gradient=c, uncertainty=0.0) for a, b, c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    together = FusionLoss(ssim=1, intensity=1, gradient=1, uncertainty=0.0)
+    total = sum(float(p({"states": s}, target)) - restoration for p in parts)
+    assert float(together({"states": s}, target)) - restoration == pytest.approx(total)
