@@ -9,10 +9,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfuse import __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError
+
+if TYPE_CHECKING:
+    import torch
 
 NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 
@@ -162,7 +166,7 @@ def _steps(text: str) -> int:
     return int(text)
 
 
-def _device(name: str) -> object:
+def _device(name: str) -> torch.device:
     """Return the device, or say that it is not there."""
     import torch
 

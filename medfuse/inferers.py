@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -117,7 +117,7 @@ class VolumeFusionInferer(SliceInferer):
         )
         self.inner = inner
 
-    def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.
 
         Raises:
@@ -132,7 +132,7 @@ class VolumeFusionInferer(SliceInferer):
             return self.inner(slices, network, **kwargs)
 
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        return super().__call__(plain, fuse)  # type: ignore[return-value]
+        return super().__call__(plain, fuse)
 
 
 def as_degradation(degradation: Spec) -> JointDegradation:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from medfuse.diffusion import FusionState
 
+_ROUNDING = (0.25 / 255.0) ** 2  # mean squared error below which nothing is left to restore
+
 
 def structural_similarity(x: Tensor, y: Tensor, *, size: int = 11, std: float = 1.5, data_range: float = 1.0) -> Tensor:
     """Return the SSIM map of two batches **[B, C, H, W]**, valid part only.
@@ -40,7 +42,9 @@ def gradients(x: Tensor) -> Tensor:
 class FusionLoss(nn.Module):
     """Sum of restoration, fusion and uncertainty terms over the steps of the sampler.
 
-    Restoration (every step): mean absolute error of both sources against the clean ones.
+    Restoration (every step): `log(RMSE)` of each source of each sample, the PSNR up to scale. Thus each strength of
+    each degradation counts alike, and the best estimate is a mean, not a median, which would be biased where uptake is
+    sparse.
     Fusion (every step): the paper's medical loss, `sum_i |f - x_i| + phi sum_i (1 - SSIM(f, x_i))`, plus the stronger
     of the two sources' gradients at each pixel.
     Uncertainty: Gaussian negative log-likelihood of the sources' errors, which trains the log-variance alone.
@@ -49,6 +53,7 @@ class FusionLoss(nn.Module):
     def __init__(
         self,
         *,
+        restoration: float = 0.03,
         fusion: float = 0.1,
         ssim: float = 1.0,
         intensity: float = 0.5,
@@ -59,7 +64,8 @@ class FusionLoss(nn.Module):
         """Weigh the terms.
 
         Args:
-            fusion: Weight of all fusion terms against restoration.
+            restoration: Weight of the restoration terms.
+            fusion: Weight of all fusion terms.
             ssim: Weight of the structural term within the fusion.
             intensity: Weight of the absolute differences within the fusion.
             gradient: Weight of the gradient term within the fusion.
@@ -67,7 +73,8 @@ class FusionLoss(nn.Module):
             early: Weight of each step before the last, relative to the last.
         """
         super().__init__()
-        self.fusion, self.ssim, self.intensity, self.gradient = fusion, ssim, intensity, gradient
+        self.restoration, self.fusion = restoration, fusion
+        self.ssim, self.intensity, self.gradient = ssim, intensity, gradient
         self.uncertainty, self.early = uncertainty, early
 
     def forward(self, pred: Mapping[str, Any], target: Tensor) -> Tensor:
@@ -94,13 +101,13 @@ class FusionLoss(nn.Module):
     def _step(self, state: FusionState, target: Tensor, reference: Tensor) -> Tensor:
         restored, fused = state.x[:, :2], state.x[:, 2:]
         error = restored - target
-        loss = error.abs().mean()
+        restoration = 0.5 * (error.square().mean((2, 3)) + _ROUNDING).log().mean()
         likelihood = error.detach().square() * torch.exp(-state.log_variance) + state.log_variance
         pair = fused.expand_as(target)
         fusion = self.ssim * (1 - structural_similarity(pair, target)).mean()
         fusion = fusion + self.intensity * (pair - target).abs().mean()
         fusion = fusion + self.gradient * (gradients(fused) - reference).abs().mean()
-        return loss + self.fusion * fusion + self.uncertainty * likelihood.mean()
+        return self.restoration * restoration + self.fusion * fusion + self.uncertainty * likelihood.mean()
 
 
 def _window_matrix(n: int, size: int, std: float, like: Tensor) -> Tensor:

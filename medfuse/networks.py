@@ -8,6 +8,7 @@ normalization works over the channels of one pixel: tiles, crops and skipped mar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,20 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
 
 
+class Stage(nn.Module):
+    """Residual blocks of one level, one after another."""
+
+    def __init__(self, channels: int, blocks: int, embedding: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(channels, embedding) for _ in range(blocks))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Transform `x` **[B, C, H, W]** under `embedding` **[B, E]**."""
+        for block in self.blocks:
+            x = block(x, embedding)
+        return x
+
+
 class FusionUNet(nn.Module):
     """Time- and degradation-conditioned U-Net for any H x W.
 
@@ -73,29 +88,27 @@ class FusionUNet(nn.Module):
         Args:
             widths: Channels of each level, from half resolution downwards.
             encoder_blocks: Residual blocks of each level on the way down.
-            decoder_blocks: Residual blocks of each level but the last, on the way up.
+            decoder_blocks: The same of each level but the last, on the way up.
             condition_features: Length of the condition vector.
             embedding: Width of its embedding.
         """
         super().__init__()
-        levels = len(widths)
-        self.multiple = 2**levels
+        self.multiple = 2 ** len(widths)
         self.condition_features = condition_features
         self.embed = nn.Sequential(nn.Linear(condition_features, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.stem = nn.Conv2d(4 * self.in_channels, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(w, embedding) for _ in range(n))
-            for w, n in zip(widths, encoder_blocks, strict=True)
-        )
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        *levels, middle = [Stage(w, n, embedding) for w, n in zip(widths, encoder_blocks, strict=True)]
+        self.encoder = nn.ModuleList(levels)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.middle = middle
+        # on the way up, so from the lowest level
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for b, a in pairwise(reversed(widths)))
         self.decoder = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(w, embedding) for _ in range(n))
-            for w, n in zip(widths[:-1], decoder_blocks, strict=True)
+            reversed([Stage(w, n, embedding) for w, n in zip(widths[:-1], decoder_blocks, strict=True)])
         )
         self.head = nn.Conv2d(widths[0], 4 * self.out_channels, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=1e-4)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.normal_(parameter, std=1e-4)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict residuals, fusion weight and log-variances.
@@ -116,19 +129,11 @@ class FusionUNet(nn.Module):
         embedding = F.silu(self.embed(condition))
         h = self.stem(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
-        for level, blocks in enumerate(self.encoder):
-            for block in blocks:
-                h = block(h, embedding)
-            for i, down in enumerate(self.down):  # TorchScript cannot index a list of modules by a variable
-                if i == level:
-                    skips.append(h)
-                    h = down(h)
-        for level in range(len(self.up) - 1, -1, -1):
-            for i, up in enumerate(self.up):
-                if i == level:
-                    h = skips[i] + F.pixel_shuffle(up(h), 2)
-            for i, stage in enumerate(self.decoder):
-                if i == level:
-                    for layer in stage:
-                        h = layer(h, embedding)
+        for stage, down in zip(self.encoder, self.down):  # noqa: B905 (TorchScript knows no `strict`)
+            h = stage(h, embedding)
+            skips.append(h)
+            h = down(h)
+        h = self.middle(h, embedding)
+        for up, stage in zip(self.up, self.decoder):  # noqa: B905
+            h = stage(skips.pop() + F.pixel_shuffle(up(h), 2), embedding)
         return F.pixel_shuffle(self.head(h), 2)[..., :height, :width]

@@ -150,11 +150,15 @@ class SaveFusiond(MapTransform):
         rgb = to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette))
 
         name1, name2 = self.source_keys
-        limits = {"cal_min": window[0], "cal_max": window[1]}
         write_nifti(folder / f"{case}_fused.nii.gz", fused, affine, unit_description=DIMENSIONLESS)
         write_nifti(folder / f"{case}_{name1}_restored.nii.gz", restored[0], affine, unit_description=units[0])
         write_nifti(
-            folder / f"{case}_{name2}_restored.nii.gz", restored[1], affine, unit_description=units[1], **limits
+            folder / f"{case}_{name2}_restored.nii.gz",
+            restored[1],
+            affine,
+            unit_description=units[1],
+            cal_min=window[0],
+            cal_max=window[1],
         )
         write_nifti(folder / f"{case}_weight.nii.gz", weight, affine, unit_description=f"weight of {name1}, 0 to 1")
         write_rgb_nifti(folder / f"{case}_fused_rgb.nii.gz", rgb, affine)
@@ -341,7 +345,7 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
     workflow.finalize()
 
 
-# ------------------------------------------------------------------------------------------------------ folders of images
+# ---------------------------------------------------------------------------------------------------- folders of images
 def fuse_images(
     source1: str | Path,
     source2: str | Path,

@@ -2,8 +2,8 @@
 
     python tests/bench.py [--repeats 5] [--json FILE]
 
-A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. Each figure is the best
-of several runs, all of them taken in turn, so that a slow moment of the machine hits every row alike.
+A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. Each is the best of
+several runs, all of them taken in turn, so that a slow moment of the machine hits every row alike.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -85,6 +86,11 @@ def plain_cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
 
 
+def three_steps(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Run a network three times."""
+    return [network(x) for _ in range(3)]
+
+
 def slices(repeats: int) -> list[dict[str, object]]:
     """Time every contender on batches of 1 and 8."""
     fusion = load_fusion()
@@ -101,11 +107,10 @@ def slices(repeats: int) -> list[dict[str, object]]:
         contenders: dict[str, Callable[[], object]] = {}
         for preset in ("none", "noise", "blur", "composite"):
             for steps in (1, 3):
-                contenders[f"medfuse, {preset}, T = {steps}"] = lambda p=preset, t=steps: fusion(
-                    pair, degradation=p, steps=t
-                )
-        contenders["plain U-Net, three steps, float32"] = lambda: [unet(triple) for _ in range(3)]
-        contenders["plain CNN of 7 layers, float32"] = lambda: cnn(pair)
+                name = f"medfuse, {preset}, T = {steps}"
+                contenders[name] = partial(fusion, pair, degradation=preset, steps=steps)
+        contenders["plain U-Net, three steps, float32"] = partial(three_steps, unet, triple)
+        contenders["plain CNN of 7 layers, float32"] = partial(cnn, pair)
         best = dict.fromkeys(contenders, float("inf"))
         with torch.inference_mode():
             for _ in range(repeats):

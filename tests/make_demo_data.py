@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
+import SimpleITK as sitk
 from scipy import ndimage
 
 SEED = 2009

@@ -189,7 +189,8 @@ def test_network_data_format_holds():
 def test_torchscript_export_serves_the_inferer(tmp_path, trace):
     extra = ("--use_trace", "True", "--input_shape", "[1,9,32,32]") if trace else ()
     done = monai_run(
-        "ckpt_export", "--net_id", "network_def", "--filepath", str(tmp_path / "model.ts"), "--bundle_root", str(BUNDLE),
+        "ckpt_export", "--net_id", "network_def", "--filepath", str(tmp_path / "model.ts"),
+        "--bundle_root", str(BUNDLE),
         "--ckpt_file", str(BUNDLE / "models" / "model.pt"), "--meta_file", str(BUNDLE / "configs" / "metadata.json"),
         "--config_file", str(BUNDLE / "configs" / "inference.json"), *extra,
     )  # fmt: skip

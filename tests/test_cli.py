@@ -47,10 +47,8 @@ def test_info_names_bundles_presets_and_versions():
 
 def test_images_writes_all_kinds_in_the_input_format(folders, tmp_path, capsys):
     out = tmp_path / "out"
-    code = cli.main(
-        ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(out), "--steps", "1"]
-        + ["--degradation", "noise", "--truth1", str(folders[0])]
-    )
+    sources = ["--source1", str(folders[0]), "--source2", str(folders[1]), "--truth1", str(folders[0])]
+    code = cli.main(["images", *sources, "--out", str(out), "--steps", "1", "--degradation", "noise"])
     assert code == 0
     assert "source1: PSNR" in capsys.readouterr().out
     for kind in ("fused", "source1", "source2", "weight"):

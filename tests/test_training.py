@@ -1,4 +1,4 @@
-"""The bundle's training as MONAI's own command runs it: train, resume, evaluate, export, on a tiny made-up data folder."""
+"""The bundle's training as MONAI's own command runs it: train, resume, evaluate, export, on a tiny data folder."""
 
 import subprocess
 import sys

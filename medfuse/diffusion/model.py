@@ -15,11 +15,11 @@ class Gains(nn.Module):
 
     def __init__(self, condition_features: int = 25, hidden: int = 64, initial_std: float = 0.02) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(condition_features, hidden), nn.SiLU(), nn.Linear(hidden, 3))
-        final = self.layers[2]
-        nn.init.zeros_(final.weight)  # type: ignore[arg-type]
+        final = nn.Linear(hidden, 3)
+        self.layers = nn.Sequential(nn.Linear(condition_features, hidden), nn.SiLU(), final)
+        nn.init.zeros_(final.weight)
         with torch.no_grad():
-            final.bias.copy_(torch.tensor([2 * math.log(initial_std), 2 * math.log(initial_std), 0.0]))  # type: ignore[union-attr,operator]
+            final.bias.copy_(torch.tensor([2 * math.log(initial_std), 2 * math.log(initial_std), 0.0]))
 
     def forward(self, condition: Tensor) -> Tensor:
         """Return **[B, 3]**: variance of source 1, of source 2 (squared fraction of full range), fusion gain (0..1)."""

@@ -15,7 +15,7 @@ A `Degradation` is built from a declarative specification, one list of steps per
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,7 +221,8 @@ def _parse_blur(values: dict[str, Any], context: _Context) -> GaussianBlur:
         return GaussianBlur(_numbers(given["sigma_px"], "sigma_px", context))
     if context.spacing is None:
         raise DegradationError(
-            f"`fwhm_mm` of `{context.source}` must come with a pixel spacing, which these images do not have; use `sigma_px`."
+            f"`fwhm_mm` of `{context.source}` must come with a pixel spacing, which these images do not have; "
+            "use `sigma_px`."
         )
     return GaussianBlur.from_fwhm(_numbers(given["fwhm_mm"], "fwhm_mm", context), context.spacing)
 
@@ -266,4 +267,9 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
     return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
 
 
-_PARSERS = {"blur": _parse_blur, "motion": _parse_motion, "downsample": _parse_downsample, "noise": _parse_noise}
+_PARSERS: dict[str, Callable[[dict[str, Any], _Context], LinearOperator | Noise]] = {
+    "blur": _parse_blur,
+    "motion": _parse_motion,
+    "downsample": _parse_downsample,
+    "noise": _parse_noise,
+}

@@ -1,6 +1,6 @@
 """Noise models: how to simulate each, and its variance given the clean signal.
 
-All act on intensities scaled to 0..1 (a fraction of the source's full range). Parameters are numbers or tensors **[B]**.
+All act on intensities scaled to 0..1, fractions of the source's full range. Parameters are numbers or tensors **[B]**.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ class SourceModel(ABC):
         expected = self.operator.out_spatial(self.spatial)
         if tuple(y.shape[2:]) != expected:
             raise GeometryError(
-                f"an observation of an image of shape {self.spatial} must have shape {expected}, got {tuple(y.shape[2:])}."
+                f"an observation of an image of shape {self.spatial} must have shape {expected}, "
+                f"got {tuple(y.shape[2:])}."
             )
         self.y = y
         self.lifted = lift(y, self.operator, self.spatial)
@@ -136,8 +137,11 @@ class SourceModel(ABC):
             return variance
 
     def consistency(self, x0: Tensor) -> Tensor:
-        """Return the variance **[B]** that the last step needs: that of `discrepancy`, and where nothing at all happened
-        to the source, one so large that the update returns the observation itself."""
+        """Return the variance **[B]** that the last step needs.
+
+        It is that of `discrepancy`; where nothing at all happened to the source, it is so large that the update returns
+        the observation itself.
+        """
         if not self.degradation.steps:
             return self.y.new_full((len(self.y),), _LARGEST_VARIANCE)
         return self.discrepancy(x0)
@@ -368,18 +372,18 @@ def lift(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:
     natural = operator.in_spatial(y.shape[2:])
     if tuple(natural) != tuple(y.shape[2:]):
         y = F.interpolate(y, size=natural, mode="bilinear" if y.ndim == 4 else "trilinear", align_corners=False)
-    return y[(..., *(slice(0, n) for n in spatial))]
+    return crop(y, spatial)
 
 
 def replicate(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:
     """Repeat each sample of a low-resolution observation over its block, cropped to the grid of the image."""
     for d, (big, small) in enumerate(zip(operator.in_spatial(y.shape[2:]), y.shape[2:], strict=True)):
         y = y.repeat_interleave(big // small, d + 2)
-    return y[(..., *(slice(0, n) for n in spatial))]
+    return crop(y, spatial)
 
 
 def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
-    """Take an observation back from its replicated form, exactly: the mean of each block (of a cropped one, completed)."""
+    """Take an observation back from its replicated form, exactly: the mean of each block (completed where cropped)."""
     small = operator.out_spatial(image.shape[2:])
     factors = [big // n for big, n in zip(operator.in_spatial(small), small, strict=True)]
     if all(f == 1 for f in factors):
@@ -387,6 +391,13 @@ def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
     widths = [f * n - size for f, n, size in zip(factors, small, image.shape[2:], strict=True)]
     image = F.pad(image, [w for width in reversed(widths) for w in (0, width)], mode="replicate")
     return F.avg_pool2d(image, factors) if len(factors) == 2 else F.avg_pool3d(image, factors)
+
+
+def crop(x: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Cut the first samples of each axis of `x` **[B, C, *larger]**, to **[B, C, *spatial]**."""
+    for d, n in enumerate(spatial):
+        x = x.narrow(d + 2, 0, n)
+    return x
 
 
 def smooth(x: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.physics.spectral import apply_along, analysis_matrix, cosine_basis, reflect_index
+from medfuse.physics.spectral import analysis_matrix, apply_along, cosine_basis, reflect_index
 
 Parameter = float | Sequence[float] | Tensor
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -42,6 +42,7 @@ class Operator(ABC):
         return Jacobian(self, x)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Observe `x`."""
         return self.forward(x)
 
 
@@ -167,9 +168,8 @@ class SpectralOperator(LinearOperator):
         """Return, for each axis, `B` **[b, n, N]** and the diagonal of `B B'` **[b, n]** (exact where it divides)."""
         ndim = len(spatial)
         factors = self.factors(ndim)
-        return [
-            analysis_matrix(lambda w, d=d: self.response(w, d, ndim), spatial[d], factors[d], like) for d in range(ndim)
-        ]
+        axes = zip(range(ndim), spatial, factors, strict=True)
+        return [analysis_matrix(partial(self.response, axis=d, ndim=ndim), n, s, like) for d, n, s in axes]
 
     def out_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Return the decimated shape, rounded up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from monai.config import KeysCollection
@@ -21,7 +21,7 @@ _NEEDLE = 1e-6  # determinant of unit axes below which a grid is flat
 class CheckVolumesd(MapTransform):
     """Check volumes **[1, X, Y, Z]** and their geometry, and change nothing."""
 
-    backend = [TransformBackends.TORCH]
+    backend: ClassVar = [TransformBackends.TORCH]
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ def _check_overlap(first: Hashable, one: MetaTensor, second: Hashable, other: Me
     if overlap_fraction(*grids[0], *grids[1]) == 0 and overlap_fraction(*grids[1], *grids[0]) == 0:
         gap = np.linalg.norm(np.subtract(*(_centre(*grid) for grid in grids)))
         raise GeometryError(
-            f"The fields of view of {first} and {second} must overlap, got none (their centres are {gap:.0f} mm apart); "
+            f"The fields of view of {first} and {second} must overlap, got none, and centres {gap:.0f} mm apart; "
             "check that both are of one person and session, or register them."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from monai.config import KeysCollection
@@ -20,12 +20,15 @@ from medfuse.physics import (
     GaussianNoise,
     JointDegradation,
     LinearOperator,
+    MotionBlur,
     Noise,
     PoissonNoise,
     RicianNoise,
     parse_degradation,
     replicate,
 )
+
+_MOTION_NOISE = 1.5 / 255.0  # weakest noise beside a motion: without any, conjugate gradients take ten times as long
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class DegradationPrior:
         anisotropic: Probability that a blur differs between the axes.
         poisson: Probability that noise is Poisson.
         rician: Probability that noise is Rician.
+        motion: Probability of a motion blur with noise, and nothing else, when degraded.
+        max_motion: Longest path of a motion, px.
     """
 
     clean: float = 0.12
@@ -58,6 +63,8 @@ class DegradationPrior:
     anisotropic: float = 0.25
     poisson: float = 0.12
     rician: float = 0.12
+    motion: float = 0.04
+    max_motion: float = 20.0
 
     def sample(self, batch: int, generator: torch.Generator, *, ndim: int = 2) -> Degradation:
         """Draw a degradation with parameters for each of `batch` samples of `ndim` spatial axes."""
@@ -71,6 +78,9 @@ class DegradationPrior:
         if chance(self.clean):
             return Degradation()
         steps: list[LinearOperator | Noise] = []
+        if ndim == 2 and chance(self.motion):
+            blur = MotionBlur(1.0 + (self.max_motion - 1.0) * uniform(batch), 180.0 * uniform(batch))
+            return Degradation((blur, self._noise(float(uniform()), uniform(batch), weakest=_MOTION_NOISE)))
         blurred, noisy, small = chance(self.blur), chance(self.noise), chance(self.downsample)
         if blurred or not (noisy or small):
             sigma = self.max_blur * uniform(batch, 1) ** 1.5
@@ -84,8 +94,8 @@ class DegradationPrior:
             return Degradation((*steps, noise, *shrink) if chance(0.5) else (*steps, *shrink, noise))
         return Degradation((*steps, *shrink))
 
-    def _noise(self, kind: float, u: Tensor) -> Noise:
-        sigma = (self.max_noise * u**1.5).clamp_min(1e-3)
+    def _noise(self, kind: float, u: Tensor, *, weakest: float = 1e-3) -> Noise:
+        sigma = (self.max_noise * u**1.5).clamp_min(weakest)
         if kind < self.poisson:
             return PoissonNoise(0.25 / sigma.clamp_min(0.01).square())
         return RicianNoise(sigma) if kind < self.poisson + self.rician else GaussianNoise(sigma)
@@ -175,7 +185,7 @@ class RandDegrade(RandomizableTransform):
     The degradation that was drawn is in the attribute-free second result: `(degraded, JointDegradation)`.
     """
 
-    backend = [TransformBackends.TORCH]
+    backend: ClassVar = [TransformBackends.TORCH]
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ _MIN_RELATIVE_SCALE = 1e-6  # of the largest value; below, float32 holds little 
 class ScaleIntensityAffine(InvertibleTransform):
     """Scale an image by `y = (x - offset) / scale`; values beyond 0..1 stay what they are."""
 
-    backend = [TransformBackends.TORCH]
+    backend: ClassVar = [TransformBackends.TORCH]
 
     def __init__(
         self, *, lower: Lower = "auto", upper_percentile: float = 100.0, unit: str = "a.u.", traced: bool = True
@@ -45,7 +45,7 @@ class ScaleIntensityAffine(InvertibleTransform):
         known = lower in ("auto", "zero", "min") if isinstance(lower, str) else 0 <= lower < upper_percentile
         if not known or not 0 < upper_percentile <= 100:
             raise ImageError(
-                "lower must be 'auto', 'zero', 'min' or a percentile below upper_percentile, which must be in (0, 100], "
+                "lower must be 'auto', 'zero', 'min' or a percentile below upper_percentile, and that in (0, 100], "
                 f"got {lower!r} and {upper_percentile!r}; change them."
             )
         self.lower, self.upper_percentile, self.unit, self.traced = lower, upper_percentile, unit, traced
@@ -98,7 +98,7 @@ class ScaleIntensityAffine(InvertibleTransform):
         """Give an image its own values back."""
         image = data.clone()
         info = self.pop_transform(image)
-        restored = inverse_values(image, info[TraceKeys.EXTRA_INFO])
+        restored: MetaTensor = inverse_values(image, info[TraceKeys.EXTRA_INFO])
         restored.meta.pop(SCALE, None)
         return restored
 
@@ -175,7 +175,7 @@ class ScaleIntensityAffined(MapTransform, InvertibleTransform):
 class UnscaleIntensityd(MapTransform):
     """Give results the unit of the source they come from, such as a restored PET that of the PET."""
 
-    backend = [TransformBackends.TORCH]
+    backend: ClassVar = [TransformBackends.TORCH]
 
     def __init__(self, keys: KeysCollection, source_keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
         """Make the transform.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,7 +26,7 @@ _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 class RegisterRigid(InvertibleTransform):
     """Correct the affine of a volume such that it lies on another one; no voxel is interpolated."""
 
-    backend = [TransformBackends.NUMPY]
+    backend: ClassVar = [TransformBackends.NUMPY]
 
     def __init__(self, **options: Any) -> None:
         """Make the transform; `options` are those of `medfuse.registration.register_rigid`."""
@@ -138,7 +138,7 @@ class ResampleToReference(InvertibleTransform):
     A field of view ends half a voxel beyond its outermost voxel centres; up to there, the outermost voxels count.
     """
 
-    backend = [TransformBackends.NUMPY]
+    backend: ClassVar = [TransformBackends.NUMPY]
 
     def __init__(
         self,
