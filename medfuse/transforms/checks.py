@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 
 from medfuse.errors import GeometryError, ImageError
-from medfuse.registration import overlap_fraction
+from medfuse.registration import Grid, mutual_overlap
 
 _NEEDLE = 1e-6  # determinant of unit axes below which a grid is flat
 
@@ -100,9 +100,9 @@ def _check_values(key: Hashable, image: Any) -> None:
 
 
 def _check_overlap(first: Hashable, one: MetaTensor, second: Hashable, other: MetaTensor) -> None:
-    grids = [(tuple(image.shape[1:]), _affine(image)) for image in (one, other)]
-    if overlap_fraction(*grids[0], *grids[1]) == 0 and overlap_fraction(*grids[1], *grids[0]) == 0:
-        gap = np.linalg.norm(np.subtract(*(_centre(*grid) for grid in grids)))
+    grid, other_grid = (Grid(tuple(image.shape[1:]), _affine(image)) for image in (one, other))
+    if mutual_overlap(grid, other_grid) == 0:
+        gap = np.linalg.norm(grid.centre - other_grid.centre)
         raise GeometryError(
             f"The fields of view of {first} and {second} must overlap, got none, and centres {gap:.0f} mm apart; "
             "check that both are of one person and session, or register them."
@@ -111,10 +111,6 @@ def _check_overlap(first: Hashable, one: MetaTensor, second: Hashable, other: Me
 
 def _affine(image: MetaTensor) -> np.ndarray:
     return np.asarray(image.affine.detach().cpu(), dtype=np.float64)
-
-
-def _centre(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    return np.asarray((affine @ [*((n - 1) / 2 for n in shape), 1.0])[:3])
 
 
 CheckVolumesD = CheckVolumesDict = CheckVolumesd

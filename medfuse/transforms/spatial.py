@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from inspect import signature
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medfuse.errors import GeometryError, RegistrationError
-from medfuse.registration import RigidRegistration, overlap_fraction, register_rigid
+from medfuse.registration import Grid, RigidRegistration, overlap_fraction, register_rigid
 
 FRAME_OF_REFERENCE = "frame_of_reference"
 _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -29,7 +30,12 @@ class RegisterRigid(InvertibleTransform):
     backend: ClassVar = [TransformBackends.NUMPY]
 
     def __init__(self, **options: Any) -> None:
-        """Make the transform; `options` are those of `medfuse.registration.register_rigid`."""
+        """Make the transform; `options` are those of `medfuse.registration.register_rigid`.
+
+        Raises:
+            TypeError: If an option is unknown.
+        """
+        signature(register_rigid).bind(None, None, None, None, **options)
         self.options = options
 
     def __call__(self, moving: MetaTensor, fixed: MetaTensor) -> tuple[MetaTensor, RigidRegistration]:
@@ -41,9 +47,9 @@ class RegisterRigid(InvertibleTransform):
         Raises:
             MedfuseError: As `medfuse.registration.register_rigid`.
         """
-        pairs = ((_volume(image, what), _affine(image)) for image, what in ((fixed, "fixed"), (moving, "moving")))
-        (fixed_array, fixed_affine), (array, affine) = pairs
-        result = register_rigid(fixed_array, fixed_affine, array, affine, **self.options)
+        fixed_array, fixed_grid = _volume(fixed, "fixed image")
+        array, grid = _volume(moving, "moving image")
+        result = register_rigid(fixed_array, fixed_grid.affine, array, grid.affine, **self.options)
         return self.move(moving, result.matrix), result
 
     def move(self, image: MetaTensor, matrix: np.ndarray) -> MetaTensor:
@@ -173,14 +179,13 @@ class ResampleToReference(InvertibleTransform):
         Raises:
             GeometryError: If one of them is no volume, or an affine is singular or not finite.
         """
-        shape, affine = _grid(reference, "reference")
-        own_shape, own_affine = _grid(image, "image")
-        index = np.linalg.solve(own_affine, affine)
+        grid, own = _grid(reference, "reference"), _grid(image, "image")
+        index = np.linalg.solve(own.affine, grid.affine)
         sigma = _antialias(index) if self.antialias and self.mode == "linear" else (0.0, 0.0, 0.0)
-        outside = 1.0 - overlap_fraction(shape, affine, own_shape, own_affine, max_points=128)
-        result = self._resample(image, index, shape, sigma)
+        outside = 1.0 - overlap_fraction(grid, own, max_points=128)
+        result = self._resample(image, index, grid.shape, sigma)
         info = {"affine": image.affine.tolist(), "outside_fraction": float(image.meta.get("outside_fraction", -1.0))}
-        result = self.push_transform(result, orig_size=own_shape, extra_info=info)
+        result = self.push_transform(result, orig_size=own.shape, extra_info=info)
         result.affine = reference.affine.clone()
         result.meta["outside_fraction"] = outside
         return _described(result)
@@ -263,8 +268,8 @@ def _antialias(index: np.ndarray) -> tuple[float, ...]:
     return tuple(float(s) for s in np.sqrt(np.clip(ratio**2 - 1.0 - 1e-3, 0.0, None)) / _FWHM_PER_SIGMA)
 
 
-def _grid(image: Tensor, what: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return shape and affine of a volume.
+def _grid(image: Tensor, what: str) -> Grid:
+    """Return the grid of a volume.
 
     Raises:
         GeometryError: If it is no volume with a usable affine.
@@ -275,18 +280,19 @@ def _grid(image: Tensor, what: str) -> tuple[tuple[int, ...], np.ndarray]:
     affine = _affine(image)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise GeometryError(f"The affine of the {what} must be finite and not singular; repair its header.")
-    return tuple(image.shape[1:]), affine
+    return Grid(tuple(image.shape[1:]), affine)
 
 
 def _affine(image: MetaTensor) -> np.ndarray:
     return np.asarray(image.affine.detach().cpu(), dtype=np.float64)
 
 
-def _volume(image: MetaTensor, what: str) -> np.ndarray:
-    _grid(image, what)
+def _volume(image: MetaTensor, what: str) -> tuple[np.ndarray, Grid]:
+    """Return the voxels **[X, Y, Z]** and the grid of a volume of one channel."""
+    grid = _grid(image, what)
     if image.shape[0] != 1:
-        raise RegistrationError(f"The {what} image must have one channel, got {image.shape[0]}; choose one.")
-    return np.asarray(image.detach().cpu()[0], dtype=np.float32)
+        raise RegistrationError(f"The {what} must have one channel, got {image.shape[0]}; choose one.")
+    return np.asarray(image.detach().cpu()[0], dtype=np.float32), grid
 
 
 def _described(image: MetaTensor) -> MetaTensor:
