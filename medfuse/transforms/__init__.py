@@ -1,17 +1,34 @@
 """MONAI transforms."""
 
+from medfuse.transforms.checks import CheckVolumesd
 from medfuse.transforms.color import fuse_color, palette, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from medfuse.transforms.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded
+from medfuse.transforms.intensity import (
+    ScaleIntensityAffine,
+    ScaleIntensityAffined,
+    UnscaleIntensityd,
+    inverse_values,
+)
 from medfuse.transforms.prepare import PrepareFusion, case_degradation
+from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
 __all__ = [
+    "CheckVolumesd",
     "DegradationPrior",
     "DegradeBatch",
     "PrepareFusion",
     "RandDegrade",
     "RandDegraded",
+    "RegisterRigid",
+    "RegisterRigidd",
+    "ResampleToReference",
+    "ResampleToReferenced",
+    "ScaleIntensityAffine",
+    "ScaleIntensityAffined",
+    "UnscaleIntensityd",
     "case_degradation",
     "fuse_color",
+    "inverse_values",
     "palette",
     "rgb_to_ycbcr",
     "to_uint8",

@@ -67,7 +67,7 @@ class CheckVolumesd(MapTransform):
             raise GeometryError(f"The affine of {key} must be finite, got NaN or infinity; repair the header.")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if (spacing == 0).any() or abs(np.linalg.det(affine[:3, :3] / spacing)) < _NEEDLE:
-            raise GeometryError(f"The affine of {key} must not be singular, got one; repair the header.")
+            raise GeometryError(f"The affine of {key} must be invertible, got a singular one; repair the header.")
         low, high = self.spacing
         if (spacing < low).any() or (spacing > high).any():
             sizes = " x ".join(f"{s:g}" for s in spacing)

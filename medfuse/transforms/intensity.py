@@ -36,8 +36,8 @@ class ScaleIntensityAffine(InvertibleTransform):
                 the image has values below -5 % of its maximum; then the minimum.
             upper_percentile: Percentile that becomes 1, in (0, 100]; 100 is the maximum.
             unit: Unit of the image, where the image does not know it (meta entry `unit`).
-            traced: Whether `inverse`, and with it MONAI's `Invertd`, undo the scaling. False where the result of
-                `Invertd` is to stay dimensionless.
+            traced: Whether `inverse`, and with it MONAI's `Invertd`, undo the scaling. With False they leave it, where
+                the result of `Invertd` is to stay dimensionless.
 
         Raises:
             ImageError: If an option is unknown or out of range.
@@ -94,13 +94,10 @@ class ScaleIntensityAffine(InvertibleTransform):
         meta = image.meta if isinstance(image, MetaTensor) else {}
         return {"offset": offset, "scale": scale, "unit": str(unit or meta.get("unit") or self.unit)}
 
-    def inverse(self, data: MetaTensor) -> MetaTensor:
-        """Give an image its own values back."""
+    def inverse(self, data: MetaTensor) -> Tensor:
+        """Give an image its own values back, and its unit in the meta entry `unit`; an untraced one stays scaled."""
         image = data.clone()
-        info = self.pop_transform(image)
-        restored: MetaTensor = inverse_values(image, info[TraceKeys.EXTRA_INFO])
-        restored.meta.pop(SCALE, None)
-        return restored
+        return _unscaled(image, self.pop_transform(image)[TraceKeys.EXTRA_INFO]) if self.traced else image
 
 
 def inverse_values(x: Tensor, record: Mapping[str, Any]) -> Tensor:
@@ -168,7 +165,8 @@ class ScaleIntensityAffined(MapTransform, InvertibleTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self.transforms[key].inverse(result[key])
-            result.pop(f"{key}_scale", None)
+            if self.transforms[key].traced:
+                result.pop(f"{key}_scale", None)
         return result
 
 
@@ -199,12 +197,18 @@ class UnscaleIntensityd(MapTransform):
             record = result.get(f"{source}_scale")
             if record is None:
                 raise ImageError(f"{source} must be scaled before {key} is unscaled, got no {source}_scale; scale it.")
-            result[key] = inverse_values(result[key], record)
-            if isinstance(result[key], MetaTensor):
-                unit = record.get("unit", "a.u.")
-                result[key].meta["unit"] = unit if isinstance(unit, str) else str(unit[0])
-                result[key].meta.pop(SCALE, None)
+            result[key] = _unscaled(result[key], record)
         return result
+
+
+def _unscaled(x: Tensor, record: Mapping[str, Any]) -> Tensor:
+    """Return `inverse_values`, with the unit in the meta data of a MetaTensor."""
+    restored = inverse_values(x, record)
+    if isinstance(restored, MetaTensor):
+        unit = record.get("unit", "a.u.")
+        restored.meta["unit"] = unit if isinstance(unit, str) else str(unit[0])
+        restored.meta.pop(SCALE, None)
+    return restored
 
 
 ScaleIntensityAffineD = ScaleIntensityAffineDict = ScaleIntensityAffined

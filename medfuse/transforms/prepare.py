@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
 from torch import Tensor
 
+from medfuse.errors import GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
 
 
@@ -29,7 +31,10 @@ def case_degradation(
 
     Raises:
         DegradationError: As `medfuse.physics.parse_degradation`.
+        GeometryError: If a volume has no such axis.
     """
+    if spatial_dim not in (0, 1, 2):
+        raise GeometryError(f"spatial_dim must be 0, 1 or 2, got {spatial_dim!r}; choose an axis of the volume.")
     if spacing is not None and len(spacing) == 3:
         spacing = [s for d, s in enumerate(spacing) if d != spatial_dim]
     return parse_degradation(spec, spacing=None if spacing is None else (spacing, spacing), scale=scales)
@@ -53,9 +58,13 @@ class PrepareFusion:
             key: Key of the pair **[B, 2, *spatial]**.
             source_keys: Keys of the sources, whose scales are under `<key>_scale`.
             spatial_dim: Axis along which volumes are sliced.
+
+        Raises:
+            DegradationError: If the specification makes no sense.
+            GeometryError: If a volume has no such axis.
         """
         self.degradation, self.key, self.source_keys, self.spatial_dim = degradation, key, source_keys, spatial_dim
-        parse_degradation(degradation, spacing=((1.0, 1.0), (1.0, 1.0)), scale=(1.0, 1.0))
+        case_degradation(degradation, spacing=(1.0, 1.0, 1.0), spatial_dim=spatial_dim, scales=(1.0, 1.0))
 
     def __call__(
         self,
@@ -64,9 +73,17 @@ class PrepareFusion:
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
-        """Return the images, no target, no arguments, and the degradation as a keyword argument."""
+        """Return the images, no target, no arguments, and the degradation as a keyword argument.
+
+        Raises:
+            GeometryError: If there is more than one case, as each has a spacing and scales of its own.
+        """
         image = batchdata[self.key].to(device=device, non_blocking=non_blocking)
-        spacing = [float(s) for s in image.pixdim[0]] if isinstance(image, MetaTensor) else None
+        if len(image) != 1:
+            raise GeometryError(f"A batch must be one case, got {len(image)}; set the loader's batch_size to 1.")
+        spacing = None
+        if isinstance(image, MetaTensor):
+            spacing = affine_to_spacing(image.affine.reshape(image.affine.shape[-2:])).tolist()
         scales = [float(torch.as_tensor(batchdata[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         return image, None, (), {"degradation": degradation}
