@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
 from medfuse.diffusion import FusionState
-from medfuse.losses import FusionLoss, gradients, structural_similarity
+from medfuse.losses import FusionLoss, gradients, structural_similarity, visual_information
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -62,6 +62,44 @@ def test_ssim_in_float32_is_precise_enough():
     x, y = rand(1, 1, 32, 32), rand(1, 1, 32, 32, seed=1)
     exact = structural_similarity(x, y)
     assert torch.allclose(structural_similarity(x.float(), y.float()).double(), exact, atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------- visual information
+def test_visual_information_is_one_for_the_image_less_for_a_worse_and_none_for_a_flat_one():
+    x = rand(2, 2, 64, 48)
+    assert torch.allclose(visual_information(x, x), torch.ones(2, 2, dtype=torch.float64), atol=1e-3)
+    noisy, noisier = (x + std * (rand(2, 2, 64, 48, seed=1) - 0.5) for std in (0.2, 0.6))
+    assert bool((visual_information(x, noisier) < visual_information(x, noisy)).all())
+    assert bool((visual_information(x, noisy) < 0.99).all())
+    assert float(visual_information(x, torch.full_like(x, 0.5)).max()) < 1e-4
+
+
+def test_a_reference_without_information_is_carried_by_anything():
+    for size in (12, 30):
+        flat = torch.full((1, 1, size, size), 0.5, dtype=torch.float64)
+        assert float(visual_information(flat, rand(1, 1, size, size))) == pytest.approx(1)
+
+
+def test_visual_information_knows_no_offset_and_rewards_contrast():
+    x = rand(1, 1, 40, 40)
+    assert torch.allclose(visual_information(x, x + 0.3), visual_information(x, x), atol=1e-6)
+    assert float(visual_information(x, 1.3 * x)) > 1.0 > float(visual_information(x, 0.7 * x))
+
+
+@pytest.mark.parametrize("size", [(18, 17), (40, 36), (97, 64)])
+def test_visual_information_is_differentiable_at_any_size_and_on_black(size):
+    x = torch.cat([rand(1, 1, *size), torch.zeros(1, 1, *size, dtype=torch.float64)], 1)
+    y = (0.5 * x + 0.1 * rand(1, 2, *size, seed=2) * (x > 0)).detach().requires_grad_()
+    visual_information(x, y).sum().backward()
+    assert bool(y.grad.isfinite().all())
+    assert float(y.grad[:, 0].abs().max()) > 0
+
+
+def test_visual_information_in_float32_and_on_a_scale_of_255_is_the_same():
+    x, y = rand(1, 1, 50, 50), rand(1, 1, 50, 50, seed=1)
+    exact = visual_information(x, y)
+    assert torch.allclose(visual_information(x.float(), y.float()).double(), exact, rtol=1e-4)
+    assert torch.allclose(visual_information(255 * x, 255 * y, data_range=255.0), exact, rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -162,10 +200,11 @@ def test_the_likelihood_trains_the_log_variance_alone_and_finds_the_error():
 def test_terms_are_weighed_by_their_arguments():
     target, s = rand(2, 2, 13, 14, seed=9), [state()]
     restoration = float(FusionLoss(fusion=0.0, uncertainty=0.0)({"states": s}, target))
-    assert restoration == pytest.approx(float((s[0].x[:, :2] - target).abs().mean()))
-    parts = [
-        FusionLoss(ssim=a, intensity=b, gradient=c, uncertainty=0.0) for a, b, c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-    ]
-    together = FusionLoss(ssim=1, intensity=1, gradient=1, uncertainty=0.0)
+    rmse = (s[0].x[:, :2] - target).square().mean((2, 3)).sqrt()
+    assert restoration == pytest.approx(0.03 * float((rmse * 255 / 0.25).log().mean()), rel=1e-3)
+    assert float(FusionLoss(restoration=0.0, fusion=0.0, uncertainty=0.0)({"states": s}, target)) == 0
+    terms = ("ssim", "information", "intensity", "gradient")
+    parts = [FusionLoss(**{t: float(t == term) for t in terms}, uncertainty=0.0) for term in terms]
+    together = FusionLoss(**dict.fromkeys(terms, 1.0), uncertainty=0.0)
     total = sum(float(p({"states": s}, target)) - restoration for p in parts)
     assert float(together({"states": s}, target)) - restoration == pytest.approx(total)
