@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +22,8 @@ def structural_similarity(x: Tensor, y: Tensor, *, size: int = 11, std: float = 
     Reference:
         Wang et al., Image quality assessment: from error visibility to structural similarity (TIP 2004).
     """
-    rows, columns = (_window_matrix(n, size, std, x) for n in x.shape[-2:])
-
-    def blur(v: Tensor) -> Tensor:
-        return rows @ v @ columns.T
-
-    mx, my = blur(x), blur(y)
-    vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    mx, my, xx, yy, xy = _windowed((x, y, x * x, y * y, x * y), size, std)
+    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
 
@@ -36,25 +31,22 @@ def structural_similarity(x: Tensor, y: Tensor, *, size: int = 11, std: float = 
 def visual_information(reference: Tensor, x: Tensor, *, data_range: float = 1.0) -> Tensor:
     """Return the pixel-domain visual information fidelity of each image of a batch **[B, C, H, W]**, **[B, C]**.
 
-    The share of the reference's information that an image still carries, over up to four scales: 1 for the image itself,
-    0 for a flat one, above 1 where contrast is raised. Of a reference without any, everything carries all: 1.
+    The share of the reference's information that an image still carries, over up to four scales: 1 for the image
+    itself, 0 for a flat one, above 1 where contrast is raised. Of a reference without any, everything carries all: 1.
 
     Reference:
-        Sheikh and Bovik, Image information and visual quality (TIP 2006); pixel-domain version with the noise variance 2
-        of an 8-bit scale.
+        Sheikh and Bovik, Image information and visual quality (TIP 2006); pixel-domain version with the noise variance
+        2 of an 8-bit scale.
     """
     noise = 2.0 * (data_range / 255.0) ** 2
     tiny = 1e-6 * noise
     carried = total = reference.new_zeros(reference.shape[:2])
-    for scale in range(4):
-        size = 2 ** (4 - scale) + 1
+    for size in (17, 9, 5, 3):
+        if size < 17:
+            reference, x = (v[..., ::2, ::2] for v in _windowed((reference, x), size, size / 5))
         if min(reference.shape[-2:]) < size:
             break
-        rows, columns = (_window_matrix(n, size, size / 5, reference) for n in reference.shape[-2:])
-        if scale > 0:
-            reference, x = ((rows @ v @ columns.T)[..., ::2, ::2] for v in (reference, x))
-            rows, columns = (_window_matrix(n, size, size / 5, reference) for n in reference.shape[-2:])
-        mr, mx, rr, xx, rx = (rows @ v @ columns.T for v in (reference, x, reference**2, x**2, reference * x))
+        mr, mx, rr, xx, rx = _windowed((reference, x, reference**2, x**2, reference * x), size, size / 5)
         vr, vx, vrx = (rr - mr * mr).clamp_min(0), (xx - mx * mx).clamp_min(0), rx - mr * mx
         gain = vrx / (vr + tiny)
         rest = torch.where(gain > 0, vx - gain * vrx, vx).clamp_min(tiny)
@@ -76,9 +68,9 @@ class FusionLoss(nn.Module):
     Restoration (every step): the log of the root mean square error of each source of each sample, the PSNR up to scale.
     Thus each strength of each degradation counts alike, and the best estimate is a mean, not a median, which would be
     biased where uptake is sparse.
-    Fusion (every step): structure and visual information of both sources, as bright as the brighter one, as steep as the
-    steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad x_k|`, k the steeper. A mere
-    maximum washes out the MRI's sulci under high uptake; the information of the MRI keeps them.
+    Fusion (every step): structure and visual information of both sources, as bright as the brighter one, as steep as
+    the steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad x_k|`, k the steeper.
+    A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
     Uncertainty: Gaussian negative log-likelihood of the sources' errors, which trains the log-variance alone.
     """
 
@@ -143,6 +135,12 @@ class FusionLoss(nn.Module):
         fusion = fusion + self.intensity * (fused - target.amax(1, keepdim=True)).abs().mean()
         fusion = fusion + self.gradient * (gradients(fused) - reference).abs().mean()
         return self.restoration * restoration + self.fusion * fusion + self.uncertainty * likelihood.mean()
+
+
+def _windowed(images: Sequence[Tensor], size: int, std: float) -> list[Tensor]:
+    """Filter images of one shape with a Gaussian window, valid part only."""
+    rows, columns = (_window_matrix(n, size, std, images[0]) for n in images[0].shape[-2:])
+    return [rows @ v @ columns.T for v in images]
 
 
 def _window_matrix(n: int, size: int, std: float, like: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class PrepareFusion:
 
         Args:
             degradation: The specification.
-            key: Key of the pair **[B, 2, *spatial]**.
+            key: Key of the pair **[1, 2, *spatial]**.
             source_keys: Keys of the sources, whose scales are under `<key>_scale`.
             spatial_dim: Axis along which volumes are sliced.
 
