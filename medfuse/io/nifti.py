@@ -207,7 +207,7 @@ def write_nifti(
         ImageError: If the suffix is another, a value is not finite or a text too long.
         GeometryError: If the array is not 3-D, or the affine singular or not finite.
     """
-    volume = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array).astype(np.float32)
+    volume = _to_numpy(array).astype(np.float32)
     what = _label(Path(path))
     if not np.isfinite(volume).all():
         raise ImageError(f"{what} must be finite, got NaN or infinity; nothing was written.")
@@ -276,7 +276,7 @@ def _affine(header: nib.Nifti1Header, what: str) -> np.ndarray:
 
 
 def _checked_affine(affine: Any, what: str) -> np.ndarray:
-    matrix = np.array(affine.detach().cpu() if hasattr(affine, "detach") else affine, dtype=np.float64)
+    matrix = _to_numpy(affine).astype(np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise GeometryError(f"The affine of {what} must be a finite 4 x 4 affine map, got another; rewrite its header.")
     with np.errstate(over="ignore"):
@@ -382,6 +382,10 @@ def _text(value: str, limit: int, what: str) -> bytes:
     if not value.isascii() or len(value) > limit:
         raise ImageError(f"{what} must be at most {limit} ASCII characters, got {len(value)}; shorten it.")
     return value.encode()
+
+
+def _to_numpy(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _as_tuple(names: Sequence[str | Path] | str | Path) -> tuple[str | Path, ...]:
