@@ -69,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--steps", type=_steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
+    evaluate = commands.add_parser(
+        "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
+    )
+    evaluate.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")
+    evaluate.add_argument("--source2", required=True, type=Path, help="folder of clean PET or infrared images")
+    evaluate.add_argument("--fused", required=True, type=Path, help="folder of fused images")
+    evaluate.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, .csv and .png")
+    for kind in ("restored", "degraded"):
+        evaluate.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
+        evaluate.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
+    evaluate.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
+    evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    evaluate.set_defaults(run=_evaluate)
+
     demo = commands.add_parser("demo", help="fuse the shipped real PET-MRI case")
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
@@ -139,6 +153,37 @@ def _images(options: argparse.Namespace) -> None:
     print(f"{len(record['images'])} images: {options.out.resolve()}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
+    print(NOTICE)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from medfuse.evaluation import METHODS, evaluate_folders
+    from medfuse.metrics import METRICS, PRIMARY
+
+    record = evaluate_folders(
+        options.source1,
+        options.source2,
+        options.fused,
+        options.out,
+        restored=(options.restored1, options.restored2),
+        degraded=(options.degraded1, options.degraded2),
+        subjects=options.subjects,
+        device=_device(options.device),
+    )
+    summary, better = record["summary"], {1: "higher", -1: "lower", 0: ""}
+    print(
+        f"{'mean':<10}"
+        + f"{METHODS[0]:>10}{'95 % interval':>21}"
+        + "".join(f"{m:>10}" for m in METHODS[1:])
+        + "  better"
+    )
+    for name in (n for n in PRIMARY if n in summary[METHODS[0]]):
+        figures = summary[METHODS[0]][name]
+        interval = "-" if figures["lo"] is None else f"{figures['lo']:.4f} .. {figures['hi']:.4f}"
+        others = (summary[m].get(name) for m in METHODS[1:])
+        floors = "".join(f"{o['mean']:>10.4f}" if o else f"{'-':>10}" for o in others)
+        print(f"{name:<10}{figures['mean']:>10.4f}{interval:>21}{floors}  {better[METRICS[name].direction]}")
+    print(f"{record['images']} images, all {len(record['metrics'])} metrics: {options.out.resolve()}")
     print(NOTICE)
 
 

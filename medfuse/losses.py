@@ -68,7 +68,7 @@ class FusionLoss(nn.Module):
     Restoration (every step): the log of the root mean square error of each source of each sample, the PSNR up to scale.
     Thus each strength of each degradation counts alike, and the best estimate is a mean, not a median, which would be
     biased where uptake is sparse.
-    Fusion (every step): structure and visual information of both sources, as bright as the brighter one, as steep as
+    Fusion (last step): structure and visual information of both sources, as bright as the brighter one, as steep as
     the steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad x_k|`, k the steeper.
     A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
     Uncertainty: Gaussian negative log-likelihood of the sources' errors, which trains the log-variance alone.
@@ -96,7 +96,7 @@ class FusionLoss(nn.Module):
             intensity: Weight of the brighter source within the fusion.
             gradient: Weight of the gradient term within the fusion.
             uncertainty: Weight of the likelihood.
-            early: Weight of each step before the last, relative to the last.
+            early: Weight of the restoration by each step before the last, relative to the last.
         """
         super().__init__()
         self.restoration, self.fusion = restoration, fusion
@@ -111,30 +111,27 @@ class FusionLoss(nn.Module):
             target: Clean sources **[B, 2, H, W]**, 0..1.
         """
         states: list[FusionState] = pred["states"]
-        reference = self._reference(target)
-        total = target.new_zeros(())
-        for i, state in enumerate(states):
-            weight = 1.0 if i == len(states) - 1 else self.early
-            total = total + weight * self._step(state, target, reference)
-        return total / (1.0 + self.early * (len(states) - 1))
+        weights = [self.early] * (len(states) - 1) + [1.0]
+        total = sum(w * self._restoration(s, target) for w, s in zip(weights, states, strict=True)) / sum(weights)
+        return total + self.fusion * self._fusion(states[-1].x[:, 2:], target)
 
-    @staticmethod
-    def _reference(target: Tensor) -> Tensor:
-        g1, g2 = gradients(target[:, 0:1]), gradients(target[:, 1:2])
-        strength1, strength2 = (g.square().sum(1, keepdim=True) for g in (g1, g2))
-        return torch.where(strength1 >= strength2, g1, g2)
+    def _restoration(self, state: FusionState, target: Tensor) -> Tensor:
+        squared = (state.x[:, :2] - target).square()
+        restoration = 0.5 * torch.log1p(squared.mean((2, 3)) / _ROUNDING).mean()
+        likelihood = squared.detach() * torch.exp(-state.log_variance) + state.log_variance
+        return self.restoration * restoration + self.uncertainty * likelihood.mean()
 
-    def _step(self, state: FusionState, target: Tensor, reference: Tensor) -> Tensor:
-        restored, fused = state.x[:, :2], state.x[:, 2:]
-        error = restored - target
-        restoration = 0.5 * torch.log1p(error.square().mean((2, 3)) / _ROUNDING).mean()
-        likelihood = error.detach().square() * torch.exp(-state.log_variance) + state.log_variance
+    def _fusion(self, fused: Tensor, target: Tensor) -> Tensor:
         pair = fused.expand_as(target)
-        fusion = self.ssim * (1 - structural_similarity(pair, target)).mean()
-        fusion = fusion + self.information * (1 - visual_information(target, pair)).mean()
-        fusion = fusion + self.intensity * (fused - target.amax(1, keepdim=True)).abs().mean()
-        fusion = fusion + self.gradient * (gradients(fused) - reference).abs().mean()
-        return self.restoration * restoration + self.fusion * fusion + self.uncertainty * likelihood.mean()
+        slopes = [gradients(source) for source in target.split(1, 1)]
+        steepness = [g.square().sum(1, keepdim=True) for g in slopes]
+        steeper = torch.where(steepness[0] >= steepness[1], slopes[0], slopes[1])
+        return (
+            self.ssim * (1 - structural_similarity(pair, target)).mean()
+            + self.information * (1 - visual_information(target, pair)).mean()
+            + self.intensity * (fused - target.amax(1, keepdim=True)).abs().mean()
+            + self.gradient * (gradients(fused) - steeper).abs().mean()
+        )
 
 
 def _windowed(images: Sequence[Tensor], size: int, std: float) -> list[Tensor]:

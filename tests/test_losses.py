@@ -137,8 +137,7 @@ def test_perfect_restoration_and_fusion_of_equal_sources_cost_nothing():
     assert float(FusionLoss()({"states": perfect(target)}, target)) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("channel", [0, 1, 2])
-@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize(("step", "channel"), [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)])
 def test_any_departure_from_the_perfect_costs(channel, step):
     target = rand(2, 1, 16, 16).expand(-1, 2, -1, -1)
     loss = FusionLoss()

@@ -63,7 +63,7 @@ class DegradationPrior:
     anisotropic: float = 0.25
     poisson: float = 0.12
     rician: float = 0.12
-    motion: float = 0.04
+    motion: float = 0.02
     max_motion: float = 20.0
 
     def sample(self, batch: int, generator: torch.Generator, *, ndim: int = 2) -> Degradation:
