@@ -38,6 +38,7 @@ from medfuse.io import (
     write_rgb_nifti,
 )
 from medfuse.physics import Degradation, Downsample, JointDegradation, bind, parse_degradation, replicate, unreplicate
+from medfuse.registration import RigidRegistration
 from medfuse.report import save_contact_sheet, save_mosaic
 from medfuse.transforms import case_degradation, fuse_color, to_uint8
 
@@ -48,8 +49,12 @@ _SHEET_ROWS = 6
 
 
 # -------------------------------------------------------------------------------------------------- figures of a case
-def residual_chi2(inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16) -> list[float]:
+def residual_chi2(
+    inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16
+) -> list[float | None]:
     """Return the chi-square per datum of the residual of each source: about 1 when the restoration explains the data.
+
+    None for a source to which nothing happened: it comes back as it was, and there is nothing to explain.
 
     Args:
         inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
@@ -57,8 +62,11 @@ def residual_chi2(inputs: Tensor, restored: Tensor, degradation: JointDegradatio
         degradation: What happened to them.
         batch: Slices per step.
     """
-    figures = []
+    figures: list[float | None] = []
     for i, part in enumerate(degradation):
+        if not part.steps:
+            figures.append(None)
+            continue
         total = 0.0
         for k in range(0, len(inputs), batch):
             y = unreplicate(inputs[k : k + batch, i : i + 1], part.operator)
@@ -113,6 +121,7 @@ class SaveFusiond(MapTransform):
         degradation: Mapping[str, Any] | None = None,
         steps: int | None = None,
         source_keys: tuple[str, str] = ("mri", "pet"),
+        reference: str = "mri",
         spatial_dim: int = 2,
         palette: str = "HOT_IRON",
     ) -> None:
@@ -124,13 +133,16 @@ class SaveFusiond(MapTransform):
             weights: The weights that were used, for their hash.
             degradation: The specification that was used.
             steps: Number of steps that were used.
-            source_keys: Keys of the sources on the reference grid; source 1 gives grid and affine.
+            source_keys: Keys of the sources on the reference grid.
+            reference: Which of them the grid belongs to.
             spatial_dim: Axis along which the volume was sliced.
             palette: Palette of the colour fusion.
         """
         super().__init__(keys)
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
-        self.source_keys, self.spatial_dim, self.palette = source_keys, spatial_dim, palette
+        self.source_keys, self.reference = source_keys, reference
+        self.spatial_dim, self.palette = spatial_dim, palette
+        self.moving = next(key for key in source_keys if key != reference)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the case and return the data, with the sidecar's content under `record`."""
@@ -162,8 +174,11 @@ class SaveFusiond(MapTransform):
         )
         write_nifti(folder / f"{case}_weight.nii.gz", weight, affine, unit_description=f"weight of {name1}, 0 to 1")
         write_rgb_nifti(folder / f"{case}_fused_rgb.nii.gz", rgb, affine)
-        registration = data.get(f"{name2}_registration")
-        record = self._record(data, maps, restored1, restored2, registration)
+        record = self._record(data, maps, restored1, restored2)
+        registration = record["registration"]
+        if registration and registration["performed"] and registration["accepted"]:
+            result = RigidRegistration.from_dict(registration)
+            result.save_transform(folder / f"{case}_{self.moving}_to_{self.reference}.tfm")
         save_mosaic(
             folder / f"{case}_mosaic.png",
             sources=(sources[0], sources[1]),
@@ -187,7 +202,6 @@ class SaveFusiond(MapTransform):
         maps: Sequence[_Affine],
         restored1: Tensor,
         restored2: Tensor,
-        registration: Any,
     ) -> dict[str, Any]:
         source1, source2 = (data[k] for k in self.source_keys)
         spacing = [float(s) for s in source1.pixdim]
@@ -210,7 +224,7 @@ class SaveFusiond(MapTransform):
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "degradation": {"origin": "given", **(dict(self.degradation) if self.degradation else {"version": 1})},
-            "reference": {"source": names[0], "shape": list(source1.shape[1:]), "spacing_mm": spacing},
+            "reference": {"source": self.reference, "shape": list(source1.shape[1:]), "spacing_mm": spacing},
             "fused_unit": DIMENSIONLESS,
             "sources": {
                 name: {
@@ -222,7 +236,7 @@ class SaveFusiond(MapTransform):
                 }
                 for name, m, c in zip(names, maps, chi2, strict=True)
             },
-            "registration": registration,
+            "registration": self._registration(data),
         }
         for name, m, restored in zip(names, maps, (restored1, restored2), strict=True):
             truth = data.get(f"truth_{name}")
@@ -231,6 +245,12 @@ class SaveFusiond(MapTransform):
                     m.back(restored)[None], torch.as_tensor(truth).reshape(1, *restored.shape), m.scale
                 )
         return record
+
+
+    def _registration(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
+        """Return the record of the registration; MONAI's batches turn an empty list into None."""
+        record = data.get(f"{self.moving}_registration")
+        return None if record is None else {**record, "reasons": record["reasons"] or []}
 
 
 @dataclass(frozen=True)
@@ -252,11 +272,10 @@ class _Affine:
 
 def _notes(record: Mapping[str, Any]) -> list[str]:
     steps = "" if record["steps"] is None else f", {record['steps']} steps"
-    figures = ", ".join(f"{k.upper()} {v['residual_chi2']:.2f}" for k, v in record["sources"].items())
-    notes = [
-        f"Degradation: {record['degradation'].get('name', 'none')} (given){steps}",
-        f"Residual chi-square: {figures}",
-    ]
+    notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given){steps}"]
+    chi2 = {k.upper(): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
+    if chi2:
+        notes.append("Residual chi-square: " + ", ".join(f"{k} {v:.2f}" for k, v in chi2.items()))
     registration = record["registration"]
     if isinstance(registration, Mapping) and not registration.get("accepted", True):
         notes.append("Warning: registration was not accepted; the images were fused as they lay.")

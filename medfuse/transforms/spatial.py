@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medfuse.errors import GeometryError, RegistrationError
-from medfuse.registration import Grid, RigidRegistration, overlap_fraction, register_rigid
+from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
 
 FRAME_OF_REFERENCE = "frame_of_reference"
 _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -177,9 +177,16 @@ class ResampleToReference(InvertibleTransform):
             data: the part of the reference's voxels outside of the field of view of `image`.
 
         Raises:
-            GeometryError: If one of them is no volume, or an affine is singular or not finite.
+            GeometryError: If one of them is no volume, an affine is singular or not finite, or the two fields of view
+                do not overlap.
         """
         grid, own = _grid(reference, "reference"), _grid(image, "image")
+        if mutual_overlap(grid, own) == 0:
+            gap = np.linalg.norm(grid.centre - own.centre)
+            raise GeometryError(
+                f"The fields of view of image and reference must overlap, got none, and centres {gap:.0f} mm apart; check that "
+                "both are of one person and session, or let them be registered."
+            )
         index = np.linalg.solve(own.affine, grid.affine)
         sigma = _antialias(index) if self.antialias and self.mode == "linear" else (0.0, 0.0, 0.0)
         outside = 1.0 - overlap_fraction(grid, own, max_points=128)
