@@ -10,6 +10,7 @@ from torch import Tensor
 from medfuse.metrics.filters import TINY, as_levels, magnitude, mean, ratio, sobel, total
 
 _STRONG = 0.9  # quantile of the gradients of a source above which they are strong
+_TIE = 1e-4  # difference of two gradients that is rounding; those of 8 bits differ by more
 
 
 def edge_transfer(source1: Tensor, source2: Tensor, fused: Tensor, *, data_range: float, wrap: bool = False) -> Tensor:
@@ -27,7 +28,7 @@ def edge_transfer(source1: Tensor, source2: Tensor, fused: Tensor, *, data_range
         wrap: Compare orientations modulo pi.
 
     Returns:
-        **[B]**, 0..0.98; 0.975 at best, for equal images. NaN where both sources are flat.
+        **[B]**, 0..0.98; 0.975 at best, for equal images. NaN where both sources are black.
 
     Reference:
         Xydeas and Petrovic, Objective image fusion performance measure (Electron. Lett. 2000): Tg .9994, kg -15,
@@ -92,7 +93,7 @@ def edge_preservation(reference: Tensor, image: Tensor, *, data_range: float) ->
         data_range: Full range of the images.
 
     Returns:
-        **[B]**, -1..1: 1 for the same edges at any contrast, -1 for inverted ones. NaN for a flat reference.
+        **[B]**, -1..1: 1 for the same edges at any contrast, -1 for inverted ones. NaN for a black reference.
     """
     x, y = as_levels(data_range, reference=reference, image=image)
     (xx, xy), (yx, yy) = sobel(x), sobel(y)
@@ -115,7 +116,7 @@ def _strong(strength: Tensor) -> Tensor:
         place = _STRONG * (len(edges) - 1)
         low = math.floor(place)
         bound = torch.lerp(edges[low], edges[math.ceil(place)], place - low)
-        marks.append((sample >= bound * (1 - 1e-9)).to(sample))
+        marks.append((sample >= bound - _TIE).to(sample))
     return torch.stack(marks)
 
 

@@ -32,7 +32,8 @@ def phase_congruency_quality(source1: Tensor, source2: Tensor, fused: Tensor, *,
         data_range: Full range of the images.
 
     Returns:
-        **[B]**, at most 1; 0 where the sources have no feature.
+        **[B]**, at most 1; below 1 even for equal images, as features are cut out of the sources and not of the fused
+        image. 0 where the sources have no feature.
 
     Reference:
         Zhao, Laganiere and Liu, Performance assessment of combinative pixel-level image fusion based on an absolute

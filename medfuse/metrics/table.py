@@ -133,7 +133,8 @@ def _vision() -> Iterator[Metric]:
                  "product of three local correlations of phase congruency and its moments", 1, (-1, 1),
                  "Zhao et al. 2007", "contrast; a copy of one source wins; punishes mild blur more than noise")
     yield Metric("QCB", _fusion(perceptual.chen_blum_quality), "preserved local contrast after a sensitivity function",
-                 1, (0, 1), "Chen and Blum 2009", "gain and offset; depends on the size of the image")
+                 1, (0, 1), "Chen and Blum 2009",
+                 "gain and offset; depends on the size of the image; on black background rounding decides")
     yield Metric("QCV", _fusion(perceptual.chen_varshney_error),
                  "squared error after a sensitivity function, blocks of 16 x 16, weights gradient^5", -1, _POSITIVE,
                  "Chen and Varshney 2007", "all but a few blocks; a copy of one source wins")
