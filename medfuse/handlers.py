@@ -32,13 +32,15 @@ def export_weights(checkpoint: str | Path, path: str | Path) -> Path:
     """Write the averaged weights of a training checkpoint as a bundle's `model.pt`: a state dict in half precision.
 
     Args:
-        checkpoint: What the trainer saved; its averaged network is under `ema`.
+        checkpoint: What the trainer saved, with its averaged network under `ema`; or what validation saved, which is that
+            network alone.
         path: Where to write, atomically.
 
     Returns:
         The path that was written.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"]
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = saved.get("ema", saved)
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     with atomic_path(path) as temporary:
         torch.save(half, temporary)

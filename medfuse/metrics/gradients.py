@@ -10,7 +10,7 @@ from torch import Tensor
 from medfuse.metrics.filters import TINY, as_levels, magnitude, mean, ratio, sobel, total
 
 _STRONG = 0.9  # quantile of the gradients of a source above which they are strong
-_TIE = 1e-4  # difference of two gradients that is rounding; those of 8 bits differ by more
+_TIE = 1e-4  # gradients that differ by less are equal: it is the rounding of 0..1 in float32
 
 
 def edge_transfer(source1: Tensor, source2: Tensor, fused: Tensor, *, data_range: float, wrap: bool = False) -> Tensor:
@@ -44,7 +44,7 @@ def edge_transfer(source1: Tensor, source2: Tensor, fused: Tensor, *, data_range
         if wrap:
             alike = (turn - math.pi / 2).abs() / (math.pi / 2)
         else:
-            share = torch.where(strength == strength_f, strength_f, share)
+            share = torch.where((strength - strength_f).abs() < _TIE, strength_f, share)
             alike = 1 - turn / (math.pi / 2)
         quality = 0.9994 * torch.sigmoid(15 * (share - 0.5)) * 0.9879 * torch.sigmoid(22 * (alike - 0.8))
         kept, weight = kept + total(quality * strength), weight + total(strength)
@@ -123,7 +123,7 @@ def _strong(strength: Tensor) -> Tensor:
 def _polar(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return strength and orientation (-pi/2..pi/2) of the Sobel gradient; a vertical one has pi/2."""
     gx, gy = sobel(x)
-    upright = gx == 0
+    upright = gx.abs() < _TIE
     angle = torch.where(upright, math.pi / 2, torch.atan(-gy / torch.where(upright, 1.0, gx)))
     return magnitude(gx, gy), angle
 
