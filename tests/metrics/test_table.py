@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError, MedfuseError
-from medfuse.metrics import METRICS, PRIMARY, Images, Metric, available, floors, measure
+from medfuse.metrics import (
+    METRICS,
+    PRIMARY,
+    Images,
+    Metric,
+    available,
+    floors,
+    measure,
+    regional_quantitation,
+    residual_statistics,
+    total_ratio,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 OF_IMAGES = [m.name for m in METRICS.values() if not {"residual", "regions"} & set(m.needs)]
@@ -64,6 +75,24 @@ def test_values_lie_in_the_range_that_is_stated(pair, kind):
         low, high = METRICS[name].range
         known = value[~value.isnan()]
         assert bool(((known >= low - 1e-9) & (known <= high + 1e-9)).all()), (name, known)
+
+
+def test_metrics_of_residuals_and_regions_are_those_of_their_functions(pair):
+    a, b = pair
+    labels = (a > 60).long() + (a > 100).long()
+    tables = {
+        "residual": (residual_statistics(a - b, 3.0), (a - b, 3.0)),
+        "regions": (regional_quantitation(a, b, labels), (a, b, labels)),
+    }
+    tables["regions"][0]["total_ratio"] = total_ratio(a, b)
+    for need, (values, arguments) in tables.items():
+        for metric in (m for m in METRICS.values() if m.needs == (need,)):
+            function = metric.function
+            result = function(a, b) if metric.name == "total_ratio" else function(*arguments)
+            assert torch.equal(result.nan_to_num(), values[metric.name].nan_to_num()), metric.name
+            low, high = metric.range
+            known = result[~result.isnan()]
+            assert bool(((known >= low) & (known <= high)).all()), metric.name
 
 
 def test_a_batch_gives_what_its_samples_give(pair):
