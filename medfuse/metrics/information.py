@@ -11,7 +11,7 @@ from medfuse.metrics.filters import TINY, as_levels, gaussian_window, ratio, smo
 
 _BINS = 256
 _VIF_NOISE = 2.0  # variance of the visual noise, on 0..255
-_GRID = 2.0**14  # steps per level to which values are rounded before they are binned
+_GRID = 2.0**15  # steps per level to which values are rounded before they are binned
 
 
 def entropy(fused: Tensor, *, data_range: float) -> Tensor:
