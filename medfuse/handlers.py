@@ -32,8 +32,8 @@ def export_weights(checkpoint: str | Path, path: str | Path) -> Path:
     """Write the averaged weights of a training checkpoint as a bundle's `model.pt`: a state dict in half precision.
 
     Args:
-        checkpoint: What the trainer saved, with its averaged network under `ema`; or what validation saved: that network
-            alone.
+        checkpoint: What the trainer saved, with its averaged network under `ema`; or what validation saved, that
+            network alone.
         path: Where to write, atomically.
 
     Returns:

@@ -246,7 +246,6 @@ class SaveFusiond(MapTransform):
                 )
         return record
 
-
     def _registration(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
         """Return the record of the registration; MONAI's batches turn an empty list into None."""
         record = data.get(f"{self.moving}_registration")

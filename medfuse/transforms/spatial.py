@@ -184,8 +184,8 @@ class ResampleToReference(InvertibleTransform):
         if mutual_overlap(grid, own) == 0:
             gap = np.linalg.norm(grid.centre - own.centre)
             raise GeometryError(
-                f"The fields of view of image and reference must overlap, got none, and centres {gap:.0f} mm apart; check that "
-                "both are of one person and session, or let them be registered."
+                f"The fields of view of image and reference must overlap, got none, and centres {gap:.0f} mm apart; "
+                "check that both are of one person and session, or let them be registered."
             )
         index = np.linalg.solve(own.affine, grid.affine)
         sigma = _antialias(index) if self.antialias and self.mode == "linear" else (0.0, 0.0, 0.0)
