@@ -5,6 +5,9 @@ WORKERS ?= 2
 PIP_FLAGS ?= --quiet --quiet
 # On Linux with a GPU this is a CUDA build. For a CPU build from elsewhere: TORCH_FLAGS="--index-url URL".
 TORCH_FLAGS ?=
+# Research data for `make results`; they are not part of the repository.
+BENCH ?= ../shared/bench
+DATA ?= ../shared/data
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -12,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format bench clean
+.PHONY: help setup demo test test-full lint format bench results clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +43,9 @@ format: .venv/.dev  ## put code into the house's format
 
 bench: .venv/.runtime  ## measure the speed on this machine
 	$(BIN)/python tests/bench.py
+
+results: .venv/.runtime  ## measure everything that the results page says; BENCH and DATA name the folders it needs
+	$(BIN)/python tests/results --bench "$(BENCH)" --data "$(DATA)"
 
 clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
 	rm -rf build dist out/demo .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 NOTICE = "Research use only. Not a medical device. Not for diagnosis."
+SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -41,12 +42,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medfuse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI)", description=NOTICE)
-    fuse.add_argument("--pet", required=True, type=Path, help="PET volume, .nii or .nii.gz")
-    fuse.add_argument("--mri", required=True, type=Path, help="MRI volume; its grid is the reference")
+    fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI or DICOM)", description=NOTICE)
+    fuse.add_argument("--pet", type=Path, help="PET volume: .nii, .nii.gz, or a folder or file of DICOM")
+    fuse.add_argument("--mri", type=Path, help="MRI volume, likewise; its grid is the reference")
+    fuse.add_argument("--dicom", type=Path, help="instead of both: a DICOM folder with one PET and one MRI series")
+    fuse.add_argument("--pet-series", metavar="UID", help="which PET series, where there are several")
+    fuse.add_argument("--mri-series", metavar="UID", help="which MRI series, where there are several")
+    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
-    fuse.add_argument("--pet-unit", default="a.u.", help="unit of the PET's values, e.g. SUV or Bq/ml")
+    fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.set_defaults(run=_fuse)
 
@@ -83,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     evaluate.set_defaults(run=_evaluate)
 
+    dicom = commands.add_parser("dicom", help="list and check the series of a DICOM folder", description=NOTICE)
+    dicom.add_argument("folder", type=Path, help="folder, with all folders in it")
+    dicom.set_defaults(run=_dicom)
+
     demo = commands.add_parser("demo", help="fuse the shipped real PET-MRI case")
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
@@ -94,23 +103,59 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fuse(options: argparse.Namespace) -> None:
-    from medfuse.io import check_nifti
-
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.case):
         raise MedfuseError(
             f"--case must be letters, digits, '.', '_' and '-', got {options.case!r}; choose another name."
         )
+    given = [n for n in ("dicom", "mri", "pet") if getattr(options, n) is not None]
+    if given not in (["dicom"], ["mri", "pet"]):
+        names = " and ".join(f"--{n}" for n in given) or "none of them"
+        raise MedfuseError(f"The images must be given as --pet and --mri, or as --dicom, got {names}; change them.")
     spec = load_spec(options.degradation, "pet_mri_fusion")
-    for path in (options.mri, options.pet):
+    item: dict[str, object] = {"case": options.case}
+    for key, modality in (("mri", "MR"), ("pet", "PT")):
+        item |= _source(key, options.dicom or getattr(options, key), modality, options)
+    if options.aligned:
+        item["aligned"] = True
+    _run([item], spec, options.out, options.steps, options.device, suv=options.suv)
+
+
+def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
+    """Check a source before the bundle is loaded, and return its entries of the case."""
+    from medfuse.io import check_nifti, is_nifti, open_series, series_suv
+
+    uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
+    if "#" in str(path.absolute()):
+        raise MedfuseError(f"The path of the {key} must be free of '#', got one with it; rename the file or a folder.")
+    entries: dict[str, object] = {key: str(path.absolute())}
+    if is_nifti(path):
+        if uid or (key == "pet" and options.suv not in ("auto", "none")):
+            raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
         check_nifti(path)
-    item = {
-        "case": options.case,
-        "mri": str(options.mri),
-        "pet": str(options.pet),
-        "aligned": options.aligned,
-        "pet_unit": options.pet_unit,
-    }
-    _run([item], spec, options.out, options.steps, options.device)
+        return entries | ({f"{key}_unit": unit} if unit else {})
+    if unit:
+        raise MedfuseError("--pet-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
+    series = open_series(path, modality=modality, uid=uid)
+    if modality == "PT":
+        found = series_suv(series, options.suv)
+        why = found.record.get("reason") or found.record["rule"]
+        print(f"PET: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
+    return entries | {f"{key}_series": series.uid}
+
+
+def _dicom(options: argparse.Namespace) -> None:
+    from medfuse.io import list_series, series_suv
+
+    folder = list_series(options.folder)
+    for series in folder.series:
+        print(series.describe())
+        if series.modality == "PT" and not series.problem:
+            record = series_suv(series).record
+            print(f"  SUV: {record.get('reason') or record['rule']}")
+    for problem in folder.unreadable:
+        print(f"unreadable: {problem}")
+    print(f"{len(folder.series)} series, {folder.others} other files, {len(folder.unreadable)} unreadable files")
+    print(NOTICE)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -121,12 +166,18 @@ def _demo(options: argparse.Namespace) -> None:
     _run(chosen, load_spec("none"), options.out, 3, "cpu")
 
 
-def _run(datalist: list[dict[str, object]], spec: dict[str, object], out: Path, steps: int, device: str) -> None:
+def _run(
+    datalist: list[dict[str, object]],
+    spec: dict[str, object],
+    out: Path,
+    steps: int,
+    device: str,
+    **overrides: object,
+) -> None:
     from medfuse.pipeline import run_bundle
 
-    run_bundle(
-        "pet_mri_fusion", datalist=datalist, degradation=spec, output_dir=str(out), steps=steps, device=_device(device)
-    )
+    overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
+    run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
     for item in datalist:
         folder = (out / str(item["case"])).resolve()
         print(f"results: {folder}")
@@ -191,7 +242,7 @@ def _info(options: argparse.Namespace) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     print(f"medfuse {__version__}")
-    for package in ("torch", "monai", "SimpleITK", "nibabel"):
+    for package in ("torch", "monai", "SimpleITK", "nibabel", "pydicom"):
         try:
             print(f"  {package} {version(package)}")
         except PackageNotFoundError:
@@ -236,7 +287,8 @@ def _quieten() -> None:
     """Silence what MONAI and torch say on every run about their own affairs."""
     for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("monai.data.image_reader").setLevel(logging.ERROR)
+    for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.config import KeysCollection
 from monai.metrics import PSNRMetric, SSIMMetric
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +31,9 @@ from medfuse.inferers import VolumeFusionInferer
 from medfuse.io import (
     Image2D,
     check_pair,
+    is_nifti,
     match_folders,
+    open_series,
     read_image,
     write_image,
     write_json,
@@ -44,7 +47,7 @@ from medfuse.transforms import case_degradation, fuse_color, to_uint8
 
 NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 DIMENSIONLESS = "normalised, dimensionless"
-_PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "numpy")
+_PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
 _SHEET_ROWS = 6
 
 
@@ -90,17 +93,50 @@ def sha256(path: str | Path) -> str:
 
 # ------------------------------------------------------------------------------------------- input and output of a case
 class DescribeSourcesd(MapTransform):
-    """Note the hash and the unit of each source's file: `<key>_sha256`, and `<key>_unit` where the case has none."""
+    """Note the hash of each source, `<key>_sha256`, and choose its series where it is DICOM.
+
+    A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
+    only one of the key's modality. Its hash is that of the sorted hashes of its files.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        modality: str | Sequence[str | None] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Make the transform.
+
+        Args:
+            keys: Keys of the sources' paths.
+            modality: DICOM modality of each: CT, MR, PT, or None for any; one for all keys or one for each.
+            allow_missing_keys: Pass keys that a case has not.
+        """
+        super().__init__(keys, allow_missing_keys)
+        self.modalities = ensure_tuple_rep(modality, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the notes."""
+        """Return the data with the notes.
+
+        Raises:
+            BundleError: If a NIfTI is not there, or a case names a unit for DICOM, whose headers say it.
+            DicomError: If a DICOM source is not one usable series.
+        """
         result = dict(data)
-        for key in self.key_iterator(result):
-            path = Path(str(result[key]))
-            if not path.is_file():
-                raise BundleError(f"{key} of case {result.get('case')} must be a file, got none there; check its path.")
-            result[f"{key}_sha256"] = sha256(path)
-            result.setdefault(f"{key}_unit", "a.u.")
+        for key, modality in self.key_iterator(result, self.modalities):
+            case, path = result.get("case"), Path(str(result[key]))
+            if is_nifti(path):
+                if not path.is_file():
+                    raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
+                result[f"{key}_sha256"] = sha256(path)
+                continue
+            if f"{key}_unit" in result:
+                raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
+            series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
+            hashes = "".join(sorted(sha256(file) for file in series.files))
+            result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
+            result[key] = tuple(str(file) for file in series.files)
         return result
 
 
@@ -238,6 +274,9 @@ class SaveFusiond(MapTransform):
             },
             "registration": self._registration(data),
         }
+        for name, source in zip(names, (source1, source2), strict=True):
+            if "suv" in source.meta:
+                record["sources"][name]["suv"] = source.meta["suv"]
         for name, m, restored in zip(names, maps, (restored1, restored2), strict=True):
             truth = data.get(f"truth_{name}")
             if truth is not None:
@@ -353,7 +392,7 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
     workflow = ConfigWorkflow(
         config_file=str(configs / "inference.json"),
         meta_file=str(configs / "metadata.json"),
-        logging_file=None,
+        logging_file=False,  # how to log is the caller's affair
         workflow_type="inference",
         bundle_root=str(root),
         **overrides,
@@ -436,7 +475,10 @@ def fuse_images(
         },
     }
     titles = ("source 1", "source 2", "restored 1", "restored 2", "fused")
-    save_contact_sheet(out / "contact_sheet.png", sheet, titles)
+    notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given), {steps} steps"]
+    notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
+    shown = f"{len(sheet)} of {len(pairs)} images" if len(sheet) < len(pairs) else f"{len(pairs)} images"
+    save_contact_sheet(out / "contact_sheet.png", sheet, titles, title=shown, notes=notes)
     write_json(out / "images.json", record)
     return record
 
