@@ -288,7 +288,8 @@ def _quieten() -> None:
     for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
         warnings.filterwarnings("ignore", message=message)
     for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # a filter, since MONAI sets the level when it is imported
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 if __name__ == "__main__":
