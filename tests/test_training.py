@@ -69,6 +69,12 @@ def test_training_resumes_and_its_weights_evaluate(data, tmp_path):
     state = torch.load(work / "models" / "model.pt", weights_only=True)
     FusionModel(FusionUNet()).load_state_dict(state)
 
+    weights = str(work / "models" / "model.pt")
+    standing = TINY | {"epochs": "1", "learning_rate": "0.0", "work_dir": str(tmp_path / "again")}
+    run("training", data, work, "train.json", pretrained=weights, **standing)
+    again = torch.load(tmp_path / "again" / "latest_checkpoint_epoch=1.pt", weights_only=True)
+    assert all(torch.equal(v.half(), state[k]) for k, v in again["network"].items())
+
     tiny = {k: v for k, v in TINY.items() if k.startswith("validate")}
     text = run("evaluating", data, work, "train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), **tiny)
     assert "psnr_pet" in text
