@@ -21,6 +21,10 @@ class ImageError(MedfuseError):
     """A file or an array that cannot be used as an image."""
 
 
+class DicomError(MedfuseError):
+    """A DICOM file or series that cannot be used, or a header that does not say what is needed."""
+
+
 class RegistrationError(MedfuseError):
     """Two volumes that cannot be brought into register, or should not be."""
 

@@ -2,20 +2,38 @@
 
 from medfuse.io.atomic import atomic_file, atomic_path, write_json
 from medfuse.io.cases import find_cases, require_cases
+from medfuse.io.dicom import (
+    DicomReader,
+    Series,
+    VolumeReader,
+    choose_series,
+    is_nifti,
+    list_series,
+    open_series,
+    series_suv,
+)
 from medfuse.io.images import Image2D, check_pair, match_folders, read_image, write_image
 from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
 
 __all__ = [
+    "DicomReader",
     "Image2D",
     "NiftiReader",
+    "Series",
+    "VolumeReader",
     "atomic_file",
     "atomic_path",
     "check_nifti",
     "check_pair",
+    "choose_series",
     "find_cases",
+    "is_nifti",
+    "list_series",
     "match_folders",
+    "open_series",
     "read_image",
     "require_cases",
+    "series_suv",
     "write_image",
     "write_json",
     "write_nifti",

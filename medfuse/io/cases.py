@@ -1,12 +1,12 @@
-"""A folder of NIfTI pairs as a list of cases.
+"""A folder of pairs as a list of cases.
 
 Two layouts, which may be mixed; upper and lower case are the same:
 
     CASE/mri.nii.gz   CASE/pet.nii.gz   CASE/mask.nii.gz   CASE/truth_pet.nii.gz   CASE/case.json
     CASE_mri.nii.gz   CASE_pet.nii.gz   CASE_mask.nii.gz   CASE_truth_pet.nii.gz
 
-In a folder of a case, files may also carry its name (`CASE/CASE_mri.nii.gz`). Other files are left alone, and so are
-sub-folders without any NIfTI.
+In a folder of a case, files may also carry its name (`CASE/CASE_mri.nii.gz`), and instead of a NIfTI there may be a
+folder of DICOM files (`CASE/mri/`, `CASE/pet/`). Other files are left alone, and so are sub-folders without either.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def find_cases(
 
     Returns:
         One dictionary per case: "case" (its id), the path of each key, of "mask" and of "truth_" keys where there are
-        such files, and the fields of `case.json`, such as `{"aligned": true, "pet_unit": "SUV"}`.
+        such files, and the fields of `case.json`, such as `{"aligned": true, "pet_unit": "SUV"}`, or "pet_series", the
+        UID of the DICOM series to take.
 
     Raises:
         BundleError: If the folder is absent or holds no case, a case lacks a file or has two for one key, an id holds
@@ -95,11 +96,13 @@ def _files(root: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            volumes = [path for path in sorted(entry.iterdir()) if _SUFFIX.search(path.name) and path.is_file()]
-            if not volumes and not (entry / "case.json").exists():
+            inside = sorted(entry.iterdir())
+            volumes = [path for path in inside if _SUFFIX.search(path.name) and path.is_file()]
+            scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
+            if not volumes and not scans and not (entry / "case.json").exists():
                 continue
             case = _checked_id(entry.name, index)
-            matched = [(key, path) for path in volumes if (key := _key(path, case, keys))]
+            matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
             if not matched:
                 raise BundleError(
                     f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files with "
@@ -108,6 +111,16 @@ def _files(root: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]
             yield from ((case, key, path) for key, path in matched)
         elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
             yield _checked_id(parts[0], index), parts[1], entry
+
+
+def _holds_dicom(folder: Path) -> bool:
+    """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does (PS3.10 7.1)."""
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    return True
+    return False
 
 
 def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,316 @@
+"""Read what is needed of one DICOM file, and nothing else: no pixel is decoded, no text about a person is kept.
+
+A file may be hostile. Its transfer syntax is read first, such that nothing is ever inflated; the header is read within
+a budget of bytes; elements that are not needed are skipped; what is claimed of the pixels is held against the size of
+the file. Values of headers appear in no message, as any may name a patient.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, cast
+
+from pydicom import config, uid
+from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import read_dataset
+from pydicom.pixels import get_decoder
+
+from medfuse.errors import DicomError
+from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
+from medfuse.io.dicom.planes import Planes, read_planes
+from medfuse.io.dicom.values import Values, is_uid
+from medfuse.io.suv import PetTags
+
+NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+# Each with the one decoder that may serve it, so that a result does not depend on what else is installed
+CODECS = {
+    uid.RLELossless: "pydicom",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+    uid.HTJ2KLossless: "pylibjpeg",
+    uid.HTJ2KLosslessRPCL: "pylibjpeg",
+    uid.HTJ2K: "pylibjpeg",
+    uid.JPEGLossless: "gdcm",
+    uid.JPEGLosslessSV1: "gdcm",
+}
+_CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
+_ENHANCED = (
+    uid.EnhancedCTImageStorage,
+    uid.EnhancedMRImageStorage,
+    uid.EnhancedPETImageStorage,
+    uid.LegacyConvertedEnhancedCTImageStorage,
+    uid.LegacyConvertedEnhancedMRImageStorage,
+    uid.LegacyConvertedEnhancedPETImageStorage,
+)
+_MODALITIES = ("CT", "MR", "PT")
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MAX_HEADER = 32 << 20  # bytes
+_MAX_READS = 500_000  # two or three for an element; a header of so many empty items would take 1 GB in memory
+_MAX_COUNT = 32767  # rows, columns, frames: what a NIfTI can hold
+_PIXELS, _OTHER_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)  # integer; float and double
+_UNDEFINED = 0xFFFFFFFF
+_LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+_WANTED = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence", "NumberOfSlices",
+    "Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex",
+    "RadiopharmaceuticalInformationSequence", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+    "AcquisitionDateTime", "FrameReferenceTime", "ActualFrameDuration", "TimezoneOffsetFromUTC", "DecayCorrected",
+    "DecayCorrectionDateTime", "AttenuationCorrected",
+]  # fmt: skip
+_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelFormat:
+    """How the pixels of a file are stored.
+
+    Attributes:
+        transfer_syntax: Its UID.
+        rows: Number of rows.
+        columns: Number of columns.
+        frames: Number of frames.
+        bits_allocated: 8, 16 or 32.
+        bits_stored: At most as many.
+        signed: Whether stored values are signed.
+        word: Value representation of the element, "OB" or "OW".
+        offset: Where the element's value begins in the file.
+    """
+
+    transfer_syntax: str
+    rows: int
+    columns: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    word: str
+    offset: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one decoded frame."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What one file of an image series says. A file with a problem may lack pixels and planes.
+
+    Attributes:
+        path: The file.
+        instance: SOP Instance UID.
+        series: Series Instance UID.
+        modality: CT, MR or PT.
+        is_localizer: Whether Image Type says so.
+        frame_of_reference: UID, or empty.
+        slices: Number of Slices (0054,0081) of a PET volume, or 0.
+        pixels: How the pixels are stored.
+        planes: Where the frames lie.
+        pet: What a PET says about its values.
+        problem: Why the file cannot be used, such as "must have ..., got ..."; or empty.
+    """
+
+    path: Path
+    instance: str
+    series: str
+    modality: str
+    is_localizer: bool = False
+    frame_of_reference: str = ""
+    slices: int = 0
+    pixels: PixelFormat | None = None
+    planes: Planes | None = None
+    pet: PetTags = field(default_factory=PetTags)
+    problem: str = ""
+
+
+def read_header(path: Path) -> Header | None:
+    """Read one file.
+
+    Returns:
+        Its header, with a problem in it if the file is of a known series but cannot be used; None if it is no CT, MR or
+        PET image.
+
+    Raises:
+        DicomError: If it is a DICOM file, by its content or its suffix, of which nothing can be said. The message has
+            no subject: "must be ..., got ...".
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(132)[128:] == b"DICM":  # PS3.10 7.1
+                return _read_guarded(_Budget(file, path.stat().st_size), path)
+    except OSError as error:
+        raise DicomError(f"must be readable, got {error.strerror or 'an error'}") from None
+    if path.suffix.lower() in _SUFFIXES:
+        raise DicomError("must begin with a preamble and DICM, got another beginning")
+    return None
+
+
+def _read_guarded(file: _Budget, path: Path) -> Header | None:
+    """Read, and turn errors of any kind into one of ours: pydicom's repeat values of the header."""
+    try:
+        with quiet():
+            header = _read(file, path)
+    except DicomError:
+        raise
+    except Exception:
+        raise file.failure or DicomError("must have a well-formed header, got a broken one") from None
+    if file.failure:  # pydicom may have taken it for the end of the file
+        raise file.failure
+    return header
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Budget:
+    """A file of which only so much can be read, so many times, and never beyond its end without notice.
+
+    What went wrong is kept in `failure`, as pydicom may hide it.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self.size = file, size
+        self._bytes, self._reads = _MAX_HEADER, _MAX_READS
+        self.seek, self.tell = file.seek, file.tell
+        self.failure: DicomError | None = None
+
+    def read(self, count: int) -> bytes:
+        if count > self._bytes:
+            self._fail(f"must have a header of at most {_MAX_HEADER} bytes, got more, or a broken length")
+        if self._reads == 0:
+            self._fail(f"must have a header of at most {_MAX_READS} parts, got more")
+        piece = self._file.read(count)
+        self._bytes -= len(piece)
+        self._reads -= 1
+        if len(piece) < count and (piece or count != 8):  # pydicom looks for a next element in 8 bytes
+            self._fail("must be a whole file, got one that is cut short in its header")
+        return piece
+
+    def _fail(self, message: str) -> NoReturn:
+        self.failure = self.failure or DicomError(message)
+        raise self.failure
+
+
+def _read(file: _Budget, path: Path) -> Header | None:
+    syntax = _transfer_syntax(file)
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        raise DicomError("must not be deflated, got the deflated transfer syntax; convert it to another")
+    pixel_data: dict[str, Any] = {}
+
+    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
+        if tag == _PIXELS:
+            pixel_data.update(vr=vr or "OW", length=length, offset=file.tell())
+        return tag == _PIXELS or tag in _OTHER_PIXELS
+
+    values = Values(
+        read_dataset(
+            cast(BinaryIO, file),
+            syntax == uid.ImplicitVRLittleEndian,
+            syntax != uid.ExplicitVRBigEndian,
+            stop_when=at_pixels,
+            specific_tags=cast(Any, _TAGS),
+        )
+    )
+    sop_class = values.text("SOPClassUID")
+    if sop_class and sop_class not in (*_CLASSIC, *_ENHANCED):
+        return None
+    known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), values.text("Modality"))
+    if not sop_class or known[3] not in _MODALITIES:
+        raise DicomError("must have a SOP class and one of the modalities CT, MR and PT, got another or none")
+    try:
+        pixels = _pixels(values, syntax, pixel_data, file.size)
+        planes = read_planes(values, pixels.frames, enhanced=sop_class in _ENHANCED, modality=known[3])
+        is_pet = known[3] == "PT"
+        return Header(
+            *known,
+            is_localizer="LOCALIZER" in values.texts("ImageType"),
+            frame_of_reference=values.uid("FrameOfReferenceUID", needed=False),
+            slices=values.count("NumberOfSlices", default=0) if is_pet and sop_class in _CLASSIC else 0,
+            pixels=pixels,
+            planes=planes,
+            pet=read_pet(values, planes) if is_pet else PetTags(),
+        )
+    except DicomError as error:
+        return Header(*known, problem=str(error))
+
+
+def _transfer_syntax(file: _Budget) -> str:
+    """Return the transfer syntax and leave the file where the data set begins (PS3.10 7.1: explicit little endian)."""
+    found = []
+    while True:
+        start = file.tell()
+        head = file.read(8)
+        if len(head) < 8 or head[:2] != b"\2\0":
+            file.seek(start)
+            break
+        length = struct.unpack("<I", file.read(4))[0] if head[4:6] in _LONG_VR else struct.unpack("<H", head[6:])[0]
+        value = file.read(length)
+        if head[2:4] == b"\x10\0":
+            found.append(value.rstrip(b"\0 ").decode("ascii", "replace"))
+    if len(found) != 1 or not is_uid(found[0]):
+        raise DicomError("must name one transfer syntax, got none or several")
+    return found[0]
+
+
+def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> PixelFormat:
+    """Check what is said of the pixels against what the file can hold (PS3.3 C.7.6.3)."""
+    _check_syntax(syntax)
+    if values.count("SamplesPerPixel") != 1 or values.text("PhotometricInterpretation") != "MONOCHROME2":
+        raise DicomError("must be grey (MONOCHROME2, one sample), got another kind of image")
+    rows, columns = values.count("Rows"), values.count("Columns")
+    frames = values.count("NumberOfFrames", default=1)
+    if not all(1 <= n <= _MAX_COUNT for n in (rows, columns, frames)):
+        raise DicomError(f"must have 1 to {_MAX_COUNT} rows, columns and frames, got {rows} x {columns} x {frames}")
+    allocated, stored = values.count("BitsAllocated"), values.count("BitsStored")
+    high, representation = values.count("HighBit", default=stored - 1), values.count("PixelRepresentation")
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or high != stored - 1 or representation > 1:
+        raise DicomError(f"must have 8, 16 or 32 bits, right-aligned, got {allocated} allocated and {stored} stored")
+    if not element:
+        raise DicomError("must hold integer pixels, got none, or a file that is cut short")
+    if element["vr"] not in ("OB", "OW"):
+        raise DicomError("must hold pixels as OB or OW, got another value representation")
+    pixels = PixelFormat(
+        syntax, rows, columns, frames, allocated, stored, representation == 1, element["vr"], element["offset"]
+    )
+    encapsulated = syntax not in NATIVE
+    if encapsulated != (element["length"] == _UNDEFINED):
+        raise DicomError("must hold pixels as its transfer syntax says, got the other kind")
+    expected, there = pixels.frame_bytes * frames, min(element["length"], size - pixels.offset)
+    if not encapsulated and there < expected:
+        raise DicomError(
+            f"must hold {expected} bytes of pixels, got {there}: it is cut short, or its dimensions are wrong"
+        )
+    return pixels
+
+
+def _check_syntax(syntax: str) -> None:
+    if syntax in NATIVE:
+        return
+    name = uid.UID(syntax).name if syntax in uid.UID_dictionary else "another"
+    if syntax not in CODECS:
+        raise DicomError(f"must be uncompressed, RLE, JPEG-LS, JPEG 2000 or lossless JPEG, got {name}; convert it")
+    if CODECS[uid.UID(syntax)] not in get_decoder(syntax).available_plugins:
+        raise DicomError(f"must have a transfer syntax with a codec, got {name}; convert it or install medfuse[jpeg]")

@@ -1,0 +1,183 @@
+"""DICOM series, and volumes of either format, as readers for MONAI."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data.image_reader import ImageReader
+from monai.utils import MetaKeys, SpaceKeys
+
+from medfuse.errors import DicomError
+from medfuse.io.dicom.series import MAX_BYTES, Series, choose_series, list_series
+from medfuse.io.dicom.volume import load_volume
+from medfuse.io.nifti import SUFFIXES, NiftiReader
+from medfuse.io.suv import CHOICES, Suv, suv
+
+SIDECAR = "suv.json"
+FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
+_MAX_SIDECAR = 1 << 16  # bytes
+
+Source = str | Path | Sequence[str | Path]
+
+
+def open_series(
+    source: Source, *, modality: str | None = None, uid: str | None = None, max_bytes: int = MAX_BYTES
+) -> Series:
+    """Find the one series of a folder, a file or files, checked and ready to load; see `choose_series`.
+
+    Raises:
+        DicomError: If there is none or more than one, or it is no usable volume.
+    """
+    return choose_series(list_series(source, max_bytes=max_bytes), modality=modality, uid=uid)
+
+
+def series_suv(series: Series, kind: str = "auto") -> Suv:
+    """Find how the values of a PET series become SUV; see `medfuse.io.suv.suv`.
+
+    A file `suv.json` beside the files of the series may replace what headers say or lack.
+
+    Raises:
+        DicomError: If a kind was asked for that cannot be computed, or the sidecar cannot be used.
+    """
+    return suv([header.pet for header in series.headers], kind, _sidecar(series))
+
+
+class DicomReader(ImageReader):
+    """Read a checked DICOM series as rescaled float32, for MONAI's `LoadImage(reader="medfuse.io.DicomReader")`.
+
+    Of the headers only the geometry, the modality, the unit, the frame of reference and, for PET, the record of the SUV
+    are kept: the rest may name a patient. As in `NiftiReader`, all checks are in `get_data`, whose errors MONAI lets
+    pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        modality: str | None = None,
+        series_uid: str | None = None,
+        suv: str = "auto",
+        max_bytes: int = MAX_BYTES,
+        allow_constant: bool = False,
+    ) -> None:
+        """Set what to read.
+
+        Args:
+            modality: CT, MR or PT; None for any.
+            series_uid: Which series, where there are several.
+            suv: For PET: one of `medfuse.io.suv.CHOICES`.
+            max_bytes: Largest decoded size to accept.
+            allow_constant: Accept a volume of one value.
+        """
+        super().__init__()
+        if suv not in CHOICES:
+            raise DicomError(f"suv must be one of {', '.join(CHOICES)}, got {suv!r}; choose one of them.")
+        self.modality, self.series_uid, self.suv = modality, series_uid, suv
+        self.max_bytes, self.allow_constant = max_bytes, allow_constant
+
+    def verify_suffix(self, filename: Source) -> bool:
+        """Return whether no name is that of a NIfTI: DICOM files and folders have any name."""
+        return not any(is_nifti(name) for name in _as_tuple(filename))
+
+    def read(self, data: Source, **kwargs: Any) -> tuple[str | Path, ...]:
+        """Note a folder, a file, or the files of a series; `get_data` checks and loads it.
+
+        Raises:
+            DicomError: If there is an option.
+        """
+        if kwargs:
+            raise DicomError("DicomReader must get paths and no options, got options; make the reader with them.")
+        return _as_tuple(data)
+
+    def get_data(self, img: Sequence[str | Path]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Check and load a series.
+
+        Args:
+            img: What `read` returned.
+
+        Returns:
+            float32 array **[X, Y, Z]** and MONAI's metadata: the affine in RAS mm, `modality`, `unit`,
+            `frame_of_reference` where there is one, and `suv`, the record of a PET.
+
+        Raises:
+            DicomError: If there is not one series, or it cannot be used; see `choose_series` and `load_volume`.
+        """
+        source = img[0] if len(img) == 1 else img
+        series = open_series(source, modality=self.modality, uid=self.series_uid, max_bytes=self.max_bytes)
+        meta: dict[str, Any] = {
+            MetaKeys.AFFINE: series.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: series.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(series.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            "modality": series.modality,
+            "unit": "HU" if series.modality == "CT" else "a.u.",
+        }
+        if series.frame_of_reference:
+            meta[FRAME_OF_REFERENCE] = series.frame_of_reference
+        factor = 1.0
+        if series.modality == "PT":
+            found = series_suv(series, self.suv)
+            factor, meta["unit"], meta["suv"] = found.factor, found.unit, found.record
+        volume = load_volume(series, factor=factor)
+        if not self.allow_constant and volume.min() == volume.max():
+            raise DicomError(f"Series {series.uid} must show something, got one value everywhere; check the scan.")
+        return volume, meta
+
+
+class VolumeReader(ImageReader):
+    """Read a NIfTI file or a DICOM series, by what the path is, for `LoadImage(reader="medfuse.io.VolumeReader")`.
+
+    A name that ends in `.nii` or `.nii.gz` is a NIfTI; anything else, a folder or files, is DICOM.
+    """
+
+    def __init__(self, *, modality: str | None = None, suv: str = "auto", allow_constant: bool = False) -> None:
+        """Set what to accept; see `DicomReader`. All but the last concern DICOM alone."""
+        super().__init__()
+        self._nifti = NiftiReader(allow_constant=allow_constant)
+        self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant)
+
+    def verify_suffix(self, filename: Source) -> bool:
+        """Return True: what it is shows when it is read."""
+        return True
+
+    def read(self, data: Source, **kwargs: Any) -> Any:
+        """Note the path or paths; `get_data` checks and loads them."""
+        names = _as_tuple(data)
+        return self._nifti.read(names, **kwargs) if any(map(is_nifti, names)) else self._dicom.read(names, **kwargs)
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Check and load a volume: float32 **[X, Y, Z]** and MONAI's metadata.
+
+        Raises:
+            MedfuseError: As `NiftiReader.get_data` or `DicomReader.get_data`.
+        """
+        return self._nifti.get_data(img) if isinstance(img, Path) else self._dicom.get_data(img)
+
+
+def is_nifti(path: str | Path) -> bool:
+    """Return whether a name is that of a NIfTI file."""
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def _sidecar(series: Series) -> Mapping[str, Any]:
+    path = Path(os.path.commonpath([file.parent for file in series.files])) / SIDECAR
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _MAX_SIDECAR:
+            raise ValueError("too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DicomError(f"{SIDECAR} must be a small, readable JSON file, got another; repair it.") from None
+    if not isinstance(content, dict):
+        raise DicomError(f"{SIDECAR} must hold an object, got {type(content).__name__}; use {{...}}.")
+    return content
+
+
+def _as_tuple(names: Source) -> tuple[str | Path, ...]:
+    return (names,) if isinstance(names, str | Path) else tuple(names)

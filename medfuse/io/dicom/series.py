@@ -1,0 +1,283 @@
+"""List the series of a folder, check each before anything is decoded, and choose one.
+
+A series is a volume if its frames share one orientation and lie on one line, evenly, one at each place. Order in the
+folder, file names and instance numbers play no part: frames are sorted by position.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medfuse.errors import DicomError
+from medfuse.io.dicom.header import Header, PixelFormat, read_header
+from medfuse.io.dicom.planes import Planes
+
+MAX_BYTES = 4 << 30
+_MAX_FILES = 50_000
+_MAX_SPACING = 1e3  # mm
+_UNIT = 1e-3  # by which directions may differ from each other, from unit length, and from a right angle
+_TILT = 2e-3  # sine of the angle by which the stack may lean
+_STEP = 0.05  # part of the slice distance by which one step may differ from it
+_DRIFT = 0.1  # mm; or the part of the slice distance by which a slice may lie off its place
+_SHOWN = 12  # series in an error message
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series of a folder.
+
+    Attributes:
+        uid: Series Instance UID.
+        modality: CT, MR or PT.
+        headers: Of its files.
+        problem: Why it is no usable volume; empty if it is one.
+        order: **[Z]**, index of each slice among all frames of all files, in the order of the headers.
+        affine: **[4, 4]** float64, voxel index to RAS mm.
+    """
+
+    uid: str
+    modality: str
+    headers: tuple[Header, ...]
+    problem: str = ""
+    order: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, sorted by name."""
+        return sorted(header.path for header in self.headers)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels **[X, Y, Z]**: columns, rows, slices."""
+        pixels = self.headers[0].pixels
+        return (pixels.columns, pixels.rows, len(self.order)) if pixels else (0, 0, 0)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size **[3]**, mm."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def frame_of_reference(self) -> str:
+        """UID of the frame of reference, or empty."""
+        return self.headers[0].frame_of_reference
+
+    @property
+    def is_volume_like(self) -> bool:
+        """Whether it may be meant as a volume: no localizer, and more than one image."""
+        frames = sum(h.pixels.frames if h.pixels else 1 for h in self.headers)
+        return frames > 1 and not any(h.is_localizer for h in self.headers)
+
+    def describe(self) -> str:
+        """Return the facts in one line; no text of a header but UID and known codes."""
+        if self.problem:
+            return f"{self.modality} {self.uid}: {len(self.headers)} files, unusable: {self.problem}"
+        voxels, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{s:.4g}" for s in self.spacing)
+        units = f", {self.headers[0].pet.units or 'no unit'}" if self.modality == "PT" else ""
+        return f"{self.modality} {self.uid}: {len(self.headers)} files, {voxels} voxels of {spacing} mm{units}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds.
+
+    Attributes:
+        series: Image series, by modality and UID.
+        others: Number of files that are no CT, MR or PET image.
+        unreadable: What is wrong with each DICOM file that could not be read, and belongs to no one knows which series.
+    """
+
+    series: tuple[Series, ...]
+    others: int
+    unreadable: tuple[str, ...]
+
+
+def list_series(source: str | Path | Sequence[str | Path], *, max_bytes: int = MAX_BYTES) -> Folder:
+    """List the series of a folder, with all folders in it, or of a file or several.
+
+    Args:
+        source: Folder, file or files. Hidden files are left alone, and links to folders not followed.
+        max_bytes: Largest decoded size of a series (float32).
+
+    Raises:
+        DicomError: If there is no such folder or file, or a folder holds more than 50 000 files.
+    """
+    by_series: dict[str, list[Header]] = defaultdict(list)
+    unreadable, others = [], 0
+    paths = list(_files(source))
+    for number, path in enumerate(paths, start=1):
+        try:
+            header = read_header(path)
+        except DicomError as error:
+            unreadable.append(f"file {number} of {len(paths)} by name {error}")
+            continue
+        if header is None:
+            others += 1
+        else:
+            by_series[header.series].append(header)
+    series = (_series(uid, headers, max_bytes) for uid, headers in by_series.items())
+    return Folder(tuple(sorted(series, key=lambda s: (s.modality, s.uid))), others, tuple(unreadable))
+
+
+def choose_series(folder: Folder, *, modality: str | None = None, uid: str | None = None) -> Series:
+    """Choose one series, or say why not.
+
+    By modality, a series counts if it is neither a localizer nor a single image; of several PET series, those with
+    attenuation correction, where there are such. What is still ambiguous is refused.
+
+    Args:
+        folder: What `list_series` returned.
+        modality: CT, MR or PT; None for any.
+        uid: Series Instance UID; it must be of that modality.
+
+    Raises:
+        DicomError: If there is none or more than one, or the chosen one is no usable volume. The message lists what
+            there is.
+    """
+    if folder.unreadable:
+        raise DicomError(
+            f"Every DICOM file must be readable, got {len(folder.unreadable)} which cannot be read: "
+            f"{folder.unreadable[0]}; repair or remove them."
+        )
+    fitting = [s for s in folder.series if modality in (None, s.modality)]
+    if uid is not None:
+        found = [s for s in fitting if s.uid == uid]
+    else:
+        found = [s for s in fitting if s.is_volume_like] or fitting
+        corrected = [s for s in found if "ATTN" in s.headers[0].pet.corrections]
+        if len(found) > 1 and all(s.modality == "PT" for s in found):
+            found = corrected or found
+    if len(found) != 1:
+        what = f"one {modality or 'image'} series" + ("" if uid is None else " of the given UID")
+        listed = "; ".join(s.describe() for s in (found or folder.series)[:_SHOWN]) or "no image series"
+        remedy = "choose one by its UID" if found else "check the folder, modality and UID"
+        raise DicomError(f"The folder must hold {what}, got {len(found)} ({listed}); {remedy}.")
+    if found[0].problem:
+        raise DicomError(f"{found[0].modality} series {found[0].uid} {found[0].problem}.")
+    return found[0]
+
+
+def _files(source: str | Path | Sequence[str | Path]) -> Iterator[Path]:
+    if not isinstance(source, str | Path):
+        for path in source:
+            if not Path(path).is_file():
+                raise DicomError("Every DICOM file must exist, got none at one of the paths; check them.")
+            yield Path(path)
+        return
+    root = Path(source)
+    if root.is_file():
+        yield root
+        return
+    if not root.is_dir():
+        raise DicomError("The DICOM folder must exist, got none there; check the path.")
+    count = 0
+    for path in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
+            continue
+        count += 1
+        if count > _MAX_FILES:
+            raise DicomError(f"A DICOM folder must hold at most {_MAX_FILES} files, got more; choose a part of it.")
+        yield path
+
+
+def _series(uid: str, headers: Sequence[Header], max_bytes: int) -> Series:
+    """Check the files of a series, from what concerns them all to what concerns its geometry."""
+    headers = sorted(headers, key=lambda h: h.path)
+    modality = headers[0].modality
+    try:
+        planes = _checked(headers, max_bytes)
+        order, affine = _stack(planes)
+        slices = max(h.slices for h in headers)
+        if len(order) < slices:
+            raise DicomError(f"must have the {slices} slices that it names, got {len(order)}; add the missing ones")
+    except DicomError as error:
+        return Series(uid, modality, tuple(headers), problem=str(error))
+    return Series(uid, modality, tuple(headers), order=order, affine=affine)
+
+
+def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
+    """Return the planes of all files, which must be alike."""
+    for number, header in enumerate(headers, start=1):
+        if header.problem:
+            raise DicomError(
+                f"must have sound files, got number {number} of {len(headers)} by name, which {header.problem}"
+            )
+    if len({h.instance for h in headers}) < len(headers):
+        raise DicomError("must have each image once, got two files of one SOP instance; remove the copy")
+    formats = [h.pixels for h in headers if h.pixels is not None]
+    alike: dict[str, set[Any]] = {
+        "modality": {h.modality for h in headers},
+        "frame of reference": {h.frame_of_reference for h in headers},
+        "size of images": {(f.rows, f.columns) for f in formats},
+    }
+    for what, values in alike.items():
+        if len(values) > 1:
+            raise DicomError(f"must have one {what}, got {len(values)}; split it")
+    total = 4 * sum(_voxels(f) for f in formats)
+    if total > max_bytes:
+        raise DicomError(f"must decode to at most {max_bytes} bytes, got {total}; crop it or raise max_bytes")
+    planes = [h.planes for h in headers if h.planes is not None]
+    names = ("position", "orientation", "spacing", "slope", "intercept")
+    return Planes(*(np.concatenate([getattr(p, name) for p in planes]) for name in names))
+
+
+def _voxels(pixels: PixelFormat) -> int:
+    return pixels.rows * pixels.columns * pixels.frames
+
+
+def _stack(planes: Planes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of the frames along their normal, and the affine of the volume."""
+    if len(planes.position) < 2:
+        raise DicomError("must have at least 2 slices, got 1; choose another series")
+    along_row, along_column = planes.orientation[0, :3], planes.orientation[0, 3:]
+    lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(along_row @ along_column)) > _UNIT:
+        raise DicomError("must have two unit vectors at a right angle as orientation, got others; repair its headers")
+    if np.abs(planes.orientation - planes.orientation[0]).max() > _UNIT:
+        raise DicomError("must have one orientation, got several; split it")
+    rows, columns = planes.spacing[0]
+    if min(rows, columns) <= 0 or max(rows, columns) > _MAX_SPACING:
+        raise DicomError(f"must have pixels of more than 0 mm, got {rows:g} x {columns:g}; repair its headers")
+    if not np.allclose(planes.spacing, planes.spacing[0], rtol=1e-4, atol=0):
+        raise DicomError("must have one pixel spacing, got several; split it")
+
+    height = planes.position @ np.cross(along_row, along_column)
+    order = np.argsort(height, kind="stable")
+    _check_steps(np.diff(height[order]))
+    position = planes.position[order]
+    step = (position[-1] - position[0]) / (len(order) - 1)
+    distance = float(np.linalg.norm(step))
+    if max(abs(step @ along_row), abs(step @ along_column)) > _TILT * distance:
+        raise DicomError("must be stacked along its normal, got a tilted stack; resample it")
+    off = np.linalg.norm(position - (position[0] + np.arange(len(order))[:, None] * step), axis=1).max()
+    if off > max(_DRIFT, _DRIFT * distance):
+        raise DicomError(f"must have its slices on one line, evenly, got one {off:.2f} mm off its place; resample it")
+    affine = np.eye(4)
+    affine[:3, :] = np.column_stack([along_row * columns, along_column * rows, step, position[0]])
+    return order, _LPS_TO_RAS @ affine
+
+
+def _check_steps(steps: np.ndarray) -> None:
+    usual = float(np.median(steps))
+    same = int((steps < 1e-3).sum()) if usual < 1e-3 else int((steps < 0.01 * usual).sum())
+    if same:
+        raise DicomError(
+            f"must have one image at each place, got {same} at the place of another: copies, or a dynamic, gated or "
+            "multi-echo series; keep one part of it"
+        )
+    if steps.max() > 1.5 * usual:
+        raise DicomError(
+            f"must have a slice every {usual:.4g} mm, got a gap of {steps.max():.4g} mm; add the missing slice"
+        )
+    if np.abs(steps - usual).max() > _STEP * usual:
+        raise DicomError(
+            f"must have evenly spaced slices, got steps of {steps.min():.4g} to {steps.max():.4g} mm; resample it"
+        )

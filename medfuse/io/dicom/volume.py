@@ -1,0 +1,124 @@
+"""Decode a series that has been checked, frame by frame; no codec sees a frame whose own dimensions do not fit."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import get_decoder
+
+from medfuse.errors import DicomError
+from medfuse.io.dicom.header import CODECS, NATIVE, PixelFormat, quiet
+from medfuse.io.dicom.series import Series
+
+_SOC_SIZ = b"\xff\x4f\xff\x51"  # how a JPEG 2000 code stream begins (ISO/IEC 15444-1 A.4 and A.5)
+_SOI = b"\xff\xd8"
+_END = b"\xff\xd9"
+_FRAME_HEADERS = (0xC3, 0xF7)  # of lossless JPEG (ISO/IEC 10918-1 B.1.1.3) and JPEG-LS (ISO/IEC 14495-1 C.1.1)
+
+
+def load_volume(series: Series, *, factor: float = 1.0) -> np.ndarray:
+    """Decode a usable series.
+
+    Args:
+        series: What `choose_series` returned.
+        factor: What to multiply the values by, such as that of `medfuse.io.suv`.
+
+    Returns:
+        float32 **[X, Y, Z]**, rescaled slice by slice, in the order of the affine.
+
+    Raises:
+        DicomError: If a file cannot be decoded, or a value is not finite.
+    """
+    volume = np.empty(series.shape, dtype=np.float32)
+    place = np.argsort(series.order)  # of each frame among the slices
+    start = 0
+    for number, header in enumerate(series.headers, start=1):
+        pixels, planes = header.pixels, header.planes
+        if pixels is None or planes is None:
+            raise DicomError("The series must be usable, got one with a problem; choose another.")
+        try:
+            with quiet(), header.path.open("rb") as file:
+                for k, frame in enumerate(_frames(file, pixels)):
+                    with np.errstate(over="ignore"):
+                        values = (frame * planes.slope[k] + planes.intercept[k]) * factor
+                        volume[:, :, place[start + k]] = values.T
+        except DicomError as error:
+            raise DicomError(f"{_which(series, number)} {error}; copy or convert it again.") from None
+        except Exception:  # decoders raise errors of any kind, and pydicom's repeat values of the header
+            raise DicomError(
+                f"{_which(series, number)} must hold pixels that can be decoded, got others; copy or convert it again."
+            ) from None
+        start += pixels.frames
+    if not np.isfinite(volume).all():
+        raise DicomError(f"Series {series.uid} must be finite, got values beyond float32; check RescaleSlope.")
+    return volume
+
+
+def _which(series: Series, number: int) -> str:
+    return f"File {number} of {len(series.headers)} by name of series {series.uid}"
+
+
+def _frames(file: BinaryIO, pixels: PixelFormat) -> Iterator[np.ndarray]:
+    """Give the stored values of each frame, **[rows, columns]**, float64."""
+    syntax = uid.UID(pixels.transfer_syntax)
+    options: dict[str, Any] = {
+        "rows": pixels.rows, "columns": pixels.columns, "samples_per_pixel": 1, "number_of_frames": 1,
+        "photometric_interpretation": "MONOCHROME2", "bits_allocated": pixels.bits_allocated,
+        "bits_stored": pixels.bits_stored, "pixel_representation": int(pixels.signed), "pixel_keyword": "PixelData",
+        "pixel_vr": pixels.word, "decoding_plugin": CODECS.get(syntax, ""),
+    }  # fmt: skip
+    file.seek(pixels.offset)
+    count = 0
+    for stream in _streams(file, pixels):
+        count += 1
+        frame, _ = get_decoder(syntax).as_array(stream, index=0, raw=True, **options)
+        if frame.shape != (pixels.rows, pixels.columns):
+            raise DicomError(f"must hold frames of {pixels.rows} x {pixels.columns}, got another size")
+        yield frame.astype(np.float64)
+    if count != pixels.frames:
+        raise DicomError(f"must hold {pixels.frames} frames, got {count}")
+
+
+def _streams(file: BinaryIO, pixels: PixelFormat) -> Iterator[bytes]:
+    """Give each frame, from where the file is, as a decoder takes it."""
+    syntax = uid.UID(pixels.transfer_syntax)
+    if syntax in NATIVE:
+        for _ in range(pixels.frames):
+            yield file.read(pixels.frame_bytes)
+        return
+    for stream in generate_frames(cast(Any, file), number_of_frames=pixels.frames):
+        _check_stream(stream, syntax, pixels)
+        yield encapsulate([stream])
+
+
+def _check_stream(stream: bytes, syntax: uid.UID, pixels: PixelFormat) -> None:
+    """Hold the dimensions that a compressed frame claims by itself against those of the header, before decoding."""
+    if len(stream) > 2 * pixels.frame_bytes + (1 << 16):
+        raise DicomError(f"must hold frames of about {pixels.frame_bytes} bytes, got one of {len(stream)}")
+    if syntax == uid.RLELossless:  # it has no dimensions; a run is at most 64 times its code
+        return
+    if not stream.rstrip(b"\0").endswith(_END):
+        raise DicomError("must hold whole frames, got one that is cut short")
+    if stream[:4] == _SOC_SIZ:
+        right, low, left, top = struct.unpack(">4I", stream[8:24])
+        claimed = (low - top, right - left, struct.unpack(">H", stream[40:42])[0])
+    else:
+        claimed = _jpeg_size(stream)
+    if claimed != (pixels.rows, pixels.columns, 1):
+        raise DicomError(f"must hold grey frames of {pixels.rows} x {pixels.columns}, got one that says otherwise")
+
+
+def _jpeg_size(stream: bytes) -> tuple[int, int, int]:
+    """Return rows, columns and components of a JPEG or JPEG-LS stream, or zeros."""
+    at = 2
+    while stream[:2] == _SOI and at + 10 <= len(stream) and stream[at] == 0xFF:
+        if stream[at + 1] in _FRAME_HEADERS:
+            rows, columns, components = struct.unpack(">HHB", stream[at + 5 : at + 10])
+            return rows, columns, components
+        at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
+    return 0, 0, 0

@@ -1,0 +1,217 @@
+"""From DICOM files to files, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medfuse import cli
+from medfuse.bundles import bundle_dir
+
+OUTPUTS = ("fused", "mri_restored", "pet_restored", "weight", "fused_rgb")
+
+
+@pytest.fixture
+def study(tmp_path, mri, pet, save) -> Path:
+    """One folder with an MRI and a coarser PET of one world, to be fused in a second."""
+    rng = np.random.default_rng(0)
+
+    def ball(shape: tuple[int, int, int], top: float) -> np.ndarray:
+        axes = [(np.arange(n) - (n - 1) / 2) / n for n in shape]
+        r = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
+        image = top * (0.6 * (r < 0.45) + 0.4 * (r < 0.2)) + rng.normal(0, 0.01 * top, shape)
+        return np.abs(image).astype(np.int16)
+
+    head = mri.change(stored=ball((6, 40, 36), 900.0))
+    uptake = pet.change(
+        stored=ball((6, 20, 18), 20000.0), spacing=(3.0, 5.0, 3.0), slopes=(1.7, 1.1, 2.9, 0.8, 1.3, 2.0)
+    )
+    save(head.slices(), tmp_path / "study" / "CANARY_MR")
+    save(uptake.slices(), tmp_path / "study" / "CANARY_PT")
+    return tmp_path / "study"
+
+
+def test_fuse_a_study_from_dicom_to_every_output(study, tmp_path, mri, pet, capsys, caplog, canaries):
+    caplog.set_level(logging.DEBUG)
+    out = tmp_path / "out"
+    assert cli.main(["fuse", "--dicom", str(study), "--out", str(out), "--steps", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "PET: SUV, dose decayed from the injection to SeriesTime" in printed.out
+    record = json.loads((out / "case" / "case.json").read_text())
+    source = record["sources"]["pet"]
+    assert source["unit"] == "SUV"
+    assert source["suv"]["factor"] == pytest.approx(2.7633668e-4, rel=1e-7)
+    assert source["suv"]["tags"]["PatientWeight"] == 70.0
+    assert source["suv"]["seconds_after_injection"] == {"SeriesTime": 3600.0, "AcquisitionTime": 3600.0}
+    assert record["sources"]["mri"]["unit"] == "a.u."
+    assert "suv" not in record["sources"]["mri"]
+    assert record["registration"]["performed"] is False
+    assert record["registration"]["reasons"] == ["skipped: the images share a frame of reference"]
+    for kind in OUTPUTS:
+        image = nib.load(out / "case" / f"case_{kind}.nii.gz")
+        assert image.shape == (36, 40, 6)
+        assert np.abs(image.affine - mri.affine).max() < 1e-4
+    assert nib.load(out / "case" / "case_pet_restored.nii.gz").header["descrip"].item() == b"SUV"
+
+    for path in (p for p in out.rglob("*") if p.is_file()):
+        content = path.name.encode() + path.read_bytes()
+        if path.suffix == ".gz":
+            content += nib.load(path).header.binaryblock
+        assert not [c for c in canaries if c.encode() in content], path.suffix
+    told = printed.out + printed.err + "".join(r.getMessage() for r in caplog.records if r.name != "LoadImage")
+    assert not [c for c in canaries if c in told]
+
+
+def test_fuse_takes_dicom_and_nifti_for_each_other(study, tmp_path, capsys):
+    from medfuse.io import DicomReader, write_nifti
+
+    volume, meta = DicomReader(modality="PT").get_data([study])
+    write_nifti(tmp_path / "pet.nii.gz", volume, meta["affine"])
+    common = ["--mri", str(study / "CANARY_MR"), "--steps", "1", "--aligned"]
+    pets = {"dicom": [study / "CANARY_PT"], "nifti": [tmp_path / "pet.nii.gz", "--pet-unit", "SUV"]}
+    for name, pet in pets.items():
+        assert cli.main(["fuse", "--pet", *map(str, pet), *common, "--out", str(tmp_path / name)]) == 0
+    fused = [nib.load(tmp_path / name / "case" / "case_fused.nii.gz").get_fdata() for name in pets]
+    assert np.abs(fused[0] - fused[1]).max() < 1e-3
+    records = [json.loads((tmp_path / name / "case" / "case.json").read_text()) for name in pets]
+    assert [r["sources"]["pet"]["unit"] for r in records] == ["SUV", "SUV"]
+    assert [r["sources"]["pet"]["residual_chi2"] for r in records] == [None, None]
+    assert records[0]["sources"]["mri"]["sha256"] == records[1]["sources"]["mri"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unit"), [(["--suv", "lbm"], "SUVlbm"), (["--suv", "none"], "Bq/ml")], ids=["lbm", "none"]
+)
+def test_the_unit_travels_to_the_outputs(study, tmp_path, arguments, unit):
+    call = ["fuse", "--dicom", str(study), "--out", str(tmp_path / "out"), "--steps", "1", *arguments]
+    assert cli.main(call) == 0
+    record = json.loads((tmp_path / "out" / "case" / "case.json").read_text())
+    assert record["sources"]["pet"]["unit"] == unit
+    assert record["sources"]["pet"]["suv"]["kind"] == arguments[1]
+    image = nib.load(tmp_path / "out" / "case" / "case_pet_restored.nii.gz")
+    assert image.header["descrip"].item() == unit.encode()
+
+
+def test_a_series_is_chosen_by_its_uid(study, tmp_path, mri, save, capsys):
+    other = mri.change(series="1.2.826.0.1.7.8")
+    save(other.slices(), study, name="CANARY_other_{}.dcm")
+    call = ["fuse", "--dicom", str(study), "--out", str(tmp_path / "out"), "--steps", "1"]
+    assert cli.main(call) == 2
+    error = capsys.readouterr().err
+    assert "must hold one MR series, got 2" in error
+    assert other.series in error
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*call, "--mri-series", other.series]) == 0
+    shape = nib.load(tmp_path / "out" / "case" / "case_fused.nii.gz").shape
+    assert shape == (40, 34, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--pet and --mri, or as --dicom, got none of them"),
+        (["--pet", "STUDY"], "got --pet"),
+        (["--dicom", "STUDY", "--mri", "STUDY"], "got --dicom and --mri"),
+        (["--dicom", "STUDY", "--pet-unit", "SUV"], "--pet-unit must come with a NIfTI"),
+        (["--dicom", "STUDY/CANARY_MR"], "must hold one PT series, got 0"),
+        (["--dicom", "STUDY", "--pet-series", "1.2.3"], "one PT series of the given UID, got 0"),
+        (["--dicom", "STUDY#1"], "must be free of '#'"),
+        (["--dicom", "STUDY/absent"], "The DICOM folder must exist"),
+        (["--pet", "STUDY/CANARY_MR", "--mri", "STUDY/CANARY_PT"], "must hold one MR series, got 0"),
+        (["--mri", "STUDY", "--pet", "absent.nii", "--suv", "bw"], "--suv must come with DICOM"),
+        (["--mri", "STUDY", "--pet", "absent.nii"], "absent.nii must be a file"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_sentence(study, tmp_path, capsys, arguments, message):
+    words = [a.replace("STUDY", str(study)) for a in arguments]
+    assert cli.main(["fuse", *words, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert "CANARY" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_suv_that_was_asked_for_and_cannot_be_computed_stops_the_run(study, tmp_path, capsys):
+    import pydicom
+
+    for path in (study / "CANARY_PT").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PatientWeight = None
+        dataset.save_as(path)
+    call = ["fuse", "--dicom", str(study), "--out", str(tmp_path / "out"), "--steps", "1"]
+    assert cli.main([*call, "--suv", "bw"]) == 2
+    assert "PatientWeight must be 0.2 to 700 kg for this SUV, got none; say it in suv.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main(call) == 0
+    assert "PET: no SUV, PatientWeight must be" in capsys.readouterr().out
+    source = json.loads((tmp_path / "out" / "case" / "case.json").read_text())["sources"]["pet"]
+    assert source["unit"] == "Bq/ml"
+    assert source["suv"]["kind"] == "none"
+
+
+def test_the_bundle_takes_case_folders_with_dicom(study, tmp_path, canaries):
+    case = tmp_path / "data" / "one"
+    case.mkdir(parents=True)
+    (study / "CANARY_MR").rename(case / "mri")
+    (study / "CANARY_PT").rename(case / "pet")
+    bundle = bundle_dir("pet_mri_fusion")
+    command = [
+        sys.executable, "-m", "monai.bundle", "run", "inference",
+        "--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle),
+        "--dataset_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--steps", "1", "--suv", "bsa",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads((tmp_path / "out" / "one" / "one.json").read_text())
+    assert record["sources"]["pet"]["unit"] == "SUVbsa"
+    assert not [c for c in canaries if c in done.stdout + done.stderr]
+
+    next((case / "pet").iterdir()).unlink()
+    (tmp_path / "out" / "one" / "one.json").unlink()
+    spoilt = sorted((case / "pet").iterdir())[2]
+    spoilt.write_bytes(spoilt.read_bytes()[:-100])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "which must hold 720 bytes of pixels, got 620: it is cut short" in done.stderr
+    assert not [c for c in canaries if c in done.stdout + done.stderr]
+
+
+def test_dicom_lists_the_series_of_a_folder(study, mri, save, capsys, canaries):
+    save(mri.change(series="1.2.826.0.1.7.8").slices()[::2] + [], study / "gaps", name="{}.dcm")
+    (study / "notes.txt").write_text("x")
+    (study / "cut.dcm").write_bytes(bytes(128) + b"DICM")
+    assert cli.main(["dicom", str(study)]) == 0
+    printed = capsys.readouterr().out
+    assert f"MR {mri.series}: 6 files, 36 x 40 x 6 voxels of 1.5 x 2.5 x 3 mm" in printed
+    assert "PT 1.2.826.0.1.7.2: 6 files, 18 x 20 x 6 voxels of 3 x 5 x 3 mm, BQML" in printed
+    assert "SUV: dose decayed from the injection to SeriesTime" in printed
+    assert "unreadable: file" in printed
+    assert "3 series, 1 other files, 1 unreadable files" in printed
+    assert not [c for c in canaries if c in printed]
+    assert cli.main(["dicom", str(study / "absent")]) == 2
+
+
+@pytest.mark.full
+def test_the_real_study_is_fused(shared_data, tmp_path):
+    folder = shared_data / "volumes" / "dicom" / "STS_008"
+    assert cli.main(["fuse", "--dicom", str(folder), "--out", str(tmp_path), "--case", "sts"]) == 0
+    record = json.loads((tmp_path / "sts" / "sts.json").read_text())
+    assert record["sources"]["pet"]["unit"] == "SUV"
+    assert record["sources"]["pet"]["suv"]["tags"]["Units"] == "GML"
+    assert record["registration"]["performed"] is False
+    theirs = nib.load(shared_data / "volumes/sts/STS_008/MR_T1_image.nii.gz")
+    ours = nib.load(tmp_path / "sts" / "sts_mri_restored.nii.gz")
+    assert np.abs(ours.affine - theirs.affine).max() < 1e-4
+    assert np.abs(ours.get_fdata() - theirs.get_fdata()).max() < 1e-5 * theirs.get_fdata().max()
+    pet = nib.load(tmp_path / "sts" / "sts_pet_restored.nii.gz")
+    assert pet.header["descrip"].item() == b"SUV"
+    top = nib.load(shared_data / "volumes/sts/STS_008/PET_image.nii.gz").get_fdata().max()
+    assert 0.8 * top < pet.get_fdata().max() <= top * (1 + 1e-5)
