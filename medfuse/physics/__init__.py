@@ -1,5 +1,7 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
+from medfuse.physics.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
+from medfuse.physics.convolution import Convolution, MotionBlur
 from medfuse.physics.degradation import Degradation, JointDegradation, parse_degradation, sigma_map
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import (
@@ -12,22 +14,7 @@ from medfuse.physics.observation import (
     replicate,
     unreplicate,
 )
-from medfuse.physics.operators import (
-    Composition,
-    Convolution,
-    Downsample,
-    Gamma,
-    GaussianBlur,
-    Identity,
-    LinearOperator,
-    Mask,
-    MissingSlices,
-    MotionBlur,
-    Operator,
-    SpectralChain,
-    SpectralOperator,
-    compose,
-)
+from medfuse.physics.operators import Composition, Gamma, LinearOperator, Mask, MissingSlices, Operator, compose
 
 __all__ = [
     "CORRECTIONS",

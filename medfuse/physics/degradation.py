@@ -23,14 +23,10 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError
+from medfuse.physics.blur import Downsample, GaussianBlur, Identity
+from medfuse.physics.convolution import MotionBlur
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.operators import (
-    Downsample,
-    GaussianBlur,
-    LinearOperator,
-    MotionBlur,
-    compose,
-)
+from medfuse.physics.operators import LinearOperator, compose
 
 SPEC_VERSION = 1
 QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
@@ -171,7 +167,7 @@ class _Context:
 
 
 def _linear(steps: Sequence[LinearOperator | Noise]) -> LinearOperator:
-    return compose(*reversed([s for s in steps if isinstance(s, LinearOperator)]))
+    return compose(Identity(), *reversed([s for s in steps if isinstance(s, LinearOperator)]))
 
 
 def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise:

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics.blur import GaussianBlur, Identity, SpectralOperator
 from medfuse.physics.degradation import Degradation, JointDegradation, mean_variances, sigma_map
-from medfuse.physics.operators import GaussianBlur, Identity, LinearOperator, SpectralOperator
+from medfuse.physics.operators import LinearOperator
 from medfuse.physics.solvers import conjugate_gradient, inner
 from medfuse.physics.spectral import apply_along, cosine_basis
 
