@@ -64,7 +64,7 @@ def test_fuse_a_study_from_dicom_to_every_output(study, tmp_path, mri, pet, caps
         if path.suffix == ".gz":
             content += nib.load(path).header.binaryblock
         assert not [c for c in canaries if c.encode() in content], path.suffix
-    told = printed.out + printed.err + "".join(r.getMessage() for r in caplog.records if r.name != "LoadImage")
+    told = printed.out + printed.err + caplog.text
     assert not [c for c in canaries if c in told]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pydicom import config, uid
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
 from medfuse.errors import DicomError
@@ -54,9 +54,17 @@ def test_folders_are_searched_to_the_bottom_and_other_files_left_alone(tmp_path,
     structure = mri.slices()[0]
     structure.SOPClassUID = structure.file_meta.MediaStorageSOPClassUID = uid.RTStructureSetStorage
     save(structure, tmp_path, name="rs.dcm")
+    screenshot = mri.slices()[1]
+    screenshot.Modality = "OT"
+    save(screenshot, tmp_path, name="screen.dcm")
+    directory = Dataset()
+    directory.file_meta, directory.FileSetID = FileMetaDataset(), "CANARY"
+    directory.file_meta.MediaStorageSOPClassUID = uid.MediaStorageDirectoryStorage
+    directory.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    save(directory, tmp_path, name="DICOMDIR")
     folder = list_series(tmp_path)
     assert [(s.modality, len(s.headers), s.problem) for s in folder.series] == [("MR", 5, ""), ("PT", 5, "")]
-    assert (folder.others, folder.unreadable) == (3, ())
+    assert (folder.others, folder.unreadable) == (5, ())
 
 
 def test_one_file_or_several_may_be_given(tmp_path, mri, pet, save):

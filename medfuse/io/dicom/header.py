@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, NoReturn, cast
 from pydicom import config, uid
 from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_dataset
-from pydicom.pixels import get_decoder
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
@@ -38,8 +37,6 @@ CODECS = {
     uid.HTJ2KLossless: "pylibjpeg",
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
 }
 _CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 _ENHANCED = (
@@ -57,6 +54,7 @@ _MAX_READS = 500_000  # two or three for an element; a header of so many empty i
 _MAX_COUNT = 32767  # rows, columns, frames: what a NIfTI can hold
 _PIXELS, _OTHER_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)  # integer; float and double
 _UNDEFINED = 0xFFFFFFFF
+_CLASS, _SYNTAX = b"\2\0", b"\x10\0"  # elements of the file meta information, group 2
 _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _WANTED = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
@@ -215,7 +213,9 @@ class _Budget:
 
 
 def _read(file: _Budget, path: Path) -> Header | None:
-    syntax = _transfer_syntax(file)
+    syntax, stored_class = _file_meta(file)
+    if stored_class == uid.MediaStorageDirectoryStorage:  # a DICOMDIR
+        return None
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         raise DicomError("must not be deflated, got the deflated transfer syntax; convert it to another")
     pixel_data: dict[str, Any] = {}
@@ -237,13 +237,16 @@ def _read(file: _Budget, path: Path) -> Header | None:
     sop_class = values.text("SOPClassUID")
     if sop_class and sop_class not in (*_CLASSIC, *_ENHANCED):
         return None
-    known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), values.text("Modality"))
-    if not sop_class or known[3] not in _MODALITIES:
-        raise DicomError("must have a SOP class and one of the modalities CT, MR and PT, got another or none")
+    modality = values.text("Modality")
+    if not sop_class or not modality:
+        raise DicomError("must have a SOP class and a modality, got none")
+    if modality not in _MODALITIES:
+        return None
+    known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), modality)
     try:
         pixels = _pixels(values, syntax, pixel_data, file.size)
-        planes = read_planes(values, pixels.frames, enhanced=sop_class in _ENHANCED, modality=known[3])
-        is_pet = known[3] == "PT"
+        planes = read_planes(values, pixels.frames, enhanced=sop_class in _ENHANCED, modality=modality)
+        is_pet = modality == "PT"
         return Header(
             *known,
             is_localizer="LOCALIZER" in values.texts("ImageType"),
@@ -257,10 +260,10 @@ def _read(file: _Budget, path: Path) -> Header | None:
         return Header(*known, problem=str(error))
 
 
-def _transfer_syntax(file: _Budget) -> str:
-    """Return the transfer syntax and leave the file where the data set begins (PS3.10 7.1: explicit little endian)."""
-    found = []
-    while True:
+def _file_meta(file: _Budget) -> tuple[str, str]:
+    """Return transfer syntax and SOP class, and leave the file where the data set begins (PS3.10 7.1)."""
+    found: dict[bytes, list[str]] = {_SYNTAX: [], _CLASS: []}
+    while True:  # explicit little endian, whatever the data set is
         start = file.tell()
         head = file.read(8)
         if len(head) < 8 or head[:2] != b"\2\0":
@@ -268,16 +271,18 @@ def _transfer_syntax(file: _Budget) -> str:
             break
         length = struct.unpack("<I", file.read(4))[0] if head[4:6] in _LONG_VR else struct.unpack("<H", head[6:])[0]
         value = file.read(length)
-        if head[2:4] == b"\x10\0":
-            found.append(value.rstrip(b"\0 ").decode("ascii", "replace"))
-    if len(found) != 1 or not is_uid(found[0]):
+        if head[2:4] in found:
+            found[head[2:4]].append(value.rstrip(b"\0 ").decode("ascii", "replace"))
+    if len(found[_SYNTAX]) != 1 or not is_uid(found[_SYNTAX][0]):
         raise DicomError("must name one transfer syntax, got none or several")
-    return found[0]
+    return found[_SYNTAX][0], "".join(found[_CLASS])
 
 
 def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> PixelFormat:
     """Check what is said of the pixels against what the file can hold (PS3.3 C.7.6.3)."""
-    _check_syntax(syntax)
+    if syntax not in NATIVE and syntax not in CODECS:
+        name = uid.UID(syntax).name if syntax in uid.UID_dictionary else "another transfer syntax"
+        raise DicomError(f"must be uncompressed, RLE, JPEG-LS or JPEG 2000, got {name}; convert it")
     if values.count("SamplesPerPixel") != 1 or values.text("PhotometricInterpretation") != "MONOCHROME2":
         raise DicomError("must be grey (MONOCHROME2, one sample), got another kind of image")
     rows, columns = values.count("Rows"), values.count("Columns")
@@ -304,13 +309,3 @@ def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> 
             f"must hold {expected} bytes of pixels, got {there}: it is cut short, or its dimensions are wrong"
         )
     return pixels
-
-
-def _check_syntax(syntax: str) -> None:
-    if syntax in NATIVE:
-        return
-    name = uid.UID(syntax).name if syntax in uid.UID_dictionary else "another"
-    if syntax not in CODECS:
-        raise DicomError(f"must be uncompressed, RLE, JPEG-LS, JPEG 2000 or lossless JPEG, got {name}; convert it")
-    if CODECS[uid.UID(syntax)] not in get_decoder(syntax).available_plugins:
-        raise DicomError(f"must have a transfer syntax with a codec, got {name}; convert it or install medfuse[jpeg]")

@@ -16,9 +16,9 @@ from medfuse.io.dicom.header import CODECS, NATIVE, PixelFormat, quiet
 from medfuse.io.dicom.series import Series
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"  # how a JPEG 2000 code stream begins (ISO/IEC 15444-1 A.4 and A.5)
-_SOI = b"\xff\xd8"
+_SOI = b"\xff\xd8"  # how a JPEG-LS stream begins (ISO/IEC 14495-1 C.1.1)
 _END = b"\xff\xd9"
-_FRAME_HEADERS = (0xC3, 0xF7)  # of lossless JPEG (ISO/IEC 10918-1 B.1.1.3) and JPEG-LS (ISO/IEC 14495-1 C.1.1)
+_SOF = 0xF7  # and the marker of its frame header
 
 
 def load_volume(series: Series, *, factor: float = 1.0) -> np.ndarray:
@@ -108,16 +108,16 @@ def _check_stream(stream: bytes, syntax: uid.UID, pixels: PixelFormat) -> None:
         right, low, left, top = struct.unpack(">4I", stream[8:24])
         claimed = (low - top, right - left, struct.unpack(">H", stream[40:42])[0])
     else:
-        claimed = _jpeg_size(stream)
+        claimed = _jpeg_ls_size(stream)
     if claimed != (pixels.rows, pixels.columns, 1):
         raise DicomError(f"must hold grey frames of {pixels.rows} x {pixels.columns}, got one that says otherwise")
 
 
-def _jpeg_size(stream: bytes) -> tuple[int, int, int]:
-    """Return rows, columns and components of a JPEG or JPEG-LS stream, or zeros."""
+def _jpeg_ls_size(stream: bytes) -> tuple[int, int, int]:
+    """Return rows, columns and components of a JPEG-LS stream, or zeros."""
     at = 2
     while stream[:2] == _SOI and at + 10 <= len(stream) and stream[at] == 0xFF:
-        if stream[at + 1] in _FRAME_HEADERS:
+        if stream[at + 1] == _SOF:
             rows, columns, components = struct.unpack(">HHB", stream[at + 5 : at + 10])
             return rows, columns, components
         at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
