@@ -28,6 +28,7 @@ _STATED = {"": "bw", "BW": "bw", "LBMJANMA": "lbm", "LBMJAMES128": "lbm-james", 
 _DAY = 86400.0  # s
 _MAX_HALF_LIVES = 8.0  # of uptake; beyond, a clock or a date is wrong
 _MAX_DATELESS_HALF_LIFE = 6 * 3600.0  # s; beyond, a scan on a later day is usual, and a time of day ambiguous
+_SAME = 1.0  # s, by which clocks that mean the same may differ: one may be rounded
 _MAX_SPREAD = 10.0  # s, between the starts of the scan as each slice gives it
 _RANGES = {  # limits beyond which the unit must be another one than DICOM's
     "weight": (0.2, 700.0),  # kg
@@ -250,9 +251,11 @@ def _factor(one: PetTags, tags: Sequence[PetTags], kind: str) -> tuple[float, st
 
 def _uptake(one: PetTags, tags: Sequence[PetTags]) -> tuple[float, str]:
     """Return for how long the dose decayed until the time that the image is corrected to, s, and the rule."""
-    if one.uptake is None and one.decay_correction == "ADMIN":
+    if one.decay_correction == "ADMIN":
+        if one.uptake:
+            raise DicomError("UptakeSeconds must be 0 where DecayCorrection is ADMIN, got another; leave it out.")
         return 0.0, "decay corrected to the injection (ADMIN)"
-    if one.decay_correction not in ("START", "ADMIN"):
+    if one.decay_correction != "START":
         raise DicomError(f"DecayCorrection must be START or ADMIN for SUV, got another or none; {_SIDECAR}")
     half_life = _checked("half_life", one.half_life)
     if one.uptake is not None:
@@ -279,7 +282,7 @@ def _reference(one: PetTags, tags: Sequence[PetTags], half_life: float) -> tuple
         return one.corrected_to, "DecayCorrectionDateTime"
     acquired = [t.acquired for t in tags if t.acquired is not None]
     first = min(acquired, key=_order) if acquired else None
-    if one.series is not None and (first is None or _order(one.series) <= _order(first)):
+    if one.series is not None and (first is None or _order(one.series) <= (_order(first)[0], first.second + _SAME)):
         return one.series, "SeriesTime"
     if one.ge_scan is not None:  # the series was made after the acquisition, as by post-processing
         return one.ge_scan, "the GE scan time"

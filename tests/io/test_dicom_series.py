@@ -134,6 +134,13 @@ class TestChoice:
         with pytest.raises(DicomError, match=r"got 2 \("):
             open_series(tmp_path, modality="PT")
 
+    def test_a_broken_pet_is_not_taken_for_an_uncorrected_one(self, tmp_path, pet, save):
+        broken = pet.change(series="1.2.826.0.1.7.8").slices()
+        del broken[2].Rows
+        save(pet.slices() + broken, tmp_path)
+        with pytest.raises(DicomError, match=r"got 2 \("):
+            open_series(tmp_path, modality="PT")
+
     def test_a_chosen_series_must_be_usable(self, tmp_path, mri, save):
         save(mri.slices()[::2] + mri.slices()[1:2], tmp_path)
         with pytest.raises(DicomError, match=r"^MR series 1.2.826.0.1.7.1 must have a slice every 3 mm, got"):

@@ -66,6 +66,18 @@ def test_a_dose_corrected_to_the_injection_does_not_decay():
     assert suv([tags(decay_correction="ADMIN", injected=None)], "bw").factor == pytest.approx(70e3 / 370e6)
 
 
+def test_an_uptake_contradicts_a_dose_that_does_not_decay():
+    with pytest.raises(DicomError, match="UptakeSeconds must be 0"):
+        suv([tags(decay_correction="ADMIN")], "bw", {"UptakeSeconds": 3600})
+
+
+def test_clocks_that_differ_by_rounding_mean_the_same():
+    found = suv([tags(series=at(11.5 + 0.5 / 3600))], "bw")
+    assert found.record["rule"].endswith("to SeriesTime")
+    late = suv([tags(series=at(11.5 + 2 / 3600))], "bw")
+    assert late.record["rule"].endswith("the earliest AcquisitionTime")
+
+
 @pytest.mark.parametrize(
     ("injected", "series"),
     [

@@ -76,6 +76,11 @@ class Series:
         frames = sum(h.pixels.frames if h.pixels else 1 for h in self.headers)
         return frames > 1 and not any(h.is_localizer for h in self.headers)
 
+    @property
+    def is_uncorrected(self) -> bool:
+        """Whether it is a PET that is known to be without attenuation correction."""
+        return self.modality == "PT" and not any(h.problem or "ATTN" in h.pet.corrections for h in self.headers)
+
     def describe(self) -> str:
         """Return the facts in one line; no text of a header but UID and known codes."""
         if self.problem:
@@ -152,9 +157,7 @@ def choose_series(folder: Folder, *, modality: str | None = None, uid: str | Non
         found = [s for s in fitting if s.uid == uid]
     else:
         found = [s for s in fitting if s.is_volume_like] or fitting
-        corrected = [s for s in found if "ATTN" in s.headers[0].pet.corrections]
-        if len(found) > 1 and all(s.modality == "PT" for s in found):
-            found = corrected or found
+        found = [s for s in found if not s.is_uncorrected] or found
     if len(found) != 1:
         what = f"one {modality or 'image'} series" + ("" if uid is None else " of the given UID")
         listed = "; ".join(s.describe() for s in (found or folder.series)[:_SHOWN]) or "no image series"
