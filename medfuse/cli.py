@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medfuse import __version__
+from medfuse import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError
 
 if TYPE_CHECKING:
     import torch
 
-NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
 
 

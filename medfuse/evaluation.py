@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError, ImageError, MedfuseError
 from medfuse.io import Image2D, atomic_file, check_pair, match_folders, read_image, write_json
 from medfuse.metrics import METRICS, Images, available, floors, measure
 from medfuse.report import save_contact_sheet
 from medfuse.transforms.color import rgb_to_ycbcr, ycbcr_to_rgb
 
-NOTICE = "Research use only. Not a medical device. Not for diagnosis."
 METHODS = ("fused", "copy", "average", "maximum")
 """What is judged: the images given, and the floors, made of the same clean sources."""
 

@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
+from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file
 from medfuse.transforms.color import palette as color_palette
-
-FOOTER = "Research use only. Not a medical device."
 
 _WIDTH, _MAX_HEIGHT, _MAX_CELL = 1800.0, 1160.0, 330.0  # px
 _MARGIN, _SIDE, _GAP, _HEADER, _BARS, _FOOT = 26.0, 44.0, 6.0, 104.0, 74.0, 44.0  # px
@@ -270,7 +269,7 @@ def _heading(figure: Figure, title: str, notes: Sequence[str]) -> None:
     width, height = figure.get_size_inches() * _DPI
     _text(figure, _MARGIN, 38, title, size=24, weight="bold")
     _text(figure, width - _MARGIN, 38, "   |   ".join(notes), color=_SOFT, ha="right")
-    _text(figure, _MARGIN, height - 20, FOOTER, color=_SOFT)
+    _text(figure, _MARGIN, height - 20, NOTICE, color=_SOFT)
     _text(figure, width - _MARGIN, height - 20, "medfuse", color=_SOFT, ha="right")
 
 
@@ -298,7 +297,7 @@ def _text(figure: Figure, x: float, y: float, text: str, *, size: float = 13, co
 
 def _save(figure: Figure, path: str | Path) -> None:
     with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": "medfuse", "Comment": FOOTER})
+        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": "medfuse", "Comment": NOTICE})
 
 
 def _orientation(shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

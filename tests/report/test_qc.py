@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
-from medfuse.report.qc import FOOTER, _mosaic, save_contact_sheet, save_mosaic
+from medfuse.report.qc import _mosaic, save_contact_sheet, save_mosaic
 from medfuse.transforms.color import fuse_color, to_uint8
 
 SHAPE = (20, 24, 16)
@@ -49,7 +50,7 @@ def test_mosaic_is_a_wide_png_and_repeats(tmp_path):
     assert picture.width == 1800
     assert 500 < picture.height <= 1200
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert picture.text["Comment"] == FOOTER
+    assert picture.text["Comment"] == NOTICE
 
 
 def test_units_letters_and_footer_are_written(tmp_path, drawn):
@@ -57,7 +58,7 @@ def test_units_letters_and_footer_are_written(tmp_path, drawn):
     figure = drawn["figure"]
     texts = [t.get_text() for t in figure.texts] + [t.get_text() for a in figure.axes for t in a.texts]
     assert any(t.startswith("PET [SUV]    maximum 5") for t in texts)
-    assert {"Fused [normalised, dimensionless]", "MRI [a.u.]", FOOTER, "50 $ a $", *"LRAPSI"} <= set(texts)
+    assert {"Fused [normalised, dimensionless]", "MRI [a.u.]", NOTICE, "50 $ a $", *"LRAPSI"} <= set(texts)
     assert "radiological convention" in texts
     labels = [a for a in figure.axes if a.get_xticklabels() and a.axison]
     assert len(labels) == 4  # colour bars with their numbers
@@ -157,7 +158,7 @@ def test_contact_sheet(tmp_path):
     save_contact_sheet(tmp_path / "a.png", rows, ["one", "two", "three"], title="t", notes=["n"])
     picture = Image.open(tmp_path / "a.png")
     assert 700 < picture.width <= 1800
-    assert picture.text["Comment"] == FOOTER
+    assert picture.text["Comment"] == NOTICE
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""From files to files: what a case's outputs are, folders of images, and the same bundles called from Python.
+
+The bundles' configs do the wiring; this package holds the first and the last transform of a bundle, and the functions
+with which the command line and Python call a bundle in this process.
+"""
+
+from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, run_bundle
+from medfuse.pipeline.case import (
+    OUTPUTS,
+    CaseResult,
+    DescribeSourcesd,
+    SaveFusiond,
+    write_mosaic,
+    write_transform,
+    write_volumes,
+)
+from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
+from medfuse.pipeline.images import fuse_images
+
+__all__ = [
+    "DIMENSIONLESS",
+    "OUTPUTS",
+    "CaseResult",
+    "DescribeSourcesd",
+    "Fusion",
+    "SaveFusiond",
+    "fidelity",
+    "fuse_images",
+    "load_fusion",
+    "require_weights",
+    "residual_chi2",
+    "run_bundle",
+    "sha256",
+    "versions",
+    "write_mosaic",
+    "write_transform",
+    "write_volumes",
+]

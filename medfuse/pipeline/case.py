@@ -1,0 +1,295 @@
+"""One case, from its files to its files: the first and the last transform of a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
+from torch import Tensor
+
+from medfuse import NOTICE
+from medfuse.errors import BundleError
+from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
+from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
+from medfuse.registration import RigidRegistration
+from medfuse.report import save_mosaic
+from medfuse.transforms import case_degradation, fuse_color, inverse_values, to_uint8
+
+
+class DescribeSourcesd(MapTransform):
+    """Note the hash of each source, `<key>_sha256`, and choose its series where it is DICOM.
+
+    A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
+    only one of the key's modality. Its hash is that of the sorted hashes of its files.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        modality: str | Sequence[str | None] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Make the transform.
+
+        Args:
+            keys: Keys of the sources' paths.
+            modality: DICOM modality of each: CT, MR, PT, or None for any; one for all keys or one for each.
+            allow_missing_keys: Pass keys that a case has not.
+        """
+        super().__init__(keys, allow_missing_keys)
+        self.modalities = ensure_tuple_rep(modality, len(self.keys))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the notes.
+
+        Raises:
+            BundleError: If a NIfTI is not there, or a case names a unit for DICOM, whose headers say it.
+            DicomError: If a DICOM source is not one usable series.
+        """
+        result = dict(data)
+        for key, modality in self.key_iterator(result, self.modalities):
+            case, path = result.get("case"), Path(str(result[key]))
+            if is_nifti(path):
+                if not path.is_file():
+                    raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
+                result[f"{key}_sha256"] = sha256(path)
+                continue
+            if f"{key}_unit" in result:
+                raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
+            series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
+            hashes = "".join(sorted(sha256(file) for file in series.files))
+            result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
+            result[key] = tuple(str(file) for file in series.files)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class CaseResult:
+    """A fused case, ready to be written: volumes **[X, Y, Z]** on the reference grid, and their record.
+
+    Attributes:
+        case: Its name.
+        names: Names of the sources, such as `mri` and `pet`.
+        affine: **[4, 4]**, voxel index to RAS mm.
+        units: Units of the sources.
+        sources: Both as given, each in its unit.
+        restored: Both restored, each in its unit.
+        fused: Normalised, dimensionless.
+        weight: Weight of source 1 in the fusion, 0..1.
+        window: Ends of the display window of source 2, in its unit.
+        palette: Palette of source 2.
+        rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
+        record: What the JSON sidecar holds.
+    """
+
+    case: str
+    names: tuple[str, str]
+    affine: np.ndarray
+    units: tuple[str, str]
+    sources: tuple[Tensor, Tensor]
+    restored: tuple[Tensor, Tensor]
+    fused: Tensor
+    weight: Tensor
+    window: tuple[float, float]
+    palette: str
+    rgb: np.ndarray
+    record: dict[str, Any]
+
+
+Output = Callable[[CaseResult, Path], None]
+"""Writes one kind of output of a case into its folder."""
+
+
+def write_volumes(result: CaseResult, folder: Path) -> None:
+    """Write fused, restored sources, weight and colour fusion as NIfTI."""
+    case, affine, (low, high) = result.case, result.affine, result.window
+    limits: dict[str, Any]
+    write_nifti(folder / f"{case}_fused.nii.gz", result.fused, affine, unit_description=DIMENSIONLESS)
+    for k, (name, unit, volume) in enumerate(zip(result.names, result.units, result.restored, strict=True)):
+        limits = {} if k == 0 else {"cal_min": low, "cal_max": high}
+        write_nifti(folder / f"{case}_{name}_restored.nii.gz", volume, affine, unit_description=unit, **limits)
+    share = f"weight of {result.names[0]}, 0 to 1"
+    write_nifti(folder / f"{case}_weight.nii.gz", result.weight, affine, unit_description=share)
+    write_rgb_nifti(folder / f"{case}_fused_rgb.nii.gz", result.rgb, affine)
+
+
+def write_transform(result: CaseResult, folder: Path) -> None:
+    """Write the rigid transform, where the images were registered."""
+    registration = result.record["registration"]
+    if registration and registration["performed"] and registration["accepted"]:
+        reference = result.record["reference"]["source"]
+        moving = next(name for name in result.names if name != reference)
+        path = folder / f"{result.case}_{moving}_to_{reference}.tfm"
+        RigidRegistration.from_dict(registration).save_transform(path)
+
+
+def write_mosaic(result: CaseResult, folder: Path) -> None:
+    """Draw sources, restored, fused and colour fusion in three planes."""
+    save_mosaic(
+        folder / f"{result.case}_mosaic.png",
+        sources=result.sources,
+        restored=result.restored,
+        fused=result.fused,
+        rgb=result.rgb,
+        weight=result.weight,
+        affine=result.affine,
+        units=result.units,
+        title=result.case,
+        notes=_notes(result.record),
+        pet_window=result.window,
+        palette=result.palette,
+    )
+
+
+OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic)
+
+
+class SaveFusiond(MapTransform):
+    """Write all outputs of one case; the JSON sidecar comes last, so a case with a sidecar is complete.
+
+    Under `output_dir/<case>/`: `<case>_fused.nii.gz` (dimensionless), `_pet_restored` and `_mri_restored` (the input's
+    unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_pet_to_mri.tfm` when registered,
+    and `<case>.json`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("source1", "source2", "fused", "weight"),
+        *,
+        output_dir: str | Path,
+        weights: str | Path,
+        degradation: Mapping[str, Any] | None = None,
+        steps: int | None = None,
+        source_keys: tuple[str, str] = ("mri", "pet"),
+        reference: str = "mri",
+        spatial_dim: int = 2,
+        palette: str = "HOT_IRON",
+        outputs: Sequence[Output] = OUTPUTS,
+    ) -> None:
+        """Make the transform.
+
+        Args:
+            keys: Keys of restored source 1, restored source 2 (both in 0..1), fused and weight, each **[1, X, Y, Z]**.
+            output_dir: Where to write.
+            weights: The weights that were used, for their hash.
+            degradation: The specification that was used.
+            steps: Number of steps that were used.
+            source_keys: Keys of the sources on the reference grid.
+            reference: Which of them the grid belongs to.
+            spatial_dim: Axis along which the volume was sliced.
+            palette: Palette of the colour fusion.
+            outputs: What to write beside the JSON sidecar.
+        """
+        super().__init__(keys)
+        self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
+        self.source_keys, self.reference = source_keys, reference
+        self.spatial_dim, self.palette, self.outputs = spatial_dim, palette, tuple(outputs)
+        self.moving = next(key for key in source_keys if key != reference)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the case and return the data, with the sidecar's content under `record`."""
+        result = self.result(data)
+        folder = self.output_dir / result.case
+        for write in self.outputs:
+            write(result, folder)
+        write_json(folder / f"{result.case}.json", result.record)
+        return {**data, "record": result.record}
+
+    def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
+        """Collect what is to be written."""
+        scaled = [torch.as_tensor(data[k])[0].float() for k in self.source_keys]
+        restored1, restored2, fused, weight = (torch.as_tensor(data[k])[0].float() for k in self.keys)
+        scales = [data[f"{k}_scale"] for k in self.source_keys]
+        sources = [inverse_values(x, scale) for x, scale in zip(scaled, scales, strict=True)]
+        restored = [inverse_values(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
+        window = (min(0.0, float(sources[1].min())), float(np.percentile(restored[1].numpy(), 99.8)))
+        uptake = ((restored[1] - window[0]) / max(window[1] - window[0], 1e-12)).clamp(0, 1)
+        bright = float(np.percentile(fused.numpy(), 99.8))
+        units = [_text(scale["unit"]) for scale in scales]
+        return CaseResult(
+            case=str(data["case"]),
+            names=self.source_keys,
+            affine=np.asarray(data[self.source_keys[0]].affine, dtype=np.float64),
+            units=(units[0], units[1]),
+            sources=(sources[0], sources[1]),
+            restored=(restored[0], restored[1]),
+            fused=fused,
+            weight=weight,
+            window=window,
+            palette=self.palette,
+            rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
+            record=self._record(data, torch.stack(scaled), torch.stack([restored1, restored2]), restored),
+        )
+
+    def _record(
+        self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor, restored: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
+        scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
+        degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+        y, x = (v.movedim(self.spatial_dim + 1, 0) for v in (inputs, outputs))
+        chi2 = residual_chi2(y, x, degradation)
+        return {
+            "case": str(data["case"]),
+            "notice": NOTICE,
+            "versions": versions(),
+            "weights_sha256": sha256(self.weights),
+            "steps": self.steps,
+            "degradation": {"origin": "given", **(dict(self.degradation) if self.degradation else {"version": 1})},
+            "reference": {"source": self.reference, "shape": list(inputs.shape[1:]), "spacing_mm": spacing},
+            "fused_unit": DIMENSIONLESS,
+            "sources": {
+                name: _source_record(data, name, scales[k], chi2[k], restored[k])
+                for k, name in enumerate(self.source_keys)
+            },
+            "registration": _registration(data.get(f"{self.moving}_registration")),
+        }
+
+
+def _source_record(
+    data: Mapping[Hashable, Any], name: str, scale: float, chi2: float | None, restored: Tensor
+) -> dict[str, Any]:
+    record = {
+        "sha256": data.get(f"{name}_sha256", ""),
+        "unit": _text(data[f"{name}_scale"]["unit"]),
+        "scale": scale,
+        "offset": float(torch.as_tensor(data[f"{name}_scale"]["offset"]).flatten()[0]),
+        "residual_chi2": chi2,
+    }
+    if "suv" in data[name].meta:
+        record["suv"] = data[name].meta["suv"]
+    truth = data.get(f"truth_{name}")
+    if truth is not None:
+        record["against_truth"] = fidelity(restored[None], torch.as_tensor(truth).reshape(1, *restored.shape), scale)
+    return record
+
+
+def _registration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the record of the registration; MONAI's batches turn an empty list into None."""
+    return None if record is None else {**record, "reasons": record["reasons"] or []}
+
+
+def _text(value: str | Sequence[str]) -> str:
+    """Return a text that MONAI's batches may have put into a list."""
+    return value if isinstance(value, str) else str(value[0])
+
+
+def _notes(record: Mapping[str, Any]) -> list[str]:
+    steps = "" if record["steps"] is None else f", {record['steps']} steps"
+    notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given){steps}"]
+    chi2 = {k.upper(): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
+    if chi2:
+        notes.append("Residual chi-square: " + ", ".join(f"{k} {v:.2f}" for k, v in chi2.items()))
+    registration = record["registration"]
+    if isinstance(registration, Mapping) and not registration.get("accepted", True):
+        notes.append("Warning: registration was not accepted; the images were fused as they lay.")
+    return notes

@@ -1,0 +1,59 @@
+"""Facts for the records: versions, hashes, agreement with the data, distance from the truth."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from monai.metrics import PSNRMetric, SSIMMetric
+from torch import Tensor
+
+from medfuse.physics import JointDegradation, bind, unreplicate
+
+DIMENSIONLESS = "normalised, dimensionless"
+_PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of medfuse and of what a result depends on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def residual_chi2(
+    inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16
+) -> list[float | None]:
+    """Return the chi-square per datum of the residual of each source: about 1 when the restoration explains the data.
+
+    None for a source to which nothing happened: it comes back as it was, and there is nothing to explain.
+
+    Args:
+        inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
+        restored: Restored sources **[N, 2, H, W]**.
+        degradation: What happened to them.
+        batch: Slices per step.
+    """
+    figures: list[float | None] = []
+    for i, part in enumerate(degradation):
+        if not part.steps:
+            figures.append(None)
+            continue
+        total = 0.0
+        for k in range(0, len(inputs), batch):
+            y = unreplicate(inputs[k : k + batch, i : i + 1], part.operator)
+            model = bind(part, y, inputs.shape[2:])
+            total += float(model.chi2(restored[k : k + batch, i : i + 1]).sum())
+        figures.append(total / len(inputs))
+    return figures
+
+
+def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
+    """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**."""
+    pair = (restored[None].float(), truth[None].float())
+    ssim = SSIMMetric(spatial_dims=restored.ndim - 1, data_range=data_range)(*pair)
+    return {"psnr": min(float(PSNRMetric(data_range)(*pair)), 100.0), "ssim": float(ssim)}
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
