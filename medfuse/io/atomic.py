@@ -1,10 +1,11 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,39 @@ def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO
     with atomic_path(path, durable=durable) as temporary, temporary.open("wb") as file:
         yield file
         file.close()  # before the rename, as some systems do not rename an open file
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, and rename it to `path` when the block ends well.
+
+    A folder that is there already is replaced as a whole. If the block raises, it stays as it was.
+
+    Args:
+        path: Folder to write; that which it lies in is made if absent.
+
+    Yields:
+        The temporary folder, empty.
+
+    Raises:
+        OSError: If the folder cannot be written to, or `path` is a file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(6)
+    temporary, old = (path.with_name(f".{kind}-{token}-{path.name}") for kind in ("tmp", "old"))
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir():  # a folder with files in it cannot be renamed over
+            path.rename(old)
+        temporary.rename(path)
+    except BaseException:
+        if old.is_dir() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: str | Path, value: Any, *, durable: bool = False) -> None:
