@@ -14,7 +14,10 @@ from medfuse.io import atomic_path
 
 
 class GradientClip:
-    """Scale the gradients down to a largest global norm, after each backward pass of a `SupervisedTrainer`."""
+    """Scale the gradients down to a largest global norm, after each backward pass of a `SupervisedTrainer`.
+
+    A batch whose gradients are not finite is passed over: one such step would ruin the weights for good.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter], max_norm: float = 1.0) -> None:
         self.parameters, self.max_norm = list(parameters), max_norm
@@ -25,7 +28,13 @@ class GradientClip:
 
     def __call__(self, engine: Engine) -> None:
         """Clip."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        if not bool(norm.isfinite()):
+            for parameter in self.parameters:
+                parameter.grad = None  # the optimizer leaves such parameters alone
+            engine.logger.warning(
+                "the gradients of iteration %d are not finite; it was passed over", engine.state.iteration
+            )
 
 
 def export_weights(checkpoint: str | Path, path: str | Path) -> Path:

@@ -39,7 +39,7 @@ def visual_information(reference: Tensor, x: Tensor, *, data_range: float = 1.0)
         2 of an 8-bit scale.
     """
     noise = 2.0 * (data_range / 255.0) ** 2
-    tiny = 1e-6 * noise
+    tiny = 1e-2 * noise  # above the rounding of float32, so that flat regions have no wild gradients
     carried = total = reference.new_zeros(reference.shape[:2])
     for size in (17, 9, 5, 3):
         if size < 17:
@@ -48,9 +48,8 @@ def visual_information(reference: Tensor, x: Tensor, *, data_range: float = 1.0)
             break
         mr, mx, rr, xx, rx = _windowed((reference, x, reference**2, x**2, reference * x), size, size / 5)
         vr, vx, vrx = (rr - mr * mr).clamp_min(0), (xx - mx * mx).clamp_min(0), rx - mr * mx
-        gain = vrx / (vr + tiny)
-        rest = torch.where(gain > 0, vx - gain * vrx, vx).clamp_min(tiny)
-        gain = torch.where(vr > tiny, gain, 0.0).clamp_min(0)
+        gain = torch.where(vr > tiny, vrx / vr.clamp_min(tiny), 0.0).clamp_min(0)
+        rest = (vx - gain * vrx).clamp_min(0)
         carried = carried + torch.log1p(gain * gain * vr / (rest + noise)).sum((-1, -2))
         total = total + torch.log1p(vr / noise).sum((-1, -2))
     return (carried + 1e-3) / (total + 1e-3)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from PIL import Image
 
 from medfuse.bundles import bundle_dir
 from medfuse.diffusion import FusionModel
+from medfuse.handlers import GradientClip
 from medfuse.networks import FusionUNet
 
 BUNDLE = bundle_dir("pet_mri_fusion")
@@ -50,6 +52,21 @@ def run(run_id: str, data: Path, work: Path, *configs: str, **overrides: str) ->
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("value", "kept"), [(3.0, True), (float("inf"), False), (float("nan"), False)])
+def test_gradients_are_clipped_and_those_that_are_not_finite_passed_over(value, kept):
+    layer = torch.nn.Linear(4, 2)
+    before = [p.clone() for p in layer.parameters()]
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    for parameter in layer.parameters():
+        parameter.grad = torch.full_like(parameter, value)
+    GradientClip(layer.parameters(), max_norm=1.0)(Engine(lambda engine, batch: None))
+    grads = [p.grad for p in layer.parameters()]
+    if kept:
+        assert float(torch.cat([g.flatten() for g in grads]).norm()) == pytest.approx(1.0, rel=1e-4)
+    optimizer.step()
+    assert all(torch.equal(p, b) != kept for p, b in zip(layer.parameters(), before, strict=True))
 
 
 @pytest.mark.full
