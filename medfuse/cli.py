@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
+    fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
+    fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
     fuse.set_defaults(run=_fuse)
 
     images = commands.add_parser("images", help="fuse two folders of 2-D images, matched by name", description=NOTICE)
@@ -116,7 +118,8 @@ def _fuse(options: argparse.Namespace) -> None:
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
         item["aligned"] = True
-    _run([item], spec, options.out, options.steps, options.device, suv=options.suv)
+    dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
+    _run([item], spec, options.out, options.steps, options.device, suv=options.suv, **dicom)
 
 
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:

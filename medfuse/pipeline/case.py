@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from medfuse import NOTICE
 from medfuse.errors import BundleError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
+from medfuse.pipeline.dicom import write_dicom
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
 from medfuse.registration import RigidRegistration
 from medfuse.report import save_mosaic
@@ -28,7 +30,8 @@ class DescribeSourcesd(MapTransform):
     """Note the hash of each source, `<key>_sha256`, and choose its series where it is DICOM.
 
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
-    only one of the key's modality. Its hash is that of the sorted hashes of its files.
+    only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
+    one text that MONAI's batches leave as it is, for the headers of DICOM output.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class DescribeSourcesd(MapTransform):
             hashes = "".join(sorted(sha256(file) for file in series.files))
             result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
             result[key] = tuple(str(file) for file in series.files)
+            result[f"{key}_files"] = "\0".join(result[key])
         return result
 
 
@@ -89,6 +93,7 @@ class CaseResult:
         palette: Palette of source 2.
         rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
         record: What the JSON sidecar holds.
+        files: DICOM files of each source; none for a NIfTI.
     """
 
     case: str
@@ -103,6 +108,7 @@ class CaseResult:
     palette: str
     rgb: np.ndarray
     record: dict[str, Any]
+    files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 Output = Callable[[CaseResult, Path], None]
@@ -158,7 +164,7 @@ class SaveFusiond(MapTransform):
 
     Under `output_dir/<case>/`: `<case>_fused.nii.gz` (dimensionless), `_pet_restored` and `_mri_restored` (the input's
     unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_pet_to_mri.tfm` when registered,
-    and `<case>.json`.
+    `dicom/` where a source was DICOM, and `<case>.json`.
     """
 
     def __init__(
@@ -174,6 +180,8 @@ class SaveFusiond(MapTransform):
         spatial_dim: int = 2,
         palette: str = "HOT_IRON",
         outputs: Sequence[Output] = OUTPUTS,
+        dicom_output: bool = True,
+        deidentified: bool = False,
     ) -> None:
         """Make the transform.
 
@@ -188,11 +196,15 @@ class SaveFusiond(MapTransform):
             spatial_dim: Axis along which the volume was sliced.
             palette: Palette of the colour fusion.
             outputs: What to write beside the JSON sidecar.
+            dicom_output: Write DICOM, too, where a source was DICOM.
+            deidentified: Leave blank what names the patient in DICOM output.
         """
         super().__init__(keys)
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
         self.source_keys, self.reference = source_keys, reference
         self.spatial_dim, self.palette, self.outputs = spatial_dim, palette, tuple(outputs)
+        if dicom_output:
+            self.outputs = (partial(write_dicom, deidentified=deidentified), *self.outputs)
         self.moving = next(key for key in source_keys if key != reference)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -228,6 +240,7 @@ class SaveFusiond(MapTransform):
             palette=self.palette,
             rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
             record=self._record(data, torch.stack(scaled), torch.stack([restored1, restored2]), restored),
+            files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
         )
 
     def _record(
@@ -276,6 +289,11 @@ def _source_record(
 def _registration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the record of the registration; MONAI's batches turn an empty list into None."""
     return None if record is None else {**record, "reasons": record["reasons"] or []}
+
+
+def _files(data: Mapping[Hashable, Any], key: str) -> tuple[str, ...]:
+    noted = data.get(f"{key}_files")
+    return tuple(_text(noted).split("\0")) if noted else ()
 
 
 def _text(value: str | Sequence[str]) -> str:

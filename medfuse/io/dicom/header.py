@@ -111,6 +111,7 @@ class Header:
         instance: SOP Instance UID.
         series: Series Instance UID.
         modality: CT, MR or PT.
+        sop_class: SOP Class UID.
         is_localizer: Whether Image Type says so.
         frame_of_reference: UID, or empty.
         slices: Number of Slices (0054,0081) of a PET volume, or 0.
@@ -124,6 +125,7 @@ class Header:
     instance: str
     series: str
     modality: str
+    sop_class: str
     is_localizer: bool = False
     frame_of_reference: str = ""
     slices: int = 0
@@ -242,7 +244,7 @@ def _read(file: _Budget, path: Path) -> Header | None:
         raise DicomError("must have a SOP class and a modality, got none")
     if modality not in _MODALITIES:
         return None
-    known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), modality)
+    known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), modality, sop_class)
     try:
         pixels = _pixels(values, syntax, pixel_data, file.size)
         planes = read_planes(values, pixels.frames, enhanced=sop_class in _ENHANCED, modality=modality)
