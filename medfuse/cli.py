@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from medfuse import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
-from medfuse.errors import MedfuseError
+from medfuse.errors import MedfuseError, known_error
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +22,21 @@ SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those 
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 wrong input."""
+    """Run the command line and return its exit code: 0 done, 1 some cases of a batch failed, 2 wrong input."""
     options = _parser().parse_args(args)
     _quieten()
     try:
-        options.run(options)
+        code = options.run(options)
+    except KeyboardInterrupt:
+        print("medfuse: stopped", file=sys.stderr)
+        return 130
     except Exception as error:
-        known = _known(error)
+        known = known_error(error)
         if known is None:
             raise
         print(f"medfuse: error: {known}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
     fuse.set_defaults(run=_fuse)
+
+    _add_batch(commands)
 
     images = commands.add_parser("images", help="fuse two folders of 2-D images, matched by name", description=NOTICE)
     images.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
@@ -101,6 +106,29 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    batch = commands.add_parser(
+        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
+    )
+    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
+    batch.add_argument("out", type=Path, help="folder for the results, OUT/CASE/, and cases.tsv")
+    batch.add_argument(
+        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv of all records anew"
+    )
+    for kind in ("participant", "session"):
+        batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
+    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
+    batch.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
+    batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
+    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
+    batch.add_argument("--steps", type=_steps, help="reverse steps, 1 or more (default: the bundle's)")
+    batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
+    batch.add_argument(
+        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
+    )
+    batch.set_defaults(run=_batch)
 
 
 def _fuse(options: argparse.Namespace) -> None:
@@ -187,6 +215,39 @@ def _run(
     print(NOTICE)
 
 
+def _batch(options: argparse.Namespace) -> int:
+    from medfuse.io import discover
+    from medfuse.pipeline import collect, run_batch
+
+    if options.level == "group":
+        rows = collect(options.out)
+        failed = sum(row["state"] == "failed" for row in rows)
+        print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed; see cases.tsv")
+        return 0
+    found = discover(options.input, participants=options.participant_label, sessions=options.session_label)
+    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
+    print(f"{found.layout}: {len(found.cases)} cases")
+    summary = run_batch(
+        found.cases,
+        options.out,
+        bundle=options.bundle,
+        degradation=options.degradation,
+        steps=options.steps,
+        device=None if options.device is None else _device(options.device),
+        overlays=options.overlay,
+        resume=options.resume,
+        shard=options.shard,
+    )
+    for case, message in summary.failed.items():
+        print(f"medfuse: {case} failed: {message}", file=sys.stderr)
+    print(
+        f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed; see cases.tsv"
+    )
+    print(NOTICE)
+    return 1 if summary.failed else 0
+
+
 def _images(options: argparse.Namespace) -> None:
     from medfuse.pipeline import fuse_images
 
@@ -264,6 +325,13 @@ def _steps(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
 def _device(name: str) -> torch.device:
     """Return the device, or say that it is not there."""
     import torch
@@ -274,15 +342,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise MedfuseError(f"--device must be a device of this machine, got {name!r}; use cpu.") from error
     return device
-
-
-def _known(error: BaseException | None) -> MedfuseError | None:
-    """Return the error of ours in a chain of causes: MONAI wraps what happens inside a bundle."""
-    while error is not None:
-        if isinstance(error, MedfuseError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _quieten() -> None:

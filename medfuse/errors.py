@@ -31,3 +31,12 @@ class RegistrationError(MedfuseError):
 
 class BundleError(MedfuseError):
     """A bundle, its weights or its data folder that is missing or incomplete."""
+
+
+def known_error(error: BaseException | None) -> MedfuseError | None:
+    """Return the error of ours in a chain of causes, or None: MONAI wraps what happens inside a bundle."""
+    while error is not None:
+        if isinstance(error, MedfuseError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

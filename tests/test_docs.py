@@ -112,7 +112,7 @@ def test_command_lines_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> 
             options = cli._parser().parse_args(words[1:])
         except SystemExit:
             pytest.fail(f"{shlex.join(words)}: {capsys.readouterr().err}")
-        degradation = getattr(options, "degradation", "none")
+        degradation = getattr(options, "degradation", None) or "none"
         assert degradation in preset_names() or degradation.endswith((".yaml", ".yml", ".json"))
 
 

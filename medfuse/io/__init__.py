@@ -1,6 +1,6 @@
 """Files in and out."""
 
-from medfuse.io.atomic import atomic_file, atomic_path, write_json
+from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, write_json
 from medfuse.io.cases import find_cases, require_cases
 from medfuse.io.dicom import (
     DicomReader,
@@ -12,20 +12,24 @@ from medfuse.io.dicom import (
     open_series,
     series_suv,
 )
+from medfuse.io.discover import Discovery, discover
 from medfuse.io.images import Image2D, check_pair, match_folders, read_image, write_image
 from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
 
 __all__ = [
     "DicomReader",
+    "Discovery",
     "Image2D",
     "NiftiReader",
     "Series",
     "VolumeReader",
     "atomic_file",
+    "atomic_folder",
     "atomic_path",
     "check_nifti",
     "check_pair",
     "choose_series",
+    "discover",
     "find_cases",
     "is_nifti",
     "list_series",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,11 @@ _FIELD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def find_cases(
-    dataset_dir: str | Path, *, keys: Sequence[str] = ("mri", "pet"), allow_empty: bool = False
+    dataset_dir: str | Path,
+    *,
+    keys: Sequence[str] = ("mri", "pet"),
+    allow_empty: bool = False,
+    tolerant: bool = False,
 ) -> list[dict[str, Any]]:
     """List the cases of a folder, sorted by id.
 
@@ -37,6 +41,7 @@ def find_cases(
             for pet.
         allow_empty: Return an empty list for a folder that is absent or holds no case, for bundles, which must load
             where there is no data yet; `require_cases` then raises when they run.
+        tolerant: List a case that cannot be used as its "case" and "problem", which says why, instead of raising.
 
     Returns:
         One dictionary per case: "case" (its id), the path of each key, of "mask" and of "truth_" keys where there are
@@ -57,19 +62,37 @@ def find_cases(
         raise BundleError(f"The data folder must exist, got no folder {root.name!r}{hint}; check dataset_dir.")
 
     found: dict[str, dict[str, Path]] = defaultdict(dict)
-    for case, key, path in _files(root, tuple(keys)):
+    problems: dict[str, str] = {}
+
+    def refuse(case: str, message: str) -> None:
+        if not tolerant:
+            raise BundleError(message)
+        problems.setdefault(case, message)
+
+    for case, key, path in _files(root, tuple(keys), refuse):
         if key in found[case]:
             names = f"{found[case][key].name!r} and {path.name!r}"
-            raise BundleError(f"Case {case} must have one file for {key}, got {names}; remove one.")
+            refuse(case, f"Case {case} must have one file for {key}, got {names}; remove one.")
         found[case][key] = path
-    if not found and not allow_empty:
+    if not found and not problems and not allow_empty:
         first = keys[0]
         raise BundleError(
             f"The data folder {root.name!r} must hold cases such as CASE/{first}.nii.gz or CASE_{first}.nii.gz, "
             "got none; check dataset_dir and the file names."
         )
-    _refuse_twins(found)
-    return [_case(root, case, found[case], keys) for case in sorted(found)]
+    refuse_twins([*found, *problems])
+    cases = []
+    for case in sorted({*found, *problems}):
+        try:
+            if case not in problems:
+                cases.append(_case(root, case, found[case], keys))
+        except BundleError as error:
+            if not tolerant:
+                raise
+            problems[case] = str(error)
+        if case in problems:
+            cases.append({"case": case, "problem": problems[case]})
+    return cases
 
 
 def require_cases(
@@ -90,7 +113,7 @@ def require_cases(
         raise BundleError("The list of cases must hold a case, got none; check dataset_dir and the list.")
 
 
-def _files(root: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]:
+def _files(root: Path, keys: tuple[str, ...], refuse: Callable[[str, str], None]) -> Iterator[tuple[str, str, Path]]:
     """Give case id, key and path of every file that belongs to a case."""
     for index, entry in enumerate(sorted(root.iterdir()), start=1):
         if entry.name.startswith("."):
@@ -104,10 +127,8 @@ def _files(root: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]
             case = _checked_id(entry.name, index)
             matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
             if not matched:
-                raise BundleError(
-                    f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files with "
-                    f"other names; name them {keys[0]}.nii.gz and so on."
-                )
+                message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
+                refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
             yield from ((case, key, path) for key, path in matched)
         elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
             yield _checked_id(parts[0], index), parts[1], entry
@@ -162,7 +183,7 @@ def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
     return fields
 
 
-def _refuse_twins(cases: Sequence[str] | dict[str, Any]) -> None:
+def refuse_twins(cases: Iterable[str]) -> None:
     """Refuse ids that differ in upper and lower case only: some file systems would mix up their results."""
     seen: dict[str, str] = {}
     for case in cases:

@@ -4,6 +4,7 @@ The bundles' configs do the wiring; this package holds the first and the last tr
 with which the command line and Python call a bundle in this process.
 """
 
+from medfuse.pipeline.batch import BatchSummary, collect, run_batch
 from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, run_bundle
 from medfuse.pipeline.case import (
     OUTPUTS,
@@ -16,19 +17,26 @@ from medfuse.pipeline.case import (
 )
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
 from medfuse.pipeline.images import fuse_images
+from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
     "DIMENSIONLESS",
     "OUTPUTS",
+    "BatchSummary",
     "CaseResult",
     "DescribeSourcesd",
     "Fusion",
     "SaveFusiond",
+    "Workflow",
+    "collect",
     "fidelity",
+    "fuse",
     "fuse_images",
     "load_fusion",
+    "load_workflow",
     "require_weights",
     "residual_chi2",
+    "run_batch",
     "run_bundle",
     "sha256",
     "versions",

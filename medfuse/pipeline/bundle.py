@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor
 
@@ -50,15 +52,54 @@ def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = 
     Raises:
         BundleError: There is no such bundle, or it has no weights.
     """
+    parser = read_inference(bundle, device=device)
+    network, weights = load_network(parser)
+    return Fusion(network, parser.get_parsed_content("inferer"), torch.device(device), weights)
+
+
+def read_inference(
+    bundle: str, *, overlays: Sequence[str | Path] = (), device: str | torch.device | None = None
+) -> ConfigParser:
+    """Read a bundle's `inference.json` and overlays on it; nothing is built yet.
+
+    Args:
+        bundle: Name or folder of a bundle.
+        overlays: YAML or JSON files, merged from left to right.
+        device: Replaces that of the configuration.
+
+    Raises:
+        BundleError: There is no such bundle or overlay.
+    """
     root = bundle_dir(bundle)
-    weights = require_weights(root / "models" / "model.pt")
+    for number, path in enumerate(overlays, start=1):
+        if not Path(path).is_file() or Path(path).suffix.lower() not in (".json", ".yaml", ".yml"):
+            raise BundleError(f"An overlay must be a YAML or JSON file, got none for number {number}; check its path.")
     parser = ConfigParser()
-    parser.read_config(str(root / "configs" / "inference.json"))
+    try:
+        parser.read_config([str(root / "configs" / "inference.json"), *map(str, overlays)])
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise BundleError("An overlay must hold a mapping of keys, got another content; repair it.") from error
     parser["bundle_root"] = str(root)
-    parser["device"] = torch.device(device)
+    if device is not None:
+        parser["device"] = torch.device(device)
+    return parser
+
+
+def load_network(parser: ConfigParser) -> tuple[torch.nn.Module, Path]:
+    """Return the network of a configuration with its weights, for evaluation, and the file of the weights.
+
+    Raises:
+        BundleError: There is no such file, or it holds weights of another network.
+    """
+    weights = require_weights(parser.get_parsed_content("ckpt_path"))
     network = parser.get_parsed_content("network")
-    network.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
-    return Fusion(network.eval(), parser.get_parsed_content("inferer"), torch.device(device), weights)
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise BundleError(
+            f"the weights must fit the network, got others at models/{weights.name}; restore them."
+        ) from error
+    return network.eval(), weights
 
 
 def require_weights(path: str | Path) -> Path:

@@ -210,11 +210,14 @@ class SaveFusiond(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the case and return the data, with the sidecar's content under `record`."""
         result = self.result(data)
-        folder = self.output_dir / result.case
+        self.write(result, self.output_dir / result.case)
+        return {**data, "record": result.record}
+
+    def write(self, result: CaseResult, folder: Path) -> None:
+        """Write all outputs of a case into a folder, the sidecar last."""
         for write in self.outputs:
             write(result, folder)
         write_json(folder / f"{result.case}.json", result.record)
-        return {**data, "record": result.record}
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
         """Collect what is to be written."""

@@ -56,4 +56,5 @@ def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, fl
 
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

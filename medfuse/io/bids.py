@@ -1,0 +1,144 @@
+"""A BIDS raw dataset as a list of cases: for each session with a PET, that PET and a T1-weighted MRI.
+
+    sub-01/[ses-1/]pet/sub-01_[ses-1_]trc-FDG_pet.nii.gz    its sidecar, or one it inherits, says the unit
+    sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz
+
+A session without an MRI of its own takes the only one of the subject. Nothing is guessed: where there are two, the case
+is refused, and a manifest chooses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medfuse.errors import BundleError
+
+UNIT = re.compile(r"[A-Za-z%][A-Za-z0-9/.*^%-]{0,15}")  # what may be written into outputs; no free text
+_NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_(pet|T1w)\.nii(?:\.gz)?")
+_MAX_SIDECAR = 1 << 20  # bytes
+
+
+def is_bids(root: Path) -> bool:
+    """Return whether a folder looks like a BIDS dataset."""
+    pattern = ("sub-*/pet", "sub-*/anat", "sub-*/ses-*/pet", "sub-*/ses-*/anat")
+    return (root / "dataset_description.json").is_file() or any(next(root.glob(p), None) for p in pattern)
+
+
+def find_bids_cases(
+    root: str | Path, *, participants: Sequence[str] = (), sessions: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """List the cases of a BIDS dataset, sorted by id, `sub-01` or `sub-01_ses-1`.
+
+    Args:
+        root: Folder of the dataset.
+        participants: Labels of the participants to take, with or without `sub-`; all if none is given.
+        sessions: Labels of the sessions to take, likewise.
+
+    Returns:
+        One dictionary per case: "case", "mri", "pet" and, where a sidecar says it, "pet_unit"; or "case" and "problem"
+        where it cannot be used.
+
+    Raises:
+        BundleError: If a label is not in the dataset, or there is no subject.
+    """
+    root = Path(root)
+    subjects = _folders(root, "sub")
+    if not subjects:
+        raise BundleError("A BIDS dataset must hold folders such as sub-01, got none; check the folder.")
+    wanted = _labels("participant", participants, subjects, "sub")
+    known = {name: path for subject in subjects.values() for name, path in _folders(subject, "ses").items()}
+    chosen = _labels("session", sessions, known, "ses")
+    return [case for name in subjects if name in wanted for case in _subject(root, subjects[name], chosen, sessions)]
+
+
+def _folders(root: Path, kind: str) -> dict[str, Path]:
+    found = (p for p in sorted(root.glob(f"{kind}-*")) if p.is_dir())
+    return {p.name: p for p in found if re.fullmatch(rf"{kind}-[A-Za-z0-9]+", p.name)}
+
+
+def _labels(what: str, labels: Sequence[str], known: dict[str, Path], kind: str) -> set[str]:
+    """Return the names of the folders that labels stand for; all that are known for no label."""
+    names = {f"{kind}-{label.removeprefix(f'{kind}-')}" for label in labels}
+    if absent := sorted(names - set(known)):
+        raise BundleError(
+            f"Every {what} label must be in the dataset, got {len(absent)} that are not: {', '.join(absent)}; "
+            "check the spelling."
+        )
+    return names or set(known)
+
+
+def _subject(root: Path, subject: Path, chosen: set[str], sessions: Sequence[str]) -> list[dict[str, Any]]:
+    """List the cases of one subject; a subject without a PET is one that cannot be used."""
+    places = [] if sessions else [subject]
+    places += [path for name, path in _folders(subject, "ses").items() if name in chosen]
+    pets = {place: found for place in places if (found := _images(place / "pet", "pet"))}
+    everywhere = [
+        t1 for place in (subject, *_folders(subject, "ses").values()) for t1 in _images(place / "anat", "T1w")
+    ]
+    cases = []
+    for place, found in pets.items():
+        case = subject.name if place == subject else f"{subject.name}_{place.name}"
+        heads = _images(place / "anat", "T1w") or everywhere
+        try:
+            pet, mri = _only(case, "PET (pet/*_pet.nii.gz)", found), _only(case, "MRI (anat/*_T1w.nii.gz)", heads)
+            cases.append({"case": case, "mri": str(mri), "pet": str(pet), **_unit(root, case, pet)})
+        except BundleError as error:
+            cases.append({"case": case, "problem": str(error)})
+    if not pets:
+        problem = f"{subject.name} must have a PET (pet/*_pet.nii.gz), got none; add it or leave the participant out."
+        cases.append({"case": subject.name, "problem": problem})
+    return cases
+
+
+def _images(folder: Path, suffix: str) -> list[Path]:
+    return [p for p in sorted(folder.glob("sub-*")) if (m := _NAME.fullmatch(p.name)) and m[1] == suffix]
+
+
+def _only(case: str, what: str, images: list[Path]) -> Path:
+    """Return the only image, or say what there is, by the entities of the names."""
+    if len(images) != 1:
+        listed = ", ".join(p.name.split(".")[0].partition("_")[2] for p in images)
+        remedy = "choose one in a manifest" if images else "add it or leave the participant out"
+        raise BundleError(
+            f"{case} must have one {what}, got {len(images)}{f' ({listed})' if listed else ''}; {remedy}."
+        )
+    return images[0]
+
+
+def _unit(root: Path, case: str, pet: Path) -> dict[str, str]:
+    """Return the unit of a PET, by the sidecar nearest to it (BIDS: the inheritance principle)."""
+    parts = set(pet.name.split(".")[0].split("_"))
+    folder = pet.parent
+    while True:
+        sidecars = [p for p in folder.glob("*pet.json") if set(p.stem.split("_")) <= parts]
+        for sidecar in sorted(sidecars, key=lambda p: (-len(p.stem.split("_")), p.name)):
+            if unit := _read_unit(sidecar, case):
+                return {"pet_unit": unit}
+        if folder == root:
+            return {}
+        folder = folder.parent
+
+
+def _read_unit(sidecar: Path, case: str) -> str | None:
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.stat().st_size <= _MAX_SIDECAR else None
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise BundleError(f"The sidecar of the PET of {case} must be a small JSON object, got another; repair it.")
+    return None if content.get("Units") is None else checked_unit(content["Units"], f"Units of the PET of {case}")
+
+
+def checked_unit(value: Any, what: str) -> str:
+    """Return a unit that may be written into outputs.
+
+    Raises:
+        BundleError: If it is none; the message does not repeat it.
+    """
+    if not isinstance(value, str) or not UNIT.fullmatch(value):
+        raise BundleError(f"{what} must be a unit such as Bq/mL or SUV, got another text; correct it.")
+    return value

@@ -1,0 +1,132 @@
+"""Find out what kind of input a path is, and list its cases.
+
+In this order: a table of cases; a BIDS dataset; folders of cases as `medfuse.io.find_cases` knows them; a folder of
+DICOM studies, one in each sub-folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import config, dcmread, uid
+from pydicom.filereader import read_file_meta_info
+
+from medfuse.errors import BundleError
+from medfuse.io.bids import find_bids_cases, is_bids
+from medfuse.io.cases import CASE_ID, find_cases
+from medfuse.io.manifest import is_manifest, read_manifest
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What was found.
+
+    Attributes:
+        layout: `manifest`, `BIDS dataset`, `case folders` or `DICOM studies`.
+        cases: One dictionary per case, sorted by id: "case", "mri", "pet" and optional fields, ready for a bundle's
+            `datalist`; or "case" and "problem", which says why it cannot be used.
+    """
+
+    layout: str
+    cases: list[dict[str, Any]]
+
+
+def discover(source: str | Path, *, participants: Sequence[str] = (), sessions: Sequence[str] = ()) -> Discovery:
+    """Recognise an input and list its cases.
+
+    Args:
+        source: A table (TSV, CSV), or a folder.
+        participants: Of a BIDS dataset, the labels of the participants to take; all if none is given.
+        sessions: Of a BIDS dataset, the labels of the sessions to take.
+
+    Raises:
+        BundleError: If it is none of the layouts, holds no case, or labels are given for anything but a BIDS dataset.
+    """
+    root = Path(source)
+    found = _discover(root, participants, sessions)
+    if found.layout != "BIDS dataset" and (participants or sessions):
+        raise BundleError(
+            f"Participant and session labels must come with a BIDS dataset, got {found.layout}; leave them out."
+        )
+    return found
+
+
+def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) -> Discovery:
+    if root.is_file() and is_manifest(root):
+        return Discovery("manifest", read_manifest(root))
+    if not root.is_dir():
+        what = "another file" if root.is_file() else "nothing there"
+        raise BundleError(f"The input must be a folder, or a manifest in .tsv or .csv, got {what}; check the path.")
+    if is_bids(root):
+        return Discovery("BIDS dataset", find_bids_cases(root, participants=participants, sessions=sessions))
+    if _holds_nifti(root):
+        return Discovery("case folders", find_cases(root, tolerant=True))
+    folders = _dicom_folders(root)
+    if not folders:
+        raise BundleError(
+            "The input must be a manifest, a BIDS dataset, folders of cases (CASE/mri.nii.gz) or of DICOM studies, "
+            "got a folder with none of them; check it."
+        )
+    if all(CASE_ID.fullmatch(folder.name) for folder in folders):
+        named = find_cases(root, tolerant=True, allow_empty=True)
+        if len(named) == len(folders) and not any("problem" in case for case in named):
+            return Discovery("case folders", named)  # CASE/mri/ and CASE/pet/, both DICOM
+    return Discovery("DICOM studies", _studies(folders))
+
+
+def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """List the DICOM studies of folders, sorted by id.
+
+    The name of a folder may be that of a patient. The id is hence made of the Study Instance UID: `study-` and the
+    first ten digits of its SHA-256.
+    """
+    cases: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        study = next((found for path in _dicom_files(folder) if (found := _study_uid(path))), None)
+        basis = study.encode() if study else next(_dicom_files(folder)).read_bytes()
+        case = f"study-{hashlib.sha256(basis).hexdigest()[:10]}"
+        if study is None:
+            cases[case] = {"case": case, "problem": f"{case} must have a readable file, got none; copy it again."}
+        elif case in cases:
+            cases[case] = {"case": case, "problem": f"{case} must be in one folder, got more; put its series into one."}
+        else:
+            cases[case] = {"case": case, "mri": str(folder), "pet": str(folder)}
+    return [cases[case] for case in sorted(cases)]
+
+
+def _holds_nifti(root: Path) -> bool:
+    return any(next(root.glob(pattern), None) for pattern in ("*.nii", "*.nii.gz", "*/*.nii", "*/*.nii.gz"))
+
+
+def _dicom_folders(root: Path) -> list[Path]:
+    """Return the folders of a folder that hold DICOM, themselves or below."""
+    folders = (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    return [folder for folder in folders if next(_dicom_files(folder), None)]
+
+
+def _dicom_files(folder: Path) -> Iterator[Path]:
+    """Give the files of a folder that begin as a DICOM file does (PS3.10 7.1)."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    yield path
+
+
+def _study_uid(path: Path) -> str | None:
+    """Return the Study Instance UID of a file, or None. Nothing is inflated: a small file may become a large one."""
+    try:
+        with config.disable_value_validation():
+            if read_file_meta_info(path).TransferSyntaxUID == uid.DeflatedExplicitVRLittleEndian:
+                return None
+            found = str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+    except Exception:  # a broken file may raise anything; the reader says later what is wrong with it
+        return None
+    return found if _UID.fullmatch(found) else None

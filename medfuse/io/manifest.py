@@ -1,0 +1,119 @@
+"""A table of cases: TSV or CSV with the columns case, mri, pet and, if wanted, those of `OPTIONAL`.
+
+Paths are relative to the table. An empty cell, or `n/a`, is none.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+from medfuse.errors import BundleError
+from medfuse.io.bids import checked_unit
+from medfuse.io.cases import refuse_twins
+
+REQUIRED = ("case", "mri", "pet")
+OPTIONAL = ("aligned", "pet_unit", "mri_series", "pet_series", "mask")
+PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_UID = re.compile(r"[0-9.]{1,64}")
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a name is that of a table."""
+    return path.suffix.lower() in _DELIMITERS
+
+
+def read_manifest(path: str | Path) -> list[dict[str, Any]]:
+    """List the cases of a table, sorted by id.
+
+    Returns:
+        One dictionary per case, as `medfuse.io.find_cases`; or "case" and "problem" where a row cannot be used.
+
+    Raises:
+        BundleError: If the table cannot be read, lacks a column, has an unknown one or no row, or an id is none or not
+            unique. No message repeats a cell: it may name a patient.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *rows = list(csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BundleError(
+            "The manifest must be a readable TSV or CSV file in UTF-8, got another; repair it."
+        ) from error
+    names = [name.strip().lower() for name in header]
+    _check_columns(names)
+    cases = []
+    for number, row in enumerate(rows, start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(names):
+            raise BundleError(
+                f"Row {number} of the manifest must have {len(names)} cells, got {len(row)}; "
+                "check its tabs, commas and quotes."
+            )
+        cells = {name: cell.strip() for name, cell in zip(names, row, strict=True) if cell.strip() not in ("", "n/a")}
+        if not PLAIN_ID.fullmatch(cells.get("case", "")):
+            raise BundleError(
+                f"case in row {number} of the manifest must be letters, digits, '.', '_' and '-', got another text; "
+                "rename it."
+            )
+        cases.append(_case(cells, path.parent))
+    if not cases:
+        raise BundleError("The manifest must have a row for each case, got none; add them.")
+    _check_unique([case["case"] for case in cases])
+    return sorted(cases, key=lambda case: case["case"])
+
+
+def _check_columns(names: list[str]) -> None:
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise BundleError(
+            f"The manifest must have the columns {', '.join(REQUIRED)}, got no {' and no '.join(missing)}; add them."
+        )
+    unknown = [str(i) for i, name in enumerate(names, start=1) if name not in REQUIRED + OPTIONAL]
+    if unknown or len(set(names)) < len(names):
+        what = f"unknown ones (number {', '.join(unknown)})" if unknown else "one twice"
+        raise BundleError(
+            f"The columns of the manifest must be {', '.join(REQUIRED + OPTIONAL)}, got {what}; rename or remove them."
+        )
+
+
+def _check_unique(ids: list[str]) -> None:
+    if twice := sorted({case for case in ids if ids.count(case) > 1}):
+        raise BundleError(f"Each case of the manifest must have one row, got more for {', '.join(twice)}; rename them.")
+    refuse_twins(ids)
+
+
+def _case(cells: dict[str, str], folder: Path) -> dict[str, Any]:
+    case: dict[str, Any] = {"case": cells.pop("case")}
+    try:
+        for key in ("mri", "pet", "mask"):
+            if key in cells:
+                file = folder / cells.pop(key)
+                if not file.exists():
+                    raise BundleError(
+                        f"{key} of case {case['case']} must be a file or folder, got none there; check its path."
+                    )
+                case[key] = str(file)
+            elif key != "mask":
+                raise BundleError(f"{key} of case {case['case']} must be given, got an empty cell; fill it in.")
+        return case | {key: _value(key, text, case["case"]) for key, text in cells.items()}
+    except BundleError as error:
+        return {"case": case["case"], "problem": str(error)}
+
+
+def _value(key: str, text: str, case: str) -> str | bool:
+    if key == "aligned":
+        if text.lower() not in _TRUTH:
+            raise BundleError(f"aligned of case {case} must be true or false, got another text; correct it.")
+        return _TRUTH[text.lower()]
+    if key == "pet_unit":
+        return checked_unit(text, f"pet_unit of case {case}")
+    if not _UID.fullmatch(text):
+        raise BundleError(f"{key} of case {case} must be a Series Instance UID, got another text; correct it.")
+    return text

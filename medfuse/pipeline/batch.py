@@ -1,0 +1,169 @@
+"""Many cases in one process: each by itself, complete or not at all, and none twice where it is done."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from medfuse.errors import BundleError
+from medfuse.io.atomic import atomic_folder
+from medfuse.io.cases import refuse_twins
+from medfuse.io.manifest import PLAIN_ID
+from medfuse.pipeline.records import (
+    fingerprint,
+    input_paths,
+    is_done,
+    is_ours,
+    write_done,
+    write_failure,
+    write_table,
+)
+from medfuse.pipeline.workflow import Workflow, load_workflow
+
+
+@dataclass
+class BatchSummary:
+    """What became of the cases of a run.
+
+    Attributes:
+        fused: Ids of the cases that were fused.
+        skipped: Ids of those that had been fused before.
+        failed: Id and message of those that could not be fused.
+    """
+
+    fused: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_batch(
+    cases: Iterable[Mapping[str, Any]],
+    out: str | Path,
+    *,
+    bundle: str = "pet_mri_fusion",
+    degradation: Mapping[str, Any] | str | None = None,
+    steps: int | None = None,
+    device: str | torch.device | None = None,
+    overlays: Sequence[str | Path] = (),
+    resume: bool = False,
+    shard: tuple[int, int] = (1, 1),
+) -> BatchSummary:
+    """Fuse cases one after the other, with the bundle loaded once.
+
+    A case is written to a temporary folder, which becomes `out/<case>` when all is in it, and replaces what an earlier
+    run left there. What cannot be fused leaves a record that says why, and the next case goes on. At the end
+    `out/cases.tsv` is made of the records in `out`.
+
+    Args:
+        cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
+        out: Folder for the results.
+        bundle: Name or folder of a bundle.
+        degradation: A preset's name, a file or a specification. This and the next three: see `load_workflow`.
+        steps: Number of reverse steps.
+        device: Where to compute.
+        overlays: Files that change keys of the configuration.
+        resume: Skip a case if its record says that it was made of the same inputs, configuration, weights and version,
+            and its outputs are as they were.
+        shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
+
+    Returns:
+        What became of each case.
+
+    Raises:
+        MedfuseError: Before any case: ids are not unique, outputs would replace inputs or foreign files, or the bundle
+            cannot be loaded.
+    """
+    out = Path(out)
+    items = _part(cases, shard)
+    _check_places(items, out)
+    workflow = load_workflow(bundle, degradation=degradation, steps=steps, device=device, overlays=overlays)
+    out.mkdir(parents=True, exist_ok=True)
+    summary = BatchSummary()
+    try:
+        for item in tqdm(items, unit="case", disable=None):
+            _run_case(item, workflow, out, resume=resume, summary=summary)
+    finally:
+        write_table(out)
+    return summary
+
+
+def collect(out: str | Path) -> list[dict[str, Any]]:
+    """Make `out/cases.tsv` anew from the records in `out`, as after a run in shards, and return its rows.
+
+    Raises:
+        BundleError: If there is no such folder, or no case in it.
+    """
+    out = Path(out)
+    rows = write_table(out) if out.is_dir() else []
+    if not rows:
+        raise BundleError("OUT must hold results of `medfuse batch`, got none; check the path.")
+    return rows
+
+
+def _run_case(item: Mapping[str, Any], workflow: Workflow, out: Path, *, resume: bool, summary: BatchSummary) -> None:
+    case, started = str(item["case"]), time.perf_counter()
+    folder = out / case
+    _sweep(folder)
+    try:
+        if "problem" in item:
+            raise BundleError(str(item["problem"]))
+        based_on = fingerprint(item, workflow)
+        if resume and is_done(folder, case, based_on):
+            summary.skipped.append(case)
+            return
+        with atomic_folder(folder) as temporary:
+            workflow.write(workflow(item), temporary)
+            write_done(temporary, case, based_on, seconds=time.perf_counter() - started)
+        summary.fused.append(case)
+    except Exception as error:  # of any kind: the next case may be sound
+        with atomic_folder(folder) as temporary:
+            seconds = time.perf_counter() - started
+            summary.failed[case] = write_failure(temporary, item, error, seconds=seconds)
+
+
+def _part(cases: Iterable[Mapping[str, Any]], shard: tuple[int, int]) -> list[Mapping[str, Any]]:
+    """Return the cases of a shard."""
+    number, count = shard
+    if not 1 <= number <= count:
+        raise BundleError(f"A shard must be I/N with 1 <= I <= N, got {number}/{count}; change it.")
+    items = sorted(cases, key=lambda item: str(item["case"]))
+    ids = [str(item["case"]) for item in items]
+    if not all(PLAIN_ID.fullmatch(case) for case in ids):
+        raise BundleError("Every case id must be letters, digits, '.', '_' and '-', got another; rename it.")
+    if len(set(ids)) < len(ids):
+        raise BundleError("Every case id must be unique, got one twice; rename it.")
+    refuse_twins(ids)
+    return items[number - 1 :: count]
+
+
+def _check_places(items: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Refuse to replace inputs or foreign files."""
+    if out.exists() and not out.is_dir():
+        raise BundleError("OUT must be a folder, got a file; choose another.")
+    ids = {str(item["case"]) for item in items}
+    root = out.resolve()
+    for item in items:
+        for path in input_paths(item).values():
+            place = path.resolve()
+            if root.is_relative_to(place) or (place.is_relative_to(root) and place.relative_to(root).parts[0] in ids):
+                raise BundleError(f"OUT must lie apart from the inputs, got those of {item['case']}; choose another.")
+    for case in sorted(ids):
+        if not is_ours(out / case):
+            raise BundleError(
+                f"The folder of {case} in OUT must be free or of an earlier run, got files; choose another."
+            )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run has left of a case."""
+    for path in folder.parent.glob(f".*-{folder.name}"):
+        if re.fullmatch(r"\.(?:tmp|old)-[0-9a-f]{12}-" + re.escape(folder.name), path.name):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""A bundle's inference, loaded once and run case after case, with nothing written but on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data.utils import list_data_collate
+from monai.transforms import Decollated
+
+from medfuse.bundles import load_spec
+from medfuse.errors import BundleError
+from medfuse.inferers import VolumeFusionInferer
+from medfuse.pipeline.bundle import load_network, read_inference
+from medfuse.pipeline.case import CaseResult, SaveFusiond
+
+# Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
+_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "_meta_")
+
+
+@dataclass(frozen=True, eq=False)
+class Workflow:
+    """The parts of a bundle's inference, as MONAI's engine puts them together for one case after the other.
+
+    Attributes:
+        preprocessing: From the paths of a case to its images.
+        prepare_batch: From a batch to the arguments of the inferer.
+        inferer: The bundle's.
+        network: With its weights, on its device.
+        postprocessing: What follows the inferer, up to the writer.
+        writer: The bundle's last transform.
+        device: Where the network is.
+        weights: The file of its weights.
+        configuration: Hash of the effective configuration, places left out.
+    """
+
+    preprocessing: Callable[[dict[str, Any]], dict[str, Any]]
+    prepare_batch: Callable[..., Any]
+    inferer: VolumeFusionInferer
+    network: torch.nn.Module
+    postprocessing: tuple[Callable[[Any], Any], ...]
+    writer: SaveFusiond
+    device: torch.device
+    weights: Path
+    configuration: str
+
+    def __call__(self, item: Mapping[str, Any]) -> CaseResult:
+        """Fuse one case, an item of a bundle's `datalist`, and write nothing.
+
+        Raises:
+            MedfuseError: The case cannot be fused; MONAI may wrap it, see `medfuse.errors.known_error`.
+        """
+        batch = list_data_collate([self.preprocessing(dict(item))])
+        with torch.no_grad():
+            image, _, args, kwargs = self.prepare_batch(batch, self.device, False)
+            output = {"image": image, "pred": self.inferer(image, self.network, *args, **kwargs)}
+        decollate = Decollated(keys=None, detach=True)
+        data = {**decollate(batch)[0], **decollate(output)[0]}
+        for transform in self.postprocessing:
+            data = transform(data)
+        return self.writer.result(data)
+
+    def write(self, result: CaseResult, folder: Path) -> None:
+        """Write all outputs of a case into a folder."""
+        self.writer.write(result, folder)
+
+
+def load_workflow(
+    bundle: str = "pet_mri_fusion",
+    *,
+    degradation: Mapping[str, Any] | str | None = None,
+    steps: int | None = None,
+    device: str | torch.device | None = None,
+    overlays: Sequence[str | Path] = (),
+) -> Workflow:
+    """Load a bundle's inference; what is not given is as the bundle and the overlays say.
+
+    Args:
+        bundle: Name or folder of a bundle.
+        degradation: A preset's name, a file or a specification.
+        steps: Number of reverse steps.
+        device: Where to compute.
+        overlays: YAML or JSON files that change keys of the bundle's `inference.json`, merged from left to right.
+
+    Raises:
+        MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
+            `SaveFusiond`, or a degradation makes no sense.
+    """
+    parser = read_inference(bundle, overlays=overlays, device=device)
+    if degradation is not None:
+        parser["degradation"] = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
+    if steps is not None:
+        parser["steps"] = steps
+    if "progress" in parser.get("inferer", {}):
+        parser["inferer"]["progress"] = False  # the bar is for cases
+    configuration = _hash(parser)
+    network, weights = load_network(parser)
+    *postprocessing, writer = parser.get_parsed_content("postprocessing").transforms
+    if not isinstance(writer, SaveFusiond):
+        raise BundleError(f"postprocessing must end with SaveFusiond, got {type(writer).__name__}; move it to the end.")
+    return Workflow(
+        preprocessing=parser.get_parsed_content("preprocessing"),
+        prepare_batch=parser.get_parsed_content("prepare_batch"),
+        inferer=parser.get_parsed_content("inferer"),
+        network=network,
+        postprocessing=tuple(postprocessing),
+        writer=writer,
+        device=torch.device(parser.get_parsed_content("device")),
+        weights=weights,
+        configuration=configuration,
+    )
+
+
+def fuse(
+    pet: str | Path,
+    mri: str | Path,
+    *,
+    degradation: Mapping[str, Any] | str | None = None,
+    steps: int | None = None,
+    device: str | torch.device = "cpu",
+    aligned: bool = False,
+    pet_unit: str | None = None,
+) -> CaseResult:
+    """Fuse one pair of volumes and write nothing.
+
+    For many pairs, load the bundle once: `load_workflow()` returns a function of items such as
+    `{"case": "one", "mri": ..., "pet": ...}`.
+
+    Args:
+        pet: NIfTI, or a folder or file of DICOM.
+        mri: Likewise; its grid is the reference.
+        degradation: A preset's name, a file or a specification; none by default.
+        steps: Number of reverse steps; the bundle's own by default.
+        device: Where to compute.
+        aligned: The volumes share one world frame: do not register.
+        pet_unit: Unit of the values of a NIfTI PET.
+
+    Returns:
+        Volumes **[X, Y, Z]** on the grid of the MRI, with their affine and units: `restored` (MRI, PET), `fused`,
+        `weight`, `rgb`, and the record of the case.
+
+    Raises:
+        MedfuseError: The pair cannot be fused; MONAI may wrap it, see `medfuse.errors.known_error`.
+    """
+    item: dict[str, Any] = {"case": "case", "mri": str(mri), "pet": str(pet)}
+    if aligned:
+        item["aligned"] = True
+    if pet_unit:
+        item["pet_unit"] = pet_unit
+    return load_workflow(degradation=degradation, steps=steps, device=device)(item)
+
+
+def _hash(parser: ConfigParser) -> str:
+    content = {key: value for key, value in parser.get().items() if key not in _PLACES}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medfuse.errors import BundleError
+from medfuse.io import discover
+from medfuse.io.bids import find_bids_cases
+
+
+def make(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return root
+
+
+def sidecar(path, **content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def one(root, subject="sub-01", session=""):
+    place = f"{subject}/{session}/" if session else f"{subject}/"
+    stem = f"{subject}_{session}" if session else subject
+    return make(root, f"{place}pet/{stem}_trc-FDG_pet.nii.gz", f"{place}anat/{stem}_T1w.nii.gz")
+
+
+def test_subjects_with_and_without_sessions(tmp_path):
+    one(one(one(tmp_path), "sub-02", "ses-b"), "sub-02", "ses-a")
+    (tmp_path / "dataset_description.json").write_text("{}")
+    found = discover(tmp_path)
+    assert found.layout == "BIDS dataset"
+    assert [case["case"] for case in found.cases] == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
+    assert found.cases[0] == {
+        "case": "sub-01",
+        "mri": str(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz"),
+        "pet": str(tmp_path / "sub-01/pet/sub-01_trc-FDG_pet.nii.gz"),
+    }
+    assert "ses-b" in found.cases[2]["mri"]
+
+
+def test_the_folders_alone_show_what_it_is(tmp_path):
+    assert discover(one(tmp_path, session="ses-1")).layout == "BIDS dataset"
+
+
+@pytest.mark.parametrize("label", ["02", "sub-02"])
+def test_labels_choose(tmp_path, label):
+    one(one(one(tmp_path), "sub-02", "ses-b"), "sub-02", "ses-a")
+    assert [c["case"] for c in find_bids_cases(tmp_path, participants=[label])] == ["sub-02_ses-a", "sub-02_ses-b"]
+    chosen = find_bids_cases(tmp_path, participants=[label], sessions=["ses-b"])
+    assert [c["case"] for c in chosen] == ["sub-02_ses-b"]
+
+
+def test_unknown_labels_are_refused(tmp_path):
+    with pytest.raises(BundleError, match="got 1 that are not: sub-7"):
+        find_bids_cases(one(tmp_path), participants=["01", "7"])
+    with pytest.raises(BundleError, match="Every session label must be in the dataset"):
+        find_bids_cases(tmp_path, sessions=["x"])
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["sub-01/pet/sub-01_trc-FDG_pet.json", "sub-01/sub-01_pet.json", "pet.json", "trc-FDG_pet.json"],
+)
+def test_the_unit_is_read_or_inherited(tmp_path, where):
+    sidecar(one(tmp_path) / where, Units="Bq/mL", PatientName="CANARY")
+    sidecar(tmp_path / "trc-PIB_pet.json", Units="SUV")
+    assert find_bids_cases(tmp_path)[0]["pet_unit"] == "Bq/mL"
+
+
+def test_the_nearest_sidecar_wins(tmp_path):
+    sidecar(one(tmp_path) / "pet.json", Units="Bq/mL")
+    sidecar(tmp_path / "sub-01/pet/sub-01_trc-FDG_pet.json", Units="SUV")
+    assert find_bids_cases(tmp_path)[0]["pet_unit"] == "SUV"
+
+
+def test_a_session_without_mri_takes_the_only_one_of_the_subject(tmp_path):
+    make(tmp_path, "sub-01/ses-1/pet/sub-01_ses-1_pet.nii.gz", "sub-01/ses-0/anat/sub-01_ses-0_T1w.nii.gz")
+    cases = find_bids_cases(tmp_path)
+    assert [c["case"] for c in cases] == ["sub-01_ses-1"]
+    assert cases[0]["mri"].endswith("sub-01_ses-0_T1w.nii.gz")
+    make(tmp_path, "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz")
+    assert (
+        "must have one MRI (anat/*_T1w.nii.gz), got 2 (ses-0_T1w, ses-2_T1w)" in find_bids_cases(tmp_path)[0]["problem"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("pet/sub-01_trc-PIB_pet.nii",), "one PET (pet/*_pet.nii.gz), got 2 (trc-FDG_pet, trc-PIB_pet); choose one"),
+        (("anat/sub-01_acq-hi_T1w.nii.gz",), "one MRI (anat/*_T1w.nii.gz), got 2 (T1w, acq-hi_T1w); choose one"),
+    ],
+)
+def test_what_is_ambiguous_is_refused_for_this_case_alone(tmp_path, names, message):
+    make(one(one(tmp_path), "sub-02"), *(f"sub-01/{name}" for name in names))
+    first, second = find_bids_cases(tmp_path)
+    assert first.keys() == {"case", "problem"}
+    assert message in first["problem"]
+    assert "problem" not in second
+
+
+def test_what_is_missing_is_said(tmp_path):
+    make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/pet/sub-02_pet.nii.gz")
+    first, second = find_bids_cases(tmp_path)
+    assert "sub-01 must have a PET" in first["problem"]
+    assert "sub-02 must have one MRI (anat/*_T1w.nii.gz), got 0" in second["problem"]
+
+
+def test_other_files_are_left_alone(tmp_path):
+    one(tmp_path)
+    make(tmp_path, "sub-01/anat/SMITH_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz", "sub-01/pet/sub-01_T1w.nii.gz")
+    make(tmp_path, "sub-01/pet/sub-01_desc_pet.nii.gz", "derivatives/sub-09/pet/sub-09_pet.nii.gz", "sub-x_y/a.txt")
+    assert [c.get("problem") for c in find_bids_cases(tmp_path)] == [None]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"Units": "CANARY NAME"}), json.dumps({"Units": 3})])
+def test_a_sidecar_that_cannot_be_used_is_refused_without_its_text(tmp_path, content):
+    (one(tmp_path) / "pet.json").write_text(content)
+    problem = find_bids_cases(tmp_path)[0]["problem"]
+    assert "of the PET of sub-01 must be" in problem
+    assert "CANARY" not in problem
+
+
+def test_a_dataset_without_subjects_is_refused(tmp_path):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    with pytest.raises(BundleError, match="folders such as sub-01, got none"):
+        discover(tmp_path)

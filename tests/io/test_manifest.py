@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+
+from medfuse.errors import BundleError
+from medfuse.io import discover
+from medfuse.io.manifest import read_manifest
+
+
+@pytest.fixture
+def table(tmp_path):
+    for name in ("m.nii.gz", "p.nii.gz", "k.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+
+    def write(text, name="cases.tsv"):
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        return path
+
+    return write
+
+
+def test_all_columns(table, tmp_path):
+    header = "case\tmri\tpet\taligned\tpet_unit\tmri_series\tpet_series\tmask\n"
+    path = table(
+        f"{header}b\tm.nii.gz\tp.nii.gz\tyes\tSUV\t1.2.3\t1.2.4\tk.nii.gz\n\na\tm.nii.gz\tp.nii.gz\tn/a\t\t\t\t\n"
+    )
+    found = discover(path)
+    assert found.layout == "manifest"
+    files = {"mri": str(tmp_path / "m.nii.gz"), "pet": str(tmp_path / "p.nii.gz")}
+    fields = {"aligned": True, "pet_unit": "SUV", "mri_series": "1.2.3", "pet_series": "1.2.4"}
+    assert found.cases == [{"case": "a", **files}, {"case": "b", **files, "mask": str(tmp_path / "k.nii.gz"), **fields}]
+
+
+def test_csv_with_quotes_a_byte_order_mark_and_windows_lines(table):
+    path = table('\ufeffCase,pet,mri\r\na,"p.nii.gz",m.nii.gz\r\n', "cases.CSV")
+    assert [c["case"] for c in discover(path).cases] == ["a"]
+
+
+def test_paths_may_be_absolute_and_folders(table, tmp_path):
+    path = table(f"case\tmri\tpet\na\t{tmp_path / 'm.nii.gz'}\t.\n")
+    assert read_manifest(path)[0]["mri"] == str(tmp_path / "m.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "got no case and no mri and no pet"),
+        ("case\tmri\n", "got no pet"),
+        ("case\tmri\tpet\n", "a row for each case, got none"),
+        ("case\tmri\tpet\tCANARY\n", r"got unknown ones \(number 4\)"),
+        ("case\tmri\tpet\tpet\n", "got one twice"),
+        ("case\tmri\tpet\na\tm.nii.gz\n", "Row 2 of the manifest must have 3 cells, got 2"),
+        ("case\tmri\tpet\nCANARY^NAME\tm.nii.gz\tp.nii.gz\n", "case in row 2"),
+        ("case\tmri\tpet\n..\tm.nii.gz\tp.nii.gz\n", "case in row 2"),
+        ("case\tmri\tpet\n\tCANARY\tp.nii.gz\n", "case in row 2"),
+        ("case\tmri\tpet\na\tm.nii.gz\tp.nii.gz\na\tm.nii.gz\tp.nii.gz\n", "one row, got more for a"),
+        ("case\tmri\tpet\na\tm.nii.gz\tp.nii.gz\nA\tm.nii.gz\tp.nii.gz\n", "upper and lower case"),
+        ('case\tmri\tpet\na\t"m.nii.gz\n', "must be a readable TSV"),
+    ],
+)
+def test_a_wrong_table_is_one_clear_sentence(table, text, message):
+    with pytest.raises(BundleError, match=message) as caught:
+        read_manifest(table(text))
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", b"case\tmri\tpet\n\xe9\n"])
+def test_another_encoding_is_refused(tmp_path, content):
+    (tmp_path / "t.tsv").write_bytes(content)
+    with pytest.raises(BundleError, match="in UTF-8"):
+        read_manifest(tmp_path / "t.tsv")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("mask", "CANARY.nii.gz\tp.nii.gz\t", "mri of case a must be a file or folder, got none there"),
+        ("mask", "m.nii.gz\t\t", "pet of case a must be given, got an empty cell"),
+        ("mask", "m.nii.gz\tp.nii.gz\tCANARY", "mask of case a must be a file"),
+        ("aligned", "m.nii.gz\tp.nii.gz\tCANARY", "aligned of case a must be true or false"),
+        ("pet_unit", "m.nii.gz\tp.nii.gz\tCANARY NAME", "pet_unit of case a must be a unit"),
+        ("pet_series", "m.nii.gz\tp.nii.gz\tCANARY", "pet_series of case a must be a Series Instance UID"),
+    ],
+)
+def test_a_wrong_row_fails_its_case_alone(table, column, cells, message):
+    path = table(f"case\tmri\tpet\t{column}\na\t{cells}\nb\tm.nii.gz\tp.nii.gz\t\n")
+    first, second = read_manifest(path)
+    assert message in first["problem"]
+    assert "CANARY" not in str(first)
+    assert "problem" not in second
