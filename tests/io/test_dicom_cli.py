@@ -59,6 +59,8 @@ def test_fuse_a_study_from_dicom_to_every_output(study, tmp_path, mri, pet, caps
         assert np.abs(image.affine - mri.affine).max() < 1e-4
     assert nib.load(out / "case" / "case_pet_restored.nii.gz").header["descrip"].item() == b"SUV"
 
+    written = {folder.name: len(list(folder.iterdir())) for folder in (out / "case" / "dicom").iterdir()}
+    assert written == {"pet_restored": 6, "fused": 1, "fused_rgb": 6, "fused_rgb_multiframe": 1}
     for path in (p for p in out.rglob("*") if p.is_file()):
         assert not [c for c in canaries if c in path.name]
         if path.suffix == ".dcm":  # what a PACS needs to file it: see test_dicom_write.py

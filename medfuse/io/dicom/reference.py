@@ -33,6 +33,11 @@ _OPTIONAL = (
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
 )  # fmt: skip
 _SERIES = ("BodyPartExamined", "Laterality")
+_UNPAIRED = (  # parts of the body of which there is one (PS3.16 Annex L)
+    "ABDOMEN", "ABDOMENPELVIS", "BLADDER", "BRAIN", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "CSPINE", "ESOPHAGUS",
+    "HEAD", "HEADNECK", "HEART", "LIVER", "LSPINE", "LSSPINE", "MEDIASTINUM", "NECK", "NECKCHEST", "PANCREAS", "PELVIS",
+    "PROSTATE", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STOMACH", "THYROID", "TLSPINE", "TSPINE", "UTERUS", "WHOLEBODY",
+)  # fmt: skip
 # PS3.3 C.8.9.1 to C.8.9.5, and what SUV rests on
 _PET = (
     "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime", "ActualFrameDuration", "FrameReferenceTime",
@@ -87,8 +92,8 @@ class SourceReference:
         for name in _NEEDED:
             setattr(found, name, self.header.get(name))
         found.StudyID = str(found.StudyID or "")[:_MAX_STUDY_ID]
-        # of type 2C: for paired parts of the body, of which the part may be one (C.7.3.1)
-        found.Laterality = self.header.get("Laterality") or ""
+        if found.get("BodyPartExamined") not in _UNPAIRED and "Laterality" not in found:
+            found.Laterality = ""  # of type 2C, for paired parts (C.7.3.1); empty: not known
         for name in _NAMING if deidentified else ():
             setattr(found, name, "")
         for name in _NAMING_OPTIONAL if deidentified else ():

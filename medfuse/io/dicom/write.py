@@ -71,6 +71,7 @@ _UCUM = {  # PS3.16 CID 84 and 85
 }
 _NUMBERS = {"pet_restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004}  # of series
 _MAX_INT16 = 32767
+_LINEAR = "LINEAR_EXACT"  # windows may be narrower than 1 (C.11.2.1.3.2)
 _STATIC = ("STATIC", "WHOLE BODY")  # types of PET series that are one volume (C.8.9.1.1.4)
 _EMPTY_TEXTS = ("AcquisitionDate", "AcquisitionTime", "ActualFrameDuration", "DoseCalibrationFactor", "CorrectedImage")
 _EMPTY_SEQUENCES = (
@@ -120,6 +121,8 @@ def write_pet(
             setattr(series, name, series.get(name))
         for name in _EMPTY_SEQUENCES:
             setattr(series, name, series.get(name) or [])
+        for agent in series.RadiopharmaceuticalInformationSequence:
+            agent.setdefault("RadionuclideCodeSequence", [])
         kind = str((list(series.get("SeriesType") or []) or [""])[0])
         series.SeriesType = [kind if kind in _STATIC else "STATIC", "IMAGE"]
         series.CountsSource = series.get("CountsSource") or "EMISSION"
@@ -133,6 +136,7 @@ def write_pet(
         series.RescaleIntercept, series.RescaleSlope = "0", slope
         if window is not None:
             series.WindowCenter, series.WindowWidth = _window(window)
+            series.VOILUTFunction = _LINEAR
 
         def image(k: int) -> Dataset:
             return _slice(series, derivation, grid, stored, k, ImageIndex=k + 1)
@@ -195,7 +199,9 @@ def write_parametric_map(
                 )
             ],
             voi_lut_transformations=[
-                highdicom.VOILUTTransformation(window_center=float(center), window_width=float(width))
+                highdicom.VOILUTTransformation(
+                    window_center=float(center), window_width=float(width), voi_lut_function=_LINEAR
+                )
             ],
             content_label=name.upper()[:16],
             content_description=explanation[:64],
@@ -215,8 +221,9 @@ def write_parametric_map(
         image.SharedFunctionalGroupsSequence[0].DerivationImageSequence = [derived]
         for frame in image.PerFrameFunctionalGroupsSequence:
             frame.pop("DerivationImageSequence", None)
-        for reference in ("ReferencedSeriesSequence", "SourceImageSequence"):
-            image.pop(reference, None)
+        for item in (*image.DimensionOrganizationSequence, *image.DimensionIndexSequence):
+            item.DimensionOrganizationUID = derivation.uid(name, "dimensions")
+        image.pop("ReferencedSeriesSequence", None)
         add_common_references(image, derivation.sources)
         add_compression(image, derivation)
         _save(folder, [finished(image, derivation.uid(name, 1), 1)])
