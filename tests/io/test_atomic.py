@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from medfuse.io.atomic import atomic_file, atomic_path, write_json
+from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, write_json
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -63,3 +63,31 @@ def test_what_is_no_json_is_refused_and_not_written(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         write_json(tmp_path / "a.json", {"a": value})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_appears_whole_and_replaces_an_older_one(tmp_path):
+    target = tmp_path / "new" / "series"
+    for names in (["a", "b"], ["c"]):
+        with atomic_folder(target) as temporary:
+            for name in names:
+                (temporary / name).write_bytes(b"x")
+        assert sorted(p.name for p in target.iterdir()) == names
+        assert [p.name for p in target.parent.iterdir()] == ["series"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    target = tmp_path / "series"
+    target.mkdir()
+    (target / "old").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as temporary:
+        (temporary / "half").write_bytes(b"x")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["series"]
+    assert [p.name for p in target.iterdir()] == ["old"]
+
+
+def test_a_folder_cannot_replace_a_file(tmp_path):
+    (tmp_path / "taken").write_bytes(b"x")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "taken"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]

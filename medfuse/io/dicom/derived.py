@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from pydicom.dataelem import RawDataElement
@@ -25,9 +27,13 @@ from pydicom.valuerep import format_number_as_ds
 
 from medfuse import NOTICE, __version__
 from medfuse.errors import DicomError
+from medfuse.io.atomic import atomic_folder
+from medfuse.io.dicom.header import quiet
 from medfuse.io.dicom.reference import SourceReference
 
 MAKER = "The medfuse authors"  # dcm2niix takes a maker whose name begins with "med" for Mediso
+LINEAR = "LINEAR_EXACT"  # windows may be narrower than 1 (C.11.2.1.3.2)
+_NUMBERS = {"pet_restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004}  # of series
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "medfuse")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ANGLE = 1e-3  # cosine that rows and columns may have, as in series that are read
@@ -138,7 +144,7 @@ def grid_and_frames(volume: np.ndarray, affine: np.ndarray) -> tuple[Grid, np.nd
 
 
 def common_elements(
-    derivation: Derivation, origin: SourceReference, *, name: str, modality: str, sop_class: str, number: int
+    derivation: Derivation, origin: SourceReference, *, name: str, modality: str, sop_class: str
 ) -> Dataset:
     """Return what every object of a series says of patient, study, series, equipment and world.
 
@@ -148,7 +154,6 @@ def common_elements(
         name: Of the series, such as `pet_restored`; UIDs depend on it.
         modality: Modality (0008,0060).
         sop_class: SOP class UID.
-        number: Series Number.
 
     Reference:
         C.7.1.1, C.7.2.1, C.7.3.1, C.7.4.1, C.7.5.2, C.12.1.
@@ -157,7 +162,7 @@ def common_elements(
     series.SOPClassUID = sop_class
     series.StudyInstanceUID = origin.study or derivation.uid("study")
     series.SeriesInstanceUID = derivation.uid(name)
-    series.Modality, series.SeriesNumber = modality, number
+    series.Modality, series.SeriesNumber = modality, _NUMBERS[name]
     series.SeriesDescription = f"medfuse {name} - RESEARCH USE ONLY"
     series.FrameOfReferenceUID, series.PositionReferenceIndicator = derivation.frame_of_reference, ""
     series.Manufacturer, series.ManufacturerModelName, series.SoftwareVersions = MAKER, "medfuse", __version__
@@ -265,3 +270,30 @@ def _equipment(purpose: Code, maker: str, model: str, version: str = "") -> Data
 def _decimals(values: Iterable[float]) -> list[str]:
     """Return numbers as texts of at most 16 characters (PS3.5 6.2, DS)."""
     return [format_number_as_ds(float(v)) for v in values]
+
+
+def display_window(ends: tuple[float, float]) -> tuple[str, str]:
+    """Return centre and width (C.11.2); the width must not be 0."""
+    low, high = map(float, ends)
+    return format_number_as_ds((low + high) / 2), format_number_as_ds(max(high - low, 1e-6))
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Turn errors of any kind but those of the disk into one of ours: pydicom's repeat values of the header."""
+    try:
+        with quiet():
+            yield
+    except (DicomError, OSError):
+        raise
+    except Exception:
+        raise DicomError(
+            "Headers of the sources must be valid for DICOM output, got others; do without DICOM output."
+        ) from None
+
+
+def save(folder: Path, images: Iterable[Dataset]) -> None:
+    """Write the images of a series, in their order, into a folder that appears complete or not at all."""
+    with atomic_folder(folder) as temporary:
+        for k, image in enumerate(images, start=1):
+            image.save_as(temporary / f"{k:04d}.dcm", enforce_file_format=True)

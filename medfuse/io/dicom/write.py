@@ -6,37 +6,30 @@ appears complete or not at all. The sections are those of DICOM PS3.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import highdicom
 import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.valuerep import format_number_as_ds
 
-from medfuse import __version__
 from medfuse.errors import DicomError
-from medfuse.io.atomic import atomic_folder
 from medfuse.io.dicom.derived import (
-    MAKER,
+    LINEAR,
     Derivation,
     Grid,
-    add_common_references,
-    add_compression,
     add_derivation,
-    code_item,
     common_elements,
-    derivation_text,
+    display_window,
     finished,
     grid_and_frames,
+    guarded,
     make_uid,
+    save,
 )
-from medfuse.io.dicom.header import quiet
+from medfuse.io.dicom.parametric import ucum, write_parametric_map
 from medfuse.io.dicom.reference import SourceReference, read_reference
 
 __all__ = [
@@ -52,7 +45,6 @@ __all__ = [
     "write_pet",
 ]
 
-NO_UNITS = codes.UCUM.NoUnits
 # Units (0054,1001) and SUV Type (0054,1006) of what `medfuse.io.suv` computes (C.8.9.1)
 _SUV = {
     "bw": ("GML", "BW"),
@@ -61,17 +53,7 @@ _SUV = {
     "bsa": ("CM2ML", "BSA"),
     "ibw": ("GML", "IBW"),
 }
-_UCUM = {  # PS3.16 CID 84 and 85
-    "SUV": Code("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight"),
-    "SUVlbm": Code("{SUVlbm}g/ml", "UCUM", "Standardized Uptake Value lean body mass"),
-    "SUVbsa": Code("{SUVbsa}cm2/ml", "UCUM", "Standardized Uptake Value body surface area"),
-    "SUVibw": Code("{SUVibw}g/ml", "UCUM", "Standardized Uptake Value ideal body weight"),
-    "Bq/ml": Code("Bq/ml", "UCUM", "Becquerels/milliliter"),
-    "counts": Code("{counts}", "UCUM", "Counts"),
-}
-_NUMBERS = {"pet_restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004}  # of series
 _MAX_INT16 = 32767
-_LINEAR = "LINEAR_EXACT"  # windows may be narrower than 1 (C.11.2.1.3.2)
 _STATIC = ("STATIC", "WHOLE BODY")  # types of PET series that are one volume (C.8.9.1.1.4)
 _EMPTY_TEXTS = ("AcquisitionDate", "AcquisitionTime", "ActualFrameDuration", "DoseCalibrationFactor", "CorrectedImage")
 _EMPTY_SEQUENCES = (
@@ -113,7 +95,7 @@ def write_pet(
     grid, frames = grid_and_frames(np.asarray(volume, dtype=np.float64), affine)
     slope = format_number_as_ds(float(np.abs(frames).max()) / _MAX_INT16 or 1.0)
     stored = np.rint(frames / float(slope)).astype("<i2")
-    with _guarded():
+    with guarded():
         series = _series(derivation, pet, "pet_restored", "PT", uid.PositronEmissionTomographyImageStorage)
         series.update(pet.pet())
         series.ImageType = ["DERIVED", "PRIMARY"]  # no PET is secondary (C.8.9.4.1.1)
@@ -123,7 +105,8 @@ def write_pet(
             setattr(series, name, series.get(name) or [])
         for agent in series.RadiopharmaceuticalInformationSequence:
             agent.setdefault("RadionuclideCodeSequence", [])
-        kind = str((list(series.get("SeriesType") or []) or [""])[0])
+        kinds = series.get("SeriesType") or ""
+        kind = kinds if isinstance(kinds, str) else str(kinds[0])
         series.SeriesType = [kind if kind in _STATIC else "STATIC", "IMAGE"]
         series.CountsSource = series.get("CountsSource") or "EMISSION"
         series.CollimatorType = series.get("CollimatorType")
@@ -135,98 +118,13 @@ def write_pet(
         series.NumberOfSlices = len(stored)
         series.RescaleIntercept, series.RescaleSlope = "0", slope
         if window is not None:
-            series.WindowCenter, series.WindowWidth = _window(window)
-            series.VOILUTFunction = _LINEAR
+            series.WindowCenter, series.WindowWidth = display_window(window)
+            series.VOILUTFunction = LINEAR
 
         def image(k: int) -> Dataset:
             return _slice(series, derivation, grid, stored, k, ImageIndex=k + 1)
 
-        _save(folder, map(image, range(len(stored))))
-
-
-def write_parametric_map(
-    folder: Path,
-    volume: np.ndarray,
-    affine: np.ndarray,
-    derivation: Derivation,
-    *,
-    origin: SourceReference,
-    name: str,
-    explanation: str,
-    unit: Code = NO_UNITS,
-    window: tuple[float, float] | None = None,
-) -> None:
-    """Write a volume as a Parametric Map: one file of float32, in which nothing is rounded.
-
-    Args:
-        folder: Folder of the series.
-        volume: **[X, Y, Z]**.
-        affine: **[4, 4]**, voxel index to RAS mm.
-        derivation: Where it comes from.
-        origin: Source in whose study it is filed.
-        name: `fused` or `pet_restored`.
-        explanation: What the values are, at most 64 characters.
-        unit: Their UCUM code.
-        window: Ends of the display window; None: lowest and highest value.
-
-    Raises:
-        DicomError: If DICOM cannot hold the grid or the values.
-
-    Reference:
-        A.75, C.8.32.
-    """
-    grid, frames = grid_and_frames(np.asarray(volume, dtype=np.float32), affine)
-    ends = (float(frames.min()), float(frames.max()))
-    center, width = _window(window or ends)
-    with _guarded():
-        common = _series(derivation, origin, name, "OT", uid.ParametricMapStorage, image=False)
-        patient = highdicom.CoordinateSystemNames.PATIENT
-        image = highdicom.pm.ParametricMap(
-            [_template(common, grid, frames.shape)],
-            np.ascontiguousarray(frames),
-            series_instance_uid=common.SeriesInstanceUID,
-            series_number=common.SeriesNumber,
-            sop_instance_uid=derivation.uid(name, 1),
-            instance_number=1,
-            manufacturer=MAKER,
-            manufacturer_model_name="medfuse",
-            software_versions=__version__,
-            device_serial_number="0",
-            contains_recognizable_visual_features=False,
-            real_world_value_mappings=[
-                highdicom.pm.RealWorldValueMapping(
-                    name.upper()[:16], explanation[:64], unit, value_range=ends, slope=1.0, intercept=0.0
-                )
-            ],
-            voi_lut_transformations=[
-                highdicom.VOILUTTransformation(
-                    window_center=float(center), window_width=float(width), voi_lut_function=_LINEAR
-                )
-            ],
-            content_label=name.upper()[:16],
-            content_description=explanation[:64],
-            pixel_measures=highdicom.PixelMeasuresSequence(
-                [float(s) for s in grid.pixel_spacing], float(grid.thickness), float(grid.thickness)
-            ),
-            plane_orientation=highdicom.PlaneOrientationSequence(patient, [float(v) for v in grid.orientation]),
-            plane_positions=[
-                highdicom.PlanePositionSequence(patient, [float(v) for v in position]) for position in grid.positions
-            ],
-        )
-        image.update(common)
-        derived = Dataset()
-        derived.DerivationDescription = derivation_text()
-        derived.DerivationCodeSequence = [code_item(codes.DCM.SpatialResampling)]
-        derived["SourceImageSequence"] = derivation.source_images
-        image.SharedFunctionalGroupsSequence[0].DerivationImageSequence = [derived]
-        for frame in image.PerFrameFunctionalGroupsSequence:
-            frame.pop("DerivationImageSequence", None)
-        for item in (*image.DimensionOrganizationSequence, *image.DimensionIndexSequence):
-            item.DimensionOrganizationUID = derivation.uid(name, "dimensions")
-        image.pop("ReferencedSeriesSequence", None)
-        add_common_references(image, derivation.sources)
-        add_compression(image, derivation)
-        _save(folder, [finished(image, derivation.uid(name, 1), 1)])
+        save(folder, map(image, range(len(stored))))
 
 
 def write_color_series(
@@ -250,14 +148,14 @@ def write_color_series(
         A.8.1, C.8.6.
     """
     grid, frames = _colour(rgb, affine)
-    with _guarded():
+    with guarded():
         series = _series(derivation, origin, "fused_rgb", "OT", uid.SecondaryCaptureImageStorage)
         series.ConversionType, series.PatientOrientation = "WSD", grid.patient_orientation
 
         def image(k: int) -> Dataset:
             return _slice(series, derivation, grid, frames, k)
 
-        _save(folder, map(image, range(len(frames))))
+        save(folder, map(image, range(len(frames))))
 
 
 def write_color_multiframe(
@@ -280,7 +178,7 @@ def write_color_multiframe(
     """
     grid, frames = _colour(rgb, affine)
     name = "fused_rgb_multiframe"
-    with _guarded():
+    with guarded():
         image = _series(derivation, origin, name, "OT", uid.MultiFrameTrueColorSecondaryCaptureImageStorage)
         image.ConversionType, image.PatientOrientation = "WSD", grid.patient_orientation
         image.NumberOfFrames = len(frames)
@@ -295,7 +193,7 @@ def write_color_multiframe(
         image.SharedFunctionalGroupsSequence = [shared]
         image.PerFrameFunctionalGroupsSequence = [_plane(position) for position in grid.positions]
         _set_pixels(image, frames, frames.shape[1:3])
-        _save(folder, [finished(image, derivation.uid(name, 1), 1)])
+        save(folder, [finished(image, derivation.uid(name, 1), 1)])
 
 
 def pet_units(suv: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -307,20 +205,10 @@ def pet_units(suv: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return (None, None) if units is None or "OTHER" in (units, kind) else (units, kind)
 
 
-def ucum(unit: str) -> Code:
-    """Return the UCUM code of a unit of medfuse; that of no unit for any other text."""
-    return _UCUM.get(unit, NO_UNITS)
-
-
-def _series(
-    derivation: Derivation, origin: SourceReference, name: str, modality: str, sop_class: str, *, image: bool = True
-) -> Dataset:
+def _series(derivation: Derivation, origin: SourceReference, name: str, modality: str, sop_class: str) -> Dataset:
     """Return what all images of a series share."""
-    series = common_elements(
-        derivation, origin, name=name, modality=modality, sop_class=sop_class, number=_NUMBERS[name]
-    )
-    if image:
-        add_derivation(series, derivation)
+    series = common_elements(derivation, origin, name=name, modality=modality, sop_class=sop_class)
+    add_derivation(series, derivation)
     return series
 
 
@@ -359,49 +247,7 @@ def _plane(position: list[str]) -> Dataset:
     return group
 
 
-def _template(common: Dataset, grid: Grid, shape: tuple[int, ...]) -> Dataset:
-    """Return a nameless image on the grid, from which highdicom takes the world; who the patient is comes after."""
-    image = Dataset()
-    for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(image, name, "")
-    for name in ("StudyDate", "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator"):
-        setattr(image, name, "")
-    image.SOPClassUID, image.SOPInstanceUID = uid.MRImageStorage, common.SeriesInstanceUID
-    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        setattr(image, name, common.get(name))
-    image.Rows, image.Columns = shape[1:]
-    image.ImagePositionPatient, image.ImageOrientationPatient = grid.positions[0], grid.orientation
-    image.PixelSpacing, image.SliceThickness = grid.pixel_spacing, grid.thickness
-    return image
-
-
 def _colour(rgb: np.ndarray, affine: np.ndarray) -> tuple[Grid, np.ndarray]:
     if rgb.dtype != np.uint8 or rgb.ndim != 4 or rgb.shape[3] != 3:
         raise DicomError(f"A colour volume must be [X, Y, Z, 3] of uint8, got {rgb.shape} of {rgb.dtype}; convert it.")
     return grid_and_frames(rgb, affine)
-
-
-def _window(ends: tuple[float, float]) -> tuple[str, str]:
-    """Return centre and width (C.11.2); the width must not be 0."""
-    low, high = map(float, ends)
-    return format_number_as_ds((low + high) / 2), format_number_as_ds(max(high - low, 1e-6))
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Turn errors of any kind but those of the disk into one of ours: pydicom's repeat values of the header."""
-    try:
-        with quiet():
-            yield
-    except (DicomError, OSError):
-        raise
-    except Exception:
-        raise DicomError(
-            "Headers of the sources must be valid for DICOM output, got others; do without DICOM output."
-        ) from None
-
-
-def _save(folder: Path, images: Iterable[Dataset]) -> None:
-    with atomic_folder(folder) as temporary:
-        for k, image in enumerate(images, start=1):
-            image.save_as(temporary / f"{k:04d}.dcm", enforce_file_format=True)
