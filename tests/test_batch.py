@@ -20,7 +20,7 @@ import yaml
 
 from medfuse import cli
 from medfuse.bundles import bundle_dir, share_dir
-from medfuse.errors import BundleError
+from medfuse.errors import BundleError, ImageError
 from medfuse.io import discover, write_json
 from medfuse.pipeline import BatchSummary, SaveFusiond, Workflow, fuse, load_workflow, run_batch, write_volumes
 
@@ -317,6 +317,31 @@ def test_three_lines_of_python(data):
     pet = nib.load(data / "a" / "pet.nii.gz").get_fdata()
     assert np.abs(result.restored[1].numpy() - pet).max() < 1e-5 * pet.max()
     assert sorted(p.name for p in (data / "a").iterdir()) == ["case.json", "mri.nii.gz", "pet.nii.gz"]
+
+
+def test_python_gets_our_own_error(data):
+    truncate(data / "a" / "pet.nii.gz")
+    with pytest.raises(ImageError, match="must be a whole gzip file"):
+        fuse(data / "a" / "pet.nii.gz", data / "a" / "mri.nii.gz", aligned=True)
+
+
+def test_a_bids_dataset_from_end_to_end(quick, data, tmp_path, capsys):
+    for name, subject in zip("abc", ("sub-01", "sub-02", "sub-03"), strict=True):
+        for kind, stem in (("anat", "T1w"), ("pet", "pet")):
+            (tmp_path / "bids" / subject / kind).mkdir(parents=True)
+            source = data / name / ("pet.nii.gz" if kind == "pet" else "mri.nii.gz")
+            source.rename(tmp_path / "bids" / subject / kind / f"{subject}_{stem}.nii.gz")
+    (tmp_path / "bids" / "pet.json").write_text(json.dumps({"Units": "Bq/mL"}))
+    (tmp_path / "bids" / "sub-02" / "anat" / "sub-02_T1w.nii.gz").unlink()
+    out = tmp_path / "bids" / "derivatives" / "medfuse"
+    overlays = [str(share_dir() / "configs" / "run" / f"{name}.yaml") for name in ("aligned", "one_step")]
+    arguments = ["batch", str(tmp_path / "bids"), str(out), "participant", "--overlay", *overlays]
+    assert cli.main([*arguments, "--participant-label", "01", "sub-02"]) == 1
+    printed = capsys.readouterr()
+    assert "BIDS dataset: 2 cases" in printed.out
+    assert "sub-02 must have one MRI" in printed.err
+    assert [(row["case"], row["state"]) for row in table(out)] == [("sub-01", "done"), ("sub-02", "failed")]
+    assert json.loads((out / "sub-01" / "sub-01.json").read_text())["sources"]["pet"]["unit"] == "Bq/mL"
 
 
 def test_a_workflow_must_end_with_the_writer(tmp_path):

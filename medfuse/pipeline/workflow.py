@@ -15,7 +15,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Decollated
 
 from medfuse.bundles import load_spec
-from medfuse.errors import BundleError
+from medfuse.errors import BundleError, known_error
 from medfuse.inferers import VolumeFusionInferer
 from medfuse.pipeline.bundle import load_network, read_inference
 from medfuse.pipeline.case import CaseResult, SaveFusiond
@@ -54,8 +54,17 @@ class Workflow:
         """Fuse one case, an item of a bundle's `datalist`, and write nothing.
 
         Raises:
-            MedfuseError: The case cannot be fused; MONAI may wrap it, see `medfuse.errors.known_error`.
+            MedfuseError: The case cannot be fused.
         """
+        try:
+            return self._fuse(item)
+        except Exception as error:
+            known = known_error(error)
+            if known is None or known is error:
+                raise
+            raise known from None  # MONAI wraps it in errors about transforms
+
+    def _fuse(self, item: Mapping[str, Any]) -> CaseResult:
         batch = list_data_collate([self.preprocessing(dict(item))])
         with torch.no_grad():
             image, _, args, kwargs = self.prepare_batch(batch, self.device, False)
@@ -146,7 +155,7 @@ def fuse(
         `weight`, `rgb`, and the record of the case.
 
     Raises:
-        MedfuseError: The pair cannot be fused; MONAI may wrap it, see `medfuse.errors.known_error`.
+        MedfuseError: The pair cannot be fused.
     """
     item: dict[str, Any] = {"case": "case", "mri": str(mri), "pet": str(pet)}
     if aligned:
