@@ -212,6 +212,7 @@ def _run(
         folder = (out / str(item["case"])).resolve()
         print(f"results: {folder}")
         print(f"picture: {folder / str(item['case'])}_mosaic.png")
+        print(f"report: {folder / str(item['case'])}_report.html")
     print(NOTICE)
 
 

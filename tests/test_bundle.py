@@ -71,12 +71,31 @@ def test_inference_fuses_every_case_on_the_reference_grid(tmp_path):
         assert record["fused_unit"] == "normalised, dimensionless"
         assert record["notice"].startswith("Research use only")
         assert (folder / f"{case}_mosaic.png").stat().st_size > 50_000
+        assert (folder / f"{case}_report.html").stat().st_size > 2_000_000
+        assert f"./{case}/{case}_report.html" in (tmp_path / "out" / "index.html").read_text()
         # nothing was said to have happened to the sources, so they come back as they were: SUV in, SUV out
         restored = nib.load(folder / f"{case}_mri_restored.nii.gz").get_fdata()
         assert np.abs(restored - mri.get_fdata()).max() < 1e-5 * mri.get_fdata().max()
         pet = nib.load(tmp_path / "data" / case / "pet.nii.gz").get_fdata()
         suv = nib.load(folder / f"{case}_pet_restored.nii.gz").get_fdata()
         assert 0.9 * pet.max() < suv.max() <= pet.max() * (1 + 1e-5)
+
+
+def test_values_are_given_for_each_label_of_a_mask(tmp_path):
+    write_case(tmp_path / "data" / "one")
+    mri = nib.load(tmp_path / "data" / "one" / "mri.nii.gz")
+    mask = np.zeros(mri.shape, np.uint8)
+    mask[10:30, 10:30, 2:10], mask[18:22, 20:24, 5:7] = 1, 4
+    nib.save(nib.Nifti1Image(mask, mri.affine), tmp_path / "data" / "one" / "mask.nii.gz")
+    done = inference(tmp_path / "data", tmp_path / "out", "--steps", "1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "out" / "one"
+    regions = json.loads((folder / "one.json").read_text())["sources"]["pet"]["regions"]
+    assert [r["label"] for r in regions] == [None, 1, 4]
+    pet = nib.load(folder / "one_pet_restored.nii.gz").get_fdata()
+    assert regions[2]["restored"]["mean"] == pytest.approx(pet[mask == 4].mean(), rel=1e-4)
+    assert regions[1]["volume_ml"] == pytest.approx((mask == 1).sum() * abs(np.linalg.det(mri.affine)) / 1000)
+    assert "Label 4" in (folder / "one_report.html").read_text()
 
 
 def test_the_brain_phantom_is_registered_and_measured_against_its_truth(tmp_path):

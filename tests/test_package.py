@@ -60,6 +60,8 @@ def test_wheel_holds_package_bundles_configs_and_nothing_else(wheel: Path) -> No
     assert f"{info}/licenses/LICENSE" in names
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "medfuse").rglob("*.py")}
     assert modules == {n for n in names if n.endswith(".py")}
+    assets = {"niivue.min.js", "NIIVUE_LICENSE.txt", "viewer.js", "report.js", "group.js", "report.css"}
+    assert {f"medfuse/report/assets/{name}" for name in assets} <= names
     for name in bundle_names():
         assert {f"medfuse/_share/bundles/{name}/configs/{kind}.json" for kind in ("metadata", "inference")} <= names
     assert not [n for n in names if "__pycache__" in n or n.endswith((".pyc", ".log"))]

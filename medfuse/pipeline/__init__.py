@@ -17,6 +17,7 @@ from medfuse.pipeline.case import (
 )
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
 from medfuse.pipeline.images import fuse_images
+from medfuse.pipeline.report import write_group_page, write_report
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
     "run_bundle",
     "sha256",
     "versions",
+    "write_group_page",
     "write_mosaic",
+    "write_report",
     "write_transform",
     "write_volumes",
 ]

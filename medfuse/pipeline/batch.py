@@ -26,6 +26,7 @@ from medfuse.pipeline.records import (
     write_failure,
     write_table,
 )
+from medfuse.pipeline.report import write_group_page
 from medfuse.pipeline.workflow import Workflow, load_workflow
 
 
@@ -92,6 +93,7 @@ def run_batch(
             _run_case(item, workflow, out, resume=resume, summary=summary)
     finally:
         write_table(out)
+        write_group_page(out)
     return summary
 
 
@@ -103,6 +105,8 @@ def collect(out: str | Path) -> list[dict[str, Any]]:
     """
     out = Path(out)
     rows = write_table(out) if out.is_dir() else []
+    if rows:
+        write_group_page(out)
     if not rows:
         raise BundleError("OUT must hold results of `medfuse batch`, got none; check the path.")
     return rows

@@ -20,9 +20,10 @@ from medfuse import NOTICE
 from medfuse.errors import BundleError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
 from medfuse.pipeline.dicom import write_dicom
-from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
+from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, residual_maps, sha256, versions
+from medfuse.pipeline.report import write_report
 from medfuse.registration import RigidRegistration
-from medfuse.report import save_mosaic
+from medfuse.report import region_values, save_mosaic
 from medfuse.transforms import case_degradation, fuse_color, inverse_values, to_uint8
 
 
@@ -94,6 +95,8 @@ class CaseResult:
         rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
         record: What the JSON sidecar holds.
         files: DICOM files of each source; none for a NIfTI.
+        residuals: What each restoration leaves of its data, in standard deviations of the noise; None where nothing
+            happened to it.
     """
 
     case: str
@@ -109,6 +112,7 @@ class CaseResult:
     rgb: np.ndarray
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    residuals: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 Output = Callable[[CaseResult, Path], None]
@@ -156,7 +160,7 @@ def write_mosaic(result: CaseResult, folder: Path) -> None:
     )
 
 
-OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic)
+OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic, write_report)
 
 
 class SaveFusiond(MapTransform):
@@ -164,7 +168,7 @@ class SaveFusiond(MapTransform):
 
     Under `output_dir/<case>/`: `<case>_fused.nii.gz` (dimensionless), `_pet_restored` and `_mri_restored` (the input's
     unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_pet_to_mri.tfm` when registered,
-    `dicom/` where a source was DICOM, and `<case>.json`.
+    `_report.html`, `dicom/` where a source was DICOM, and `<case>.json`.
     """
 
     def __init__(
@@ -230,6 +234,7 @@ class SaveFusiond(MapTransform):
         uptake = ((restored[1] - window[0]) / max(window[1] - window[0], 1e-12)).clamp(0, 1)
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [_text(scale["unit"]) for scale in scales]
+        chi2, residuals = self._agreement(data, torch.stack(scaled), torch.stack([restored1, restored2]))
         return CaseResult(
             case=str(data["case"]),
             names=self.source_keys,
@@ -242,18 +247,39 @@ class SaveFusiond(MapTransform):
             window=window,
             palette=self.palette,
             rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
-            record=self._record(data, torch.stack(scaled), torch.stack([restored1, restored2]), restored),
+            record=self._record(data, chi2, sources, restored),
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
+            residuals=residuals,
         )
 
-    def _record(
-        self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor, restored: Sequence[Tensor]
-    ) -> dict[str, Any]:
+    def _agreement(
+        self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor
+    ) -> tuple[list[float | None], tuple[Tensor | None, Tensor | None]]:
+        """Return chi-square and map of the residual of each source; inputs and outputs are **[2, X, Y, Z]**, 0..1."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         y, x = (v.movedim(self.spatial_dim + 1, 0) for v in (inputs, outputs))
-        chi2 = residual_chi2(y, x, degradation)
+        first, second = (
+            None if m is None else m.movedim(0, self.spatial_dim) for m in residual_maps(y, x, degradation)
+        )
+        return residual_chi2(y, x, degradation), (first, second)
+
+    def _record(
+        self,
+        data: Mapping[Hashable, Any],
+        chi2: Sequence[float | None],
+        sources: Sequence[Tensor],
+        restored: Sequence[Tensor],
+    ) -> dict[str, Any]:
+        reference, pet = data[self.source_keys[0]], self.source_keys[1]
+        spacing = [float(s) for s in reference.pixdim]
+        scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
+        named = {
+            name: _source_record(data, name, scales[k], chi2[k], restored[k]) for k, name in enumerate(self.source_keys)
+        }
+        mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
+        named[pet]["regions"] = region_values(sources[1], restored[1], affine=reference.affine, labels=mask)
         return {
             "case": str(data["case"]),
             "notice": NOTICE,
@@ -261,12 +287,14 @@ class SaveFusiond(MapTransform):
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "degradation": {"origin": "given", **(dict(self.degradation) if self.degradation else {"version": 1})},
-            "reference": {"source": self.reference, "shape": list(inputs.shape[1:]), "spacing_mm": spacing},
-            "fused_unit": DIMENSIONLESS,
-            "sources": {
-                name: _source_record(data, name, scales[k], chi2[k], restored[k])
-                for k, name in enumerate(self.source_keys)
+            "reference": {
+                "source": self.reference,
+                "shape": list(restored[0].shape),
+                "spacing_mm": spacing,
+                "outside_fraction": _number(data[self.moving].meta.get("outside_fraction")),
             },
+            "fused_unit": DIMENSIONLESS,
+            "sources": named,
             "registration": _registration(data.get(f"{self.moving}_registration")),
         }
 
@@ -292,6 +320,10 @@ def _source_record(
 def _registration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the record of the registration; MONAI's batches turn an empty list into None."""
     return None if record is None else {**record, "reasons": record["reasons"] or []}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(torch.as_tensor(value).flatten()[0])
 
 
 def _files(data: Mapping[Hashable, Any], key: str) -> tuple[str, ...]:

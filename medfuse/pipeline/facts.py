@@ -6,10 +6,11 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import JointDegradation, bind, unreplicate
+from medfuse.physics import JointDegradation, bind, replicate, unreplicate
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -45,6 +46,38 @@ def residual_chi2(
             total += float(model.chi2(restored[k : k + batch, i : i + 1]).sum())
         figures.append(total / len(inputs))
     return figures
+
+
+def residual_maps(
+    inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16
+) -> list[Tensor | None]:
+    """Return what each restoration leaves of its data, `y - A x`, in standard deviations of the noise.
+
+    Noise that a later step has correlated counts with its standard deviation in a pixel. None for a source to which
+    nothing happened.
+
+    Args:
+        inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
+        restored: Restored sources **[N, 2, H, W]**.
+        degradation: What happened to them.
+        batch: Slices per step.
+
+    Returns:
+        **[N, H, W]** for each source; a low-resolution one is replicated.
+    """
+    maps: list[Tensor | None] = []
+    for i, part in enumerate(degradation):
+        if not part.steps:
+            maps.append(None)
+            continue
+        pieces = []
+        for k in range(0, len(inputs), batch):
+            y = unreplicate(inputs[k : k + batch, i : i + 1], part.operator)
+            residual = y - part.operator.forward(restored[k : k + batch, i : i + 1])
+            sigma = bind(part, y, inputs.shape[2:]).sigma()
+            pieces.append((replicate(residual, part.operator, inputs.shape[2:]) / sigma)[:, 0])
+        maps.append(torch.cat(pieces))
+    return maps
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

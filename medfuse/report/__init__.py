@@ -1,5 +1,19 @@
 """Pictures and reports of results."""
 
+from medfuse.report.findings import Finding, findings
+from medfuse.report.group import save_group_page
+from medfuse.report.html import save_report
+from medfuse.report.methods import methods_text
 from medfuse.report.qc import save_contact_sheet, save_mosaic
+from medfuse.report.values import region_values
 
-__all__ = ["save_contact_sheet", "save_mosaic"]
+__all__ = [
+    "Finding",
+    "findings",
+    "methods_text",
+    "region_values",
+    "save_contact_sheet",
+    "save_group_page",
+    "save_mosaic",
+    "save_report",
+]

@@ -1,0 +1,170 @@
+"""A page over many cases: what became of each, and which to look at first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from medfuse.io.atomic import atomic_file
+from medfuse.report.findings import CHI2_HIGH, Finding, findings
+from medfuse.report.html import number_text, registration_state
+from medfuse.report.markup import Markup, element, join, page, section
+
+_WIDTH, _LEFT, _ROW = 900, 230, 44  # px of a plot
+_HEAD = ("Case", "Degradation", "Registration", "Moved [mm]", "Chi-square MRI", "Chi-square PET", "PET unit",
+         "Max, given", "Max, restored", "Warnings")  # fmt: skip
+_NUMBERS = (3, 4, 5, 7, 8)
+
+
+def save_group_page(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Save a page over many cases, with a link to the report of each.
+
+    Args:
+        path: HTML to write, atomically; reports are looked for beside it, at `CASE/CASE_report.html`.
+        records: Records of cases, as their JSON holds them.
+    """
+    cases = sorted(((record, findings(record)) for record in records), key=lambda c: str(c[0].get("case", "")))
+    body = join(
+        [
+            element("header", element("p", "PET-MRI fusion", class_="kind"), element("h1", _count(len(cases), "case"))),
+            _summary(cases),
+            _plots([record for record, _ in cases]),
+            _table(cases),
+        ]
+    )
+    with atomic_file(path) as file:
+        file.write(page("Fusion of many cases", body, scripts=("group.js",)).encode())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _warnings(found: Sequence[Finding]) -> list[str]:
+    return [f.text for f in found if f.level == "warning"]
+
+
+def _chi2(record: Mapping[str, Any], place: int) -> float | None:
+    sources = list((record.get("sources") or {}).values())
+    return sources[place].get("residual_chi2") if place < len(sources) else None
+
+
+def _moved(record: Mapping[str, Any]) -> float | None:
+    registration = record.get("registration") or {}
+    accepted = registration.get("performed") and registration.get("accepted")
+    return registration.get("max_displacement") if accepted else None
+
+
+def _summary(cases: Sequence[tuple[Mapping[str, Any], list[Finding]]]) -> Markup:
+    states = [registration_state(record).split(",")[0] for record, _ in cases]
+    facts = [
+        ("Cases", str(len(cases))),
+        ("With warnings", str(sum(bool(_warnings(found)) for _, found in cases))),
+        ("Registration accepted", str(states.count("accepted"))),
+        ("Registration refused", str(states.count("refused"))),
+        ("Weights", str(len({record.get("weights_sha256") for record, _ in cases}))),
+        ("Versions of medfuse", ", ".join(sorted({_version(record) for record, _ in cases})) or "-"),
+    ]
+    return element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts), class_="facts")
+
+
+def _version(record: Mapping[str, Any]) -> str:
+    return str((record.get("versions") or {}).get("medfuse", "unknown"))
+
+
+def _plots(records: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw one dot a case: outliers are seen at a glance."""
+    rows = [
+        ("Residual chi-square, MRI", [(r, _chi2(r, 0)) for r in records], CHI2_HIGH),
+        ("Residual chi-square, PET", [(r, _chi2(r, 1)) for r in records], CHI2_HIGH),
+        ("Moved by registration [mm]", [(r, _moved(r)) for r in records], None),
+    ]
+    known = [(title, [(r, float(v)) for r, v in pairs if v is not None], limit) for title, pairs, limit in rows]
+    known = [row for row in known if row[1]]
+    if not known:
+        return Markup("")
+    drawn = [_dots(k, *row) for k, row in enumerate(known)]
+    plot = element(
+        "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_ROW * len(known)}", class_="plot", role="img",
+        aria_label="One dot a case for each quantity; the numbers are in the table",
+    )  # fmt: skip
+    return section(
+        "spread", "All cases at a glance", plot, element("p", "A dot is a case. Dashed: above it, look.", class_="hint")
+    )
+
+
+def _dots(row: int, title: str, pairs: Sequence[tuple[Mapping[str, Any], float]], limit: float | None) -> Markup:
+    top = _round_up(max([v for _, v in pairs] + ([limit] if limit else []) + [1e-6]))
+    middle, right = row * _ROW + _ROW // 2 - 4, _WIDTH - 20
+
+    def place(value: float) -> str:
+        return f"{_LEFT + (right - _LEFT) * min(max(value / top, 0.0), 1.0):.1f}"
+
+    parts = [element("text", title, x=0, y=middle + 4), element("line", x1=_LEFT, x2=right, y1=middle, y2=middle)]
+    parts += [element("text", f"{v:.3g}", x=place(v), y=middle + 20, text_anchor="middle") for v in (0.0, top / 2, top)]
+    if limit:
+        parts.append(element("line", x1=place(limit), x2=place(limit), y1=middle - 12, y2=middle + 8, class_="limit"))
+    for record, value in pairs:
+        label = element("title", f"{record.get('case', '')}: {value:.3g}")
+        parts.append(element("circle", label, cx=place(value), cy=middle, r=5))
+    return join(parts)
+
+
+def _round_up(value: float) -> float:
+    """Return the next of 1, 1.5, 2, 3, 4, 6, 8 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((s * power for s in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) if value <= s * power), 10.0 * power)
+
+
+def _table(cases: Sequence[tuple[Mapping[str, Any], list[Finding]]]) -> Markup:
+    head = [
+        element(
+            "th", element("button", title, type="button", data_sort=str(k)), scope="col", aria_sort="none",
+            class_="number" if k in _NUMBERS else None,
+        )
+        for k, title in enumerate(_HEAD)
+    ]  # fmt: skip
+    rows = [element("tr", *_cells(record, found)) for record, found in cases]
+    caption = "Every case, with what a report warns of; the titles sort"
+    search = element("label", "Find a case ", element("input", type="search", id="filter", autocomplete="off"))
+    return section(
+        "cases",
+        "Cases",
+        element("div", search, element("output", _count(len(cases), "case"), id="shown"), class_="controls"),
+        element(
+            "div",
+            element("table", element("caption", caption), element("thead", element("tr", *head)),
+                    element("tbody", *rows), id="cases-table"),
+            class_="table", tabindex="0", role="region", aria_label=caption,
+        ),
+    )  # fmt: skip
+
+
+def _cells(record: Mapping[str, Any], found: Sequence[Finding]) -> list[Markup]:
+    case, warnings = str(record.get("case", "")), _warnings(found)
+    target = f"./{quote(case, safe='')}/{quote(case, safe='')}_report.html"
+    pet = list((record.get("sources") or {"": {}}).values())[-1]
+    whole: Mapping[str, Any] = next(iter(pet.get("regions") or ()), {})
+    badge = element("span", str(len(warnings)), class_="badge warning" if warnings else "badge")
+    told = [element("details", element("summary", badge), element("ul", *(element("li", t) for t in warnings)))]
+    values = [
+        (record.get("degradation") or {}).get("name", "as specified"),
+        registration_state(record).split(",")[0],
+        _moved(record),
+        _chi2(record, 0),
+        _chi2(record, 1),
+        pet.get("unit", ""),
+        (whole.get("given") or {}).get("max"),
+        (whole.get("restored") or {}).get("max"),
+    ]
+    cells = [
+        element("th", element("a", case, href=target), scope="row", data_value=case),
+    ]
+    for k, value in enumerate(values, 1):
+        text = str(value) if isinstance(value, str) else number_text(value)
+        kind = "number" if k in _NUMBERS else None
+        cells.append(element("td", text, class_=kind, data_value="" if value is None else value))
+    return [*cells, element("td", *(told if warnings else [badge]), class_="told", data_value=len(warnings))]

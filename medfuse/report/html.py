@@ -1,0 +1,337 @@
+"""The report of a case: one HTML file that holds everything and loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medfuse.errors import ImageError
+from medfuse.io.atomic import atomic_file
+from medfuse.report.canvas import as_array, meeting_point, orientation, turned
+from medfuse.report.findings import findings, moving_source
+from medfuse.report.markup import Markup, element, join, page, picture, section, table
+from medfuse.report.methods import describe_steps, methods_text
+from medfuse.report.panels import save_overlay, save_residuals, taken_back
+from medfuse.report.qc import save_mosaic
+from medfuse.report.viewer import ViewerVolume, viewer
+
+_BYTES = 5_200_000  # of pictures and volumes; niivue takes another 2.3 MB
+_SCRIPTS = ("niivue.min.js", "viewer.js", "report.js")
+
+
+def save_report(
+    path: str | Path,
+    *,
+    record: Mapping[str, Any],
+    sources: tuple[Any, Any],
+    restored: tuple[Any, Any],
+    fused: Any,
+    rgb: Any,
+    weight: Any,
+    affine: Any,
+    pet_window: tuple[float, float],
+    palette: str = "HOT_IRON",
+    residuals: tuple[Any | None, Any | None] = (None, None),
+) -> None:
+    """Save the report of a case: pictures, viewer, registration, degradation, values, methods, warnings.
+
+    The same input gives the same bytes. Only known entries of the record are shown, each escaped.
+
+    Args:
+        path: HTML to write, atomically.
+        record: The record of the case, as its JSON holds it: names and units of the sources are taken from it.
+        sources: MRI and PET **[X, Y, Z]** on the reference grid, each in its unit; arrays or tensors.
+        restored: The same, restored.
+        fused: **[X, Y, Z]**, normalised, dimensionless.
+        rgb: Colour fusion **[X, Y, Z, 3]**, uint8 or 0..1.
+        weight: Weight of the MRI in the fusion **[X, Y, Z]**, 0..1.
+        affine: **[4, 4]**, voxel index to RAS mm.
+        pet_window: Ends of the PET's display window, in its unit.
+        palette: Palette of the PET.
+        residuals: What each restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise; None for
+            a source that was not degraded.
+
+    Raises:
+        GeometryError: If shapes differ, or the affine is not invertible.
+        ImageError: If a volume holds NaN or infinity, or the record does not name two sources.
+    """
+    names = tuple(record.get("sources") or ())
+    if len(names) != 2:
+        raise ImageError(f"The record must name two sources, got {len(names)}; pass that of a fused case.")
+    units = tuple(str(record["sources"][name].get("unit", "")) for name in names)
+    case = str(record.get("case", ""))
+    volumes = (*(as_array(v) for v in (*sources, *restored)), as_array(fused))
+    mosaic = _png(
+        save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, affine=affine,
+        units=units, title=case, pet_window=pet_window, palette=palette,
+    )  # fmt: skip
+    overlay = _overlay(record, volumes, names, affine, (units[1], pet_window, palette), case)
+    known = [(n.upper(), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
+    leftover = _png(save_residuals, known, affine=affine, uptake=volumes[3], title=case) if known else None
+    offered = _offered(volumes, as_array(weight), names, units, pet_window)
+    budget = _BYTES - 4 * (len(mosaic) + len(overlay) + len(leftover or b"")) // 3
+    start = _hottest(volumes[3], affine)
+    look = viewer(offered, affine=affine, start=start, palette=palette, budget=budget)
+    body = join(
+        [
+            _title(case, names, record),
+            _findings(record),
+            _pictures(mosaic, names, units),
+            section("viewer-section", "Look inside", look),
+            _registration(record, overlay),
+            _degradation(record, leftover),
+            _values(record),
+            _methods(record),
+        ]
+    )
+    text = page(f"Fusion of {case}", body, scripts=_SCRIPTS)
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def _png(draw: Callable[..., None], *arguments: Any, **options: Any) -> bytes:
+    buffer = BytesIO()
+    draw(buffer, *arguments, **options)
+    return buffer.getvalue()
+
+
+def _overlay(
+    record: Mapping[str, Any],
+    volumes: Sequence[np.ndarray],
+    names: Sequence[str],
+    affine: Any,
+    display: tuple[str, tuple[float, float], str],
+    case: str,
+) -> bytes:
+    """Draw the edges of the MRI over the PET, before and after a registration that was made."""
+    unit, window, palette = display
+    pair, registration = list(volumes[:2]), record.get("registration") or {}
+    rows = [("as fused", *pair)]
+    if registration.get("performed") and registration.get("accepted"):
+        before, moving = list(pair), names.index(moving_source(record))
+        before[moving] = taken_back(pair[moving], affine, registration["matrix"])
+        rows = [("before", *before), ("after", *pair)]
+    return _png(save_overlay, rows, affine=affine, unit=unit, pet_window=window, palette=palette, title=case)
+
+
+def _hottest(uptake: np.ndarray, affine: Any) -> np.ndarray:
+    """Return where the pictures' planes meet, RAS mm."""
+    turn, to_world = orientation(uptake.shape, as_array(affine))
+    centre = meeting_point(turned(uptake, uptake.shape, turn), None, to_world)
+    return to_world[:3, :3] @ centre + to_world[:3, 3]
+
+
+def _offered(
+    volumes: Sequence[np.ndarray],
+    weight: np.ndarray,
+    names: Sequence[str],
+    units: Sequence[str],
+    pet_window: tuple[float, float],
+) -> list[ViewerVolume]:
+    """Return what the viewer shows: a restored source only where it differs from the source."""
+    mri, pet, mri_restored, pet_restored, fused = volumes
+    first, second = (name.upper() for name in names)
+
+    def span(volume: np.ndarray, low: float, high: float) -> tuple[float, float]:
+        a, b = (float(v) for v in np.percentile(volume, (low, high)))
+        return a, b if b > a else a + 1.0
+
+    def entry(
+        key: str, label: str, unit: str, role: Literal["base", "overlay"], v: np.ndarray, w: tuple[float, float]
+    ) -> ViewerVolume:
+        return ViewerVolume(key, label, unit, role, v, w)
+
+    def changed(a: np.ndarray, b: np.ndarray) -> bool:
+        return not np.allclose(a, b, rtol=0, atol=1e-4 * max(float(np.ptp(a)), 1e-12))
+
+    grey, low = span(mri, 0.5, 99.5), max(pet_window[0], 0.02 * pet_window[1])
+    offered = [entry("mri", first, units[0], "base", mri, grey)]
+    if changed(mri, mri_restored):
+        offered.insert(0, entry("mri-restored", f"{first} restored", units[0], "base", mri_restored, grey))
+    offered.append(entry("fused", "Fused", "normalised", "base", fused, span(fused, 0.5, 99.8)))
+    offered.append(entry("weight", f"Weight of the {first}", "0 to 1", "base", weight, (0.0, 1.0)))
+    if changed(pet, pet_restored):
+        window = (low, pet_window[1])
+        offered.append(entry("pet-restored", f"{second} restored", units[1], "overlay", pet_restored, window))
+    offered.append(entry("pet", second, units[1], "overlay", pet, (low, pet_window[1])))
+    return offered
+
+
+def _title(case: str, names: Sequence[str], record: Mapping[str, Any]) -> Markup:
+    reference, degradation = record.get("reference") or {}, record.get("degradation") or {}
+    shape = " x ".join(str(n) for n in reference.get("shape") or ())
+    spacing = " x ".join(f"{s:.3g}" for s in reference.get("spacing_mm") or ())
+    facts = [
+        ("Fused", " and ".join(name.upper() for name in names)),
+        ("Grid", f"of the {str(reference.get('source', '')).upper()}: {shape} voxels of {spacing} mm"),
+        ("Degradation", f"{degradation.get('name', 'as specified')} ({degradation.get('origin', 'given')})"),
+        ("Registration", registration_state(record)),
+        ("Residual chi-square", chi2_text(record)),
+        ("Reverse steps", "default" if record.get("steps") is None else str(record["steps"])),
+    ]
+    entries = [element("div", element("dt", key), element("dd", value)) for key, value in facts]
+    links = [
+        ("findings", "Read first"), ("pictures", "Pictures"), ("viewer-section", "Look inside"),
+        ("registration", "Registration"), ("degradation", "Degradation"), ("values", "Values"), ("methods", "Methods"),
+    ]  # fmt: skip
+    anchors = [element("a", text, href=f"#{target}") for target, text in links]
+    return join(
+        [
+            element("header", element("p", "PET-MRI fusion report", class_="kind"), element("h1", case)),
+            element("nav", *anchors, aria_label="Sections"),
+            element("dl", *entries, class_="facts"),
+        ]
+    )
+
+
+def registration_state(record: Mapping[str, Any]) -> str:
+    """Return in a few words what became of the registration."""
+    registration = record.get("registration")
+    if not registration:
+        return "none"
+    if not registration.get("performed", True):
+        return "skipped, taken as aligned"
+    if not registration.get("accepted", True):
+        return "refused"
+    return f"accepted, up to {registration.get('max_displacement', 0.0):.1f} mm"
+
+
+def chi2_text(record: Mapping[str, Any]) -> str:
+    """Return the residual chi-square of each source that has one."""
+    chi2 = {name: source.get("residual_chi2") for name, source in (record.get("sources") or {}).items()}
+    return ", ".join(f"{n.upper()} {v:.2f}" for n, v in chi2.items() if v is not None) or "none: nothing to explain"
+
+
+def _findings(record: Mapping[str, Any]) -> Markup:
+    items = [
+        element("li", element("strong", "Warning: " if f.level == "warning" else "Note: "), f.text, class_=f.level)
+        for f in findings(record)
+    ]
+    return section("findings", "Read first", element("ul", *items, class_="findings"))
+
+
+def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Markup:
+    first, second = (name.upper() for name in names)
+    alt = (
+        f"Axial, coronal and sagittal plane of the {first}, the {first} restored, the {second}, the {second} restored, "
+        "the fused image, the fusion in colour and the fusion weight, with colour bars"
+    )
+    caption = (
+        f"Planes through the hottest voxel of the restored {second}. A source and its restoration share one window. "
+        f"{first} in {units[0]}, {second} in {units[1]}; the fused image is normalised and dimensionless. "
+        "The patient's right is on the left. A click enlarges."
+    )
+    return section("pictures", "Sources, restored, fused", picture(mosaic, alt, caption))
+
+
+def _registration(record: Mapping[str, Any], overlay: bytes) -> Markup:
+    registration = record.get("registration") or {}
+    moving = moving_source(record).upper()
+    rows: list[tuple[Any, ...]] = [("State", registration_state(record))]
+    if registration.get("reasons"):
+        rows.append(("Why", "; ".join(registration["reasons"])))
+    for key, label, text in (
+        ("max_displacement", f"Largest displacement of the {moving}", "{:.1f} mm"),
+        ("translation", "Translation (R, A, S)", "{:.1f}, {:.1f}, {:.1f} mm"),
+        ("rotation", "Rotation about R, A, S", "{:.1f}, {:.1f}, {:.1f} degrees"),
+        ("metric_before", "Mutual information before (higher is better)", "{:.3f} nats"),
+        ("metric_after", "Mutual information after", "{:.3f} nats"),
+        ("inconsistency", "Disagreement of two halves of the data", "{:.1f} mm"),
+        ("overlap", f"Part of the {moving}'s field of view inside the other's", "{:.0%}"),
+    ):
+        value = registration.get(key)
+        if value is not None:
+            rows.append((label, text.format(*value) if isinstance(value, list | tuple) else text.format(value)))
+    both = bool(registration.get("performed") and registration.get("accepted"))
+    alt = "Edges of the MRI drawn over the PET in three planes" + (", before and after registration" if both else "")
+    caption = "Edges of the MRI over the PET. " + (
+        f"Above as the {moving} lay, below registered. " if both else "As the images were fused. "
+    )
+    caption += "They fit where the lines follow the borders of the uptake."
+    return section(
+        "registration",
+        "Registration",
+        picture(overlay, alt, caption),
+        table(("Quantity", "Value"), rows, caption="Registration in numbers", numbers_from=9),
+    )
+
+
+def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
+    degradation, rows = record.get("degradation") or {}, []
+    for k, (name, source) in enumerate((record.get("sources") or {}).items(), 1):
+        steps, chi2 = describe_steps(degradation.get(f"source{k}")), source.get("residual_chi2")
+        truth = source.get("against_truth") or {}
+        row = (name.upper(), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.3f}")
+        rows.append((*row, f"{truth['psnr']:.2f} dB, SSIM {truth['ssim']:.4f}" if truth else "-"))
+    parts: list[Any] = [
+        table(
+            ("Source", f"Degradation ({degradation.get('origin', 'given')})", "Residual chi-square", "Against truth"),
+            rows,
+            caption="What happened to the data, and what the restoration leaves of them",
+            numbers_from=2,
+        ),
+        element(
+            "p",
+            "The chi-square is the mean of the squared residual (data less degraded restoration) in units of the "
+            "stated noise. At most about 1: the restoration agrees with the data. Above: it does not explain them. "
+            "Agreement is no proof of truth.",
+        ),
+    ]
+    if leftover:
+        alt = "Residual of each restored source in three planes, in standard deviations of the noise, with a histogram"
+        caption = "Data less degraded restoration. It should look like noise: structure in it was not explained."
+        parts.append(picture(leftover, alt, caption))
+    return section("degradation", "Degradation and agreement with the data", *parts)
+
+
+def _values(record: Mapping[str, Any]) -> Markup:
+    tables = []
+    for name, source in (record.get("sources") or {}).items():
+        if source.get("regions"):
+            unit = source.get("unit", "")
+            head = [
+                "Region",
+                "Volume [ml]",
+                *(f"{k}, {w}" for k in ("Mean", "Max", "Peak") for w in ("given", "restored")),
+            ]
+            rows = [
+                [
+                    "Whole image" if r["label"] is None else f"Label {r['label']}",
+                    number_text(r["volume_ml"]),
+                    *(number_text(r[w][k]) for k in ("mean", "max", "peak") for w in ("given", "restored")),
+                ]
+                for r in source["regions"]
+            ]
+            tables.append(
+                table(head, rows, caption=f"{name.upper()} in {unit}, on the reference grid, as given and restored")
+            )
+    hint = "The peak is the largest mean over a sphere of 1 ml with its centre in the region. "
+    hint += "Values of a restored source are not validated: measure in the source."
+    if not tables:
+        return section("values", "Values", element("p", "No values were recorded."))
+    return section("values", "Values", *tables, element("p", hint))
+
+
+def number_text(value: float | None) -> str:
+    """Return a number with four digits; a hyphen for None."""
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
+def _methods(record: Mapping[str, Any]) -> Markup:
+    rows = [(name, number) for name, number in (record.get("versions") or {}).items()]
+    rows.append(("weights, SHA-256", record.get("weights_sha256", "unknown")))
+    rows += [
+        (f"{name.upper()}, SHA-256 of the input", source.get("sha256") or "unknown")
+        for name, source in (record.get("sources") or {}).items()
+    ]
+    return section(
+        "methods",
+        "Methods",
+        element("p", methods_text(record), id="methods-text", class_="copy"),
+        element("button", "Copy the text", type="button", data_copy="methods-text"),
+        table(("What", "Version or hash"), rows, caption="Versions and hashes", numbers_from=9),
+    )

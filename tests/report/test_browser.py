@@ -1,0 +1,227 @@
+"""Both pages in a real browser, from files, without a network and without a GPU."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medfuse.report import save_group_page, save_report
+
+pytestmark = pytest.mark.full
+OPTIONS = [
+    "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader", "--window-size=1400,1000",
+]  # fmt: skip
+
+
+class Browser:
+    """The little of the WebDriver protocol that these tests need."""
+
+    def __init__(self, port: int, chromium: str) -> None:
+        self.root = f"http://127.0.0.1:{port}"
+        options = {"binary": chromium, "args": OPTIONS, "perfLoggingPrefs": {"enableNetwork": True}}
+        wanted = {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
+        session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self.root += f"/session/{session['sessionId']}"
+
+    def ask(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.root + path, data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            pytest.fail(f"{method} {path}: {json.load(error)['value']['message'][:300]}")
+
+    def open(self, path):
+        self.ask("POST", "/url", {"url": path.as_uri()})
+
+    def run(self, script):
+        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def find(self, selector):
+        found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
+        return next(iter(found.values()))
+
+    def click(self, selector):
+        self.ask("POST", f"/element/{self.find(selector)}/click", {})
+
+    def type(self, selector, keys):
+        self.ask("POST", f"/element/{self.find(selector)}/value", {"text": keys})
+
+    def picture(self, selector):
+        """Return what is seen of an element, once two looks agree, as **[H, W, 3]**."""
+        element, last = self.find(selector), None
+        for _ in range(40):
+            png = self.ask("GET", f"/element/{element}/screenshot")
+            if png == last:
+                break
+            last = png
+            time.sleep(0.2)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int)
+
+    def log(self, kind):
+        return self.ask("POST", "/se/log", {"type": kind})
+
+    def requested(self):
+        """Return the addresses that were asked for."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
+        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return sent + [m["params"]["url"] for m in messages if m["method"] == "Network.webSocketCreated"]
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """Return a running chromedriver's port and the browser's path."""
+    chromium = next(
+        (p for name in ("chromium", "google-chrome", "chromium-browser") if (p := shutil.which(name))), None
+    )
+    command = shutil.which("chromedriver")
+    if not chromium or not command:
+        pytest.skip("Chromium and its driver are not here; install chromium and chromium-driver")
+    process = subprocess.Popen([command, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        line = next(line for line in process.stdout if "successfully on port" in line)
+        yield int(line.rstrip(". \n").rsplit(" ", 1)[1]), chromium
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+@pytest.fixture
+def browser(driver):
+    browser = Browser(*driver)
+    yield browser
+    browser.ask("DELETE", "")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, volumes, make_record):
+    path = tmp_path_factory.mktemp("pages") / "case-1" / "case-1_report.html"
+    save_report(path, record=make_record(), **volumes)
+    return path
+
+
+def state(browser, name):
+    return browser.run(f"return document.getElementById('viewer').dataset['{name}']")
+
+
+def wait_for_viewer(browser):
+    for _ in range(240):
+        if state(browser, "state") in ("ready", "unavailable"):
+            break
+        time.sleep(0.25)
+    assert state(browser, "state") == "ready", state(browser, "error")
+
+
+def errors(browser):
+    return [entry["message"] for entry in browser.log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_viewer_shows_planes_and_slices_and_asks_for_nothing(browser, report):
+    browser.open(report)
+    wait_for_viewer(browser)
+    assert state(browser, "shown") == "three"
+    assert (state(browser, "base"), state(browser, "overlay")) == ("mri", "pet-restored")
+
+    browser.click("[data-plane=axial]")
+    assert state(browser, "shown") == "axial"
+    assert browser.run("return document.querySelector('[data-plane=axial]').ariaPressed") == "true"
+    seen = browser.picture("#viewer-canvas")
+    assert (seen.max(-1) > 60).mean() > 0.05
+    assert (seen[..., 0] - seen[..., 2] > 60).any()  # the palette of the PET
+    readout = browser.run("return document.getElementById('viewer-readout').textContent")
+    assert "mm: MRI" in readout and "SUV" in readout
+
+    before = int(state(browser, "slice"))
+    browser.type("#viewer-slice", "\ue012" * 4)  # arrow left
+    assert int(state(browser, "slice")) == before - 4
+    other = browser.picture("#viewer-canvas")
+    assert np.abs(other - seen).max() > 60
+
+    browser.click("#viewer-overlay option[value='']")
+    assert state(browser, "overlay") == ""
+    grey = browser.picture("#viewer-canvas")
+    assert (grey[..., 0] - grey[..., 2] > 60).mean() < (other[..., 0] - other[..., 2] > 60).mean()
+
+    browser.click("[data-plane=render]")
+    assert state(browser, "shown") == "render"
+    assert (browser.picture("#viewer-canvas").max(-1) > 60).any()
+    assert errors(browser) == []
+    assert [u for u in browser.requested() if not u.startswith(("file:///", "data:", "blob:"))] == []
+    assert [u for u in browser.requested() if u.startswith("file:///") and u != report.as_uri()] == []
+
+
+def test_a_click_in_the_viewer_moves_the_cross(browser, report):
+    browser.open(report)
+    wait_for_viewer(browser)
+    browser.click("[data-plane=coronal]")
+    before = browser.run("return document.getElementById('viewer-readout').textContent")
+    canvas = {next(iter(["element-6066-11e4-a52e-4f735466cecf"])): browser.find("#viewer-canvas")}
+    move = {"type": "pointerMove", "duration": 0, "x": 40, "y": 40, "origin": canvas}
+    steps = [move, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+    pointer = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": steps}
+    browser.ask("POST", "/actions", {"actions": [pointer]})
+    assert browser.run("return document.getElementById('viewer-readout').textContent") != before
+
+
+def test_page_stays_readable_without_a_viewer(browser, report, tmp_path):
+    text = report.read_text(encoding="utf-8").replace('getElementById("viewer-config")', 'getElementById("absent")')
+    broken = tmp_path / "broken.html"
+    broken.write_text(text, encoding="utf-8")  # its script is no longer the one the page allows
+    browser.open(broken)
+    assert state(browser, "state") == "waiting"
+    assert any("Content Security Policy" in message for message in errors(browser))
+    assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth > 1000)")
+
+
+def test_pages_fit_narrow_screens_and_follow_the_colour_scheme(browser, report):
+    browser.open(report)
+    paper = {}
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        parameters = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": [feature]}}
+        browser.ask("POST", "/goog/cdp/execute", parameters)
+        paper[scheme] = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert paper["light"] != paper["dark"]
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
+
+
+def test_group_page_sorts_finds_and_leads_to_the_report(browser, report, make_record):
+    records = []
+    for case, chi2 in (("case-1", 0.9), ("case-2", 1.6), ("case-3", 0.3)):
+        record = json.loads(json.dumps(make_record(case=case)))
+        record["sources"]["pet"]["residual_chi2"] = chi2
+        records.append(record)
+    page = report.parents[1] / "index.html"
+    save_group_page(page, records)
+    browser.open(page)
+    rows = "[...document.querySelectorAll('#cases-table tbody tr')]"
+    order = f"return {rows}.filter(r => !r.hidden).map(r => r.cells[0].textContent)"
+    assert browser.run(order) == ["case-1", "case-2", "case-3"]
+    browser.click("[data-sort='5']")
+    assert browser.run(order) == ["case-3", "case-1", "case-2"]
+    browser.click("[data-sort='5']")
+    assert browser.run(order) == ["case-2", "case-1", "case-3"]
+    browser.type("#filter", "case-1")
+    assert browser.run(order) == ["case-1"]
+    browser.click("#cases-table tr:not([hidden]) a")
+    assert browser.run("return document.title") == "Fusion of case-1"
+    assert errors(browser) == []

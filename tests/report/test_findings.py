@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from medfuse import NOTICE
+from medfuse.report import findings, methods_text
+from medfuse.report.methods import describe_steps
+
+
+def changed(record, path, value):
+    record = copy.deepcopy(record)
+    *way, last = path.split("/")
+    place = record
+    for key in way:
+        place = place[key]
+    place[last] = value
+    return record
+
+
+def texts(record, level):
+    return [f.text for f in findings(record) if f.level == level]
+
+
+def test_a_good_case_has_no_warning_but_its_limits(make_record):
+    assert texts(make_record(), "warning") == []
+    notes = " ".join(texts(make_record(), "note"))
+    assert "few subjects" in notes
+    assert "No degradation was stated for the MRI" in notes
+    assert "from the network" in notes
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("registration", {"performed": True, "accepted": False, "reasons": ["too far"]}, "was refused: too far"),
+        ("registration/max_displacement", 31.2, "by up to 31 mm"),
+        ("registration/inconsistency", 3.4, "3.4 mm apart"),
+        ("reference/outside_fraction", 0.12, "12% of the field of view of the MRI lies outside that of the PET"),
+        ("sources/pet/residual_chi2", 1.31, "does not explain the data"),
+        ("sources/pet/residual_chi2", 0.2, "far below 1"),
+        ("sources/pet/unit", "a.u.", "unit of the PET is unknown (a.u.)"),
+        ("sources/pet/unit", "", "unknown (none)"),
+        ("sources/pet/suv", {"kind": "none", "reason": "no weight"}, "no SUV: no weight"),
+    ],
+)
+def test_what_is_wrong_is_a_warning(path, value, said, make_record):
+    warnings = texts(changed(make_record(), path, value), "warning")
+    assert len(warnings) == 1
+    assert said in warnings[0]
+    assert findings(changed(make_record(), path, value))[0].level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("registration", None, "not registered"),
+        ("registration", {"performed": False, "accepted": True, "reasons": ["skipped: they say so"]}, "(they say so)"),
+        ("degradation", {"version": 1, "name": "none"}, "No degradation was stated, so both"),
+        ("reference/outside_fraction", 0.005, "few subjects"),
+        ("sources/pet/residual_chi2", 1.05, "few subjects"),
+    ],
+)
+def test_a_choice_is_a_note(path, value, said, make_record):
+    record = changed(make_record(), path, value)
+    assert texts(record, "warning") == []
+    assert any(said in note for note in texts(record, "note"))
+
+
+def test_an_empty_record_does_not_fail():
+    assert all(f.level == "note" for f in findings({}))
+    assert NOTICE in methods_text({})
+
+
+def test_methods_name_versions_hash_steps_and_source(make_record):
+    text = methods_text(make_record())
+    for part in (
+        "medfuse 0.1.0 (MONAI 1.6.1, PyTorch 2.13.0)",
+        "ab" * 32,
+        "in 3 reverse steps",
+        "registered to the MRI rigidly",
+        "of the PET: Gaussian blur (FWHM 5 mm), then Gaussian noise (standard deviation 0.05 of full range)",
+        "0.97 (PET)",
+        "CVPR 2026",
+        NOTICE,
+    ):
+        assert part in text
+
+
+def test_methods_of_other_registrations(make_record):
+    refused = {"performed": True, "accepted": False, "reasons": ["too far"]}
+    assert "was refused (too far)" in methods_text(make_record(registration=refused))
+    assert "taken as aligned" in methods_text(make_record(registration=None))
+    assert "No degradation was assumed." in methods_text(make_record(degradation={"version": 1}))
+
+
+def test_every_step_has_words():
+    steps = [
+        {"blur": {"sigma_px": [1.0, 2.0]}},
+        {"motion": {"length_px": 9, "angle_deg": 30}},
+        {"downsample": {"factor": 2}},
+        {"noise": {"kind": "poisson", "counts": 60}},
+        {"noise": {"kind": "rician", "sigma": 12.0, "unit": "input"}},
+    ]
+    assert describe_steps(steps) == [
+        "Gaussian blur (standard deviation 1 x 2 px)",
+        "motion (length px 9, angle deg 30)",
+        "down-sampling by 2 (average)",
+        "Poisson noise (counts 60)",
+        "Rician noise (standard deviation 12 in the input's unit)",
+    ]
+    assert describe_steps(None) == []

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medfuse.errors import GeometryError
+from medfuse.report import region_values
+
+
+def test_regions_have_mean_max_and_peak():
+    given = np.ones((40, 40, 40))
+    given[20, 20, 20] = 101
+    labels = np.zeros(given.shape)
+    labels[18:23, 18:23, 18:23] = 3.0
+    labels[5, 5, 5] = 1.0
+    whole, one, three = region_values(given, 2 * given, affine=np.diag([2.0, 2, 2, 1]), labels=labels)
+    assert (whole["label"], one["label"], three["label"]) == (None, 1, 3)
+    assert whole["volume_ml"] == pytest.approx(512)
+    assert three["volume_ml"] == pytest.approx(1.0)
+    assert three["given"]["mean"] == pytest.approx(1 + 100 / 125)
+    assert three["given"]["max"] == 101
+    assert three["restored"]["max"] == 202
+    # 123 voxels of 8 mm3 have their centre in a sphere of 1 ml
+    assert three["given"]["peak"] == pytest.approx(1 + 100 / 123)
+    assert one["given"] == pytest.approx({"mean": 1.0, "max": 1.0, "peak": 1.0})
+
+
+def test_coarse_voxels_have_no_peak():
+    (whole,) = region_values(np.ones((4, 4, 4)), np.ones((4, 4, 4)), affine=np.diag([8.0, 8, 8, 1]))
+    assert whole["given"]["peak"] is None
+
+
+def test_other_grids_are_refused():
+    with pytest.raises(GeometryError, match="share a grid"):
+        region_values(np.ones((4, 4, 4)), np.ones((4, 4, 5)), affine=np.eye(4))
