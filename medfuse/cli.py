@@ -115,7 +115,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
     batch.add_argument("out", type=Path, help="folder for the results, OUT/CASE/, and cases.tsv")
     batch.add_argument(
-        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv of all records anew"
+        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
     )
     for kind in ("participant", "session"):
         batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")

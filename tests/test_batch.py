@@ -88,10 +88,10 @@ def same_bytes(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
 
 
 def mtimes(out: Path) -> dict[Path, int]:
-    return {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "cases.tsv"}
+    return {p: p.stat().st_mtime_ns for p in out.glob("*/*")}
 
 
-def test_a_bad_case_does_not_stop_the_next(data, tmp_path, capsys):
+def test_a_bad_case_does_not_stop_the_next(quick, data, tmp_path, capsys):
     truncate(data / "b" / "pet.nii.gz")
     (data / "d").mkdir()
     (data / "d" / "mri.nii.gz").write_bytes(b"")
@@ -109,7 +109,7 @@ def test_a_bad_case_does_not_stop_the_next(data, tmp_path, capsys):
         ("d", "failed"),
     ]
     assert "add pet" in rows[3]["message"]
-    assert sorted(p.name for p in out.iterdir()) == ["a", "b", "c", "cases.tsv", "d"]
+    assert sorted(p.name for p in out.iterdir()) == ["a", "b", "c", "cases.tsv", "d", "index.html"]
     assert [p.name for p in (out / "b").iterdir()] == ["b_failed.json"]
     record = json.loads((out / "a" / "a_done.json").read_text())
     names = {p.name for p in (out / "a").iterdir()}
@@ -183,9 +183,11 @@ def test_group_makes_the_table_anew(quick, data, tmp_path, capsys):
     batch(data, tmp_path / "out", shard=(1, 3))
     before = (tmp_path / "out" / "cases.tsv").read_bytes()
     (tmp_path / "out" / "cases.tsv").unlink()
+    (tmp_path / "out" / "index.html").unlink()
     assert cli.main(["batch", str(data), str(tmp_path / "out"), "group"]) == 0
     assert "1 cases: 1 done, 0 failed" in capsys.readouterr().out
     assert (tmp_path / "out" / "cases.tsv").read_bytes() == before
+    assert (tmp_path / "out" / "index.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_an_interrupt_leaves_no_half_case(quick, data, tmp_path, monkeypatch, ca
     arguments = ["batch", str(data), str(tmp_path / "out"), "participant", "--steps", "1"]
     assert cli.main(arguments) == 130
     assert "stopped" in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "cases.tsv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "cases.tsv", "index.html"]
 
 
 def test_what_a_killed_run_left_is_swept(quick, data, tmp_path):
@@ -233,7 +235,7 @@ def test_what_a_killed_run_left_is_swept(quick, data, tmp_path):
     for name in (".tmp-0123456789ab-a", ".old-0123456789ab-a", ".tmp-0123456789ab-x-a", ".keep-a"):
         (out / name).mkdir(parents=True)
     batch(data, out, shard=(1, 3))
-    assert sorted(p.name for p in out.iterdir()) == [".keep-a", ".tmp-0123456789ab-x-a", "a", "cases.tsv"]
+    assert sorted(p.name for p in out.iterdir()) == [".keep-a", ".tmp-0123456789ab-x-a", "a", "cases.tsv", "index.html"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def run_batch(
 
     A case is written to a temporary folder, which becomes `out/<case>` when all is in it, and replaces what an earlier
     run left there. What cannot be fused leaves a record that says why, and the next case goes on. At the end
-    `out/cases.tsv` is made of the records in `out`.
+    `out/cases.tsv` and the page over all cases are made of the records in `out`.
 
     Args:
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
@@ -98,17 +98,16 @@ def run_batch(
 
 
 def collect(out: str | Path) -> list[dict[str, Any]]:
-    """Make `out/cases.tsv` anew from the records in `out`, as after a run in shards, and return its rows.
+    """Make `out/cases.tsv` and the page over all cases anew, as after a run in shards, and return the table's rows.
 
     Raises:
         BundleError: If there is no such folder, or no case in it.
     """
     out = Path(out)
     rows = write_table(out) if out.is_dir() else []
-    if rows:
-        write_group_page(out)
     if not rows:
         raise BundleError("OUT must hold results of `medfuse batch`, got none; check the path.")
+    write_group_page(out)
     return rows
 
 
