@@ -1,0 +1,48 @@
+"""What the pipeline computes for records and pages, apart from the bundles."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from medfuse.physics import parse_degradation, replicate
+from medfuse.pipeline import residual_chi2, write_group_page
+from medfuse.pipeline.facts import residual_maps
+
+NOISE = {"noise": {"kind": "gaussian", "sigma": 0.05}}
+STEPS = {
+    "noise": [NOISE],
+    "blur, noise": [{"blur": {"sigma_px": 1.5}}, NOISE],
+    "decimation, noise": [{"downsample": {"factor": 2}}, NOISE],
+    "noise, decimation": [NOISE, {"downsample": {"factor": 2}}],
+}
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+def test_residual_maps_of_the_truth_are_the_noise(steps, generator):
+    joint = parse_degradation({"version": 1, "source2": steps})
+    truth = torch.rand(6, 1, 32, 48, generator=generator)
+    y = replicate(joint.source2.simulate(truth, generator), joint.source2.operator, truth.shape[2:])
+    pair, restored = torch.cat([truth, y], 1), torch.cat([truth, truth], 1)
+    first, second = residual_maps(pair, restored, joint, batch=4)
+    assert first is None
+    assert second.shape == (6, 32, 48)
+    assert float(second.mean()) == pytest.approx(0, abs=0.05)
+    assert float(second.square().mean()) == pytest.approx(1, rel=0.06)
+    assert float(second.square().mean()) == pytest.approx(residual_chi2(pair, restored, joint)[1], rel=0.05)
+
+
+def test_group_page_lists_records_and_passes_other_files(tmp_path):
+    record = {"case": "one", "sources": {"mri": {}, "pet": {"unit": "SUV"}}}
+    contents = {"one": json.dumps(record), "two": json.dumps(record), "three": "{", "four": "[]"}
+    for name, content in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.json").write_text(content)
+    (tmp_path / "five").mkdir()
+    (tmp_path / "six.json").write_text(json.dumps(record))
+    page = write_group_page(tmp_path)
+    assert page == tmp_path / "index.html"
+    assert page.read_text().count("_report.html") == 1
+    assert "1 case<" in page.read_text()
