@@ -172,7 +172,7 @@ def test_a_click_in_the_viewer_moves_the_cross(browser, report):
     wait_for_viewer(browser)
     browser.click("[data-plane=coronal]")
     before = browser.run("return document.getElementById('viewer-readout').textContent")
-    canvas = {next(iter(["element-6066-11e4-a52e-4f735466cecf"])): browser.find("#viewer-canvas")}
+    canvas = {"element-6066-11e4-a52e-4f735466cecf": browser.find("#viewer-canvas")}  # the key that W3C WebDriver fixes
     move = {"type": "pointerMove", "duration": 0, "x": 40, "y": 40, "origin": canvas}
     steps = [move, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
     pointer = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": steps}
