@@ -48,7 +48,10 @@ class PlainBlock(nn.Module):
 
 
 class PlainUNet(nn.Module):
-    """U-Net of the paper's size: 64 base channels, multipliers 1, 2, 4, 8, two blocks a level, two decoders."""
+    """U-Net of the paper's cost: 64 base channels, multipliers 1, 2, 4, 8, two blocks a level, two decoders.
+
+    Without the paper's middle blocks and embeddings: fewer parameters (21.0 for 31.8 million), as many multiply-adds.
+    """
 
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256, 512)) -> None:
         super().__init__()
