@@ -1,6 +1,7 @@
-"""Slice pairs for training and validation: MRI and a functional image on one grid, kept in memory.
+"""Pairs of images for training and validation, both on one grid, kept in memory.
 
-`slice_pairs` reads them, split by subject; `RandomPatches` draws augmented patches of them for training.
+`slice_pairs` reads MRI with a functional image, `image_pairs` visible with infrared, split by subject; `RandomPatches`
+draws augmented patches of them for training.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,48 @@ import torch
 from monai.data import PILReader
 from nibabel.affines import voxel_sizes
 from numpy.random import Generator
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from medfuse.errors import BundleError, ImageError
 from medfuse.phantoms import load_atlas, random_phantoms
+from medfuse.transforms.color import rgb_to_ycbcr
 
 # Share of each kind among training patches; the shares of absent kinds go to the others.
 KIND_WEIGHTS = {"pet": 0.20, "spect": 0.22, "ct": 0.13, "sts": 0.15, "phantom": 0.30}
+# The same for visible and infrared images, by set; `chroma` are pairs to restore, for one network restores colour too.
+IMAGE_KIND_WEIGHTS = {"roadscene": 0.65, "msrs": 0.2, "chroma": 0.15}
 # Patients kept out of training: they are the demo case and the DICOM case.
 STS_HELD_OUT = frozenset({"STS_002", "STS_008"})
 
 _MIN_SIDE, _MAX_SIDE = 96, 256
 _STS_ISOTROPIC_MM = 1.25
+_COLOURLESS = 0.01  # standard deviation of chroma
 
 
 @dataclass(frozen=True)
 class SlicePair:
-    """One slice of a subject, MRI and functional image on one grid.
+    """One slice or image of a subject, both sources on one grid.
 
     Attributes:
-        mri: MRI, shape `[H, W]`; uint8 counts 0..255 or float16 0..1.
-        function: Functional image (uptake or CT), same shape and kind of values.
-        name: Unique name of the slice.
+        source1: MRI, or luma of the visible image, shape `[H, W]`; uint8 counts 0..255 or float16 0..1.
+        source2: Functional image (uptake or CT), or infrared, of the same shape.
+        name: Unique name of the pair.
         subject: Subject; a subject is in one split only.
-        kind: `pet`, `spect`, `ct`, `sts` or `phantom`.
+        kind: A key of `KIND_WEIGHTS` or `IMAGE_KIND_WEIGHTS`, or another set of images.
     """
 
-    mri: np.ndarray
-    function: np.ndarray
+    source1: np.ndarray
+    source2: np.ndarray
     name: str
     subject: str
     kind: str
 
 
 class SlicePairs(Dataset[dict[str, Any]]):
-    """Whole slice pairs, as dictionaries of `mri` and `function` (float32, `[1, H, W]`, 0..1), name, subject and kind.
+    """Whole pairs, as dictionaries of `source1` and `source2` (float32, `[1, H, W]`, 0..1), name, subject and kind.
 
     Args:
         pairs: The pairs, at least one.
@@ -74,11 +79,11 @@ class SlicePairs(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair as a dictionary; `image` holds both sources, `[2, H, W]`."""
         pair = self.pairs[index]
-        image = torch.from_numpy(np.stack([_unit(pair.mri), _unit(pair.function)]))
+        image = torch.from_numpy(np.stack([_unit(pair.source1), _unit(pair.source2)]))
         return {
             "image": image,
-            "mri": image[:1],
-            "function": image[1:],
+            "source1": image[:1],
+            "source2": image[1:],
             "name": pair.name,
             "subject": pair.subject,
             "kind": pair.kind,
@@ -93,9 +98,9 @@ class SlicePairs(Dataset[dict[str, Any]]):
 class RandomPatches(Dataset[dict[str, Tensor]]):
     """Random, augmented patches of slice pairs; patch k depends on `(seed, k)` only.
 
-    Each patch: a kind by its weight, a slice of that kind, a crop (zeros beyond small slices), flips and a
-    transposition, a gain per source and a gamma for the MRI; values stay in 0..1 without clipping. Nine of ten nearly
-    empty crops are drawn again.
+    Each patch: a kind by its weight, a slice of that kind, a crop (zeros beyond small slices), shrunk, flips and a
+    transposition, a gain per source and a gamma for source 1, neither of them for chroma, which is grey at 0.5; values
+    stay in 0..1 without clipping. Nine of ten crops that show next to nothing are drawn again.
     Draw in order and without shuffling: let `length` cover the whole training and give the trainer an `epoch_length`.
 
     Args:
@@ -105,11 +110,13 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         seed: Seed; another seed gives other patches.
         weights: Weight of each kind; `KIND_WEIGHTS` if none are given.
         gain: Range of the factor on each source.
-        gamma: Range of the exponent on the MRI.
+        gamma: Range of the exponent on source 1.
+        shrink: Range of the factor, 1 or more, by which a crop is shrunk: photographs get sharper, and their noise and
+            JPEG blocks fainter.
 
     Raises:
         BundleError: No kind among the pairs has a weight above 0.
-        ImageError: The size or length is below 1.
+        ImageError: The size, the length or a factor to shrink by is below 1.
     """
 
     def __init__(
@@ -122,9 +129,12 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         weights: dict[str, float] | None = None,
         gain: tuple[float, float] = (0.7, 1.1),
         gamma: tuple[float, float] = (0.8, 1.25),
+        shrink: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         if size < 1 or length < 1:
             raise ImageError(f"The patch size and length must be at least 1, got {size} and {length}; raise them.")
+        if not 1 <= shrink[0] <= shrink[1]:
+            raise ImageError(f"shrink must be two rising numbers of at least 1, got {tuple(shrink)}; change it.")
         weights = KIND_WEIGHTS if weights is None else weights
         kinds = sorted({pair.kind for pair in pairs.pairs if weights.get(pair.kind, 0) > 0})
         if not kinds:
@@ -132,6 +142,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         shares = np.array([weights[kind] for kind in kinds])
         self.pairs = pairs
         self.size, self.length, self.seed, self.gain, self.gamma = size, length, seed, gain, gamma
+        self.shrink = shrink
         self._members = [np.flatnonzero([pair.kind == kind for pair in pairs.pairs]) for kind in kinds]
         self._cumulative = np.cumsum(shares / shares.sum())
 
@@ -139,40 +150,38 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return patch `index` as `{"image": [2, size, size]}`, float32, channels (MRI, function), range 0..1."""
+        """Return patch `index` as `{"image": [2, size, size]}`, float32, channels (source 1, source 2), 0..1."""
         if not 0 <= index < self.length:
             raise IndexError(f"The index must be in 0..{self.length - 1}, got {index}; keep to the length.")
         rng = np.random.default_rng((self.seed, index))
-        image = self._crop(rng)
+        image, kind = self._crop(rng)
         for axis in (1, 2):
             if rng.random() < 0.5:
                 image = np.flip(image, axis)
         if rng.random() < 0.5:
             image = image.transpose(0, 2, 1)
         image = np.ascontiguousarray(image)
-        np.power(image[0], rng.uniform(*self.gamma), out=image[0])
-        for source in image:
-            source *= min(rng.uniform(*self.gain), 1 / max(float(source.max()), 1e-3))
+        if kind != "chroma":
+            np.power(image[0], rng.uniform(*self.gamma), out=image[0])
+            for source in image:
+                source *= min(rng.uniform(*self.gain), 1 / max(float(source.max()), 1e-3))
         return {"image": torch.from_numpy(image)}
 
-    def _crop(self, rng: Generator) -> np.ndarray:
-        """Draw a crop `[2, size, size]`; nine of ten nearly empty ones are drawn again."""
+    def _crop(self, rng: Generator) -> tuple[np.ndarray, str]:
+        """Draw a crop `[2, size, size]` and its kind; nine of ten that show next to nothing are drawn again."""
         for _ in range(20):
             members = self._members[int(np.searchsorted(self._cumulative[:-1], rng.random(), side="right"))]
             pair = self.pairs.pairs[members[rng.integers(len(members))]]
-            source, target = zip(*(self._place(n, rng) for n in pair.mri.shape), strict=True)
-            mri, function = pair.mri[source], pair.function[source]
-            if not (_nearly_empty(mri) or _nearly_empty(function)) or rng.random() < 0.1:
+            factor = rng.uniform(*self.shrink) if self.shrink[1] > 1 else 1.0
+            size = round(self.size * min(factor, max(min(pair.source1.shape) / self.size, 1.0)))
+            source, target = zip(*(_place(n, size, rng) for n in pair.source1.shape), strict=True)
+            sources = pair.source1[source], pair.source2[source]
+            dull = all(map(_colourless, sources)) if pair.kind == "chroma" else any(map(_nearly_empty, sources))
+            if not dull or rng.random() < 0.1:
                 break
-        image = np.zeros((2, self.size, self.size), np.float32)
-        image[0][target], image[1][target] = _unit(mri), _unit(function)
-        return image
-
-    def _place(self, side: int, rng: Generator) -> tuple[slice, slice]:
-        """Random place of a patch along an axis of `side` px: slices of the source and of the patch."""
-        offset = int(rng.integers(abs(side - self.size) + 1))
-        inner = slice(offset, offset + min(side, self.size))
-        return (inner, slice(None)) if side >= self.size else (slice(None), inner)
+        image = np.zeros((2, size, size), np.float32)
+        image[0][target], image[1][target] = map(_unit, sources)
+        return image if size == self.size else np.stack([_shrink(source, self.size) for source in image]), pair.kind
 
 
 def slice_pairs(
@@ -218,6 +227,44 @@ def slice_pairs(
     return SlicePairs(pairs)
 
 
+def image_pairs(dataset_dir: str | Path, *, split: str = "train", side: int | None = None) -> SlicePairs:
+    """Load the visible and infrared images of a split: luma and infrared, and for training the chroma.
+
+    Chroma is a pair of its own kind, Cb and Cr shifted by 0.5, to train the restoration of colour; of grey images there
+    is none.
+
+    Args:
+        dataset_dir: Folder with `irvis/splits.tsv` (set, stem, ir, vis, split; paths relative to it).
+        split: `train` or `dev`.
+        side: Crop the middle of each image to at most this many px a side; whole images where None.
+
+    Returns:
+        The pairs, in the order of the table; the kind is the set.
+
+    Raises:
+        BundleError: The split is unknown, or the table or a file is missing.
+        ImageError: A pair does not fit together.
+    """
+    if split not in ("train", "dev"):
+        raise BundleError(f"The split must be train or dev, got {split!r}; choose one of them.")
+    table = Path(dataset_dir) / "irvis" / "splits.tsv"
+    if not table.is_file():
+        raise BundleError(f"The data folder must hold irvis/{table.name}, got none; give the folder above irvis.")
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == split]
+    pairs: list[SlicePair] = []
+    for row in rows:
+        name = f"{row['set']}_{row['stem']}"
+        rgb, thermal = (_read_pixels(mode, table.parent / row[k]) for mode, k in (("RGB", "vis"), ("L", "ir")))
+        _require_one_size(name, rgb.shape[:2], thermal.shape)
+        luma, *chroma = np.moveaxis(rgb_to_ycbcr(rgb / 255) + np.array([0, 0.5, 0.5]), -1, 0).astype(np.float16)
+        luma, thermal, cb, cr = (_middle(image, side or max(luma.shape)) for image in (luma, thermal, *chroma))
+        pairs.append(SlicePair(luma, thermal, name, name, row["set"]))
+        if split == "train" and not (_colourless(cb) and _colourless(cr)):
+            pairs.append(SlicePair(cb, cr, f"{name}_chroma", name, "chroma"))
+    return SlicePairs(pairs)
+
+
 # Folder of a modality, and of its scalar functional images: uptake recovered from colour tables, never the colours.
 _HARVARD = {"pet": ("pet_mri", "pet_index"), "spect": ("spect_mri", "spect_index"), "ct": ("ct_mri", "ct")}
 
@@ -232,13 +279,12 @@ def _harvard_pairs(folder: Path, kind: str, split: str) -> Iterator[SlicePair]:
     subjects = {part: {row["subject"] for row in rows if row["split"] == part} for part in ("train", "dev")}
     if both := subjects["train"] & subjects["dev"]:
         raise BundleError(f"A subject must be in one split of {table.name}, got {len(both)} in both; mend the table.")
-    read = partial(_read_gray, PILReader(converter=lambda image: image.convert("L"), reverse_indexing=False))
     modality, uptake = _HARVARD[kind]
     for row in rows:
         base = folder / modality / row["set"]
         if row["modality"] != kind or row["split"] != split or not (base / uptake).is_dir():
             continue
-        mri, function = (read(base / name / f"{row['stem']}.png") for name in ("mri", uptake))
+        mri, function = (_read_pixels("L", base / name / f"{row['stem']}.png") for name in ("mri", uptake))
         if split == "dev" or not (_nearly_empty(mri) or _nearly_empty(function, 0.02)):
             name = f"{kind}_{row['set']}_{row['stem']}"
             yield _pair(mri, function, name=name, subject=row["subject"], kind=kind)
@@ -281,18 +327,36 @@ def _phantom_pairs(folder: Path, count: int, seed: int) -> Iterator[SlicePair]:
 
 def _pair(mri: np.ndarray, function: np.ndarray, *, name: str, subject: str, kind: str) -> SlicePair:
     """Build a pair whose sides are 96 to 256 px: pad with zeros, crop the middle."""
-    if mri.shape != function.shape:
-        raise ImageError(
-            f"The images of {name} must be of one size, got {mri.shape} and {function.shape}; resample one."
-        )
+    _require_one_size(name, mri.shape, function.shape)
     return SlicePair(_fit(mri), _fit(function), name, subject, kind)
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
     short = [max(_MIN_SIDE - n, 0) for n in image.shape]
-    image = np.pad(image, [(n // 2, n - n // 2) for n in short])
-    start = [max(n - _MAX_SIDE, 0) // 2 for n in image.shape]
-    return image[tuple(slice(s, s + _MAX_SIDE) for s in start)]
+    return _middle(np.pad(image, [(n // 2, n - n // 2) for n in short]), _MAX_SIDE)
+
+
+def _middle(image: np.ndarray, side: int) -> np.ndarray:
+    """Crop the middle to at most `side` px a side."""
+    start = [max(n - side, 0) // 2 for n in image.shape]
+    return image[tuple(slice(s, s + side) for s in start)]
+
+
+def _place(side: int, size: int, rng: Generator) -> tuple[slice, slice]:
+    """Random place of a patch along an axis of `side` px: slices of the source and of the patch."""
+    offset = int(rng.integers(abs(side - size) + 1))
+    inner = slice(offset, offset + min(side, size))
+    return (inner, slice(None)) if side >= size else (slice(None), inner)
+
+
+def _shrink(image: np.ndarray, size: int) -> np.ndarray:
+    """Shrink to `size` px a side, antialiased; a bicubic kernel may leave 0..1 at edges, hence the clip."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
+
+
+def _require_one_size(name: str, first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    if first != second:
+        raise ImageError(f"The images of {name} must be of one size, got {first} and {second}; resample one.")
 
 
 def _unit(image: np.ndarray) -> np.ndarray:
@@ -306,6 +370,11 @@ def _nearly_empty(image: np.ndarray, fraction: float = 0.1) -> bool:
     return bool((image[::4, ::4] > threshold).mean() < fraction)
 
 
+def _colourless(chroma: np.ndarray) -> bool:
+    """Tell whether there is next to no colour to restore, by every fourth row and column."""
+    return bool(chroma[::4, ::4].std(dtype=np.float32) < _COLOURLESS)
+
+
 def _resample(volume: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Resample by the map from target to source indices; zero beyond the source, never negative."""
     values = ndimage.affine_transform(
@@ -314,9 +383,11 @@ def _resample(volume: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> n
     return np.maximum(values, 0)
 
 
-def _read_gray(reader: PILReader, path: Path) -> np.ndarray:
+def _read_pixels(mode: str, path: Path) -> np.ndarray:
+    """Read an 8-bit image as `L` **[H, W]** or `RGB` **[H, W, 3]**."""
     if not path.is_file():
         raise BundleError(f"The data folder must hold {path.parent.name}/{path.name}, got none; copy it there.")
+    reader = PILReader(converter=lambda image: image.convert(mode), reverse_indexing=False)
     return np.ascontiguousarray(reader.get_data(reader.read(path))[0])
 
 

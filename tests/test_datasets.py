@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from medfuse.datasets import KIND_WEIGHTS, STS_HELD_OUT, RandomPatches, SlicePair, SlicePairs, slice_pairs
+from medfuse.datasets import KIND_WEIGHTS, STS_HELD_OUT, RandomPatches, SlicePair, SlicePairs, image_pairs, slice_pairs
 from medfuse.errors import BundleError, ImageError
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -93,11 +93,11 @@ def test_values_are_the_uptake_index_over_255_and_never_the_colours(data):
     pairs = slice_pairs(data, kinds=["pet"])
     assert [pair.name for pair in pairs.pairs] == ["pet_one_001"]  # the set that has colours only is left out
     item = pairs[0]
-    for key, folder in (("mri", "mri"), ("function", "pet_index")):
+    for key, folder in (("source1", "mri"), ("source2", "pet_index")):
         expected = np.asarray(Image.open(data / "harvard" / "pet_mri" / "one" / folder / "001.png"))
         assert item[key].shape == (1, 120, 140) and item[key].dtype == torch.float32
         np.testing.assert_allclose(item[key][0].numpy(), expected / 255, rtol=1e-6)
-    assert torch.equal(item["image"], torch.cat([item["mri"], item["function"]]))
+    assert torch.equal(item["image"], torch.cat([item["source1"], item["source2"]]))
     assert (item["subject"], item["kind"]) == ("A", "pet")
 
 
@@ -110,7 +110,7 @@ def test_sts_pet_lies_on_the_mri_in_every_plane(data):
     assert {pair.name.split("_")[2][0] for pair in pairs} == {"x", "y", "z"}
     checked = 0
     for pair in pairs:
-        mri, pet = (image.astype(np.float64) for image in (pair.mri, pair.function))
+        mri, pet = (image.astype(np.float64) for image in (pair.source1, pair.source2))
         assert min(mri.shape) >= 96 and min(mri.min(), pet.min()) >= 0 and max(mri.max(), pet.max()) <= 1
         mri = np.maximum(mri - 0.3, 0)
         pet = np.maximum(pet - 0.3, 0)
@@ -187,7 +187,8 @@ def test_patches_come_in_eight_orientations():
 def test_kinds_are_drawn_by_their_weights():
     pairs = pairs_of("pet", "ct", "ct", "ct", "sts")
     level = {"pet": 60, "ct": 120, "sts": 240}
-    flat = SlicePairs([SlicePair(p.mri * 0 + level[p.kind], p.mri, p.name, p.subject, p.kind) for p in pairs.pairs])
+    images = [(p.source1 * 0 + level[p.kind], p.source1, p.name, p.subject, p.kind) for p in pairs.pairs]
+    flat = SlicePairs([SlicePair(*fields) for fields in images])
     patches = RandomPatches(flat, size=32, length=1000, weights={"pet": 0.6, "ct": 0.3, "sts": 0.1}, **PLAIN)
     drawn = np.array([round(255 * patches[k]["image"][0, 0, 0].item()) for k in range(1000)])
     for kind, share in (("pet", 0.6), ("ct", 0.3), ("sts", 0.1)):
@@ -222,10 +223,10 @@ def test_real_train_and_dev_share_neither_subjects_nor_images():
     kinds = ("pet", "spect", "ct")
     train, dev = (slice_pairs(SHARED / "data", split=split, kinds=kinds) for split in ("train", "dev"))
     assert not train.subjects & dev.subjects and len(dev) == 83
-    assert all(pair.mri.shape == (256, 256) for pair in dev.pairs)
-    for name in ("mri", "function"):
+    assert all(pair.source1.shape == (256, 256) for pair in dev.pairs)
+    for name, folder in (("source1", "mri"), ("source2", "fun")):
         seen, held_out = ({digest(getattr(pair, name)) for pair in part.pairs} for part in (train, dev))
-        bench = (SHARED / "bench" / "dev" / "clean" / name[:3]).glob("*.png")
+        bench = (SHARED / "bench" / "dev" / "clean" / folder).glob("*.png")
         bench = {digest(np.asarray(Image.open(path))) for path in bench}
         assert bench & held_out and not seen & (held_out | bench)
 
@@ -234,3 +235,79 @@ def test_real_train_and_dev_share_neither_subjects_nor_images():
 def test_real_patients_held_out_are_not_in_train():
     dev = slice_pairs(SHARED / "data", split="dev", kinds=["sts"])
     assert dev.subjects == STS_HELD_OUT
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A data folder of visible and infrared images: colour and grey for training, one more for validation."""
+    rng = np.random.default_rng(2)
+    rows = ["set\tstem\tir\tvis\tsplit"]
+    for part, stem, split in (("roadscene", "a", "train"), ("msrs", "b", "train"), ("tno", "c", "dev")):
+        for name in ("ir", "vis"):
+            folder = tmp_path / "irvis" / part / name
+            folder.mkdir(parents=True)
+            pixels = rng.integers(0, 256, (120, 300, 3), dtype=np.uint8)
+            if name == "ir" or part == "msrs":
+                pixels = pixels[..., 0]
+            Image.fromarray(pixels).save(folder / f"{stem}.png")
+        rows.append("\t".join((part, stem, f"{part}/ir/{stem}.png", f"{part}/vis/{stem}.png", split)))
+    (tmp_path / "irvis" / "splits.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_visible_luma_comes_first_infrared_second_and_chroma_as_a_pair_of_its_own(photographs):
+    pairs = image_pairs(photographs)
+    assert [(p.name, p.kind) for p in pairs.pairs] == [
+        ("roadscene_a", "roadscene"),
+        ("roadscene_a_chroma", "chroma"),
+        ("msrs_b", "msrs"),
+    ]
+    rgb, infrared = (
+        np.asarray(Image.open(photographs / "irvis" / "roadscene" / name / "a.png"), np.float64) / 255
+        for name in ("vis", "ir")
+    )
+    luma = rgb @ (0.299, 0.587, 0.114)
+    blue, red = (rgb[..., 2] - luma) / 1.772, (rgb[..., 0] - luma) / 1.402  # ITU-R BT.601-7, 2.5.2
+    for item, expected in zip((pairs[0], pairs[1]), ((luma, infrared), (0.5 + blue, 0.5 + red)), strict=True):
+        np.testing.assert_allclose(item["image"].numpy(), expected, atol=1e-3)
+
+
+def test_dev_images_are_cropped_to_their_middle(photographs):
+    (whole,), (middle,) = (image_pairs(photographs, split="dev", side=side) for side in (None, 100))
+    assert whole["image"].shape == (2, 120, 300)
+    assert torch.equal(middle["image"], whole["image"][:, 10:110, 100:200])
+
+
+def test_photographs_are_shrunk_but_chroma_keeps_its_scale():
+    checks = (255 * (np.indices((200, 200)).sum(0) % 2)).astype(np.uint8)
+    grey = SlicePairs([SlicePair(checks, checks, "n", "s", "roadscene")])
+    image = RandomPatches(grey, size=96, weights={"roadscene": 1}, shrink=(2, 2), **PLAIN)[0]["image"]
+    assert image.shape == (2, 96, 96)
+    torch.testing.assert_close(image, torch.full_like(image, 0.5), atol=0.02, rtol=0)  # antialiased
+    chroma = (0.5 + 0.1 * np.sign(np.sin(1 + np.indices((100, 100)).sum(0)))).astype(np.float16)
+    pairs = SlicePairs([SlicePair(chroma, chroma, "n", "s", "chroma")])
+    patches = RandomPatches(pairs, size=96, weights={"chroma": 1}, length=20)
+    assert {v for k in range(20) for v in patches[k]["image"].unique().tolist()} == {*map(float, np.unique(chroma))}
+    with pytest.raises(ImageError, match="shrink"):
+        RandomPatches(grey, weights={"roadscene": 1}, shrink=(0.5, 2))
+
+
+def test_bad_folders_of_photographs_are_refused(photographs, tmp_path):
+    with pytest.raises(BundleError, match="split must be"):
+        image_pairs(photographs, split="test")
+    with pytest.raises(BundleError, match="must hold irvis"):
+        image_pairs(tmp_path / "nowhere")
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(photographs / "irvis" / "tno" / "ir" / "c.png")
+    with pytest.raises(ImageError, match="one size"):
+        image_pairs(photographs, split="dev")
+    (photographs / "irvis" / "msrs" / "ir" / "b.png").unlink()
+    with pytest.raises(BundleError, match=r"ir/b\.png"):
+        image_pairs(photographs)
+
+
+@needs_shared
+def test_real_photographs_of_the_benchmark_are_not_in_train():
+    train, dev = (image_pairs(SHARED / "data", split=split) for split in ("train", "dev"))
+    assert len(dev) == 31 and not train.subjects & dev.subjects
+    seen, held_out = ({digest(p.source2) for p in part.pairs if p.kind != "chroma"} for part in (train, dev))
+    assert len(seen) == 183 and not seen & held_out
