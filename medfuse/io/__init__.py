@@ -13,7 +13,7 @@ from medfuse.io.dicom import (
     series_suv,
 )
 from medfuse.io.discover import Discovery, discover
-from medfuse.io.images import Image2D, check_pair, match_folders, read_image, write_image
+from medfuse.io.images import Image2D, check_pair, match_folders, match_manifest, read_image, write_image
 from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "is_nifti",
     "list_series",
     "match_folders",
+    "match_manifest",
     "open_series",
     "read_image",
     "require_cases",

@@ -1,4 +1,4 @@
-"""2-D images in and out, and folders of them matched by name."""
+"""2-D images in and out, and pairs of them, matched by name or listed in a table."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import SimpleITK as sitk
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medfuse.errors import BundleError, GeometryError, ImageError
-from medfuse.io.atomic import atomic_file
+from medfuse.io.atomic import atomic_file, atomic_path
+from medfuse.io.cases import refuse_twins
+from medfuse.io.manifest import PLAIN_ID, read_rows
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 Bits = Literal[8, 16, 32]
 _FULL_RANGE = {8: 255.0, 16: 65535.0, 32: 1.0}
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0 tags
+_MAX_PIXELS = 80_000_000  # less than what Pillow warns of
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _SAMPLES_PER_PIXEL, _PLANAR = 258, 262, 274, 277, 284  # TIFF 6.0 tags
+_WHITE_IS_ZERO, _RGB = 0, 2  # values of the photometric interpretation
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,11 @@ def read_image(path: str | Path, *, color: bool = False, allow_constant: bool = 
 
     Integers are divided by the full range of their type (255 or 65535), floats are kept as they are. Fewer than 8 bits
     count as 8. A palette is looked up. An opaque alpha channel is dropped. Three equal channels are one grey channel.
+    The orientation that a camera noted (EXIF) is applied. Colour profiles are not.
 
     Args:
-        path: PNG (8 or 16 bits), TIFF (8, 16 bits or float, one page), npy (uint8, uint16 or float), JPEG or BMP.
+        path: PNG (8 or 16 bits), TIFF (8, 16 bits or float, one page), npy (uint8, uint16 or float), JPEG or BMP, of at
+            most 80 million pixels.
         color: Accept colour, and return it as **[H, W, 3]**.
         allow_constant: Accept an image of one value. It is legal in a folder of slices: those at the ends may be empty.
             `check_pair` refuses a pair of which both are constant.
@@ -51,8 +59,9 @@ def read_image(path: str | Path, *, color: bool = False, allow_constant: bool = 
         The image with its bits and kind.
 
     Raises:
-        ImageError: If the file is absent, truncated, of another format or type, holds several pages, transparency,
-            NaN or infinity, colour that was not asked for, or 16-bit colour, which would lose half its bits.
+        ImageError: If the file is absent, truncated, too large, of another format or type, holds several pages,
+            transparency, NaN or infinity, colour that was not asked for or is not RGB, or 16 bits in a form that would
+            lose some of them.
         GeometryError: If an npy array is neither [H, W] nor [H, W, 3].
     """
     path = Path(path)
@@ -78,12 +87,12 @@ def read_image(path: str | Path, *, color: bool = False, allow_constant: bool = 
 
 
 def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
-    """Write an image atomically: integers as PNG, floats as npy.
+    """Write an image atomically: integers as PNG or TIFF, floats as npy. Nothing is written that loses values further.
 
     Args:
-        path: `.png` for 8 and 16 bits, `.npy` for 32.
-        array: **[H, W]**, or **[H, W, 3]** for 8 and 32 bits; array or tensor, finite. In integer files 0..1 becomes
-            the full range, rounded half to even, and what lies beyond is clipped; in float files nothing is changed.
+        path: `.png`, `.tif` or `.tiff` for 8 and 16 bits, `.npy` for 32.
+        array: **[H, W]** or **[H, W, 3]**; array or tensor, finite. In integer files 0..1 becomes the full range,
+            rounded half to even, and what lies beyond is clipped; in float files nothing is changed.
         bits: 8, 16 or 32.
 
     Raises:
@@ -92,22 +101,29 @@ def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
     """
     path = Path(path)
     what = _label(path)
-    if path.suffix.lower() != {8: ".png", 16: ".png", 32: ".npy"}.get(bits):
-        raise ImageError(f"{what} must be .png for 8 and 16 bits and .npy for 32, got {bits} bits; change one of them.")
+    if path.suffix.lower() not in {8: tuple(_FORMATS), 16: tuple(_FORMATS), 32: (".npy",)}.get(bits, ()):
+        raise ImageError(
+            f"{what} must be .png or .tif for 8 and 16 bits and .npy for 32, got {bits} bits; change one of them."
+        )
     values = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
-    if 0 in values.shape or not (values.ndim == 2 or (values.shape[2:] == (3,) and bits != 16)):
-        raise GeometryError(f"{what} must be [H, W], or [H, W, 3] but for 16 bits, got {values.shape}; reshape it.")
+    if 0 in values.shape or not (values.ndim == 2 or values.shape[2:] == (3,)):
+        raise GeometryError(f"{what} must be [H, W] or [H, W, 3], got {values.shape}; reshape it.")
     if not np.isfinite(values).all():
         raise ImageError(f"{what} must be finite, got NaN or infinity; nothing was written.")
-    with atomic_file(path) as file:
-        if bits == 32:
+    if bits == 32:
+        with atomic_file(path) as file:
             np.save(file, np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)
+        return
+    scaled = np.rint(np.clip(values.astype(np.float64), 0, 1) * _FULL_RANGE[bits])
+    samples = scaled.astype(np.uint8 if bits == 8 else np.uint16)
+    with atomic_path(path) as temporary:
+        if bits == 16 and samples.ndim == 3:  # which Pillow has no mode for
+            sitk.WriteImage(sitk.GetImageFromArray(samples, isVector=True), temporary, useCompression=True)
         else:
-            scaled = np.rint(np.clip(values.astype(np.float64), 0, 1) * _FULL_RANGE[bits])
-            Image.fromarray(scaled.astype(np.uint8 if bits == 8 else np.uint16)).save(file, format="PNG")
+            Image.fromarray(samples).save(temporary, format=_FORMATS[path.suffix.lower()])
 
 
-def check_pair(source1: Image2D, source2: Image2D, *, factors: tuple[int, ...] = (1, 2, 4)) -> int:
+def check_pair(source1: Image2D, source2: Image2D, *, factors: tuple[int, ...] = (1, 2, 3, 4)) -> int:
     """Check that two images can be fused, and return by how much the second is smaller.
 
     Args:
@@ -160,6 +176,46 @@ def match_folders(source1: str | Path, source2: str | Path) -> list[tuple[str, P
     return [(name, first[name], second[name]) for name in sorted(first)]
 
 
+def match_manifest(path: str | Path) -> list[tuple[str, Path, Path]]:
+    """List the pairs of a table: TSV or CSV with the columns source1, source2 and, if wanted, name.
+
+    Paths are relative to the table. Without a name, a pair is called as its first image without suffix.
+
+    Args:
+        path: The table.
+
+    Returns:
+        Name, first path and second path, sorted by name.
+
+    Raises:
+        BundleError: If the table cannot be read, lacks a column, has an unknown one or no row, an image is absent or
+            of another kind, a name is none, or two pairs share one.
+    """
+    path = Path(path)
+    pairs: dict[str, tuple[str, Path, Path]] = {}
+    for number, cells in read_rows(path, ("source1", "source2"), ("name",)):
+        files = []
+        for source in ("source1", "source2"):
+            file = path.parent / cells.get(source, "")
+            if file.suffix.lower() not in SUFFIXES or not file.is_file():
+                raise BundleError(
+                    f"{source} in row {number} of the manifest must be an image ({', '.join(SUFFIXES)}), got no such "
+                    "file; check its path."
+                )
+            files.append(file)
+        name = cells.get("name", files[0].stem)
+        if "name" in cells and not PLAIN_ID.fullmatch(name):
+            raise BundleError(
+                f"name in row {number} of the manifest must be letters, digits, '.', '_' and '-', got another text; "
+                "rename it."
+            )
+        if name in pairs:
+            raise BundleError(f"Each pair must have a name of its own, got {name} twice; give a column name.")
+        pairs[name] = (name, files[0], files[1])
+    refuse_twins(pairs)
+    return [pairs[name] for name in sorted(pairs)]
+
+
 def _images(what: str, folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise BundleError(f"{what} must be a folder, got no folder {folder.name!r}; check the path.")
@@ -178,46 +234,88 @@ def _images(what: str, folder: Path) -> dict[str, Path]:
 
 def _read_npy(path: Path, what: str) -> tuple[np.ndarray, str]:
     try:  # mapped, so that a header that lies about the size allocates nothing
-        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a broken header raises errors of any kind
         raise ImageError(f"{what} must be a whole npy file of numbers, got another; write it again.") from error
     if 0 in array.shape or not (array.ndim == 2 or array.shape[2:] == (3,)):
         raise GeometryError(f"{what} must be [H, W] or [H, W, 3], got {array.shape}; reshape it.")
-    return array, "npy"
+    _check_size(array.shape[1], array.shape[0], what)
+    return np.array(array), "npy"
 
 
 def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
     try:
         with Image.open(path, formats=["PNG", "TIFF", "JPEG", "BMP"]) as image:
             kind = (image.format or "").lower()
-            _refuse_loss(image, path, what)
+            _check_size(*image.size, what)
+            if _check_form(image, path, what):
+                return _deep_color(path, image.size, what), kind
             image.load()
-            return _samples(image, what), kind
+            return _samples(ImageOps.exif_transpose(image), what), kind
     except ImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(_too_large(what)) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got another file; convert it.") from error
     except Exception as error:  # a broken file raises errors of any kind, a warning made an error among them
         raise ImageError(f"{what} must be a whole image, got a cut or corrupt one; copy it again.") from error
 
 
-def _refuse_loss(image: Image.Image, path: Path, what: str) -> None:
-    """Refuse what Pillow would read with loss: more pages than one, 16-bit colour, inverted 16-bit grey."""
+def _check_size(width: int, height: int, what: str) -> None:
+    if width * height > _MAX_PIXELS:
+        raise ImageError(_too_large(what))
+
+
+def _too_large(what: str) -> str:
+    return f"{what} must have at most {_MAX_PIXELS // 1_000_000} million pixels, got more; cut it into parts."
+
+
+def _check_form(image: Image.Image, path: Path, what: str) -> bool:
+    """Refuse what cannot be read without loss, and return whether it is 16-bit colour, which Pillow would halve."""
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError(f"{what} must hold one page, got {getattr(image, 'n_frames', 1)}; save each as a file.")
-    deep = False
-    if image.format == "PNG":  # PNG specification, 11.2.1: bit depth and colour type in the header; 0 is grey
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        raise ImageError(f"{what} must be grey or RGB, got {image.mode}; convert it.")
+    if image.format == "PNG":  # PNG specification, 11.2.1: bit depth and colour type in the header
         with path.open("rb") as file:
             depth, colour_type = file.read(26)[24:26]
-        deep = depth == 16 and (colour_type != 0 or "transparency" in image.info)
+        deep, color = depth == 16, colour_type in (2, 6)
+        plain = color or (colour_type == 0 and "transparency" not in image.info)
+        upright = image.getexif().get(_ORIENTATION, 1) == 1
     elif image.format == "TIFF":
         tags: Any = getattr(image, "tag_v2", {})
         depths = tags.get(_BITS_PER_SAMPLE, (1,))
-        deep = max(depths) > 8 and (len(depths) > 1 or tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
-    if deep:
+        if max(depths) not in (1, 2, 4, 8, 16, 32, 64):
+            raise ImageError(f"{what} must have 8 or 16 bits or floats, got {max(depths)} bits; convert it.")
+        orientation = tags.get(_ORIENTATION, 1)
+        if orientation > 4:  # Pillow 13 garbles an uncompressed one
+            raise ImageError(
+                f"{what} must be stored upright, got a TIFF turned by its orientation tag; save it turned."
+            )
+        deep, color, upright = max(depths) > 8, tags.get(_PHOTOMETRIC) == _RGB, orientation == 1
+        if color:
+            plain = tags.get(_PLANAR, 1) == 1 and set(depths) == {16}
+        else:
+            plain = tags.get(_SAMPLES_PER_PIXEL, 1) == 1 and tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO
+    else:
+        return False
+    if deep and not (plain and (upright or not color)):
         raise ImageError(
-            f"{what} must be 8-bit, or 16-bit grey with black as zero, got another 16-bit kind; save it as 16-bit grey."
+            f"{what} must be 8-bit, 16-bit grey with black as zero, or 16-bit RGB stored upright and pixel by pixel, "
+            "got another 16-bit kind; save it so."
         )
+    return deep and color
+
+
+def _deep_color(path: Path, size: tuple[int, int], what: str) -> np.ndarray:
+    """Read 16-bit RGB or RGBA as **[H, W, 3]**."""
+    samples = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    if samples.dtype != np.uint16 or samples.shape not in {(size[1], size[0], n) for n in (3, 4)}:
+        raise ImageError(f"{what} must be RGB of 16 bits, got another kind; convert it.")
+    if samples.shape[2] == 4 and samples[..., 3].min() < _FULL_RANGE[16]:
+        raise ImageError(_transparent(what))
+    return samples[..., :3]
 
 
 def _samples(image: Image.Image, what: str) -> np.ndarray:
@@ -227,7 +325,7 @@ def _samples(image: Image.Image, what: str) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if np.asarray(image.getchannel("A")).min() < 255:
-            raise ImageError(f"{what} must be opaque, got transparent pixels; save it without alpha.")
+            raise ImageError(_transparent(what))
         image = image.convert("RGB")
     elif image.mode in ("P", "PA"):
         image = image.convert("RGB")
@@ -239,6 +337,10 @@ def _samples(image: Image.Image, what: str) -> np.ndarray:
             raise ImageError(f"{what} must have 8 or 16 bits or floats, got 32-bit integers; convert it.")
         samples = samples.astype(np.uint16)
     return samples
+
+
+def _transparent(what: str) -> str:
+    return f"{what} must be opaque, got transparent pixels; save it without alpha."
 
 
 def _bits(dtype: np.dtype, what: str) -> Bits:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,49 +39,65 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
             unique. No message repeats a cell: it may name a patient.
     """
     path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = list(csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BundleError(
-            "The manifest must be a readable TSV or CSV file in UTF-8, got another; repair it."
-        ) from error
-    names = [name.strip().lower() for name in header]
-    _check_columns(names)
     cases = []
-    for number, row in enumerate(rows, start=2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(names):
-            raise BundleError(
-                f"Row {number} of the manifest must have {len(names)} cells, got {len(row)}; "
-                "check its tabs, commas and quotes."
-            )
-        cells = {name: cell.strip() for name, cell in zip(names, row, strict=True) if cell.strip() not in ("", "n/a")}
+    for number, cells in read_rows(path, REQUIRED, OPTIONAL):
         if not PLAIN_ID.fullmatch(cells.get("case", "")):
             raise BundleError(
                 f"case in row {number} of the manifest must be letters, digits, '.', '_' and '-', got another text; "
                 "rename it."
             )
         cases.append(_case(cells, path.parent))
-    if not cases:
-        raise BundleError("The manifest must have a row for each case, got none; add them.")
     _check_unique([case["case"] for case in cases])
     return sorted(cases, key=lambda case: case["case"])
 
 
-def _check_columns(names: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in names]
+def read_rows(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a table.
+
+    Args:
+        path: TSV or CSV file, by its suffix.
+        required: Columns that must be there.
+        optional: Columns that may be.
+
+    Yields:
+        Number of each row in the file, and its cells by column. Empty rows and empty cells are left out.
+
+    Raises:
+        BundleError: As `read_manifest`, but for what is in a cell.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *rows = list(csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)) or [[]]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise BundleError(
+            "The manifest must be a readable TSV or CSV file in UTF-8, got another; repair it."
+        ) from error
+    names = [name.strip().lower() for name in header]
+    _check_columns(names, required, optional)
+    filled = [(number, row) for number, row in enumerate(rows, start=2) if any(cell.strip() for cell in row)]
+    if not filled:
+        raise BundleError("The manifest must have a row for each case, got none; add them.")
+    for number, row in filled:
+        if len(row) != len(names):
+            raise BundleError(
+                f"Row {number} of the manifest must have {len(names)} cells, got {len(row)}; "
+                "check its tabs, commas and quotes."
+            )
+        cells = ((name, cell.strip()) for name, cell in zip(names, row, strict=True))
+        yield number, {name: cell for name, cell in cells if cell not in ("", "n/a")}
+
+
+def _check_columns(names: list[str], required: Sequence[str], optional: Sequence[str]) -> None:
+    missing = [name for name in required if name not in names]
     if missing:
         raise BundleError(
-            f"The manifest must have the columns {', '.join(REQUIRED)}, got no {' and no '.join(missing)}; add them."
+            f"The manifest must have the columns {', '.join(required)}, got no {' and no '.join(missing)}; add them."
         )
-    unknown = [str(i) for i, name in enumerate(names, start=1) if name not in REQUIRED + OPTIONAL]
+    known = (*required, *optional)
+    unknown = [str(i) for i, name in enumerate(names, start=1) if name not in known]
     if unknown or len(set(names)) < len(names):
         what = f"unknown ones (number {', '.join(unknown)})" if unknown else "one twice"
-        raise BundleError(
-            f"The columns of the manifest must be {', '.join(REQUIRED + OPTIONAL)}, got {what}; rename or remove them."
-        )
+        raise BundleError(f"The columns of the manifest must be {', '.join(known)}, got {what}; rename or remove them.")
 
 
 def _check_unique(ids: list[str]) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import tifffile
 import torch
 from PIL import Image
 
 from medfuse.errors import BundleError, GeometryError, ImageError
-from medfuse.io.images import Image2D, check_pair, match_folders, read_image, write_image
+from medfuse.io.images import Image2D, check_pair, match_folders, match_manifest, read_image, write_image
 
 GREY8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GREY16 = np.linspace(0, 65535, 12 * 9).astype(np.uint16).reshape(12, 9)
@@ -96,22 +100,146 @@ def test_transparency_is_refused(tmp_path):
             read_image(tmp_path / name)
 
 
-def test_16_bit_colour_is_refused_rather_than_halved(tmp_path):
-    # One pixel of 16-bit RGB, which Pillow reads as 8-bit without a word
-    import struct
-    import zlib
+def png(path, depth, colour_type, samples, *chunks, size=None):
+    """Write a PNG of one row by hand: Pillow has no mode for some kinds. Its header may lie about the size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    (tmp_path / "a.png").write_bytes(
+    size = size or (len(samples) // {0: 1, 2: 3, 4: 2, 6: 4}[colour_type], 1)
+    path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">HHH", 1, 2, 3)))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0))
+        + b"".join(chunk(*c) for c in chunks)
+        + chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(f">{len(samples)}H", *samples)))
         + chunk(b"IEND", b"")
     )
-    with pytest.raises(ImageError, match="16-bit kind"):
-        read_image(tmp_path / "a.png", color=True)
+    return path
+
+
+RGB16 = np.random.default_rng(0).integers(0, 65536, (12, 9, 3)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_16_bit_colour_keeps_every_bit(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, RGB16)
+    else:
+        write_image(path, torch.from_numpy(RGB16 / 65535), bits=16)
+    image = read_image(path, color=True)
+    assert (image.bits, image.array.dtype) == (16, np.float32)
+    np.testing.assert_array_equal(image.array, (RGB16 / 65535).astype(np.float32))
+    with pytest.raises(ImageError, match="must be grey, got colour"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_16_bit_colour_of_other_writers(tmp_path, compression):
+    tifffile.imwrite(tmp_path / "a.tif", RGB16, photometric="rgb", compression=compression)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", color=True).array, (RGB16 / 65535).astype(np.float32))
+    png(tmp_path / "a.png", 16, 2, (1, 2, 3))
+    np.testing.assert_array_equal(np.rint(read_image(tmp_path / "a.png", color=True).array * 65535), [[[1, 2, 3]]])
+
+
+def test_16_bit_grey_as_colour_is_grey(tmp_path):
+    write_image(tmp_path / "a.png", np.repeat(GREY16[..., None] / 65535, 3, axis=2), bits=16)
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.mode == "RGB"
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").array, (GREY16 / 65535).astype(np.float32))
+
+
+def test_16_bit_alpha_is_dropped_where_opaque(tmp_path):
+    png(tmp_path / "a.png", 16, 6, (1, 2, 3, 65535, 4, 5, 6, 65535))
+    found = read_image(tmp_path / "a.png", color=True).array
+    np.testing.assert_array_equal(np.rint(found * 65535), [[[1, 2, 3], [4, 5, 6]]])
+    png(tmp_path / "b.png", 16, 6, (1, 2, 3, 65535, 4, 5, 6, 65534))
+    with pytest.raises(ImageError, match="opaque"):
+        read_image(tmp_path / "b.png", color=True)
+
+
+def test_16_bits_that_would_lose_some_are_refused(tmp_path, capfd):
+    png(tmp_path / "alpha.png", 16, 4, (1, 65535))
+    png(tmp_path / "key.png", 16, 0, (1, 2), (b"tRNS", struct.pack(">H", 1)))
+    exif = Image.Exif()
+    exif[274] = 3
+    png(tmp_path / "turned.png", 16, 2, (1, 2, 3), (b"eXIf", exif.tobytes()[6:]))
+    tifffile.imwrite(tmp_path / "planes.tif", np.moveaxis(RGB16, -1, 0), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "turned.tif", RGB16, photometric="rgb", extratags=[(274, 3, 1, 3, True)])
+    tifffile.imwrite(tmp_path / "inverse.tif", GREY16, photometric="miniswhite")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(ImageError, match="16-bit kind"):
+            read_image(path, color=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_12_bits_are_refused_rather_than_taken_as_16(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY16, byteorder="<")
+    raw = (tmp_path / "a.tif").read_bytes()
+    entry = struct.pack("<HHI", 258, 3, 1)  # bits per sample, one short
+    assert raw.count(entry + b"\x10") == 1
+    (tmp_path / "a.tif").write_bytes(raw.replace(entry + b"\x10", entry + b"\x0c"))
+    with pytest.raises(ImageError, match="got 12 bits"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_orientation_that_a_camera_noted_is_applied(tmp_path, suffix, orientation):
+    scene = np.zeros((24, 40), np.uint8)
+    scene[:8, :16], scene[16:, 24:] = 255, 128  # TIFF 6.0, tag 274: which corner the first row and column are
+    stored = {
+        1: scene,
+        2: scene[:, ::-1],
+        3: scene[::-1, ::-1],
+        4: scene[::-1],
+        5: scene.T,
+        6: scene.T[::-1],
+        7: scene.T[::-1, ::-1],
+        8: scene.T[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = store(tmp_path / f"a{suffix}", np.ascontiguousarray(stored), exif=exif, quality=100)
+    assert np.abs(read_image(path).array * 255 - scene).max() < 4
+    write_image(tmp_path / "b.png", read_image(path).array, bits=8)
+    with Image.open(tmp_path / "b.png") as written:
+        assert not written.getexif()
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("array", [GREY8, GREY16])
+def test_a_turned_tiff_is_applied_or_refused(tmp_path, array, compression):
+    for orientation, upright in {2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1]}.items():
+        path, tags = tmp_path / f"{orientation}.tif", [(274, 3, 1, orientation, True)]
+        tifffile.imwrite(path, array, compression=compression, extratags=tags)
+        np.testing.assert_array_equal(read_image(path).array, (upright / np.iinfo(array.dtype).max).astype(np.float32))
+    tifffile.imwrite(tmp_path / "6.tif", array, compression=compression, extratags=[(274, 3, 1, 6, True)])
+    with pytest.raises(ImageError, match="upright"):
+        read_image(tmp_path / "6.tif")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk_is_refused(tmp_path, suffix):
+    Image.fromarray(GREY8).convert("CMYK").save(tmp_path / f"a{suffix}")
+    with pytest.raises(ImageError, match="grey or RGB, got CMYK"):
+        read_image(tmp_path / f"a{suffix}", color=True)
+
+
+@pytest.mark.parametrize("side", [9_000, 20_000])
+def test_a_header_of_too_large_an_image_is_refused_before_its_pixels_are_read(tmp_path, side):
+    png(tmp_path / "a.png", 8, 0, (0,), size=(side, side))
+    tifffile.imwrite(tmp_path / "a.tif", GREY8, byteorder="<")
+    raw = (tmp_path / "a.tif").read_bytes()
+    for tag in (256, 257):
+        old = struct.pack("<HHI", tag, 4, 1) + struct.pack("<I", 16)
+        assert raw.count(old) == 1
+        raw = raw.replace(old, old[:8] + struct.pack("<I", side))
+    (tmp_path / "a.tif").write_bytes(raw)
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (side, side))
+    for suffix in (".png", ".tif", ".npy"):
+        with pytest.raises(ImageError, match="at most 80 million pixels"):
+            read_image(tmp_path / f"a{suffix}")
 
 
 def test_pages_are_refused(tmp_path):
@@ -119,6 +247,30 @@ def test_pages_are_refused(tmp_path):
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
     with pytest.raises(ImageError, match="one page, got 2"):
         read_image(tmp_path / "a.tif")
+
+
+def test_a_moving_image_is_refused(tmp_path):
+    frames = [Image.fromarray(GREY8), Image.fromarray(GREY8.T)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "b.gif").rename(tmp_path / "b.png")
+    for name, message in (("a.png", "one page, got 2"), ("b.png", "got another file")):
+        with pytest.raises(ImageError, match=message):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("keep", [40, 300, -100, -2000])
+def test_cut_16_bit_colour_is_refused(tmp_path, suffix, keep):
+    array = np.random.default_rng(0).integers(0, 65536, (40, 40, 3)).astype(np.uint16)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".tif":  # its header comes first, so that a cut takes pixels alone
+        tifffile.imwrite(path, array, photometric="rgb")
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=True), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ImageError):
+        read_image(path, color=True)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".jpg", ".bmp"])
@@ -188,9 +340,10 @@ def test_rounding_is_half_to_even_and_clips_integers_only(tmp_path):
         ("a.png", np.full((2, 2), np.nan), 8, ImageError),
         ("a.png", np.ones((2, 2)), 32, ImageError),
         ("a.npy", np.ones((2, 2)), 8, ImageError),
-        ("a.tif", np.ones((2, 2)), 8, ImageError),
+        ("a.jpg", np.ones((2, 2)), 8, ImageError),
+        ("a.tif", np.ones((2, 2)), 32, ImageError),
         ("a.png", np.ones((2, 2)), 12, ImageError),
-        ("a.png", np.ones((2, 2, 3)), 16, GeometryError),
+        ("a.png", np.ones((2, 2, 4)), 16, GeometryError),
         ("a.png", np.ones((3, 2, 2)), 8, GeometryError),
         ("a.png", np.ones((0, 2)), 8, GeometryError),
     ],
@@ -206,14 +359,14 @@ def image(*shape, value=None):
     return Image2D(array if value is None else np.full(shape, value, np.float32), 8, "png")
 
 
-@pytest.mark.parametrize(("small", "factor"), [((9, 12), 1), ((5, 6), 2), ((3, 3), 4)])
+@pytest.mark.parametrize(("small", "factor"), [((9, 12), 1), ((5, 6), 2), ((3, 4), 3), ((3, 3), 4)])
 def test_pair_gives_the_factor(small, factor):
     assert check_pair(image(9, 12), image(*small)) == factor
 
 
 def test_unfit_pairs_are_refused():
     for shape in ((9, 11), (4, 6), (18, 24), (9, 6)):
-        with pytest.raises(GeometryError, match=r"smaller by 2 or 4, got"):
+        with pytest.raises(GeometryError, match=r"smaller by 2 or 3 or 4, got"):
             check_pair(image(9, 12), image(*shape))
     assert check_pair(image(9, 12), image(9, 12, value=0)) == 1
     with pytest.raises(ImageError, match="two constant"):
@@ -252,6 +405,48 @@ def test_unmatched_folders_are_refused(tmp_path, first, second, message):
 def test_absent_folder_is_refused(tmp_path):
     with pytest.raises(BundleError, match="source1 must be a folder"):
         match_folders(tmp_path / "absent", tmp_path)
+
+
+def table(tmp_path, text, name="pairs.tsv"):
+    folders(tmp_path, ("a.png", "b.tif", "c.txt"), ("x.jpg", "y.png"))
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def test_a_table_lists_pairs(tmp_path):
+    path = table(tmp_path, "source1,Source2,name\none/b.tif,two/x.jpg,night-1\none/a.png,two/y.png,n/a\n", "p.csv")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert match_manifest(path) == [
+        ("a", one / "a.png", two / "y.png"),
+        ("night-1", one / "b.tif", two / "x.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("source1\n", "columns source1, source2, got no source2"),
+        ("source1\tsource2\tmri\n", "source1, source2, name, got unknown"),
+        ("source1\tsource2\n", "got none"),
+        ("source1\tsource2\none/a.png\n", "Row 2 of the manifest must have 2 cells, got 1"),
+        ("source1\tsource2\none/a.png\ttwo/z.png\n", "source2 in row 2 .* no such file"),
+        ("source1\tsource2\none/c.txt\ttwo/x.jpg\n", "source1 in row 2 .* no such file"),
+        ("source1\tsource2\none/a.png\t\n", "source2 in row 2 .* no such file"),
+        ("source1\tsource2\tname\none/a.png\ttwo/x.jpg\t../a\n", "name in row 2"),
+        ("source1\tsource2\none/a.png\ttwo/x.jpg\none/a.png\ttwo/y.png\n", "got a twice"),
+        ("source1\tsource2\tname\none/a.png\ttwo/x.jpg\t\none/b.tif\ttwo/y.png\tA\n", "upper and lower case"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(tmp_path, text, message):
+    with pytest.raises(BundleError, match=message):
+        match_manifest(table(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["absent.tsv", "one", "one/a.png"])
+def test_a_table_of_another_kind_is_refused(tmp_path, name):
+    table(tmp_path, "")
+    with pytest.raises(BundleError, match="readable TSV or CSV"):
+        match_manifest(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".jpg", ".bmp"])
