@@ -64,15 +64,31 @@ class Stage(nn.Module):
         return x
 
 
+def _reach(encoder_blocks: Sequence[int], decoder_blocks: Sequence[int]) -> int:
+    """Return how far, in pixels, an input can be from an output that depends on it.
+
+    Followed backwards: up the decoder the distance halves from level to level, down the encoder it doubles, and each
+    block adds its two 3 x 3 convolutions.
+    """
+    distance = 1  # the head
+    for blocks in decoder_blocks:
+        distance = -(-(distance + 2 * blocks) // 2)
+    distance += 2 * encoder_blocks[-1]
+    for blocks in reversed(encoder_blocks[:-1]):
+        distance = 2 * distance + 2 * blocks
+    return 2 * (distance + 1)  # the stem, at half resolution
+
+
 class FusionUNet(nn.Module):
     """Time- and degradation-conditioned U-Net for any H x W.
 
-    Input channels (9): state of source 1, source 2 and fused; regularised inverse of each source; gradient feature
-    `A'(A x - y)` of each source; noise std map of each source. Output channels (6): residual of the three states, logit
-    of the fusion weight, log-variance of each restored source.
+    Input channels (12): state of source 1, source 2 and fused; regularised inverse of each source; gradient feature
+    `A'(A x - y)` of the estimate of each source; noise std map of each source; previous estimate of source 1, source 2
+    and fused. Output channels (6): change of the three estimates, logit of the fusion weight, log-variance of each
+    restored source.
     """
 
-    in_channels = 9
+    in_channels = 12
     out_channels = 6
 
     def __init__(
@@ -94,6 +110,7 @@ class FusionUNet(nn.Module):
         """
         super().__init__()
         self.multiple = 2 ** len(widths)
+        self.reach = _reach(encoder_blocks, decoder_blocks)
         self.condition_features = condition_features
         self.embed = nn.Sequential(nn.Linear(condition_features, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.stem = nn.Conv2d(4 * self.in_channels, widths[0], 3, padding=1)
@@ -114,7 +131,7 @@ class FusionUNet(nn.Module):
         """Predict residuals, fusion weight and log-variances.
 
         Args:
-            image: **[B, 9, H, W]**.
+            image: **[B, 12, H, W]**.
             condition: **[B, condition_features]**; zeros where absent.
 
         Returns:

@@ -9,7 +9,9 @@ from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
 from medfuse.diffusion import FusionState
-from medfuse.losses import FusionLoss, gradients, structural_similarity, visual_information
+from medfuse.losses import FusionLoss, edge_preservation, gradients, structural_similarity, visual_information
+from medfuse.metrics.gradients import edge_transfer
+from medfuse.physics import GaussianBlur
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -102,6 +104,32 @@ def test_visual_information_in_float32_and_on_a_scale_of_255_is_the_same():
     assert torch.allclose(visual_information(255 * x, 255 * y, data_range=255.0), exact, rtol=1e-6)
 
 
+# ---------------------------------------------------------------------------------------------------------------- edges
+def test_edges_are_kept_by_the_image_itself_and_lost_by_a_flat_an_inverted_and_a_turned_one():
+    x = rand(2, 1, 24, 20)
+    assert edge_preservation(x, x).tolist() == pytest.approx([1, 1])
+    assert float(edge_preservation(x, x + 0.3).min()) == pytest.approx(1)
+    for other in (torch.full_like(x, 0.5), 1 - x, x.flip(2)):
+        assert float(edge_preservation(x, other).max()) < 0.2
+    assert float(edge_preservation(x, 0.7 * x).max()) < float(edge_preservation(x, 0.9 * x).min()) < 1
+
+
+def test_edges_agree_with_the_metric_where_one_source_is_all_there_is():
+    x = GaussianBlur(1.5).forward(rand(4, 1, 40, 40))
+    x = (x - x.amin((2, 3), keepdim=True)) / (x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True))
+    images = [x + std * (rand(4, 1, 40, 40, seed=3) - 0.5) for std in (0.0, 0.05, 0.2, 0.6)]
+    metric = [float(edge_transfer(x, x, y, data_range=1.0, wrap=True).mean()) for y in images]
+    ours = [float(edge_preservation(x, y).mean()) for y in images]
+    assert ours == pytest.approx(metric, abs=0.12)
+    assert sorted(ours, reverse=True) == ours
+
+
+def test_edges_are_differentiable_on_black_too():
+    black = torch.zeros(1, 1, 12, 12, dtype=torch.float64, requires_grad=True)
+    edge_preservation(torch.cat([black.detach(), rand(1, 1, 12, 12)], 1), black.expand(1, 2, -1, -1)).sum().backward()
+    assert bool(black.grad.isfinite().all())
+
+
 # ------------------------------------------------------------------------------------------------------------ gradients
 def test_gradients_are_forward_differences():
     x = torch.arange(6.0).reshape(1, 1, 2, 3) ** 2
@@ -137,16 +165,16 @@ def test_perfect_restoration_and_fusion_of_equal_sources_cost_nothing():
     assert float(FusionLoss()({"states": perfect(target)}, target)) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("step", "channel"), [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)])
-def test_any_departure_from_the_perfect_costs(channel, step):
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_any_departure_from_the_perfect_costs(channel):
     target = rand(2, 1, 16, 16).expand(-1, 2, -1, -1)
     loss = FusionLoss()
     best = float(loss({"states": perfect(target)}, target))
     for seed, size in enumerate((0.001, 0.02, 0.3)):
         states = perfect(target)
-        x = states[step].x.clone()
+        x = states[-1].x.clone()
         x[:, channel] += size * (rand(2, 16, 16, seed=seed) - 0.5)
-        states[step] = dataclasses.replace(states[step], x=x)
+        states[-1] = dataclasses.replace(states[-1], x=x)
         assert float(loss({"states": states}, target)) > best
 
 
@@ -175,14 +203,29 @@ def test_a_fusion_that_shows_the_stronger_edges_costs_less_than_one_that_shows_n
     assert losses[0] < losses[1]
 
 
-def test_earlier_steps_count_less_and_the_loss_does_not_grow_with_their_number():
+def test_the_step_that_was_run_last_counts():
     target, s = rand(2, 2, 13, 14, seed=9), state()
-    loss = FusionLoss(early=0.3)
-    one = loss({"states": [s]}, target)
-    for n in (2, 5):
-        assert torch.allclose(loss({"states": [s] * n}, target), one)
-    good, bad = perfect(target, 1)[0], s
-    assert float(loss({"states": [bad, good]}, target)) < float(loss({"states": [good, bad]}, target))
+    loss = FusionLoss()
+    assert torch.equal(loss({"states": [*perfect(target), s]}, target), loss({"states": [s]}, target))
+
+
+def test_black_background_costs_what_is_above_it():
+    target = rand(1, 2, 20, 20)
+    target[..., :10] = 0.0
+    s = perfect(target, 1)[0]
+    costs = []
+    for level in (-0.02, 0.0, 0.02):
+        x = s.x.clone()
+        x[:, 2, :, :10] = level
+        costs.append(
+            float(
+                FusionLoss(intensity=0, gradient=0, ssim=0, information=0, edges=0, black=10)(
+                    {"states": [dataclasses.replace(s, x=x)]}, target
+                )
+            )
+        )
+    assert costs[0] == costs[1]
+    assert costs[2] - costs[1] == pytest.approx(0.1 * 10 * 0.02 / 2)
 
 
 def test_the_likelihood_trains_the_log_variance_alone_and_finds_the_error():
@@ -202,7 +245,7 @@ def test_terms_are_weighed_by_their_arguments():
     rmse = (s[0].x[:, :2] - target).square().mean((2, 3)).sqrt()
     assert restoration == pytest.approx(0.03 * float((rmse * 255 / 0.25).log().mean()), rel=1e-3)
     assert float(FusionLoss(restoration=0.0, fusion=0.0, uncertainty=0.0)({"states": s}, target)) == 0
-    terms = ("ssim", "information", "intensity", "gradient")
+    terms = ("ssim", "information", "intensity", "gradient", "edges", "black")
     parts = [FusionLoss(**{t: float(t == term) for t in terms}, uncertainty=0.0) for term in terms]
     together = FusionLoss(**dict.fromkeys(terms, 1.0), uncertainty=0.0)
     total = sum(float(p({"states": s}, target)) - restoration for p in parts)

@@ -27,7 +27,7 @@ def small(seed: int = 0) -> FusionUNet:
 
 def features(*size: int, batch: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, 9, *size, generator=g), torch.randn(batch, 25, generator=g)
+    return torch.randn(batch, 12, *size, generator=g), torch.randn(batch, 25, generator=g)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ class FusionModel(nn.Module):
         """Put the parts together.
 
         Args:
-            denoiser: `(image [B, 9, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.networks.FusionUNet`.
+            denoiser: `(image [B, 12, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.networks.FusionUNet`.
             schedule: `s -> alpha_bar`; a `MonotoneSchedule` where absent.
             gains: `condition -> [B, 3]`; `Gains` where absent.
         """
@@ -47,7 +47,7 @@ class FusionModel(nn.Module):
         self.gain = Gains() if gains is None else gains
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Run the denoiser: **[B, 9, H, W]** and **[B, 25]** to **[B, 6, H, W]**."""
+        """Run the denoiser: **[B, 12, H, W]** and **[B, 25]** to **[B, 6, H, W]**."""
         return self.denoiser(image, condition)
 
     @torch.jit.export

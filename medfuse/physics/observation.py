@@ -30,6 +30,7 @@ from medfuse.physics.spectral import apply_along, cosine_basis
 CORRECTIONS = ("cut", "joint", "paper", "none")
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
+_SILENT = 1e-5  # power gain below which nothing of an image passes
 
 
 class SourceModel(ABC):
@@ -112,11 +113,16 @@ class SourceModel(ABC):
         """Return the std of the noise on the grid of the image, **[B, C, *spatial]**."""
         return sigma_map(self.degradation, self._level)
 
+    def excess(self, r: Tensor) -> Tensor:
+        """Return the factor, 1 or more, by which the data `r = y - A x` prove the noise to be understated, **[B]**."""
+        return r.new_ones(len(r))
+
     def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
         """Return the smallest variance **[B]** whose update of `x0` leaves a chi-square of at most `target`.
 
-        With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its chi-square is `u' R u / n`. Newton's
-        method runs on its inverse square root, which is nearly linear in P.
+        Where the noise is provably understated, the target rises by that factor: else the update would blow up noise
+        that it takes for the image. With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its
+        chi-square is `u' R u / n`. Newton's method runs on its inverse square root, which is nearly linear in P.
 
         Reference:
             Morozov, On the solution of functional equations by the method of regularization (1966);
@@ -124,16 +130,17 @@ class SourceModel(ABC):
         """
         with torch.no_grad():
             r = self.residual(x0)
+            goal = target * self.excess(r)
             variance = r.new_zeros(len(r))
             for _ in range(iterations):
                 u = self.solve(variance, r)
                 ru = self.covariance(u)
                 chi2 = _mean(u, ru)
-                open_ = chi2 > target * (1 + 1e-4)
+                open_ = chi2 > goal * (1 + 1e-4)
                 if not bool(open_.any()):
                     break
                 slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)))
-                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / target).sqrt() - 1.0)
+                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / goal).sqrt() - 1.0)
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
 
@@ -206,6 +213,18 @@ class SpectralModel(SourceModel):
     def pseudo_inverse(self, r: Tensor, ridge: float = 1e-8) -> Tensor:
         """Return `A' (A A' + ridge)^-1 r`."""
         return self.back(r / (self._gram + ridge))
+
+    def excess(self, r: Tensor) -> Tensor:
+        """Compare the power of the residual with the noise where the operator lets nothing of the image through.
+
+        There the residual is noise alone, whatever the estimate; beyond four standard deviations of its mean power it
+        is believed.
+        """
+        silent = (self._gram < _SILENT).to(r).expand_as(r)
+        count = silent.flatten(1).sum(1)
+        power = (silent * r.square() / self._noise).flatten(1).sum(1) / count.clamp_min(1)
+        proven = power > 1 + 4 * (2 / count.clamp_min(1)).sqrt()
+        return torch.where(proven & (count > 0), power, torch.ones_like(power))
 
 
 class KrylovModel(SourceModel):

@@ -126,7 +126,7 @@ class DegradeBatch:
     """Prepare a batch for MONAI's engines: degrade clean pairs, hand over the degradation, draw the number of steps.
 
     A batch with the key `scenario` (names, all equal) is degraded by that scenario, always in the same way; others at
-    random.
+    random. Training draws the number of steps T, and which of them is trained: each as often.
     """
 
     def __init__(
@@ -176,6 +176,7 @@ class DegradeBatch:
         kwargs: dict[str, Any] = {"degradation": degradation}
         if self.steps is not None:
             kwargs["steps"] = self.steps[int(torch.randint(len(self.steps), (), generator=generator))]
+            kwargs["until"] = 1 + int(torch.randint(kwargs["steps"], (), generator=generator))
         return degrade(clean, degradation, generator, stored=stored), clean, (), kwargs
 
 

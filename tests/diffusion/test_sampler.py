@@ -71,10 +71,10 @@ class Stub(nn.Module):
     """A network of constants that remembers what it saw."""
 
     def __init__(
-        self, e: tuple[float, float, float], logit: float, variances: tuple[float, float], gain: float
+        self, change: tuple[float, float, float], logit: float, variances: tuple[float, float], gain: float
     ) -> None:
         super().__init__()
-        self.e, self.logit, self.variances, self.gain = e, logit, variances, gain
+        self.change, self.logit, self.variances, self.gain = change, logit, variances, gain
         self.features: list[Tensor] = []
         self.conditions: list[Tensor] = []
 
@@ -87,7 +87,7 @@ class Stub(nn.Module):
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         self.features.append(features)
         self.conditions.append(condition)
-        values = torch.tensor([*self.e, self.logit, -4.0, -5.0], dtype=torch.float64)
+        values = torch.tensor([*self.change, self.logit, -4.0, -5.0], dtype=torch.float64)
         return values.reshape(1, 6, 1, 1).expand(len(features), 6, *features.shape[2:])
 
 
@@ -99,13 +99,14 @@ def by_hand(
     floor = 1 / (255 * math.sqrt(12))
     R = [s * s + floor * floor for s in sigma]
     m = 1 / (1 + math.exp(-stub.logit))
-    x = [math.sqrt(0.125) * v for v in (*y, (y[0] + y[1]) / 2)]
+    bar = [*y, (y[0] + y[1]) / 2]
+    x = [math.sqrt(0.125) * v for v in bar]
     trajectory, features = [], []
     for t in range(steps, 0, -1):
         now, then = 0.125 ** (t / steps), 0.125 ** ((t - 1) / steps)
         level = [v / math.sqrt(now) for v in x]
-        features.append([*level, *y, level[0] - y[0], level[1] - y[1], math.sqrt(R[0]), math.sqrt(R[1])])
-        x0 = [(v - math.sqrt(1 - now) * e) / math.sqrt(now) for v, e in zip(x, stub.e, strict=True)]
+        features.append([*level, *y, bar[0] - y[0], bar[1] - y[1], math.sqrt(R[0]), math.sqrt(R[1]), *bar])
+        x0 = [v - math.sqrt((1 - now) / now) * c for v, c in zip(bar, stub.change, strict=True)]
         bar = []
         for i in range(2):
             P, r = stub.variances[i], y[i] - x0[i]
@@ -114,7 +115,8 @@ def by_hand(
             bar.append(x0[i] + P / (P + R[i]) * r)
         bar.append(x0[2] + stub.gain * (m * bar[0] + (1 - m) * bar[1] - x0[2]))
         trajectory.append(bar)
-        x = [math.sqrt(then) * v + math.sqrt(1 - then) * e for v, e in zip(bar, stub.e, strict=True)]
+        e = [(v - math.sqrt(now) * w) / math.sqrt(1 - now) for v, w in zip(x, x0, strict=True)]
+        x = [math.sqrt(then) * v + math.sqrt(1 - then) * w for v, w in zip(bar, e, strict=True)]
     return bar, trajectory, features
 
 
@@ -142,7 +144,7 @@ def test_the_network_is_told_the_time_and_both_degradations():
     sample(stub, inputs, COMPOSITE, steps=4)
     assert [float(c[0, 0]) for c in stub.conditions] == [1.0, 0.75, 0.5, 0.25]
     assert all(c.shape == (2, 25) for c in stub.conditions)
-    assert all(f.shape == (2, 9, 16, 12) for f in stub.features)
+    assert all(f.shape == (2, 12, 16, 12) for f in stub.features)
     first = describe(bind(COMPOSITE.source1, inputs[:, :1], (16, 12)))
     assert torch.allclose(stub.conditions[0][:, 1:13], first)
 

@@ -310,6 +310,23 @@ def test_discrepancy_holds_without_noise_where_the_blur_leaves_next_to_nothing(w
     assert bool((model.chi2(model.update(x0, variance)) <= torch.maximum(least, torch.ones(())) + 1e-3).all())
 
 
+@pytest.mark.parametrize("told", [0.25, 0.5, 1.0, 2.0])
+def test_understated_noise_does_not_blow_up(told):
+    """Where a blur of 2 px lets nothing through, the data show how much noise there is."""
+    x = smooth_image(64)
+    y = Degradation((GaussianBlur(2.0), GaussianNoise(0.03))).simulate(x, torch.Generator().manual_seed(3))
+    model = bind(Degradation((GaussianBlur(2.0), GaussianNoise(0.03 * told))), y, (64, 64))
+    x0 = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    excess = model.excess(model.residual(x0))
+    assert excess.tolist() == pytest.approx([max(told**-2, 1.0)] * BATCH, rel=0.1)
+    error = (model.update(x0, model.discrepancy(x0)) - x).norm()
+    assert float(error) < 1.5 * float((x0 - x).norm())
+
+
+def smooth_image(size: int) -> Tensor:
+    return GaussianBlur(1.5).forward(rand(BATCH, 1, size, size))
+
+
 def test_discrepancy_meets_any_target_it_can_reach():
     degradation = DEGRADATIONS["blur-noise"]
     _, y = observe(degradation, (16, 16))
