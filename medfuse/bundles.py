@@ -48,9 +48,9 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str, bundle: str | None = None) -> Path | None:
-    """Return the file of a preset; a bundle's own version of it comes first."""
+    """Return the file of a preset; a bundle's own version of it comes first, by the name of its folder."""
     folder = share_dir() / "configs" / "degradation"
-    places = [folder / bundle / f"{name}.yaml"] if bundle else []
+    places = [folder / Path(bundle).resolve().name / f"{name}.yaml"] if bundle else []
     return next((p for p in [*places, folder / f"{name}.yaml"] if p.is_file()), None)
 
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfuse import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
@@ -61,10 +61,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_batch(commands)
 
-    images = commands.add_parser("images", help="fuse two folders of 2-D images, matched by name", description=NOTICE)
+    images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     images.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
-    images.add_argument("--source1", required=True, type=Path, help="folder of MRI or visible images")
-    images.add_argument("--source2", required=True, type=Path, help="folder of PET or infrared images")
+    images.add_argument("--source1", type=Path, help="folder of MRI or visible images")
+    images.add_argument("--source2", type=Path, help="folder of PET or infrared images, matched by name")
+    images.add_argument("--manifest", type=Path, help="instead of both: table (.tsv, .csv) of source1, source2, name")
     images.add_argument("--out", required=True, type=Path, help="folder for fused/ source1/ source2/ weight/")
     images.add_argument("--format", choices=("png", "npy"), help="format of the results (default: as the input)")
     images.add_argument("--truth1", type=Path, help="folder of clean source 1: PSNR and SSIM are computed")
@@ -98,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     dicom.add_argument("folder", type=Path, help="folder, with all folders in it")
     dicom.set_defaults(run=_dicom)
 
-    demo = commands.add_parser("demo", help="fuse the shipped real PET-MRI case")
+    demo = commands.add_parser("demo", help="fuse what is shipped: the real PET-MRI case")
+    demo.add_argument("--bundle", default="pet_mri_fusion", help="another bundle: ir_vis_fusion, a rendered street")
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
@@ -191,9 +193,23 @@ def _dicom(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from medfuse.io import find_cases
 
+    if options.bundle != "pet_mri_fusion":
+        _image_demo(options.bundle, options.out)
+        return
     cases = find_cases(bundle_dir("pet_mri_fusion") / "demo")
     chosen = cases if options.all else [c for c in cases if c["case"] == "sts_case"]
     _run(chosen, load_spec("none"), options.out, 3, "cpu")
+
+
+def _image_demo(bundle: str, out: Path) -> None:
+    from medfuse.pipeline import fuse_images
+
+    demo = bundle_dir(bundle) / "demo"
+    noisy = demo / "noisy"
+    sources, spec = (noisy / "visible", noisy / "infrared"), load_spec("noise", bundle)
+    clean = (demo / "visible", demo / "infrared")
+    _print_images(fuse_images(*sources, out, bundle=bundle, degradation=spec, truths=clean), out)
+    print(f"picture: {out.resolve() / 'contact_sheet.png'}")
 
 
 def _run(
@@ -258,6 +274,7 @@ def _images(options: argparse.Namespace) -> None:
         options.source1,
         options.source2,
         options.out,
+        manifest=options.manifest,
         bundle=options.bundle,
         degradation=spec,
         steps=options.steps,
@@ -265,7 +282,12 @@ def _images(options: argparse.Namespace) -> None:
         file_format=options.format,
         truths=truths,
     )
-    print(f"{len(record['images'])} images: {options.out.resolve()}")
+    _print_images(record, options.out)
+
+
+def _print_images(record: dict[str, Any], out: Path) -> None:
+    speed = record["speed"]["megapixels_per_second"]
+    print(f"{len(record['images'])} images, {speed:.3g} megapixels per second: {out.resolve()}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
     print(NOTICE)

@@ -5,7 +5,7 @@ with which the command line and Python call a bundle in this process.
 """
 
 from medfuse.pipeline.batch import BatchSummary, collect, run_batch
-from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, run_bundle
+from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restore_network, run_bundle
 from medfuse.pipeline.case import (
     OUTPUTS,
     CaseResult,
@@ -37,6 +37,7 @@ __all__ = [
     "load_workflow",
     "require_weights",
     "residual_chi2",
+    "restore_network",
     "run_batch",
     "run_bundle",
     "sha256",

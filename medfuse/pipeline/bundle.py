@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.inferers import Inferer
 from torch import Tensor
 
 from medfuse.bundles import bundle_dir, load_spec
 from medfuse.errors import BundleError
-from medfuse.inferers import VolumeFusionInferer
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,16 @@ class Fusion:
         inferer: For slices and volumes: `inferer(image, network, degradation=..., steps=...)`.
         device: Where the network is.
         weights: The file of its weights.
+        bundle: Name or folder of the bundle, whose presets come first.
+        color: Whether source 1 of an image pair may be in colour.
     """
 
     network: torch.nn.Module
-    inferer: VolumeFusionInferer
+    inferer: Inferer
     device: torch.device
     weights: Path
+    bundle: str = "pet_mri_fusion"
+    color: bool = False
 
     def __call__(
         self, image: Tensor, *, degradation: Mapping[str, Any] | str | None = None, steps: int | None = None
@@ -41,7 +45,7 @@ class Fusion:
 
         A degradation may be a preset's name.
         """
-        spec = load_spec(degradation) if isinstance(degradation, str) else degradation
+        spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
         with torch.inference_mode():
             return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps)
 
@@ -54,7 +58,8 @@ def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = 
     """
     parser = read_inference(bundle, device=device)
     network, weights = load_network(parser)
-    return Fusion(network, parser.get_parsed_content("inferer"), torch.device(device), weights)
+    inferer = parser.get_parsed_content("inferer")
+    return Fusion(network, inferer, torch.device(device), weights, bundle, bool(parser.get("color", False)))
 
 
 def read_inference(
@@ -92,14 +97,23 @@ def load_network(parser: ConfigParser) -> tuple[torch.nn.Module, Path]:
         BundleError: There is no such file, or it holds weights of another network.
     """
     weights = require_weights(parser.get_parsed_content("ckpt_path"))
-    network = parser.get_parsed_content("network")
+    return restore_network(parser.get_parsed_content("network"), weights), weights
+
+
+def restore_network(network: torch.nn.Module, weights: str | Path) -> torch.nn.Module:
+    """Load the weights of a file into a network, and return it for evaluation.
+
+    Raises:
+        BundleError: There is no such file, or it holds weights of another network.
+    """
+    weights = require_weights(weights)
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise BundleError(
             f"the weights must fit the network, got others at models/{weights.name}; restore them."
         ) from error
-    return network.eval(), weights
+    return network.eval()
 
 
 def require_weights(path: str | Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,21 +17,28 @@ from tqdm import tqdm
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
-from medfuse.io import Image2D, check_pair, match_folders, read_image, write_image, write_json
+from medfuse.io import check_pair, match_folders, match_manifest, read_image, write_image, write_json
+from medfuse.io.images import Bits
 from medfuse.physics import Degradation, Downsample, JointDegradation, parse_degradation, replicate
-from medfuse.pipeline.bundle import load_fusion
+from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, sha256, versions
 from medfuse.report import save_contact_sheet
+from medfuse.transforms.color import fuse_visible
 
 _SHEET_ROWS = 6
+_KINDS = ("fused", "source1", "source2", "weight")
+_BATCH_PIXELS = 2**20  # images that are larger come one by one
+
+_logger = logging.getLogger(__name__)
 
 
 def fuse_images(
-    source1: str | Path,
-    source2: str | Path,
+    source1: str | Path | None,
+    source2: str | Path | None,
     out: str | Path,
     *,
-    bundle: str = "pet_mri_fusion",
+    manifest: str | Path | None = None,
+    bundle: str | Fusion = "pet_mri_fusion",
     degradation: Mapping[str, Any] | None = None,
     steps: int = 3,
     device: str | torch.device = "cpu",
@@ -37,22 +46,24 @@ def fuse_images(
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
 ) -> dict[str, Any]:
-    """Fuse two folders of 2-D images, matched by name.
+    """Fuse two folders of 2-D images, matched by name, or the pairs of a table.
 
     Everything is read and checked before the first image is fused. Results go to `fused/`, `source1/`, `source2/` and
-    `weight/` under `out`, then a contact sheet and, last, `images.json`.
+    `weight/` under `out`, then a contact sheet and, last, `images.json`. With a bundle for it source 1 may be in
+    colour; so are then the restored source 1 and the fused image.
 
     Args:
         source1: Folder of MRI or visible images; their size is the reference.
-        source2: Folder of PET or infrared images; one that is smaller by 2 or 4 counts as low resolution.
+        source2: Folder of PET or infrared images; one that is smaller by 2, 3 or 4 counts as low resolution.
         out: Where to write.
-        bundle: Bundle to use.
-        degradation: The specification, `sigma` as a fraction of full range.
+        manifest: Instead of both folders: a table of pairs, see `medfuse.io.match_manifest`.
+        bundle: Bundle to use, by name or loaded; a loaded one is where it is, whatever `device` says.
+        degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour.
         steps: Number of steps.
         device: Where to compute.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
-        batch: Images of one size that are fused together.
+        batch: Images of one size that are fused together, fewer where they are large.
 
     Returns:
         The record that `images.json` holds.
@@ -60,27 +71,36 @@ def fuse_images(
     Raises:
         MedfuseError: Any input that cannot be used, before work starts.
     """
-    pairs = [_ImagePair.read(*names) for names in match_folders(source1, source2)]
-    references = [_read_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)]
+    fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device)
+    pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
+    references = [_check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)]
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
-    fusion = load_fusion(bundle, device=device)
     out = Path(out)
+
+    def fuse(image: Tensor, what: JointDegradation) -> Mapping[str, Tensor]:
+        return fusion.inferer(image, fusion.network, degradation=what, steps=steps)
 
     sheet: list[tuple[str, list[Tensor]]] = []
     figures: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    seconds = 0.0
     for group in tqdm(list(_groups(pairs, batch)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
-        inputs = torch.stack([p.on_grid() for p in group]).to(fusion.device)
+        inputs = [torch.stack(images) for images in zip(*(p.read() for p in group), strict=True)]
+        start = time.perf_counter()
         with torch.inference_mode():
-            fused = fusion.inferer(inputs, fusion.network, degradation=degradations[group[0].factor], steps=steps)
+            first, second = (image.to(fusion.device) for image in inputs)
+            results = fuse_visible(fuse, first, second, degradations[group[0].factor])
+            fused = {kind: image.cpu() for kind, image in results.items()}
+        seconds += time.perf_counter() - start
         for i, pair in enumerate(group):
-            kinds = ("fused", "source1", "source2", "weight")
-            written = {k: _write(out / k, pair, fused[k][i, 0], file_format) for k in kinds}
-            for n, truth in enumerate(references):
+            written = {k: _write(out / k, pair, fused[k][i], file_format) for k in _KINDS}
+            for n, truth in enumerate(references, start=1):
                 if truth:
-                    figures[n][pair.name] = fidelity(written[f"source{n + 1}"][None], truth[pair.name][None], 1.0)
+                    figures[n - 1][pair.name] = _fidelity(written[f"source{n}"], truth[pair.name])
             if len(sheet) < _SHEET_ROWS:
-                sheet.append((pair.name, [*inputs[i].cpu(), *(written[k] for k in ("source1", "source2", "fused"))]))
+                shown = [*(image[i] for image in inputs), *(written[k] for k in ("source1", "source2", "fused"))]
+                sheet.append((pair.name, shown))
 
+    megapixels = sum(math.prod(p.shape) for p in pairs) / 1e6
     record: dict[str, Any] = {
         "notice": NOTICE,
         "versions": versions(),
@@ -88,6 +108,7 @@ def fuse_images(
         "steps": steps,
         "degradation": {"origin": "given", **(dict(degradation) if degradation else {"version": 1})},
         "images": [p.name for p in pairs],
+        "speed": {"megapixels": megapixels, "seconds": seconds, "megapixels_per_second": megapixels / seconds},
         "against_truth": {
             f"source{n}": {k: math.fsum(v[k] for v in each.values()) / len(each) for k in ("psnr", "ssim")}
             | {"images": each}
@@ -98,33 +119,51 @@ def fuse_images(
     titles = ("source 1", "source 2", "restored 1", "restored 2", "fused")
     notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given), {steps} steps"]
     notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
-    shown = f"{len(sheet)} of {len(pairs)} images" if len(sheet) < len(pairs) else f"{len(pairs)} images"
-    save_contact_sheet(out / "contact_sheet.png", sheet, titles, title=shown, notes=notes)
+    heading = f"{len(sheet)} of {len(pairs)} images" if len(sheet) < len(pairs) else f"{len(pairs)} images"
+    save_contact_sheet(out / "contact_sheet.png", sheet, titles, title=heading, notes=notes)
     write_json(out / "images.json", record)
+    _logger.info("%d images fused, %.2f megapixels per second", len(pairs), megapixels / seconds)
     return record
 
 
 @dataclass(frozen=True)
 class _ImagePair:
-    """Two images of one name; `factor` tells by how much the second is smaller."""
+    """Two images of one name, checked; they are read again when their turn comes, so that many need little memory."""
 
     name: str
-    source1: Image2D
-    source2: Image2D
-    factor: int
+    paths: tuple[Path, Path]
+    shape: tuple[int, ...]
+    factor: int  # by which the second is smaller
+    color: bool
+    bits: Bits
 
     @classmethod
-    def read(cls, name: str, path1: Path, path2: Path) -> _ImagePair:
-        source1, source2 = read_image(path1), read_image(path2)
+    def check(cls, name: str, path1: Path, path2: Path, *, color: bool) -> _ImagePair:
+        source1, source2 = read_image(path1, color=color), read_image(path2)
         try:
-            return cls(name, source1, source2, check_pair(source1, source2))
+            factor = check_pair(source1, source2)
         except MedfuseError as error:
             raise type(error)(f"{name}: {error}") from error
+        shape, bits = source1.array.shape, max(source1.bits, source2.bits)
+        return cls(name, (path1, path2), shape[:2], factor, len(shape) == 3, bits)
 
-    def on_grid(self) -> Tensor:
-        """Return both sources on the grid of the first, **[2, H, W]**, the second replicated."""
-        first, second = (torch.from_numpy(s.array) for s in (self.source1, self.source2))
-        return torch.stack([first, replicate(second[None, None], Downsample(self.factor), first.shape)[0, 0]])
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Return both sources on the grid of the first, **[H, W]** or **[H, W, 3]**, the second replicated."""
+        first, second = (
+            torch.from_numpy(read_image(path, color=color).array)
+            for path, color in zip(self.paths, (self.color, False), strict=True)
+        )
+        return first, replicate(second[None, None], Downsample(self.factor), self.shape)[0, 0]
+
+
+def _matched(
+    source1: str | Path | None, source2: str | Path | None, manifest: str | Path | None
+) -> list[tuple[str, Path, Path]]:
+    if manifest is not None and source1 is source2 is None:
+        return match_manifest(manifest)
+    if manifest is None and source1 is not None and source2 is not None:
+        return match_folders(source1, source2)
+    raise BundleError("The images must be given as two folders or as a manifest, got another mixture; change it.")
 
 
 def _with_factor(spec: Mapping[str, Any] | None, factor: int) -> JointDegradation:
@@ -140,32 +179,44 @@ def _with_factor(spec: Mapping[str, Any] | None, factor: int) -> JointDegradatio
 
 
 def _groups(pairs: Sequence[_ImagePair], batch: int) -> Iterator[list[_ImagePair]]:
-    """Give runs of pairs of one size and factor, at most `batch` long."""
-    for _, run in groupby(pairs, key=lambda p: (p.source1.array.shape, p.factor)):
-        members = list(run)
-        yield from (members[i : i + batch] for i in range(0, len(members), batch))
+    """Give runs of pairs of one kind, at most `batch` long."""
+    for (shape, *_), run in groupby(pairs, key=lambda p: (p.shape, p.factor, p.color)):
+        members, size = list(run), max(1, min(batch, _BATCH_PIXELS // math.prod(shape)))
+        yield from (members[i : i + size] for i in range(0, len(members), size))
 
 
-def _read_truths(folder: str | Path | None, pairs: Sequence[_ImagePair], n: int) -> dict[str, Tensor]:
+def _check_truths(folder: str | Path | None, pairs: Sequence[_ImagePair], n: int) -> dict[str, Path]:
+    """Return the clean image of each pair, checked."""
     if folder is None:
         return {}
     found = {p.stem: p for p in sorted(Path(folder).glob("*")) if p.is_file()}
-    truths = {}
     for pair in pairs:
         if pair.name not in found:
             raise BundleError(f"truth{n} must hold an image for every pair, got none for {pair.name}; add it.")
-        truth = read_image(found[pair.name]).array
-        if truth.shape != pair.source1.array.shape:
-            raise GeometryError(f"truth{n} of {pair.name} must be {pair.source1.array.shape}, got {truth.shape}.")
-        truths[pair.name] = torch.from_numpy(truth)
-    return truths
+        truth = read_image(found[pair.name], color=pair.color and n == 1).array
+        if truth.shape[:2] != pair.shape:
+            raise GeometryError(f"truth{n} of {pair.name} must be {pair.shape}, got {truth.shape[:2]}; resample it.")
+    return {pair.name: found[pair.name] for pair in pairs}
+
+
+def _fidelity(written: Tensor, path: Path) -> dict[str, float]:
+    """Return PSNR and SSIM against the clean image, over all channels of a colour image."""
+    truth = _read_like(path, written)
+    if written.ndim == 2:
+        return fidelity(written[None], truth[None], 1.0)
+    return fidelity(written.movedim(-1, 0), truth.movedim(-1, 0), 1.0)
 
 
 def _write(folder: Path, pair: _ImagePair, image: Tensor, file_format: str | None) -> Tensor:
     """Write one result and return it as it was stored."""
-    bits = max(pair.source1.bits, pair.source2.bits)
-    wanted = file_format or ("npy" if bits == 32 else "png")
-    bits = 32 if wanted == "npy" else (8 if bits == 32 else bits)
+    wanted = file_format or ("npy" if pair.bits == 32 else "png")
+    bits: Bits = 32 if wanted == "npy" else (8 if pair.bits == 32 else pair.bits)
     path = folder / f"{pair.name}.{wanted}"
-    write_image(path, image.cpu(), bits=bits)
-    return torch.from_numpy(read_image(path).array)
+    write_image(path, image, bits=bits)
+    return _read_like(path, image)
+
+
+def _read_like(path: Path, image: Tensor) -> Tensor:
+    """Read an image; a grey one has three equal channels where `image` has colour."""
+    stored = torch.from_numpy(read_image(path, color=image.ndim == 3).array)
+    return stored if stored.ndim == image.ndim else stored[..., None].expand_as(image)

@@ -1,14 +1,16 @@
 """Colour: palettes for PET, a PET palette over fused structure, and luma with chroma.
 
 No other module knows colour. Everything before it works on scalars, because a colour is no quantity: several PET
-palettes get darker where uptake grows.
+palettes get darker where uptake grows. A visible image is its luma, which is restored and fused, and its chroma, which
+is restored as a pair of images of its own (`fuse_visible`).
 
-Every function takes numpy arrays or torch tensors of any shape, colour in the last axis, and returns what it was given:
-a tensor (same device, float32 or better) if any argument is a tensor, else an array.
+Every function on images takes numpy arrays or torch tensors of any shape, colour in the last axis, and returns what it
+was given: a tensor (same device, float32 or better) if any argument is a tensor, else an array.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -16,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfuse.errors import GeometryError, ImageError
+from medfuse.errors import DegradationError, GeometryError, ImageError
+from medfuse.physics import Degradation, GaussianNoise, JointDegradation, Noise, PoissonNoise, RicianNoise
 
 ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
 
@@ -39,6 +42,8 @@ _TO_YCBCR = torch.tensor(
     dtype=torch.float64,
 )
 _TO_RGB = torch.linalg.inv(_TO_YCBCR)
+# Standard deviation of Y, Cb and Cr where each channel of RGB has independent noise of standard deviation 1
+_NOISE_GAINS = tuple(float(v) for v in _TO_YCBCR.norm(dim=1))
 
 
 def palette(name: str) -> np.ndarray:
@@ -171,6 +176,88 @@ def ycbcr_to_rgb(ycbcr: ArrayLike) -> ArrayLike:
     return _multiply(ycbcr, _TO_RGB)
 
 
+def recolor(luma: ArrayLike, chroma: ArrayLike) -> ArrayLike:
+    """Give an image of its own luma the colour of another, at the same hue.
+
+    Where luma and chroma lie outside the RGB cube the chroma is reduced; hue and luma stay.
+
+    Args:
+        luma: **[...]**, clipped to 0..1.
+        chroma: **[..., 2]** Cb and Cr, -0.5..0.5.
+
+    Returns:
+        **[..., 3]** RGB in 0..1; for the luma and chroma of one image, that image.
+
+    Raises:
+        GeometryError: If the last axis of the chroma is not 2, or the shapes do not fit.
+    """
+    y, c = _tensors(luma, chroma)
+    if c.shape != (*y.shape, 2):
+        raise GeometryError(f"chroma must be {(*y.shape, 2)}, got {tuple(c.shape)}; take both from one image.")
+    difference = c @ _TO_RGB[:, 1:].T.to(c)
+    return _like(_add_within_cube(y[..., None].clamp(0, 1), difference), isinstance(luma, Tensor))
+
+
+def luma_degradation(channels: Degradation) -> Degradation:
+    """Return what happened to the luma where this happened to each channel of RGB, the noise independent in each.
+
+    Linear operators act on luma as on each channel; the noise is averaged, its standard deviation 0.668 of that of a
+    channel. Of Poisson noise this holds for grey; Rician noise stays Rician.
+    """
+    return _mixed(channels, _NOISE_GAINS[0], lambda noise, gain: _LUMA_NOISES[type(noise)](noise, gain))
+
+
+def chroma_degradation(channels: Degradation, luma: Tensor) -> JointDegradation:
+    """Return what happened to Cb and to Cr where this happened to each channel of RGB, the noise independent in each.
+
+    The noise of a colour difference does not depend on that difference: Poisson and Rician noise become Gaussian noise
+    of the same variance.
+
+    Args:
+        channels: What happened to each channel.
+        luma: Of the image, **[B, H, W]**: its mean is the level of Poisson noise.
+    """
+    level = luma.clamp_min(0).mean((1, 2))
+
+    def gaussian(noise: Noise, gain: float) -> Noise:
+        return GaussianNoise(gain * noise.variance(level[:, None]).sqrt().flatten())
+
+    return JointDegradation(*(_mixed(channels, gain, gaussian) for gain in _NOISE_GAINS[1:]))
+
+
+def fuse_visible(
+    fuse: Callable[[Tensor, JointDegradation], Mapping[str, Tensor]],
+    visible: Tensor,
+    other: Tensor,
+    degradation: JointDegradation,
+) -> dict[str, Tensor]:
+    """Restore a batch of visible images, in colour or grey, and fuse them with images of another kind.
+
+    The luma is fused with the other image. The chroma is restored by the same network, as a pair; where nothing
+    happened to the visible image it stays as it is. Both fused and restored image get the restored chroma.
+
+    Args:
+        fuse: From a pair **[B, 2, H, W]** and its degradation to `source1`, `source2`, `fused` and `weight`, each
+            **[B, 1, H, W]**: a bundle's inferer and network.
+        visible: **[B, H, W, 3]** or **[B, H, W]**, 0..1.
+        other: Infrared **[B, H, W]**, 0..1.
+        degradation: What happened to each channel of the visible image, and to the other one.
+
+    Returns:
+        `fused` and `source1` of the shape of `visible`, `source2` and `weight` **[B, H, W]**.
+    """
+    if visible.ndim == 3:
+        return {k: v[:, 0] for k, v in fuse(torch.stack([visible, other], 1), degradation).items()}
+    channels, ycbcr = degradation.source1, rgb_to_ycbcr(visible)
+    luma, chroma = ycbcr[..., 0], ycbcr[..., 1:]
+    grey = fuse(torch.stack([luma, other], 1), JointDegradation(luma_degradation(channels), degradation.source2))
+    if channels.steps:
+        pair = fuse(chroma.movedim(-1, 1) + 0.5, chroma_degradation(channels, luma))
+        chroma = torch.stack([pair["source1"][:, 0], pair["source2"][:, 0]], -1) - 0.5
+    result = {k: v[:, 0] for k, v in grey.items()}
+    return result | {k: recolor(result[k], chroma) for k in ("source1", "fused")}
+
+
 @cache
 def _palette(name: str) -> np.ndarray:
     if name == "GRAY":
@@ -198,6 +285,23 @@ def _add_within_cube(luma: Tensor, chroma: Tensor) -> Tensor:
     room = torch.where(chroma > 0, 1 - luma, luma)
     scale = (room / chroma.abs().clamp_min(1e-12)).amin(-1, keepdim=True).clamp_max_(1)
     return torch.addcmul(luma, chroma, scale).clamp_(0, 1)
+
+
+_LUMA_NOISES: dict[type, Callable[[Any, float], Noise]] = {
+    GaussianNoise: lambda noise, gain: GaussianNoise(gain * noise.sigma),
+    PoissonNoise: lambda noise, gain: PoissonNoise(noise.counts / gain**2),
+    RicianNoise: lambda noise, gain: RicianNoise(gain * noise.sigma),
+}
+
+
+def _mixed(channels: Degradation, gain: float, mix: Callable[[Noise, float], Noise]) -> Degradation:
+    """Return the degradation of a weighted sum of channels: the operators as they are, the noise mixed."""
+    if unknown := [s for s in channels.steps if isinstance(s, Noise) and type(s) not in _LUMA_NOISES]:
+        raise DegradationError(
+            f"the noise of a colour image must be gaussian, poisson or rician, got {type(unknown[0]).__name__}."
+        )
+    steps = (mix(step, gain) if isinstance(step, Noise) else step for step in channels.steps)
+    return Degradation(tuple(steps), channels.floor * gain)
 
 
 def _multiply(image: ArrayLike, matrix: Tensor) -> ArrayLike:

@@ -8,8 +8,20 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from pydicom.pixels import apply_color_lut
 
-from medfuse.errors import GeometryError, ImageError
-from medfuse.transforms.color import PALETTES, fuse_color, palette, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
+from medfuse.errors import DegradationError, GeometryError, ImageError
+from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, PoissonNoise, RicianNoise
+from medfuse.transforms.color import (
+    PALETTES,
+    chroma_degradation,
+    fuse_color,
+    fuse_visible,
+    luma_degradation,
+    palette,
+    recolor,
+    rgb_to_ycbcr,
+    to_uint8,
+    ycbcr_to_rgb,
+)
 
 LUMA = np.array([0.299, 0.587, 0.114])
 GRID = np.linspace(0, 1, 257)
@@ -156,3 +168,129 @@ def test_last_axis_must_be_colour():
 
 def test_bytes_round_half_to_even():
     np.testing.assert_array_equal(to_uint8(torch.tensor([-1, 0.5 / 255, 1.5 / 255, 2.0])), [0, 0, 2, 255])
+
+
+COLOURS = st.tuples(UNIT, UNIT, UNIT).map(np.array)
+
+
+def hue(rgb):
+    """Angle of the colour difference in the plane of Cb and Cr, degrees."""
+    _, blue, red = np.moveaxis(rgb_to_ycbcr(rgb), -1, 0)
+    return np.degrees(np.arctan2(red, blue))
+
+
+@given(COLOURS)
+def test_recolouring_with_its_own_luma_and_chroma_gives_the_image(rgb):
+    ycbcr = rgb_to_ycbcr(rgb)
+    np.testing.assert_allclose(recolor(ycbcr[..., 0], ycbcr[..., 1:]), rgb, atol=1e-6)
+
+
+@given(COLOURS, UNIT)
+def test_recolouring_keeps_hue_and_luma_and_never_adds_colour(rgb, luma):
+    chroma = rgb_to_ycbcr(rgb)[..., 1:]
+    result = recolor(np.array(luma), chroma)
+    assert result.min() >= 0 and result.max() <= 1
+    assert result @ LUMA == pytest.approx(luma, abs=1e-6)
+    left = rgb_to_ycbcr(result)[..., 1:]
+    kept = np.linalg.norm(left) / max(np.linalg.norm(chroma), 1e-6)
+    assert kept <= 1 + 1e-5
+    if np.linalg.norm(left) > 1e-3:
+        assert abs((hue(result) - hue(rgb) + 180) % 360 - 180) < 0.1
+
+
+def test_saturated_colours_keep_their_hue_in_bytes_at_any_luma():
+    rng = np.random.default_rng(0)
+    rgb = rng.uniform(size=(20000, 3)) * rng.integers(0, 2, (20000, 3))  # on the faces and edges of the cube
+    ycbcr = rgb_to_ycbcr(rgb)
+    result = to_uint8(recolor(rng.uniform(0.05, 0.95, 20000), ycbcr[:, 1:])) / 255
+    coloured = np.linalg.norm(rgb_to_ycbcr(result)[:, 1:], axis=1) > 0.05
+    error = np.abs((hue(result) - hue(rgb) + 180) % 360 - 180)[coloured]
+    assert coloured.sum() > 5000 and error.mean() < 0.5 and error.max() < 5  # a byte's rounding
+
+
+def test_blue_and_red_are_not_mixed_up():
+    for rgb, name in ((np.array([0.9, 0.1, 0.1]), 0), (np.array([0.1, 0.1, 0.9]), 2)):
+        assert recolor(np.array(0.4), rgb_to_ycbcr(rgb)[1:]).argmax() == name
+
+
+def test_recolouring_refuses_what_is_not_of_one_image():
+    with pytest.raises(GeometryError, match="chroma must be"):
+        recolor(np.zeros((4, 4)), np.zeros((4, 5, 2)))
+
+
+@pytest.mark.parametrize("noise", [GaussianNoise(0.05), PoissonNoise(200.0), RicianNoise(0.05)])
+def test_noise_of_luma_and_chroma_is_that_of_independent_channels(noise):
+    channels = Degradation((noise,))
+    grey = torch.full((2, 1, 300, 300), 0.4)
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.cat([channels.simulate(grey, generator) for _ in range(3)], 1).movedim(1, -1)
+    ycbcr = rgb_to_ycbcr(rgb)
+    parts = (luma_degradation(channels), *chroma_degradation(channels, grey[:, 0]))
+    for stored, part in zip(ycbcr.unbind(-1), parts, strict=True):
+        (stated,) = part.steps
+        level = grey if part is parts[0] else grey * 0 + 0.5
+        assert stored.std() == pytest.approx(float(stated.variance(level).mean().sqrt()), rel=0.02)
+        assert part.floor < channels.floor
+
+
+def test_operators_act_on_luma_as_on_channels_and_unknown_noise_is_refused():
+    blur = GaussianBlur(1.5)
+    assert luma_degradation(Degradation((blur, GaussianNoise(0.1)))).steps[0] is blur
+    assert float(luma_degradation(Degradation((GaussianNoise(1.0),))).steps[0].sigma) == pytest.approx(
+        np.linalg.norm(LUMA)
+    )
+
+    class Speckle(GaussianNoise):
+        pass
+
+    with pytest.raises(DegradationError, match="got Speckle"):
+        luma_degradation(Degradation((Speckle(0.1),)))
+
+
+class Copier:
+    """Stands in for a network: sources come back as they are, the fused image is source 1; notes its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, image, degradation):
+        self.calls.append((image, degradation))
+        return {"source1": image[:, :1], "source2": image[:, 1:], "fused": image[:, :1], "weight": image[:, :1] * 0 + 1}
+
+
+def test_visible_is_fused_by_its_luma_and_comes_back_in_colour():
+    rng = torch.Generator().manual_seed(0)
+    visible, infrared = torch.rand(2, 8, 9, 3, generator=rng), torch.rand(2, 8, 9, generator=rng)
+    copier = Copier()
+    result = fuse_visible(copier, visible, infrared, JointDegradation())
+    ((pair, degradation),) = copier.calls  # nothing happened: the chroma is not touched
+    torch.testing.assert_close(pair, torch.stack([visible @ torch.tensor(LUMA).float(), infrared], 1))
+    assert not degradation.source1.steps
+    for kind in ("source1", "fused"):
+        assert (result[kind] - visible).abs().max() < 1e-6
+    assert torch.equal(result["source2"], infrared) and result["weight"].shape == (2, 8, 9)
+
+
+def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
+    rng = torch.Generator().manual_seed(0)
+    visible, infrared = torch.rand(2, 8, 9, 3, generator=rng), torch.rand(2, 8, 9, generator=rng)
+    blur, noise, other = GaussianBlur(1.0), GaussianNoise(0.1), Degradation((GaussianNoise(0.3),))
+    copier = Copier()
+    result = fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
+    (_, luma), (pair, chroma) = copier.calls
+    assert luma.source2 is other
+    torch.testing.assert_close(pair.movedim(1, -1) - 0.5, rgb_to_ycbcr(visible)[..., 1:])
+    assert [part.steps[0] for part in chroma] == [blur, blur]
+    # ITU-R BT.601-7: Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402
+    rows = (np.array([-0.299, -0.587, 0.886]) / 1.772, np.array([0.701, -0.587, -0.114]) / 1.402)
+    for part, row in zip(chroma, rows, strict=True):
+        assert float(part.steps[1].sigma[0]) == pytest.approx(0.1 * np.linalg.norm(row))
+    assert (result["source1"] - visible).abs().max() < 1e-6
+
+
+def test_grey_visible_images_stay_grey_and_keep_their_degradation():
+    grey, degradation = torch.rand(2, 8, 9), JointDegradation(Degradation((GaussianNoise(0.1),)))
+    copier = Copier()
+    result = fuse_visible(copier, grey, grey / 2, degradation)
+    assert [what for _, what in copier.calls] == [degradation]
+    assert torch.equal(result["source1"], grey) and torch.equal(result["source2"], grey / 2)
