@@ -86,7 +86,7 @@ class FusionLoss(nn.Module):
 
     Restoration: the log of the root mean square error of each source of each sample, the PSNR up to scale. Thus each
     strength of each degradation counts alike, and the best estimate is a mean, not a median, which would be biased
-    where uptake is sparse.
+    where uptake is sparse. Total: the bias of the mean of each restored source, which that log hardly feels.
     Fusion: structure, visual information and edges of both sources, as bright as the brighter one, as steep as the
     steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `1 - edges(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad
     x_k|`, k the steeper. A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
@@ -98,6 +98,7 @@ class FusionLoss(nn.Module):
         self,
         *,
         restoration: float = 0.03,
+        total: float = 0.5,
         fusion: float = 0.1,
         ssim: float = 1.0,
         information: float = 0.15,
@@ -111,6 +112,7 @@ class FusionLoss(nn.Module):
 
         Args:
             restoration: Weight of the restoration terms.
+            total: Weight of the bias of the total.
             fusion: Weight of all fusion terms.
             ssim: Weight of the structural term within the fusion.
             information: Weight of the visual information within the fusion.
@@ -121,7 +123,7 @@ class FusionLoss(nn.Module):
             uncertainty: Weight of the likelihood.
         """
         super().__init__()
-        self.restoration, self.fusion = restoration, fusion
+        self.restoration, self.total, self.fusion = restoration, total, fusion
         self.ssim, self.information, self.intensity, self.gradient = ssim, information, intensity, gradient
         self.edges, self.black, self.uncertainty = edges, black, uncertainty
 
@@ -136,10 +138,12 @@ class FusionLoss(nn.Module):
         return self._restoration(state, target) + self.fusion * self._fusion(state.x[:, 2:], target)
 
     def _restoration(self, state: FusionState, target: Tensor) -> Tensor:
-        squared = (state.x[:, :2] - target).square()
+        error = state.x[:, :2] - target
+        squared = error.square()
         restoration = 0.5 * torch.log1p(squared.mean((2, 3)) / _ROUNDING).mean()
+        bias = error.mean((2, 3)).abs().mean()
         likelihood = squared.detach() * torch.exp(-state.log_variance) + state.log_variance
-        return self.restoration * restoration + self.uncertainty * likelihood.mean()
+        return self.restoration * restoration + self.total * bias + self.uncertainty * likelihood.mean()
 
     def _fusion(self, fused: Tensor, target: Tensor) -> Tensor:
         pair = fused.expand_as(target)

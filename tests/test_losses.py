@@ -241,12 +241,15 @@ def test_the_likelihood_trains_the_log_variance_alone_and_finds_the_error():
 
 def test_terms_are_weighed_by_their_arguments():
     target, s = rand(2, 2, 13, 14, seed=9), [state()]
-    restoration = float(FusionLoss(fusion=0.0, uncertainty=0.0)({"states": s}, target))
+    restoration = float(FusionLoss(fusion=0.0, total=0.0, uncertainty=0.0)({"states": s}, target))
     rmse = (s[0].x[:, :2] - target).square().mean((2, 3)).sqrt()
     assert restoration == pytest.approx(0.03 * float((rmse * 255 / 0.25).log().mean()), rel=1e-3)
-    assert float(FusionLoss(restoration=0.0, fusion=0.0, uncertainty=0.0)({"states": s}, target)) == 0
+    assert float(FusionLoss(restoration=0.0, total=0.0, fusion=0.0, uncertainty=0.0)({"states": s}, target)) == 0
+    bias = (s[0].x[:, :2] - target).mean((2, 3)).abs().mean()
+    total = float(FusionLoss(restoration=0.0, total=2.0, fusion=0.0, uncertainty=0.0)({"states": s}, target))
+    assert total == pytest.approx(2 * float(bias))
     terms = ("ssim", "information", "intensity", "gradient", "edges", "black")
-    parts = [FusionLoss(**{t: float(t == term) for t in terms}, uncertainty=0.0) for term in terms]
-    together = FusionLoss(**dict.fromkeys(terms, 1.0), uncertainty=0.0)
+    parts = [FusionLoss(**{t: float(t == term) for t in terms}, total=0.0, uncertainty=0.0) for term in terms]
+    together = FusionLoss(**dict.fromkeys(terms, 1.0), total=0.0, uncertainty=0.0)
     total = sum(float(p({"states": s}, target)) - restoration for p in parts)
     assert float(together({"states": s}, target)) - restoration == pytest.approx(total)
