@@ -15,6 +15,8 @@ from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
+LIMIT = 2**21
+"""Number of pixels on which the network runs at once, unless told otherwise."""
 
 
 class FusionInferer(Inferer):
@@ -32,6 +34,7 @@ class FusionInferer(Inferer):
         convex: bool = False,
         amp: bool | str = "auto",
         trajectory: bool = False,
+        limit: int | None = LIMIT,
     ) -> None:
         """Make an inferer.
 
@@ -43,10 +46,17 @@ class FusionInferer(Inferer):
             convex: Force the fused image to `m x1 + (1 - m) x2`.
             amp: Run the network in bfloat16: yes, no, or `auto` (where the device computes it natively).
             trajectory: Return the state after each step too, as `states`; training needs them.
+            limit: Number of pixels, B x H x W, on which the network runs at once; what is larger is cut into windows
+                that overlap so far that the result is the same, see `medfuse.diffusion.evaluate`. None for no limit.
+
+        Raises:
+            DegradationError: The limit is not positive.
         """
+        if limit is not None and limit < 1:
+            raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {limit}; raise it.")
         self.degradation = degradation
         self.steps, self.correction, self.convex = steps, correction, convex
-        self.amp, self.trajectory = amp, trajectory
+        self.amp, self.trajectory, self.limit = amp, trajectory, limit
 
     def __call__(
         self,
@@ -55,6 +65,7 @@ class FusionInferer(Inferer):
         *,
         degradation: Spec = None,
         steps: int | None = None,
+        until: int | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse.
 
@@ -64,6 +75,7 @@ class FusionInferer(Inferer):
             network: A `medfuse.diffusion.FusionModel` or its TorchScript export.
             degradation: Overrides the inferer's own.
             steps: Overrides the inferer's own.
+            until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
@@ -77,6 +89,9 @@ class FusionInferer(Inferer):
             correction=self.correction,
             convex=self.convex,
             autocast=torch.bfloat16 if uses_bfloat16(self.amp, inputs.device) else None,
+            until=until,
+            trajectory=self.trajectory,
+            limit=self.limit,
         )
         final = states[-1]
         std = (0.5 * final.log_variance).exp()

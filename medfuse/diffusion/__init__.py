@@ -3,5 +3,6 @@
 from medfuse.diffusion.model import FusionModel, Gains
 from medfuse.diffusion.sampler import FusionState, describe, sample
 from medfuse.diffusion.schedule import MonotoneSchedule
+from medfuse.diffusion.windows import evaluate
 
-__all__ = ["FusionModel", "FusionState", "Gains", "MonotoneSchedule", "describe", "sample"]
+__all__ = ["FusionModel", "FusionState", "Gains", "MonotoneSchedule", "describe", "evaluate", "sample"]

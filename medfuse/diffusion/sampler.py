@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medfuse.diffusion.windows import evaluate
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, SourceModel
 
@@ -59,6 +60,9 @@ def sample(
     correction: str = "cut",
     convex: bool = False,
     autocast: torch.dtype | None = None,
+    until: int | None = None,
+    trajectory: bool = True,
+    limit: int | None = None,
 ) -> list[FusionState]:
     r"""Restore two sources and fuse them.
 
@@ -72,6 +76,11 @@ def sample(
         convex: Return `m x1 + (1 - m) x2` as the fused image of the last step, so that nothing appears in it that is
             in neither restored source.
         autocast: Dtype of the network's arithmetic on its device; the physics stay in the precision of `inputs`.
+        until: Stop after so many steps of the `steps`, and track gradients through the last of them only. As each step
+            regresses the truth directly, each can be trained by itself.
+        trajectory: Return the state after each step; else that after the last alone, in a list of one.
+        limit: Number of pixels, B x H x W, on which to run the network at once; see `medfuse.diffusion.evaluate`. The
+            physics, which need little memory, always see the whole image.
 
     Returns:
         The state after each step, the last one the result.
@@ -81,12 +90,15 @@ def sample(
         DegradationError: An impossible number of steps or form of correction.
 
     Reference:
-        Shi et al., DRFusion (CVPR 2026), with the joint correction of `medfuse.physics.observation`.
+        Shi et al., DRFusion (CVPR 2026), with the joint correction of `medfuse.physics.observation`; the network sees
+        its previous estimate as in Chen, Zhang and Hinton, Analog Bits (ICLR 2023), section 3.2.
     """
     if inputs.ndim != 4 or inputs.shape[1] != 2:
         raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
     if steps < 1:
         raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
+    if until is not None and not 1 <= until <= steps:
+        raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
     if correction not in CORRECTIONS:
         raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
     height, width = inputs.shape[2:]
@@ -102,30 +114,35 @@ def sample(
     times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
     alpha_bar = network.alpha_bar(times).to(inputs.dtype)
 
-    x = alpha_bar[0].sqrt() * torch.cat([inverses, inverses.mean(1, keepdim=True)], 1)
+    estimate = torch.cat([inverses, inverses.mean(1, keepdim=True)], 1)
+    x = alpha_bar[0].sqrt() * estimate
     states: list[FusionState] = []
-    for step in range(steps):
-        now, then = alpha_bar[step], alpha_bar[step + 1]
-        condition = torch.cat([times[step].expand(len(inputs), 1), described], 1)
-        level = x / now.sqrt()
-        gradients = torch.cat([m.gradient(level[:, i : i + 1]) * scales[i] for i, m in enumerate(models)], 1)
-        features = torch.cat([level, inverses, gradients, sigmas], 1)
-        with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            output = network(features, condition)
-        output = output.to(inputs.dtype)
-        e, weight, log_variance = output[:, :3], output[:, 3:4].sigmoid(), output[:, 4:]
-        x0 = (x - (1 - now).sqrt() * e) / now.sqrt()
-        variance1, variance2, gain = network.gains(condition).to(inputs.dtype).unbind(1)
-        last = step == steps - 1
-        if last and correction in ("cut", "joint"):
-            variance1 = torch.maximum(variance1, models[0].consistency(x0[:, 0:1]))
-            variance2 = torch.maximum(variance2, models[1].consistency(x0[:, 1:2]))
-        form = "none" if last and correction == "paper" else correction
-        bar = observation.correct(x0, weight, variances=(variance1, variance2), fusion_gain=gain, form=form)
-        if last and convex:
-            bar = torch.cat([bar[:, :2], weight * bar[:, 0:1] + (1 - weight) * bar[:, 1:2]], 1)
-        states.append(FusionState(*(v[..., :height, :width] for v in (bar, weight, log_variance))))
-        x = then.sqrt() * bar + (1 - then).sqrt() * e
+    for step in range(steps if until is None else until):
+        if step + 1 == until:
+            x, estimate = x.detach(), estimate.detach()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and until in (None, step + 1)):
+            now, then = alpha_bar[step], alpha_bar[step + 1]
+            condition = torch.cat([times[step].expand(len(inputs), 1), described], 1)
+            pulls = [m.gradient(estimate[:, i : i + 1]) * scales[i] for i, m in enumerate(models)]
+            features = [x / now.sqrt(), inverses, *pulls, sigmas, estimate]
+            with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+                output = evaluate(network, features, condition, limit=limit)
+            output = output.to(inputs.dtype)
+            x0 = estimate - ((1 - now) / now).sqrt() * output[:, :3]
+            weight, log_variance = output[:, 3:4].sigmoid(), output[:, 4:]
+            variance1, variance2, gain = network.gains(condition).to(inputs.dtype).unbind(1)
+            last = step == steps - 1
+            if last and correction in ("cut", "joint"):
+                variance1 = torch.maximum(variance1, models[0].consistency(x0[:, 0:1]))
+                variance2 = torch.maximum(variance2, models[1].consistency(x0[:, 1:2]))
+            form = "none" if last and correction == "paper" else correction
+            bar = observation.correct(x0, weight, variances=(variance1, variance2), fusion_gain=gain, form=form)
+            if last and convex:
+                bar = torch.cat([bar[:, :2], weight * bar[:, 0:1] + (1 - weight) * bar[:, 1:2]], 1)
+            state = FusionState(*(v[..., :height, :width] for v in (bar, weight, log_variance)))
+            states = [*states, state] if trajectory else [state]
+            e = (x - now.sqrt() * x0) / (1 - now).sqrt()
+            x, estimate = then.sqrt() * bar + (1 - then).sqrt() * e, bar
     return states
 
 
