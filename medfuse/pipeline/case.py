@@ -24,7 +24,7 @@ from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, resid
 from medfuse.pipeline.report import write_report
 from medfuse.registration import RigidRegistration
 from medfuse.report import region_values, save_mosaic
-from medfuse.transforms import case_degradation, fuse_color, inverse_values, to_uint8
+from medfuse.transforms import BIAS_FIELD, case_degradation, fuse_color, inverse_values, to_uint8
 
 
 class DescribeSourcesd(MapTransform):
@@ -126,7 +126,8 @@ def write_volumes(result: CaseResult, folder: Path) -> None:
     write_nifti(folder / f"{case}_fused.nii.gz", result.fused, affine, unit_description=DIMENSIONLESS)
     for k, (name, unit, volume) in enumerate(zip(result.names, result.units, result.restored, strict=True)):
         limits = {} if k == 0 else {"cal_min": low, "cal_max": high}
-        write_nifti(folder / f"{case}_{name}_restored.nii.gz", volume, affine, unit_description=unit, **limits)
+        said = f"{unit}, bias field removed" if result.record["sources"][name].get(BIAS_FIELD) else unit
+        write_nifti(folder / f"{case}_{name}_restored.nii.gz", volume, affine, unit_description=said, **limits)
     share = f"weight of {result.names[0]}, 0 to 1"
     write_nifti(folder / f"{case}_weight.nii.gz", result.weight, affine, unit_description=share)
     write_rgb_nifti(folder / f"{case}_fused_rgb.nii.gz", result.rgb, affine)
@@ -295,6 +296,7 @@ class SaveFusiond(MapTransform):
             },
             "fused_unit": DIMENSIONLESS,
             "sources": named,
+            "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
             "registration": _registration(data.get(f"{self.moving}_registration")),
         }
 
@@ -311,6 +313,8 @@ def _source_record(
     }
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
+    if f"{name}_{BIAS_FIELD}" in data:
+        record[BIAS_FIELD] = dict(data[f"{name}_{BIAS_FIELD}"])
     truth = data.get(f"truth_{name}")
     if truth is not None:
         record["against_truth"] = fidelity(restored[None], torch.as_tensor(truth).reshape(1, *restored.shape), scale)

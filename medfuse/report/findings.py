@@ -30,7 +30,8 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
     Args:
         record: The record of a case, as its JSON holds it; unknown or missing entries say nothing.
     """
-    found = [*_registration(record), *_coverage(record), *_degradation(record), *_units(record), *_always(record)]
+    parts = (_registration, _coverage, _degradation, _bias_field, _units, _always)
+    found = [finding for part in parts for finding in part(record)]
     return sorted(found, key=lambda f: f.level != "warning")
 
 
@@ -113,6 +114,14 @@ def _degradation(record: Mapping[str, Any]) -> list[Finding]:
         "A restored image may show detail that is not there, or miss detail that is."
     )
     return [*found, Finding("note", text)]
+
+
+def _bias_field(record: Mapping[str, Any]) -> list[Finding]:
+    return [
+        Finding("note", f"The bias field of the {name.upper()} was removed first: it is shown and written without it.")
+        for name, source in (record.get("sources") or {}).items()
+        if source.get("bias_field")
+    ]
 
 
 def _units(record: Mapping[str, Any]) -> list[Finding]:

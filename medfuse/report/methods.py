@@ -26,8 +26,8 @@ def methods_text(record: Mapping[str, Any]) -> str:
     Args:
         record: The record of a case, as its JSON holds it.
     """
-    parts = [_software(record), _registered(record), _degraded(record), _restored(record), _closing(record)]
-    return " ".join(part for part in parts if part)
+    steps = (_software, _unbiased, _registered, _degraded, _restored, _closing)
+    return " ".join(part for step in steps if (part := step(record)))
 
 
 def _software(record: Mapping[str, Any]) -> str:
@@ -36,6 +36,16 @@ def _software(record: Mapping[str, Any]) -> str:
     others = ", ".join(f"{_NAMES.get(name, name)} {number}" for name, number in versions.items())
     names = " and ".join(name.upper() for name in record.get("sources") or {})
     return f"{names} were fused with medfuse {own}" + (f" ({others})." if others else ".")
+
+
+def _unbiased(record: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"The bias field of the {name.upper()} was estimated by {field.get('method')} (SimpleITK; Otsu mask, shrink "
+        f"factor {field.get('shrink')}; from {field.get('lowest', 1.0):.2f} to {field.get('highest', 1.0):.2f} of its "
+        "geometric mean) and divided out."
+        for name, source in (record.get("sources") or {}).items()
+        if (field := source.get("bias_field"))
+    )
 
 
 def _registered(record: Mapping[str, Any]) -> str:

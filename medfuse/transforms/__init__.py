@@ -1,5 +1,6 @@
 """MONAI transforms."""
 
+from medfuse.transforms.bias import BIAS_FIELD, CorrectBiasField, CorrectBiasFieldd
 from medfuse.transforms.checks import CheckVolumesd
 from medfuse.transforms.color import fuse_color, palette, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from medfuse.transforms.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded
@@ -13,7 +14,10 @@ from medfuse.transforms.prepare import PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
 __all__ = [
+    "BIAS_FIELD",
     "CheckVolumesd",
+    "CorrectBiasField",
+    "CorrectBiasFieldd",
     "DegradationPrior",
     "DegradeBatch",
     "PrepareFusion",
