@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.ablation import PATH as ABLATION
 from results.images import Dev, scenarios, unseen, wrong
 from results.page import render
 from results.phantoms import phantoms
@@ -45,8 +46,9 @@ def main() -> None:
             "phantoms": phantoms(fusion, options.bench),
         }
     write_json(PAGE.with_suffix(".json"), results)
+    ablation = json.loads(ABLATION.read_text()) if ABLATION.exists() else None
     with atomic_file(PAGE) as file:
-        file.write(render(results, json.loads((options.bench / "peers.json").read_text())).encode())
+        file.write(render(results, json.loads((options.bench / "peers.json").read_text()), ablation).encode())
     print(f"wrote {PAGE.relative_to(ROOT)}")
 
 

@@ -57,12 +57,12 @@ class Dev:
         return summary
 
     def _judge(self, name: str, out: Path, degraded: Path) -> dict[str, float]:
-        first, second = (_read(self.clean / kind / f"{name}.png") for kind in ("mri", "fun"))
-        restored1, restored2, fused = (_read(out / kind / f"{name}.png") for kind in ("source1", "source2", "fused"))
+        first, second = (read(self.clean / kind / f"{name}.png") for kind in ("mri", "fun"))
+        restored1, restored2, fused = (read(out / kind / f"{name}.png") for kind in ("source1", "source2", "fused"))
         images = Images.of(fused, first, second, data_range=1.0, restored=(restored1, restored2))
         row = {k: float(v) for k, v in measure(images, _MEASURED).items()}
         for i, (kind, clean) in enumerate((("mri", first), ("fun", second)), start=1):
-            row[f"d{i}_PSNR"] = _psnr(_read(degraded / kind / f"{name}.png"), clean)
+            row[f"d{i}_PSNR"] = _psnr(read(degraded / kind / f"{name}.png"), clean)
         return row
 
 
@@ -87,7 +87,7 @@ def unseen(dev: Dev, work: Path) -> dict[str, Any]:
         folder = work / f"unseen_{k}"
         for kind, steps in zip(("mri", "fun"), made, strict=True):
             for stem in dev.names:
-                clean = _read(dev.clean / kind / f"{stem}.png")[0, 0].numpy() * 255
+                clean = read(dev.clean / kind / f"{stem}.png")[0, 0].numpy() * 255
                 y, _ = simulator.degrade(clean, steps, seed=_SEED, source=kind, name=stem)
                 write_image(folder / kind / f"{stem}.png", y / 255, bits=8)
         spec = {"version": 1, "source1": told[0], "source2": told[1]}
@@ -169,7 +169,7 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def _read(path: Path) -> Tensor:
+def read(path: Path) -> Tensor:
     """Return an image **[1, 1, H, W]**, 0..1."""
     return torch.from_numpy(read_image(path).array).double()[None, None]
 

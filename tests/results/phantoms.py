@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from results.images import load_module
+from scipy import ndimage
 from torch import Tensor
 
 from medfuse.metrics import regional_quantitation
@@ -29,7 +30,7 @@ SPEC: dict[str, Any] = {
 }
 DEGRADATION = parse_degradation(SPEC)
 METHODS = {"medfuse": "all", "input": "input", "Wiener filter": "wiener"}
-_WHITE, _LARGE, _PROBE = 1, 200, 0.25
+_WHITE, _LARGE, _WIDTH, _PROBE = 1, 200, 4.0, 0.25
 
 
 def phantoms(fusion: Fusion, bench: Path, *, cases: int = 5, seeds: int = 20) -> dict[str, float]:
@@ -135,6 +136,7 @@ def _quantities(
     """Return total, bias of large regions and contrast recovery of lesions, for each method."""
     rows = []
     marks = torch.from_numpy(labels.astype(np.int64))[None, None]
+    interior = torch.from_numpy(np.where(_depth(labels) >= _WIDTH, labels, 0).astype(np.int64))[None, None]
     reference = truth[1].double()[None, None]
     kinds = {lesion["label"]: f"{lesion['kind']} {lesion['radius']:.0f} px" for lesion in lesions}
     for method, key in METHODS.items():
@@ -143,10 +145,19 @@ def _quantities(
         numbers = regional_quantitation(reference, estimate, marks, background=_WHITE)
         large = (numbers["regions"] < min(kinds)) & (numbers["n"][0] >= _LARGE)
         rows.append({f"largest bias of a large region, %, {method}": float(numbers["bias_pct"][0, large].abs().max())})
+        inside = regional_quantitation(reference, estimate, interior)
+        large = (inside["regions"] < min(kinds)) & (inside["n"][0] >= _LARGE)
+        worst = float(inside["bias_pct"][0, large].abs().max())
+        rows.append({f"largest bias of the interior of a large region, %, {method}": worst})
         for k, region in enumerate(numbers["regions"].tolist()):
             if region in kinds and not kinds[region].startswith("mr_only"):
                 rows.append({f"contrast recovery, {kinds[region]}, {method}": float(numbers["CRC"][0, k])})
     return rows
+
+
+def _depth(labels: np.ndarray) -> np.ndarray:
+    """Return the distance of each pixel from the nearest pixel of another label, px."""
+    return np.max([ndimage.distance_transform_edt(labels == k) for k in np.unique(labels)], axis=0)
 
 
 def _responses(

@@ -1,0 +1,175 @@
+"""What each part of the method is worth: parts switched off, and weights trained a little further without them.
+
+The variants that need training start from the shipped weights, take the same patches, and so are a lower bound of the
+difference that a training from scratch would make. `python tests/results/ablation.py --bench BENCH --data DATA` writes
+`docs/explanation/ablation.json`, from which the results page takes its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results.images import SCENARIOS, Dev, read
+
+from medfuse.bundles import load_spec
+from medfuse.datasets import RandomPatches, slice_pairs
+from medfuse.inferers import FusionInferer
+from medfuse.io import write_json
+from medfuse.losses import FusionLoss
+from medfuse.metrics import Images, measure
+from medfuse.physics import parse_degradation, replicate
+from medfuse.pipeline import load_fusion, sha256
+from medfuse.transforms import DegradeBatch
+from medfuse.transforms.degrade import degrade
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "ablation.json"
+METRICS = ("r1_PSNR", "r2_PSNR", "SSIM", "VIF", "Qabf")
+_DEGRADED = tuple(name for name in SCENARIOS if name != "clean")
+_GRADIENTS = slice(5, 7)  # of the network's input channels
+
+Prepare = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Any]]]
+
+
+class WithoutGradients(nn.Module):
+    """A network that does not see `A'(A x - y)`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.alpha_bar, self.gains = network.alpha_bar, network.gains
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Run the network with those channels at 0."""
+        image = image.clone()
+        image[:, _GRADIENTS] = 0
+        return self.network(image, condition)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of the method: settings of the inferer, what the network sees, and on what it is trained further."""
+
+    settings: Mapping[str, Any]
+    scenarios: Sequence[str] = _DEGRADED
+    trained: bool = False
+    blind: bool = False
+    only: str | None = None
+
+
+VARIANTS = {
+    "as shipped": Variant({}),
+    "correction: joint": Variant({"correction": "joint"}),
+    "correction: the paper's": Variant({"correction": "paper"}),
+    "correction: none": Variant({"correction": "none"}),
+    "fused: convex": Variant({"convex": True}),
+    "trained: as shipped": Variant({}, trained=True),
+    "trained: correction none": Variant({"correction": "none"}, trained=True),
+    "trained: correction the paper's": Variant({"correction": "paper"}, trained=True),
+    "trained: without gradient features": Variant({}, trained=True, blind=True),
+    "trained: fused convex": Variant({"convex": True}, trained=True),
+    **{f"trained: {name} only": Variant({}, (name,), trained=True, only=name) for name in _DEGRADED},
+}
+
+
+def ablation(bench: Path, data: Path, *, iterations: int) -> dict[str, Any]:
+    """Return, by variant and scenario, the mean of each metric over the dev set."""
+    dev, shipped = Dev(bench, data), load_fusion()
+    patches = RandomPatches(slice_pairs(data, split="train"), size=96, length=8 * iterations, seed=7)
+    figures: dict[str, Any] = {}
+    for name, variant in VARIANTS.items():
+        network: nn.Module = copy.deepcopy(shipped.network)
+        if variant.blind:
+            network = WithoutGradients(network)
+        if variant.trained:
+            _train(network, variant, patches, iterations, name)
+        inferer = FusionInferer(steps=3, **variant.settings)
+        figures[name] = {scenario: _score(dev, scenario, network, inferer) for scenario in variant.scenarios}
+    return {"weights_sha256": sha256(shipped.weights), "iterations": iterations, "variants": figures}
+
+
+def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterations: int, name: str) -> None:
+    """Train further, at a rate that falls linearly to 0."""
+    inferer = FusionInferer(steps=3, trajectory=True, **variant.settings)
+    prepare, loss = _preparation(variant.only), FusionLoss()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=1e-5)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, iterations)
+    network.train().requires_grad_(True)
+    for clean in tqdm(_batches(patches), total=iterations, desc=name):
+        inputs, target, kwargs = prepare(clean)
+        if variant.settings.get("convex"):
+            kwargs.pop("until")  # the last step alone is convex
+        optimizer.zero_grad()
+        loss(inferer(inputs, network, **kwargs), target).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        schedule.step()
+    network.eval()
+
+
+def _batches(patches: RandomPatches, size: int = 8) -> Iterator[Tensor]:
+    for start in range(0, len(patches), size):
+        yield torch.stack([patches[i]["image"] for i in range(start, start + size)])
+
+
+def _preparation(only: str | None) -> Prepare:
+    """Return what degrades a clean batch: by the training's prior, or by one scenario alone."""
+    if only is None:
+        prior = DegradeBatch(steps=(3,), seed=7)
+
+        def by_prior(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+            inputs, target, _, kwargs = prior({"image": clean})
+            return inputs, target, kwargs
+
+        return by_prior
+    degradation, generator = parse_degradation(load_spec(only)), torch.Generator().manual_seed(7)
+
+    def by_scenario(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        until = 1 + int(torch.randint(3, (), generator=generator))
+        inputs = degrade(clean, degradation, generator, stored=True)
+        return inputs, clean, {"degradation": degradation, "steps": 3, "until": until}
+
+    return by_scenario
+
+
+def _score(dev: Dev, scenario: str, network: nn.Module, inferer: FusionInferer) -> dict[str, float]:
+    degradation, rows = parse_degradation(load_spec(SCENARIOS[scenario])), []
+    for name in dev.names:
+        clean = [read(dev.clean / kind / f"{name}.png") for kind in ("mri", "fun")]
+        size = clean[0].shape[2:]
+        degraded = [
+            replicate(read(dev.degraded(scenario) / kind / f"{name}.png"), part.operator, size)
+            for kind, part in zip(("mri", "fun"), degradation, strict=True)
+        ]
+        with torch.inference_mode():
+            out = inferer(torch.cat(degraded, 1).float(), network, degradation=degradation)
+        fused, *restored = ((out[k].double().clamp(0, 1) * 255).round() / 255 for k in ("fused", "source1", "source2"))
+        images = Images.of(fused, *clean, data_range=1.0, restored=tuple(restored))
+        rows.append({k: float(v) for k, v in measure(images, METRICS).items()})
+    return {k: sum(row[k] for row in rows) / len(rows) for k in METRICS}
+
+
+def main() -> None:
+    """Run all variants and write their figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--iterations", type=int, default=300)
+    options = parser.parse_args()
+    write_json(PATH, ablation(options.bench, options.data, iterations=options.iterations))
+    print(f"wrote {PATH.name}")
+
+
+if __name__ == "__main__":
+    main()
