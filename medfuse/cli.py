@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--pet-series", metavar="UID", help="which PET series, where there are several")
     fuse.add_argument("--mri-series", metavar="UID", help="which MRI series, where there are several")
     fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
+    fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
@@ -115,7 +116,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
     )
     batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
-    batch.add_argument("out", type=Path, help="folder for the results, OUT/CASE/, and cases.tsv")
+    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
     batch.add_argument(
         "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
     )
@@ -127,6 +128,8 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=_steps, help="reverse steps, 1 or more (default: the bundle's)")
     batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
+    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
+    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
     batch.add_argument(
         "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
     )
@@ -149,7 +152,7 @@ def _fuse(options: argparse.Namespace) -> None:
     if options.aligned:
         item["aligned"] = True
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
-    _run([item], spec, options.out, options.steps, options.device, suv=options.suv, **dicom)
+    _run([item], spec, options.out, options.steps, options.device, suv=options.suv, n4=options.n4, **dicom)
 
 
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
@@ -252,9 +255,12 @@ def _batch(options: argparse.Namespace) -> int:
         degradation=options.degradation,
         steps=options.steps,
         device=None if options.device is None else _device(options.device),
+        suv=options.suv,
+        n4=options.n4,
         overlays=options.overlay,
         resume=options.resume,
         shard=options.shard,
+        bids=options.input if found.layout == "BIDS dataset" else None,
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)

@@ -343,7 +343,7 @@ def test_a_bids_dataset_from_end_to_end(quick, data, tmp_path, capsys):
     assert "BIDS dataset: 2 cases" in printed.out
     assert "sub-02 must have one MRI" in printed.err
     assert [(row["case"], row["state"]) for row in table(out)] == [("sub-01", "done"), ("sub-02", "failed")]
-    assert json.loads((out / "sub-01" / "sub-01.json").read_text())["sources"]["pet"]["unit"] == "Bq/mL"
+    assert json.loads((out / "sub-01" / "medfuse" / "sub-01.json").read_text())["sources"]["pet"]["unit"] == "Bq/mL"
 
 
 def test_a_workflow_must_end_with_the_writer(tmp_path):

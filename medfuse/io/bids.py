@@ -4,7 +4,7 @@
     sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz
 
 A session without an MRI of its own takes the only one of the subject. Nothing is guessed: where there are two, the case
-is refused, and a manifest chooses.
+is refused, and a manifest chooses. A subject has all its PETs in sessions, or none of them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def find_bids_cases(
         raise BundleError("A BIDS dataset must hold folders such as sub-01, got none; check the folder.")
     wanted = _labels("participant", participants, subjects, "sub")
     known = {name: path for subject in subjects.values() for name, path in _folders(subject, "ses").items()}
-    chosen = _labels("session", sessions, known, "ses")
-    return [case for name in subjects if name in wanted for case in _subject(root, subjects[name], chosen, sessions)]
+    chosen = _labels("session", sessions, known, "ses") if sessions else None
+    return [case for name in subjects if name in wanted for case in _subject(root, subjects[name], chosen)]
 
 
 def _folders(root: Path, kind: str) -> dict[str, Path]:
@@ -71,26 +71,26 @@ def _labels(what: str, labels: Sequence[str], known: dict[str, Path], kind: str)
     return names or set(known)
 
 
-def _subject(root: Path, subject: Path, chosen: set[str], sessions: Sequence[str]) -> list[dict[str, Any]]:
-    """List the cases of one subject; a subject without a PET is one that cannot be used."""
-    places = [] if sessions else [subject]
-    places += [path for name, path in _folders(subject, "ses").items() if name in chosen]
+def _subject(root: Path, subject: Path, chosen: set[str] | None) -> list[dict[str, Any]]:
+    """List the cases of one subject: its chosen sessions with a PET, or all of them where none has one."""
+    sessions = _folders(subject, "ses")
+    places = [subject / name for name in sorted(sessions if chosen is None else chosen)] or [subject]
     pets = {place: found for place in places if (found := _images(place / "pet", "pet"))}
-    everywhere = [
-        t1 for place in (subject, *_folders(subject, "ses").values()) for t1 in _images(place / "anat", "T1w")
-    ]
+    everywhere = [t1 for place in (subject, *sessions.values()) for t1 in _images(place / "anat", "T1w")]
+    mixed = bool(sessions) and bool(_images(subject / "pet", "pet"))
     cases = []
-    for place, found in pets.items():
+    for place in pets or places:
         case = subject.name if place == subject else f"{subject.name}_{place.name}"
-        heads = _images(place / "anat", "T1w") or everywhere
+        found, heads = pets.get(place, []), _images(place / "anat", "T1w") or everywhere
         try:
+            if mixed:
+                raise BundleError(
+                    f"{subject.name} must have all its PETs in sessions or none, got both; move those in pet/."
+                )
             pet, mri = _only(case, "PET (pet/*_pet.nii.gz)", found), _only(case, "MRI (anat/*_T1w.nii.gz)", heads)
             cases.append({"case": case, "mri": str(mri), "pet": str(pet), **_unit(root, case, pet)})
         except BundleError as error:
             cases.append({"case": case, "problem": str(error)})
-    if not pets:
-        problem = f"{subject.name} must have a PET (pet/*_pet.nii.gz), got none; add it or leave the participant out."
-        cases.append({"case": subject.name, "problem": problem})
     return cases
 
 

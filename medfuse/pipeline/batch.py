@@ -14,9 +14,11 @@ import torch
 from tqdm import tqdm
 
 from medfuse.errors import BundleError
+from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.cases import refuse_twins
 from medfuse.io.manifest import PLAIN_ID
+from medfuse.pipeline.layout import BidsLayout, Layout
 from medfuse.pipeline.records import (
     fingerprint,
     input_paths,
@@ -53,27 +55,33 @@ def run_batch(
     degradation: Mapping[str, Any] | str | None = None,
     steps: int | None = None,
     device: str | torch.device | None = None,
+    suv: str | None = None,
+    n4: bool = False,
     overlays: Sequence[str | Path] = (),
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
+    bids: str | Path | None = None,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once.
 
-    A case is written to a temporary folder, which becomes `out/<case>` when all is in it, and replaces what an earlier
-    run left there. What cannot be fused leaves a record that says why, and the next case goes on. At the end
-    `out/cases.tsv` and the page over all cases are made of the records in `out`.
+    A case is written to a temporary folder, which becomes `out/<case>` (of a BIDS dataset `out/sub-X/[ses-Y]`) when all
+    is in it, and replaces what an earlier run left there. What cannot be fused leaves a record that says why, and the
+    next case goes on. At the end `out/cases.tsv` and the page over all cases are made of the records in `out`.
 
     Args:
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
         out: Folder for the results.
         bundle: Name or folder of a bundle.
-        degradation: A preset's name, a file or a specification. This and the next three: see `load_workflow`.
+        degradation: A preset's name, a file or a specification. This and the next five: see `load_workflow`.
         steps: Number of reverse steps.
         device: Where to compute.
+        suv: SUV of DICOM PETs.
+        n4: Remove the bias field of each MRI.
         overlays: Files that change keys of the configuration.
         resume: Skip a case if its record says that it was made of the same inputs, configuration, weights and version,
             and its outputs are as they were.
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
+        bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
 
     Returns:
         What became of each case.
@@ -83,14 +91,18 @@ def run_batch(
             cannot be loaded.
     """
     out = Path(out)
+    layout = Layout(out) if bids is None else BidsLayout(out, Path(bids))
     items = _part(cases, shard)
-    _check_places(items, out)
-    workflow = load_workflow(bundle, degradation=degradation, steps=steps, device=device, overlays=overlays)
-    out.mkdir(parents=True, exist_ok=True)
+    _check_places(items, layout)
+    _check_suv(items, suv)
+    workflow = load_workflow(
+        bundle, degradation=degradation, steps=steps, device=device, suv=suv, n4=n4, overlays=overlays
+    )
+    layout.prepare()
     summary = BatchSummary()
     try:
         for item in tqdm(items, unit="case", disable=None):
-            _run_case(item, workflow, out, resume=resume, summary=summary)
+            _run_case(item, workflow, layout, resume=resume, summary=summary)
     finally:
         write_table(out)
         write_group_page(out)
@@ -111,25 +123,30 @@ def collect(out: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _run_case(item: Mapping[str, Any], workflow: Workflow, out: Path, *, resume: bool, summary: BatchSummary) -> None:
+def _run_case(
+    item: Mapping[str, Any], workflow: Workflow, layout: Layout, *, resume: bool, summary: BatchSummary
+) -> None:
     case, started = str(item["case"]), time.perf_counter()
-    folder = out / case
+    folder = layout.folder(case)
     _sweep(folder)
     try:
         if "problem" in item:
             raise BundleError(str(item["problem"]))
-        based_on = fingerprint(item, workflow)
-        if resume and is_done(folder, case, based_on):
+        based_on = fingerprint(item, workflow, names=layout.basis(item))
+        if resume and is_done(folder, layout.records(folder), case, based_on):
             summary.skipped.append(case)
             return
         with atomic_folder(folder) as temporary:
-            workflow.write(workflow(item), temporary)
-            write_done(temporary, case, based_on, seconds=time.perf_counter() - started)
+            result = workflow(item)
+            workflow.write(result, temporary)
+            layout.arrange(temporary, item, result.record)
+            seconds = time.perf_counter() - started
+            write_done(temporary, layout.records(temporary), case, based_on, seconds=seconds)
         summary.fused.append(case)
     except Exception as error:  # of any kind: the next case may be sound
         with atomic_folder(folder) as temporary:
             seconds = time.perf_counter() - started
-            summary.failed[case] = write_failure(temporary, item, error, seconds=seconds)
+            summary.failed[case] = write_failure(layout.records(temporary), item, error, seconds=seconds)
 
 
 def _part(cases: Iterable[Mapping[str, Any]], shard: tuple[int, int]) -> list[Mapping[str, Any]]:
@@ -147,22 +164,33 @@ def _part(cases: Iterable[Mapping[str, Any]], shard: tuple[int, int]) -> list[Ma
     return items[number - 1 :: count]
 
 
-def _check_places(items: Sequence[Mapping[str, Any]], out: Path) -> None:
+def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
     """Refuse to replace inputs or foreign files."""
-    if out.exists() and not out.is_dir():
+    if layout.out.exists() and not layout.out.is_dir():
         raise BundleError("OUT must be a folder, got a file; choose another.")
-    ids = {str(item["case"]) for item in items}
-    root = out.resolve()
+    folders = {str(item["case"]): layout.folder(str(item["case"])) for item in items}
+    root, places = layout.out.resolve(), {folder.resolve() for folder in folders.values()}
     for item in items:
         for path in input_paths(item).values():
             place = path.resolve()
-            if root.is_relative_to(place) or (place.is_relative_to(root) and place.relative_to(root).parts[0] in ids):
+            if root.is_relative_to(place) or not places.isdisjoint((place, *place.parents)):
                 raise BundleError(f"OUT must lie apart from the inputs, got those of {item['case']}; choose another.")
-    for case in sorted(ids):
-        if not is_ours(out / case):
+    layout.check()
+    for case, folder in folders.items():
+        if not is_ours(folder, layout.records(folder), case):
             raise BundleError(
                 f"The folder of {case} in OUT must be free or of an earlier run, got files; choose another."
             )
+
+
+def _check_suv(items: Sequence[Mapping[str, Any]], suv: str | None) -> None:
+    """Refuse to make SUV of what has no headers to tell how."""
+    plain = [item["case"] for item in items if is_nifti(Path(str(item.get("pet", ""))))]
+    if plain and suv not in (None, "auto", "none"):
+        raise BundleError(
+            f"An SUV must be asked for with DICOM PETs only, got NIfTI for {len(plain)} cases, {plain[0]} among them; "
+            "leave it out, or fuse them apart."
+        )
 
 
 def _sweep(folder: Path) -> None:

@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from medfuse import NOTICE, __version__
 from medfuse.errors import known_error
 from medfuse.io import atomic_file, is_nifti, write_json
 from medfuse.pipeline.facts import sha256
+from medfuse.pipeline.layout import case_homes
 
 if TYPE_CHECKING:
     from medfuse.pipeline.workflow import Workflow
@@ -35,11 +36,18 @@ def input_paths(item: Mapping[str, Any]) -> dict[str, Path]:
     return {key: Path(str(item[key])) for key in keys}
 
 
-def fingerprint(item: Mapping[str, Any], workflow: Workflow) -> dict[str, Any]:
-    """Return all that a result depends on: hashes of inputs, configuration and weights, and the version."""
+def fingerprint(item: Mapping[str, Any], workflow: Workflow, *, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return all that a result depends on: hashes of inputs, configuration and weights, and the version.
+
+    Args:
+        item: The case.
+        workflow: What fuses it.
+        names: Names that go into its outputs.
+    """
     paths = input_paths(item)
     hashes = {path: _hash(path) for path in set(paths.values())}
     fields = {key: value for key, value in item.items() if key not in paths and key != "case"}
+    fields |= {"names": list(names)} if names else {}
     return {
         "medfuse": __version__,
         "configuration": workflow.configuration,
@@ -59,8 +67,16 @@ def _hash(path: Path) -> str | None:
     return hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
 
 
-def write_done(folder: Path, case: str, based_on: Mapping[str, Any], *, seconds: float) -> None:
-    """Write that a case is done, with the hash of every output; nothing may be written after it."""
+def write_done(folder: Path, home: Path, case: str, based_on: Mapping[str, Any], *, seconds: float) -> None:
+    """Write that a case is done, with the hash of every output; nothing may be written after it.
+
+    Args:
+        folder: Of the case.
+        home: Where in it the records lie.
+        case: Its id.
+        based_on: What `fingerprint` returned.
+        seconds: Time that it took.
+    """
     outputs = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     record = {
         "case": case,
@@ -71,35 +87,35 @@ def write_done(folder: Path, case: str, based_on: Mapping[str, Any], *, seconds:
         "seconds": round(seconds, 3),
         "peak_memory_mib": peak_memory(),
     }
-    write_json(folder / f"{case}_done.json", record, durable=True)
+    write_json(home / f"{case}_done.json", record, durable=True)
 
 
-def is_done(folder: Path, case: str, based_on: Mapping[str, Any]) -> bool:
-    """Return whether a case has a record of the same basis, and all its outputs as they were."""
-    record = _read(folder / f"{case}_done.json")
+def is_done(folder: Path, home: Path, case: str, based_on: Mapping[str, Any]) -> bool:
+    """Return whether a case has a record of the same basis, and all its outputs as they were; see `write_done`."""
+    record = _read(home / f"{case}_done.json")
     if record is None or record.get("based_on") != based_on or not isinstance(record.get("outputs"), dict):
         return False
     outputs = {folder / name: digest for name, digest in record["outputs"].items()}
     return bool(outputs) and all(path.is_file() and sha256(path) == digest for path, digest in outputs.items())
 
 
-def write_failure(folder: Path, item: Mapping[str, Any], error: Exception, *, seconds: float) -> str:
+def write_failure(home: Path, item: Mapping[str, Any], error: Exception, *, seconds: float) -> str:
     """Write why a case failed, and return it: our own message, or where in the code a foreign error came from."""
     case, known = str(item["case"]), known_error(error)
     if known is None:
         message = f"an unexpected error ({type(error).__name__}); see error.txt, and please report it."
-        with atomic_file(folder / "error.txt") as file:
+        with atomic_file(home / "error.txt") as file:
             file.write("\n".join(_trace(error)).encode() + b"\n")
     else:
         message = _without_paths(str(known), item)
     record = {"case": case, "state": "failed", "notice": NOTICE, "medfuse": __version__, "message": message}
-    write_json(folder / f"{case}_failed.json", record | {"seconds": round(seconds, 3)}, durable=True)
+    write_json(home / f"{case}_failed.json", record | {"seconds": round(seconds, 3)}, durable=True)
     return message
 
 
 def write_table(out: Path) -> list[dict[str, Any]]:
     """Write `cases.tsv` from the records in a folder, of this run and of others, and return its rows."""
-    rows = [row for folder in sorted(out.iterdir()) if folder.is_dir() and (row := _row(folder))]
+    rows = [row for case, home in case_homes(out) if (row := _row(case, home))]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -109,10 +125,10 @@ def write_table(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def is_ours(folder: Path) -> bool:
-    """Return whether a folder may be replaced: it is absent, empty, or holds the record of a case."""
-    records = (f"{folder.name}{suffix}.json" for suffix in ("", "_done", "_failed"))
-    return not folder.exists() or not any(folder.iterdir()) or any((folder / name).is_file() for name in records)
+def is_ours(folder: Path, home: Path, case: str) -> bool:
+    """Return whether a folder may be replaced: it is absent, empty, or holds the record of a case in its place."""
+    records = (f"{case}{suffix}.json" for suffix in ("", "_done", "_failed"))
+    return not folder.exists() or not any(folder.iterdir()) or any((home / name).is_file() for name in records)
 
 
 def peak_memory() -> int:
@@ -123,10 +139,9 @@ def peak_memory() -> int:
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
-def _row(folder: Path) -> dict[str, Any] | None:
-    case = folder.name
+def _row(case: str, home: Path) -> dict[str, Any] | None:
     for state in ("done", "failed"):
-        path = folder / f"{case}_{state}.json"
+        path = home / f"{case}_{state}.json"
         if path.is_file():
             record = _read(path)
             if record is None:

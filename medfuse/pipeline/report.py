@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medfuse.pipeline.layout import case_homes
 from medfuse.report import save_group_page, save_report
 
 if TYPE_CHECKING:
@@ -35,14 +36,17 @@ def write_group_page(output_dir: str | Path) -> Path:
     """Write `index.html` over all cases whose record lies in a folder, of this run and of earlier ones.
 
     Args:
-        output_dir: Folder with `CASE/CASE.json`.
+        output_dir: Folder with `CASE/CASE.json`, or a BIDS derivative dataset of medfuse.
 
     Returns:
         The page.
     """
     root = Path(output_dir)
-    paths = (folder / f"{folder.name}.json" for folder in sorted(root.iterdir()) if folder.is_dir())
-    records = [record for path in paths if (record := _record(path)) is not None]
+    records = [
+        {**record, "folder": home.relative_to(root).as_posix()}
+        for case, home in case_homes(root)
+        if (record := _record(home / f"{case}.json")) is not None
+    ]
     save_group_page(root / GROUP_PAGE, records)
     return root / GROUP_PAGE
 

@@ -86,6 +86,8 @@ def load_workflow(
     degradation: Mapping[str, Any] | str | None = None,
     steps: int | None = None,
     device: str | torch.device | None = None,
+    suv: str | None = None,
+    n4: bool = False,
     overlays: Sequence[str | Path] = (),
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
@@ -95,6 +97,8 @@ def load_workflow(
         degradation: A preset's name, a file or a specification.
         steps: Number of reverse steps.
         device: Where to compute.
+        suv: SUV of a DICOM PET, one of `medfuse.io.suv.CHOICES`.
+        n4: Remove the bias field of the MRI.
         overlays: YAML or JSON files that change keys of the bundle's `inference.json`, merged from left to right.
 
     Raises:
@@ -104,8 +108,11 @@ def load_workflow(
     parser = read_inference(bundle, overlays=overlays, device=device)
     if degradation is not None:
         parser["degradation"] = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
-    if steps is not None:
-        parser["steps"] = steps
+    given = {"steps": steps, "suv": suv, "n4": n4 or None}
+    for key, value in ((k, v) for k, v in given.items() if v is not None):
+        if key not in parser:
+            raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
+        parser[key] = value
     if "progress" in parser.get("inferer", {}):
         parser["inferer"]["progress"] = False  # the bar is for cases
     configuration = _hash(parser)
@@ -135,6 +142,8 @@ def fuse(
     device: str | torch.device = "cpu",
     aligned: bool = False,
     pet_unit: str | None = None,
+    suv: str | None = None,
+    n4: bool = False,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
 
@@ -149,6 +158,8 @@ def fuse(
         device: Where to compute.
         aligned: The volumes share one world frame: do not register.
         pet_unit: Unit of the values of a NIfTI PET.
+        suv: SUV of a DICOM PET, such as `bw`.
+        n4: Remove the bias field of the MRI.
 
     Returns:
         Volumes **[X, Y, Z]** on the grid of the MRI, with their affine and units: `restored` (MRI, PET), `fused`,
@@ -162,7 +173,7 @@ def fuse(
         item["aligned"] = True
     if pet_unit:
         item["pet_unit"] = pet_unit
-    return load_workflow(degradation=degradation, steps=steps, device=device)(item)
+    return load_workflow(degradation=degradation, steps=steps, device=device, suv=suv, n4=n4)(item)
 
 
 def _hash(parser: ConfigParser) -> str:

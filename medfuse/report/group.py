@@ -24,7 +24,7 @@ def save_group_page(path: str | Path, records: Sequence[Mapping[str, Any]]) -> N
 
     Args:
         path: HTML to write, atomically; reports are looked for beside it, at `CASE/CASE_report.html`.
-        records: Records of cases, as their JSON holds them.
+        records: Records of cases, as their JSON holds them; a "folder" says where else a report lies.
     """
     cases = sorted(((record, findings(record)) for record in records), key=lambda c: str(c[0].get("case", "")))
     body = join(
@@ -145,7 +145,7 @@ def _table(cases: Sequence[tuple[Mapping[str, Any], list[Finding]]]) -> Markup:
 
 def _cells(record: Mapping[str, Any], found: Sequence[Finding]) -> list[Markup]:
     case, warnings = str(record.get("case", "")), _warnings(found)
-    target = f"./{quote(case, safe='')}/{quote(case, safe='')}_report.html"
+    target = f"./{quote(str(record.get('folder', case)))}/{quote(case, safe='')}_report.html"
     pet = list((record.get("sources") or {"": {}}).values())[-1]
     whole: Mapping[str, Any] = next(iter(pet.get("regions") or ()), {})
     badge = element("span", str(len(warnings)), class_="badge warning" if warnings else "badge")

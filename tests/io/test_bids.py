@@ -106,7 +106,7 @@ def test_what_is_ambiguous_is_refused_for_this_case_alone(tmp_path, names, messa
 def test_what_is_missing_is_said(tmp_path):
     make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/pet/sub-02_pet.nii.gz")
     first, second = find_bids_cases(tmp_path)
-    assert "sub-01 must have a PET" in first["problem"]
+    assert "sub-01 must have one PET (pet/*_pet.nii.gz), got 0" in first["problem"]
     assert "sub-02 must have one MRI (anat/*_T1w.nii.gz), got 0" in second["problem"]
 
 

@@ -1,0 +1,146 @@
+"""Where a batch puts its cases: a folder for each with our names, or a BIDS derivative dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfuse.errors import BundleError
+from medfuse.io import write_json
+from medfuse.io.derivative import (
+    DESCRIPTION,
+    EXTRAS,
+    case_folder,
+    check_dataset,
+    derivative_name,
+    source_uri,
+    write_dataset,
+)
+from medfuse.pipeline.facts import DIMENSIONLESS
+from medfuse.transforms import BIAS_FIELD
+
+_PLACES = {"mri": ("anat", "T1w"), "pet": ("pet", "PET")}  # folder, and label of the grid
+_VOLUMES = {  # by our name: source, label, unit, description
+    "mri_restored": ("mri", "restored", None, "Restored MRI"),
+    "pet_restored": ("pet", "restored", None, "Restored PET"),
+    "fused": ("pet", "fused", DIMENSIONLESS, "Fusion of MRI and PET; no value is to be measured in it"),
+    "weight": ("pet", "weight", "0 to 1", "Weight of the MRI in the fusion"),
+    "fused_rgb": ("pet", "fusedrgb", "RGB, 8 bit", "Palette of the PET over the fused structure, for the eye"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder for each case, `out/CASE/`, which holds all that is known of it.
+
+    Attributes:
+        out: Folder for the results.
+    """
+
+    out: Path
+
+    def folder(self, case: str) -> Path:
+        """Return the folder of a case, which is replaced as a whole."""
+        return self.out / case
+
+    def records(self, folder: Path) -> Path:
+        """Return where the records of a case lie, of its folder or the temporary one."""
+        return folder
+
+    def check(self) -> None:
+        """Raise unless this layout can be written to `out`.
+
+        Raises:
+            BundleError: If a dataset is there that this would spoil.
+        """
+        if (self.out / DESCRIPTION).exists():
+            raise BundleError("OUT must not be a BIDS dataset unless the input is one, got one; choose another folder.")
+
+    def prepare(self) -> None:
+        """Write what is about all cases, before the first."""
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def basis(self, item: Mapping[str, Any]) -> list[str]:
+        """Return what names and sidecars depend on, beside the contents of the inputs."""
+        return []
+
+    def arrange(self, folder: Path, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Bring the outputs of a case, written into a folder under our names, into this layout."""
+
+
+@dataclass(frozen=True)
+class BidsLayout(Layout):
+    """A BIDS derivative dataset; see `medfuse.io.derivative`.
+
+    Attributes:
+        root: Folder of the BIDS dataset that the cases are of.
+    """
+
+    root: Path
+
+    def folder(self, case: str) -> Path:
+        """Return the folder of a subject or a session."""
+        return self.out / case_folder(case)
+
+    def records(self, folder: Path) -> Path:
+        """Return the folder of what BIDS has no name for."""
+        return folder / EXTRAS
+
+    def check(self) -> None:
+        """Raise if another program's dataset is there."""
+        check_dataset(self.out)
+
+    def prepare(self) -> None:
+        """Write the files about the dataset."""
+        super().prepare()
+        write_dataset(self.out, self.root)
+
+    def basis(self, item: Mapping[str, Any]) -> list[str]:
+        """Return the URIs of the sources."""
+        return [source_uri(item[key], self.root) for key in _PLACES]
+
+    def arrange(self, folder: Path, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Give the volumes their BIDS names and sidecars; the rest goes to the folder of the records."""
+        extras = self.records(folder)
+        written = list(folder.iterdir())
+        extras.mkdir()
+        for path in written:
+            path.rename(extras / path.name)
+        for name, (key, desc, unit, description) in _VOLUMES.items():
+            volume = extras / f"{record['case']}_{name}.nii.gz"
+            if not volume.is_file():
+                continue
+            grid = record["reference"]["source"]
+            space = None if key == grid else _PLACES[grid][1]
+            place = folder / _PLACES[key][0]
+            place.mkdir(exist_ok=True)
+            stem = derivative_name(item[key], record["case"], desc=desc, space=space)
+            volume.rename(place / f"{stem}.nii.gz")
+            sidecar = self._sidecar(key, item, record) | {"Units": unit or record["sources"][key]["unit"]}
+            write_json(place / f"{stem}.json", {"Description": description, **sidecar})
+
+    def _sidecar(self, key: str, item: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what BIDS wants to know of a volume that was made of a source."""
+        grid, spacing = record["reference"]["source"], record["reference"]["spacing_mm"]
+        own, other = (source_uri(item[k], self.root) for k in sorted(_PLACES, key=lambda k: k != key))
+        sidecar: dict[str, Any] = {
+            "Sources": [own, other],
+            "SkullStripped": False,
+            "Resolution": f"Grid of the {grid.upper()}, {' x '.join(f'{s:.4g}' for s in spacing)} mm",
+        }
+        if key != grid:
+            sidecar["SpatialReference"] = source_uri(item[grid], self.root)
+        if key == "mri":
+            sidecar["BiasFieldRemoved"] = bool(record["sources"][key].get(BIAS_FIELD))
+        return sidecar
+
+
+def case_homes(out: str | Path) -> list[tuple[str, Path]]:
+    """Return the folders under a folder where the records of a case may lie, of either layout, by id and sorted."""
+    root = Path(out)
+    patterns = ("*", f"sub-*/{EXTRAS}", f"sub-*/ses-*/{EXTRAS}")
+    homes = [path for pattern in patterns for path in root.glob(pattern) if path.is_dir()]
+    parts = [path.relative_to(root).parts for path in homes]
+    return sorted(("_".join(p[:-1] or p), path) for p, path in zip(parts, homes, strict=True))
