@@ -11,13 +11,12 @@ from medfuse.pipeline.case import (
     CaseResult,
     DescribeSourcesd,
     SaveFusiond,
-    write_mosaic,
     write_transform,
     write_volumes,
 )
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
 from medfuse.pipeline.images import fuse_images
-from medfuse.pipeline.report import write_group_page, write_report
+from medfuse.pipeline.report import write_group_page, write_mosaic, write_preview, write_report
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -44,6 +43,7 @@ __all__ = [
     "versions",
     "write_group_page",
     "write_mosaic",
+    "write_preview",
     "write_report",
     "write_transform",
     "write_volumes",

@@ -17,14 +17,14 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from medfuse import NOTICE
-from medfuse.errors import BundleError
+from medfuse.errors import BundleError, GeometryError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
 from medfuse.pipeline.dicom import write_dicom
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, residual_maps, sha256, versions
-from medfuse.pipeline.report import write_report
+from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
-from medfuse.report import region_values, save_mosaic
-from medfuse.transforms import BIAS_FIELD, case_degradation, fuse_color, inverse_values, to_uint8
+from medfuse.report import region_values
+from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values, to_uint8
 
 
 class DescribeSourcesd(MapTransform):
@@ -97,6 +97,8 @@ class CaseResult:
         files: DICOM files of each source; none for a NIfTI.
         residuals: What each restoration leaves of its data, in standard deviations of the noise; None where nothing
             happened to it.
+        before: The registered source as it lay before, interpolated once, in its unit; None without a registration,
+            or where it lay outside the grid.
     """
 
     case: str
@@ -113,6 +115,7 @@ class CaseResult:
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     residuals: tuple[Tensor | None, Tensor | None] = (None, None)
+    before: Tensor | None = None
 
 
 Output = Callable[[CaseResult, Path], None]
@@ -143,33 +146,15 @@ def write_transform(result: CaseResult, folder: Path) -> None:
         RigidRegistration.from_dict(registration).save_transform(path)
 
 
-def write_mosaic(result: CaseResult, folder: Path) -> None:
-    """Draw sources, restored, fused and colour fusion in three planes."""
-    save_mosaic(
-        folder / f"{result.case}_mosaic.png",
-        sources=result.sources,
-        restored=result.restored,
-        fused=result.fused,
-        rgb=result.rgb,
-        weight=result.weight,
-        affine=result.affine,
-        units=result.units,
-        title=result.case,
-        notes=_notes(result.record),
-        pet_window=result.window,
-        palette=result.palette,
-    )
-
-
-OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic, write_report)
+OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic, write_preview, write_report)
 
 
 class SaveFusiond(MapTransform):
     """Write all outputs of one case; the JSON sidecar comes last, so a case with a sidecar is complete.
 
     Under `output_dir/<case>/`: `<case>_fused.nii.gz` (dimensionless), `_pet_restored` and `_mri_restored` (the input's
-    unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_pet_to_mri.tfm` when registered,
-    `_report.html`, `dicom/` where a source was DICOM, and `<case>.json`.
+    unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_preview.jpg`, `_report.html`,
+    `_pet_to_mri.tfm` when registered, `dicom/` where a source was DICOM, and `<case>.json`.
     """
 
     def __init__(
@@ -251,7 +236,17 @@ class SaveFusiond(MapTransform):
             record=self._record(data, chi2, sources, restored),
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
+            before=self._before(data),
         )
+
+    def _before(self, data: Mapping[Hashable, Any]) -> Tensor | None:
+        image = data.get(f"{self.moving}_before")
+        if image is None:
+            return None
+        try:
+            return ResampleToReference()(image, data[self.reference])[0].as_tensor()
+        except GeometryError:  # it lay outside
+            return None
 
     def _agreement(
         self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor
@@ -338,15 +333,3 @@ def _files(data: Mapping[Hashable, Any], key: str) -> tuple[str, ...]:
 def _text(value: str | Sequence[str]) -> str:
     """Return a text that MONAI's batches may have put into a list."""
     return value if isinstance(value, str) else str(value[0])
-
-
-def _notes(record: Mapping[str, Any]) -> list[str]:
-    steps = "" if record["steps"] is None else f", {record['steps']} steps"
-    notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given){steps}"]
-    chi2 = {k.upper(): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
-    if chi2:
-        notes.append("Residual chi-square: " + ", ".join(f"{k} {v:.2f}" for k, v in chi2.items()))
-    registration = record["registration"]
-    if isinstance(registration, Mapping) and not registration.get("accepted", True):
-        notes.append("Warning: registration was not accepted; the images were fused as they lay.")
-    return notes

@@ -4,7 +4,7 @@ from medfuse.report.findings import Finding, findings
 from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
 from medfuse.report.methods import methods_text
-from medfuse.report.qc import save_contact_sheet, save_mosaic
+from medfuse.report.qc import save_contact_sheet, save_mosaic, save_preview
 from medfuse.report.values import region_values
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "save_contact_sheet",
     "save_group_page",
     "save_mosaic",
+    "save_preview",
     "save_report",
 ]

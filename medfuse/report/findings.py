@@ -9,6 +9,8 @@ from typing import Any, Literal
 UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
+_SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
+_MEAN_CHANGE = 0.1  # blur, noise and sampling leave the mean of an image as it is
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
     Args:
         record: The record of a case, as its JSON holds it; unknown or missing entries say nothing.
     """
-    parts = (_registration, _coverage, _degradation, _bias_field, _units, _always)
+    parts = (_registration, _coverage, _degradation, _bias_field, _values, _always)
     found = [finding for part in parts for finding in part(record)]
     return sorted(found, key=lambda f: f.level != "warning")
 
@@ -124,9 +126,21 @@ def _bias_field(record: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _units(record: Mapping[str, Any]) -> list[Finding]:
+def _values(record: Mapping[str, Any]) -> list[Finding]:
     found = []
     for name, source in (record.get("sources") or {}).items():
+        whole: Mapping[str, Any] = next(iter(source.get("regions") or ()), {})
+        given, restored = whole.get("given") or {}, whole.get("restored") or {}
+        highest, mean = given.get("max") or 0.0, given.get("mean") or 0.0
+        change = (restored.get("mean", mean) - mean) / mean if mean > 0 else 0.0
+        if abs(change) > _MEAN_CHANGE:
+            text = f"The mean of the restored {name.upper()} is {abs(change):.0%} {'above' if change > 0 else 'below'}"
+            found.append(Finding("warning", f"{text} that of the {name.upper()} as given. Do not measure in it."))
+        if str(source.get("unit", "")).startswith("SUV") and highest > _SUV_HIGH:
+            text = f"The {name.upper()} is said to be in SUV, but its highest value is {highest:.0f}."
+            found.append(
+                Finding("warning", f"{text} No uptake is so high: the unit is probably another, such as Bq/ml.")
+            )
         suv = source.get("suv") or {}
         if suv.get("kind") == "none":
             text = f"The values of the {name.upper()} are no SUV: {suv.get('reason') or 'the headers do not allow it'}."

@@ -10,29 +10,43 @@ from urllib.parse import quote
 
 from medfuse.io.atomic import atomic_file
 from medfuse.report.findings import CHI2_HIGH, Finding, findings
-from medfuse.report.html import number_text, registration_state
-from medfuse.report.markup import Markup, element, join, page, section
+from medfuse.report.html import registration_state
+from medfuse.report.markup import Markup, data_url, element, join, page, section
+from medfuse.report.values import number_text
 
 _WIDTH, _LEFT, _ROW = 900, 230, 44  # px of a plot
-_HEAD = ("Case", "Degradation", "Registration", "Moved [mm]", "Chi-square MRI", "Chi-square PET", "PET unit",
-         "Max, given", "Max, restored", "Warnings")  # fmt: skip
-_NUMBERS = (3, 4, 5, 7, 8)
+_HEAD = ("Case", "Warnings", "Registration", "Moved [mm]", "Chi-square MRI", "Chi-square PET", "PET max, given",
+         "PET max, restored", "PET unit", "Degradation")  # fmt: skip
+_NUMBERS, _UNIT = (3, 4, 5, 6, 7), 8
+
+Case = tuple[Mapping[str, Any], list[Finding]]
 
 
-def save_group_page(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Save a page over many cases, with a link to the report of each.
+def save_group_page(
+    path: str | Path,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    failures: Mapping[str, str] | None = None,
+    previews: Mapping[str, bytes] | None = None,
+) -> None:
+    """Save a page over many cases, with a link to the report of each; cases with most warnings come first.
 
     Args:
         path: HTML to write, atomically; reports are looked for beside it, at `CASE/CASE_report.html`.
         records: Records of cases, as their JSON holds them; a "folder" says where else a report lies.
+        failures: Why a case could not be fused, by its name.
+        previews: JPEG of each case, by its name.
     """
-    cases = sorted(((record, findings(record)) for record in records), key=lambda c: str(c[0].get("case", "")))
+    cases = [(record, findings(record)) for record in records]
+    cases.sort(key=lambda c: (-len(_warnings(c[1])), str(c[0].get("case", ""))))
+    failed = dict(sorted((failures or {}).items()))
     body = join(
         [
             element("header", element("p", "PET-MRI fusion", class_="kind"), element("h1", _count(len(cases), "case"))),
-            _summary(cases),
+            _summary(cases, failed),
+            _failures(failed),
             _plots([record for record, _ in cases]),
-            _table(cases),
+            _table(cases, previews or {}),
         ]
     )
     with atomic_file(path) as file:
@@ -58,17 +72,24 @@ def _moved(record: Mapping[str, Any]) -> float | None:
     return registration.get("max_displacement") if accepted else None
 
 
-def _summary(cases: Sequence[tuple[Mapping[str, Any], list[Finding]]]) -> Markup:
+def _summary(cases: Sequence[Case], failed: Mapping[str, str]) -> Markup:
     states = [registration_state(record).split(",")[0] for record, _ in cases]
     facts = [
-        ("Cases", str(len(cases))),
+        ("Fused", str(len(cases))),
         ("With warnings", str(sum(bool(_warnings(found)) for _, found in cases))),
-        ("Registration accepted", str(states.count("accepted"))),
-        ("Registration refused", str(states.count("refused"))),
-        ("Weights", str(len({record.get("weights_sha256") for record, _ in cases}))),
+        ("Could not be fused", str(len(failed))),
+        ("Registration", f"{states.count('accepted')} accepted, {states.count('refused')} refused"),
+        ("Different weights", str(len({record.get("weights_sha256") for record, _ in cases}))),
         ("Versions of medfuse", ", ".join(sorted({_version(record) for record, _ in cases})) or "-"),
     ]
     return element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts), class_="facts")
+
+
+def _failures(failed: Mapping[str, str]) -> Markup:
+    if not failed:
+        return Markup("")
+    items = [element("li", element("strong", f"{case}: "), why, class_="warning") for case, why in failed.items()]
+    return section("failures", "Could not be fused", element("ul", *items, class_="findings"))
 
 
 def _version(record: Mapping[str, Any]) -> str:
@@ -91,9 +112,9 @@ def _plots(records: Sequence[Mapping[str, Any]]) -> Markup:
         "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_ROW * len(known)}", class_="plot", role="img",
         aria_label="One dot a case for each quantity; the numbers are in the table",
     )  # fmt: skip
-    return section(
-        "spread", "All cases at a glance", plot, element("p", "A dot is a case. Dashed: above it, look.", class_="hint")
-    )
+    frame = element("div", plot, class_="table", tabindex="0", role="region", aria_label="All cases at a glance")
+    hint = "A dot is a case; its name appears under the mouse. Right of a dashed line, look."
+    return section("spread", "All cases at a glance", frame, element("p", hint, class_="hint"))
 
 
 def _dots(row: int, title: str, pairs: Sequence[tuple[Mapping[str, Any], float]], limit: float | None) -> Markup:
@@ -119,16 +140,18 @@ def _round_up(value: float) -> float:
     return next((s * power for s in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) if value <= s * power), 10.0 * power)
 
 
-def _table(cases: Sequence[tuple[Mapping[str, Any], list[Finding]]]) -> Markup:
+def _table(cases: Sequence[Case], previews: Mapping[str, bytes]) -> Markup:
     head = [
         element(
-            "th", element("button", title, type="button", data_sort=str(k)), scope="col", aria_sort="none",
-            class_="number" if k in _NUMBERS else None,
+            "th", element("button", title, type="button", data_sort=str(k)), scope="col",
+            aria_sort="descending" if title == "Warnings" else "none", class_="number" if k in _NUMBERS else None,
         )
         for k, title in enumerate(_HEAD)
     ]  # fmt: skip
-    rows = [element("tr", *_cells(record, found)) for record, found in cases]
-    caption = "Every case, with what a report warns of; the titles sort"
+    rows = [element("tr", *_cells(record, found, previews)) for record, found in cases]
+    caption = "Every case, most warnings first; the titles sort"
+    if previews:
+        caption += ". The pictures show an axial plane of MRI, PET and colour fusion"
     search = element("label", "Find a case ", element("input", type="search", id="filter", autocomplete="off"))
     return section(
         "cases",
@@ -143,28 +166,33 @@ def _table(cases: Sequence[tuple[Mapping[str, Any], list[Finding]]]) -> Markup:
     )  # fmt: skip
 
 
-def _cells(record: Mapping[str, Any], found: Sequence[Finding]) -> list[Markup]:
+def _cells(record: Mapping[str, Any], found: Sequence[Finding], previews: Mapping[str, bytes]) -> list[Markup]:
     case, warnings = str(record.get("case", "")), _warnings(found)
     target = f"./{quote(str(record.get('folder', case)))}/{quote(case, safe='')}_report.html"
     pet = list((record.get("sources") or {"": {}}).values())[-1]
     whole: Mapping[str, Any] = next(iter(pet.get("regions") or ()), {})
-    badge = element("span", str(len(warnings)), class_="badge warning" if warnings else "badge")
-    told = [element("details", element("summary", badge), element("ul", *(element("li", t) for t in warnings)))]
+    link: list[Any] = [case]
+    told = [element("li", text.split(". ")[0].rstrip(".") + ".") for text in warnings]
+    if case in previews:
+        alt = f"Axial plane of MRI, PET and colour fusion of {case}"
+        link.append(element("img", src=data_url(previews[case], "jpeg"), alt=alt, width="192", height="64"))
+    cells = [
+        element("th", element("a", *link, href=target), scope="row", data_value=case),
+        element("td", element("ul", *told) if told else "none", class_="told", data_value=len(told)),
+    ]
     values = [
-        (record.get("degradation") or {}).get("name", "as specified"),
         registration_state(record).split(",")[0],
         _moved(record),
         _chi2(record, 0),
         _chi2(record, 1),
-        pet.get("unit", ""),
         (whole.get("given") or {}).get("max"),
         (whole.get("restored") or {}).get("max"),
+        pet.get("unit", ""),
+        (record.get("degradation") or {}).get("name", "as specified"),
     ]
-    cells = [
-        element("th", element("a", case, href=target), scope="row", data_value=case),
-    ]
-    for k, value in enumerate(values, 1):
-        text = str(value) if isinstance(value, str) else number_text(value)
-        kind = "number" if k in _NUMBERS else None
-        cells.append(element("td", text, class_=kind, data_value="" if value is None else value))
-    return [*cells, element("td", *(told if warnings else [badge]), class_="told", data_value=len(warnings))]
+    for k, value in enumerate(values, 2):
+        text = str(value) if isinstance(value, str) else number_text(value, digits=3)
+        kind = "number" if k in _NUMBERS else "unit" if k == _UNIT else None
+        shown = "" if value is None else value
+        cells.append(element("td", text, class_=kind, data_title=_HEAD[k], data_value=shown))
+    return cells

@@ -11,12 +11,13 @@ import numpy as np
 
 from medfuse.errors import ImageError
 from medfuse.io.atomic import atomic_file
-from medfuse.report.canvas import as_array, meeting_point, orientation, turned
+from medfuse.report.canvas import ThreePlanes, as_array
 from medfuse.report.findings import findings, moving_source
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
-from medfuse.report.panels import save_overlay, save_residuals, taken_back
+from medfuse.report.panels import save_overlay, save_residuals
 from medfuse.report.qc import save_mosaic
+from medfuse.report.values import number_text
 from medfuse.report.viewer import ViewerVolume, viewer
 
 _BYTES = 5_200_000  # of pictures and volumes; niivue takes another 2.3 MB
@@ -36,6 +37,7 @@ def save_report(
     pet_window: tuple[float, float],
     palette: str = "HOT_IRON",
     residuals: tuple[Any | None, Any | None] = (None, None),
+    before: Any | None = None,
 ) -> None:
     """Save the report of a case: pictures, viewer, registration, degradation, values, methods, warnings.
 
@@ -54,6 +56,7 @@ def save_report(
         palette: Palette of the PET.
         residuals: What each restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise; None for
             a source that was not degraded.
+        before: The source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None.
 
     Raises:
         GeometryError: If shapes differ, or the affine is not invertible.
@@ -65,16 +68,18 @@ def save_report(
     units = tuple(str(record["sources"][name].get("unit", "")) for name in names)
     case = str(record.get("case", ""))
     volumes = (*(as_array(v) for v in (*sources, *restored)), as_array(fused))
+    shown: dict[str, Any] = {"affine": affine, "pet_window": pet_window, "palette": palette, "title": case}
     mosaic = _png(
-        save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, affine=affine,
-        units=units, title=case, pet_window=pet_window, palette=palette,
+        save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
+        **shown,
     )  # fmt: skip
-    overlay = _overlay(record, volumes, names, affine, (units[1], pet_window, palette), case)
+    pairs = _pairs(record, volumes[:2], before)
+    overlay = _png(save_overlay, pairs, unit=units[1], **shown)
     known = [(n.upper(), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
     leftover = _png(save_residuals, known, affine=affine, uptake=volumes[3], title=case) if known else None
     offered = _offered(volumes, as_array(weight), names, units, pet_window)
     budget = _BYTES - 4 * (len(mosaic) + len(overlay) + len(leftover or b"")) // 3
-    start = _hottest(volumes[3], affine)
+    start = ThreePlanes(volumes[3], affine).world
     look = viewer(offered, affine=affine, start=start, palette=palette, budget=budget)
     body = join(
         [
@@ -82,7 +87,7 @@ def save_report(
             _findings(record),
             _pictures(mosaic, names, units),
             section("viewer-section", "Look inside", look),
-            _registration(record, overlay),
+            _registration(record, overlay, both=len(pairs) == 2),
             _degradation(record, leftover),
             _values(record),
             _methods(record),
@@ -99,30 +104,17 @@ def _png(draw: Callable[..., None], *arguments: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _overlay(
-    record: Mapping[str, Any],
-    volumes: Sequence[np.ndarray],
-    names: Sequence[str],
-    affine: Any,
-    display: tuple[str, tuple[float, float], str],
-    case: str,
-) -> bytes:
-    """Draw the edges of the MRI over the PET, before and after a registration that was made."""
-    unit, window, palette = display
-    pair, registration = list(volumes[:2]), record.get("registration") or {}
-    rows = [("as fused", *pair)]
-    if registration.get("performed") and registration.get("accepted"):
-        before, moving = list(pair), names.index(moving_source(record))
-        before[moving] = taken_back(pair[moving], affine, registration["matrix"])
-        rows = [("before", *before), ("after", *pair)]
-    return _png(save_overlay, rows, affine=affine, unit=unit, pet_window=window, palette=palette, title=case)
-
-
-def _hottest(uptake: np.ndarray, affine: Any) -> np.ndarray:
-    """Return where the pictures' planes meet, RAS mm."""
-    turn, to_world = orientation(uptake.shape, as_array(affine))
-    centre = meeting_point(turned(uptake, uptake.shape, turn), None, to_world)
-    return to_world[:3, :3] @ centre + to_world[:3, 3]
+def _pairs(
+    record: Mapping[str, Any], sources: Sequence[np.ndarray], before: Any | None
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return name, MRI and PET of each state: as fused, and before a registration that was believed."""
+    mri, pet = sources
+    registration = record.get("registration") or {}
+    if before is None or not (registration.get("performed") and registration.get("accepted")):
+        return [("as fused", mri, pet)]
+    moved = list(record["sources"]).index(moving_source(record))
+    earlier = (as_array(before), pet) if moved == 0 else (mri, as_array(before))
+    return [("before", *earlier), ("after", mri, pet)]
 
 
 def _offered(
@@ -148,16 +140,15 @@ def _offered(
     def changed(a: np.ndarray, b: np.ndarray) -> bool:
         return not np.allclose(a, b, rtol=0, atol=1e-4 * max(float(np.ptp(a)), 1e-12))
 
-    grey, low = span(mri, 0.5, 99.5), max(pet_window[0], 0.02 * pet_window[1])
+    grey = span(mri, 0.5, 99.5)
     offered = [entry("mri", first, units[0], "base", mri, grey)]
     if changed(mri, mri_restored):
         offered.insert(0, entry("mri-restored", f"{first} restored", units[0], "base", mri_restored, grey))
     offered.append(entry("fused", "Fused", "normalised", "base", fused, span(fused, 0.5, 99.8)))
     offered.append(entry("weight", f"Weight of the {first}", "0 to 1", "base", weight, (0.0, 1.0)))
     if changed(pet, pet_restored):
-        window = (low, pet_window[1])
-        offered.append(entry("pet-restored", f"{second} restored", units[1], "overlay", pet_restored, window))
-    offered.append(entry("pet", second, units[1], "overlay", pet, (low, pet_window[1])))
+        offered.append(entry("pet-restored", f"{second} restored", units[1], "overlay", pet_restored, pet_window))
+    offered.append(entry("pet", second, units[1], "overlay", pet, pet_window))
     return offered
 
 
@@ -166,7 +157,7 @@ def _title(case: str, names: Sequence[str], record: Mapping[str, Any]) -> Markup
     shape = " x ".join(str(n) for n in reference.get("shape") or ())
     spacing = " x ".join(f"{s:.3g}" for s in reference.get("spacing_mm") or ())
     facts = [
-        ("Fused", " and ".join(name.upper() for name in names)),
+        ("Fused", " and ".join(f"{n.upper()} [{record['sources'][n].get('unit', '')}]" for n in names)),
         ("Grid", f"of the {str(reference.get('source', '')).upper()}: {shape} voxels of {spacing} mm"),
         ("Degradation", f"{degradation.get('name', 'as specified')} ({degradation.get('origin', 'given')})"),
         ("Registration", registration_state(record)),
@@ -223,12 +214,12 @@ def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Mark
     caption = (
         f"Planes through the hottest voxel of the restored {second}. A source and its restoration share one window. "
         f"{first} in {units[0]}, {second} in {units[1]}; the fused image is normalised and dimensionless. "
-        "The patient's right is on the left. A click enlarges."
+        "The patient's right is on the left. A click, or Enter, enlarges."
     )
     return section("pictures", "Sources, restored, fused", picture(mosaic, alt, caption))
 
 
-def _registration(record: Mapping[str, Any], overlay: bytes) -> Markup:
+def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> Markup:
     registration = record.get("registration") or {}
     moving = moving_source(record).upper()
     rows: list[tuple[Any, ...]] = [("State", registration_state(record))]
@@ -246,7 +237,6 @@ def _registration(record: Mapping[str, Any], overlay: bytes) -> Markup:
         value = registration.get(key)
         if value is not None:
             rows.append((label, text.format(*value) if isinstance(value, list | tuple) else text.format(value)))
-    both = bool(registration.get("performed") and registration.get("accepted"))
     alt = "Edges of the MRI drawn over the PET in three planes" + (", before and after registration" if both else "")
     caption = "Edges of the MRI over the PET. " + (
         f"Above as the {moving} lay, below registered. " if both else "As the images were fused. "
@@ -261,29 +251,31 @@ def _registration(record: Mapping[str, Any], overlay: bytes) -> Markup:
 
 
 def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
-    degradation, rows = record.get("degradation") or {}, []
-    for k, (name, source) in enumerate((record.get("sources") or {}).items(), 1):
+    degradation, sources = record.get("degradation") or {}, record.get("sources") or {}
+    head = ["Source", f"Degradation ({degradation.get('origin', 'given')})", "Residual chi-square"]
+    rows = []
+    for k, (name, source) in enumerate(sources.items(), 1):
         steps, chi2 = describe_steps(degradation.get(f"source{k}")), source.get("residual_chi2")
-        truth = source.get("against_truth") or {}
-        row = (name.upper(), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.3f}")
-        rows.append((*row, f"{truth['psnr']:.2f} dB, SSIM {truth['ssim']:.4f}" if truth else "-"))
-    parts: list[Any] = [
-        table(
-            ("Source", f"Degradation ({degradation.get('origin', 'given')})", "Residual chi-square", "Against truth"),
-            rows,
-            caption="What happened to the data, and what the restoration leaves of them",
-            numbers_from=2,
-        ),
-        element(
-            "p",
+        rows.append([name.upper(), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.3f}"])
+    if any(source.get("against_truth") for source in sources.values()):
+        head.append("Against truth")
+        for row, source in zip(rows, sources.values(), strict=True):
+            truth = source.get("against_truth")
+            row.append(f"{truth['psnr']:.2f} dB, SSIM {truth['ssim']:.4f}" if truth else "-")
+    caption = "What happened to the data, and what the restoration leaves of them"
+    parts: list[Any] = [table(head, rows, caption=caption, numbers_from=2)]
+    if leftover:
+        text = (
             "The chi-square is the mean of the squared residual (data less degraded restoration) in units of the "
             "stated noise. At most about 1: the restoration agrees with the data. Above: it does not explain them. "
-            "Agreement is no proof of truth.",
-        ),
-    ]
-    if leftover:
+            "Agreement is no proof of truth."
+        )
+        parts.append(element("p", text))
         alt = "Residual of each restored source in three planes, in standard deviations of the noise, with a histogram"
-        caption = "Data less degraded restoration. It should look like noise: structure in it was not explained."
+        caption = (
+            "Data less degraded restoration. It should look like noise: structure in it was not explained. Empty "
+            "space leaves a residual near 0, and may be why the distribution is narrower than the noise."
+        )
         parts.append(picture(leftover, alt, caption))
     return section("degradation", "Degradation and agreement with the data", *parts)
 
@@ -306,19 +298,17 @@ def _values(record: Mapping[str, Any]) -> Markup:
                 ]
                 for r in source["regions"]
             ]
-            tables.append(
-                table(head, rows, caption=f"{name.upper()} in {unit}, on the reference grid, as given and restored")
-            )
+            caption = f"{name.upper()} in {unit}, on the reference grid, as given and restored"
+            tables.append(table(head, rows, caption=caption))
+            if rule := (source.get("suv") or {}).get("rule"):
+                tables.append(element("p", f"Where the {unit} comes from: {rule}."))
+            if len(rows) == 1:
+                tables.append(element("p", "No mask was given, so there are no values of a tumour or an organ."))
     hint = "The peak is the largest mean over a sphere of 1 ml with its centre in the region. "
     hint += "Values of a restored source are not validated: measure in the source."
     if not tables:
         return section("values", "Values", element("p", "No values were recorded."))
     return section("values", "Values", *tables, element("p", hint))
-
-
-def number_text(value: float | None) -> str:
-    """Return a number with four digits; a hyphen for None."""
-    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def _methods(record: Mapping[str, Any]) -> Markup:

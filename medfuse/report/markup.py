@@ -89,11 +89,15 @@ def section(identity: str, title: str, *children: Any) -> Markup:
 
 
 def picture(png: bytes, alt: str, caption: str) -> Markup:
-    """Return a PNG inline, with a caption; a click shows it in its own size."""
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
-    image = element("img", src=source, alt=alt)
+    """Return a PNG inline, with a caption; a click or Enter shows it in its own size."""
+    image = element("img", src=data_url(png, "png"), alt=alt)
     frame = element("div", image, class_="frame", tabindex="0", role="region", aria_label=alt)
     return element("figure", frame, element("figcaption", caption))
+
+
+def data_url(image: bytes, kind: str) -> str:
+    """Return a picture as the address of itself; kind is png or jpeg."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def json_block(identity: str, value: Any) -> Markup:

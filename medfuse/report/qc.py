@@ -9,41 +9,39 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.report.canvas import (
-    DPI,
     ENDS,
-    FONT,
     FOOT,
     GAP,
     HEADER,
-    INK,
     MARGIN,
     MARK,
     PLANES,
     SIDE,
-    SOFT,
+    SMALL,
+    TITLE,
+    ThreePlanes,
     add_axes,
     add_text,
     as_array,
+    colour_bar,
+    colours_of,
     heading,
     letters,
-    meeting_point,
     new_figure,
-    orientation,
+    save_jpeg,
     save_png,
     scale_bar,
-    turned,
+    side_note,
     window,
 )
-from medfuse.transforms.color import palette as color_palette
+from medfuse.report.values import number_text
 
-_WIDTH, _MAX_HEIGHT, _MAX_CELL, _BARS = 1800.0, 1160.0, 330.0, 74.0  # px
+_WIDTH, _MAX_HEIGHT, _MAX_CELL, _BARS = 1800.0, 1160.0, 330.0, 84.0  # px
+_PREVIEW = 120.0  # px, side of a picture of a preview
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,9 @@ def save_mosaic(
         raise ImageError(f"convention must be 'radiological' or 'neurological', got {convention!r}; choose one.")
     if pet_window is not None and not -np.inf < pet_window[0] < pet_window[1] < np.inf:
         raise ImageError(f"pet_window must be a lower and a higher value, got {pet_window}; change it.")
-    shape = as_array(sources[0]).shape
-    turn, to_world = orientation(shape, as_array(affine))
-    mri, pet, mri_restored, pet_restored, fusion = (turned(v, shape, turn) for v in (*sources, *restored, fused))
-    colour = turned(rgb, (*shape, 3), turn) / (255 if as_array(rgb).dtype == np.uint8 else 1)
-    centre = meeting_point(pet_restored, voxel, np.linalg.inv(to_world) @ as_array(affine))
+    planes = ThreePlanes(restored[1], affine, voxel=voxel)
+    mri, pet, mri_restored, pet_restored, fusion = (planes.turned(v) for v in (*sources, *restored, fused))
+    colour = planes.turned(rgb, 3) / (255 if as_array(rgb).dtype == np.uint8 else 1)
 
     window1 = window(np.percentile(mri, (0.5, 99.5)))
     window2 = window(pet_window or (min(0.0, pet.min()), np.percentile(pet, 99.8)))
@@ -128,16 +124,58 @@ def save_mosaic(
     ]
     bars = [
         _Bar(f"MRI [{units[0]}]", 0, 1),
-        _Bar(f"PET [{units[1]}]    maximum {pet.max():.3g}, restored {pet_restored.max():.3g}", 2, 3),
-        _Bar("Fused [normalised, dimensionless]", 4, 4),
-        _Bar(f"PET [{units[1]}] over fused structure", 5, 5),
+        _Bar(f"PET [{units[1]}]   maximum {number_text(pet.max())}, restored {number_text(pet_restored.max())}", 2, 3),
+        _Bar("Fused, dimensionless", 4, 4),
+        _Bar(f"PET [{units[1]}] in colour", 5, 5),
     ]
     if weight is not None:
-        columns.append(_Column("Fusion weight", turned(weight, shape, turn), "gray", (0.0, 1.0)))
+        columns.append(_Column("Fusion weight", planes.turned(weight), "gray", (0.0, 1.0)))
         bars.append(_Bar("0 all PET, 1 all MRI", 6, 6))
-    figure = _mosaic(columns, bars, centre, to_world, convention == "radiological")
+    figure = _mosaic(columns, bars, planes, convention == "radiological")
     heading(figure, title, [*notes[:3], f"{convention} convention"])
     save_png(figure, path)
+
+
+def save_preview(
+    path: str | Path,
+    *,
+    sources: tuple[Any, Any],
+    restored: tuple[Any, Any],
+    rgb: Any,
+    affine: Any,
+    pet_window: tuple[float, float],
+    palette: str = "HOT_IRON",
+) -> None:
+    """Save a small JPEG with an axial plane of MRI, PET and colour fusion, for a list of cases.
+
+    Args:
+        path: JPEG to write, atomically; 360 x 120 px.
+        sources: As for `save_mosaic`, and so are the others.
+        restored: The planes meet where the restored PET is highest.
+        rgb: Colour fusion.
+        affine: **[4, 4]**.
+        pet_window: Ends of the PET's window.
+        palette: Palette of the PET.
+
+    Raises:
+        GeometryError: If shapes differ, or the affine is not invertible.
+        ImageError: If a volume holds NaN or infinity.
+    """
+    planes = ThreePlanes(restored[1], affine)
+    mri, pet = (planes.turned(v) for v in sources)
+    colour = planes.turned(rgb, 3) / (255 if as_array(rgb).dtype == np.uint8 else 1)
+    columns = (
+        _Column("MRI", mri, "gray", window(np.percentile(mri, (0.5, 99.5)))),
+        _Column("PET", pet, palette, window(pet_window)),
+        _Column("Colour fusion", colour.clip(0, 1), palette, window(pet_window)),
+    )
+    figure = new_figure(_PREVIEW * len(columns), _PREVIEW)
+    width, height = _PREVIEW * planes.size[:2] / max(planes.size[:2])
+    for number, column in enumerate(columns):
+        left = number * _PREVIEW + (_PREVIEW - width) / 2
+        axes = add_axes(figure, left, (_PREVIEW - height) / 2, width, height)
+        _image(axes, planes.cut(column.volume, 0), column)
+    save_jpeg(figure, path)
 
 
 def save_contact_sheet(
@@ -172,11 +210,11 @@ def save_contact_sheet(
     figure = new_figure(width, HEADER + sum(heights) + GAP * (len(rows) - 1) + FOOT)
     top = HEADER
     for row, ((name, images), height) in enumerate(zip(table, heights, strict=True)):
-        add_text(figure, MARGIN + SIDE / 2, top + height / 2, name, color=SOFT, rotation=90, ha="center")
+        side_note(figure, top, height, name)
         for column, image in enumerate(images):
             left = MARGIN + SIDE + column * (cell + GAP)
             if row == 0:
-                add_text(figure, left + cell / 2, top - 16, column_titles[column], size=16, ha="center")
+                add_text(figure, left + cell / 2, top - 18, column_titles[column], size=TITLE, ha="center")
             scaled = cell * image.shape[0] / image.shape[1]
             axes = add_axes(figure, left, top + (height - scaled) / 2, cell, scaled)
             axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
@@ -185,70 +223,57 @@ def save_contact_sheet(
     save_png(figure, path)
 
 
-def _mosaic(
-    columns: Sequence[_Column], bars: Sequence[_Bar], centre: np.ndarray, to_world: np.ndarray, radiological: bool
-) -> Figure:
+def _mosaic(columns: Sequence[_Column], bars: Sequence[_Bar], planes: ThreePlanes, radiological: bool) -> Figure:
     """Lay out the panels: one scale for all of them, rows as high as their planes."""
-    spacing = np.linalg.norm(to_world[:3, :3], axis=0)
-    size = spacing * columns[0].volume.shape[:3]  # mm
-    cell_mm = max(size[0], size[1])
-    rows_mm = [size[up] for _, _, _, up in PLANES]
+    cell_mm = max(planes.size[0], planes.size[1])
+    rows_mm = [planes.size[up] for _, _, _, up in PLANES]
     step = (_WIDTH - 2 * MARGIN - SIDE + GAP) / len(columns)
     free = _MAX_HEIGHT - HEADER - _BARS - FOOT - 2 * GAP
     scale = min((step - GAP) / cell_mm, free / sum(rows_mm))  # px per mm
     figure = new_figure(_WIDTH, HEADER + scale * sum(rows_mm) + 2 * GAP + _BARS + FOOT)
-    world = to_world[:3, :3] @ centre + to_world[:3, 3]
 
     top = HEADER
     for row, (plane, fixed, right, up) in enumerate(PLANES):
-        width, height = scale * size[right], scale * size[up]
-        place = f"{plane}   {ENDS[fixed][int(world[fixed] >= 0)]} {abs(world[fixed]):.0f} mm"
-        add_text(figure, MARGIN + SIDE / 3, top + height / 2, place, color=SOFT, rotation=90, ha="center")
+        width, height = scale * planes.size[right], scale * planes.size[up]
+        place = f"{ENDS[fixed][int(planes.world[fixed] >= 0)]} {abs(planes.world[fixed]):.0f} mm"
+        side_note(figure, top, height, f"{plane}   {place}", plane)
         for index, column in enumerate(columns):
             left = MARGIN + SIDE + index * step + (step - GAP - width) / 2
             if row == 0:
-                add_text(figure, left + width / 2, top - 16, column.title, size=16, ha="center")
+                add_text(figure, left + width / 2, top - 18, column.title, size=TITLE, ha="center")
             axes = add_axes(figure, left, top, width, height)
-            cut = _panel(axes, column, (fixed, right, up), centre, radiological)
+            cut = _panel(axes, column, planes, row, radiological)
             if index == 0:
                 letters(axes, ENDS[right][:: -1 if radiological else 1], ENDS[up], cut)
                 if row == 0:
                     scale_bar(figure, left + 10, top + height - 10, width, scale)
         top += height + GAP
     for bar in bars:
-        _colour_bar(figure, bar, columns[bar.first], MARGIN + SIDE + bar.first * step, top + 10, step)
+        column, left, span = columns[bar.first], MARGIN + SIDE + bar.first * step, bar.last - bar.first + 1
+        inset, width, colours = 0.06 * step, span * step - GAP, colours_of(column.palette)
+        colour_bar(figure, left + inset, top + 12, width - 2 * inset, colours, column.window, ticks=3 * span)
+        add_text(figure, left + width / 2, top + 56, bar.label, size=SMALL, ha="center")
     return figure
 
 
-def _panel(
-    axes: Axes, column: _Column, plane: tuple[int, int, int], centre: np.ndarray, radiological: bool
-) -> tuple[float, float]:
+def _panel(axes: Axes, column: _Column, planes: ThreePlanes, number: int, radiological: bool) -> tuple[float, float]:
     """Draw one plane, with marks at its edges where the other two cut it; return where, as fractions."""
-    fixed, right, up = plane
-    image = np.swapaxes(column.volume.take(centre[fixed], axis=fixed), 0, 1)
-    x, y = centre[right], centre[up]
+    _, _, right, up = PLANES[number]
+    image = planes.cut(column.volume, number, radiological=radiological)
+    x, y = planes.centre[right], planes.centre[up]
     if radiological:
-        image, x = image[:, ::-1], image.shape[1] - 1 - x
-    low, high = column.window
-    colours = ListedColormap(color_palette(column.palette))
-    axes.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto", interpolation="bilinear")
+        x = image.shape[1] - 1 - x
+    _image(axes, image, column)
     for start, end in ((0.0, 0.035), (0.965, 1.0)):
         axes.axvline(x, start, end, color=MARK, linewidth=1.0)
         axes.axhline(y, start, end, color=MARK, linewidth=1.0)
     return (x + 0.5) / image.shape[1], (y + 0.5) / image.shape[0]
 
 
-def _colour_bar(figure: Figure, bar: _Bar, column: _Column, left: float, top: float, step: float) -> None:
-    span = (bar.last - bar.first + 1) * step - GAP
-    inset = 0.06 * step
-    axes = add_axes(figure, left + inset, top, span - 2 * inset, 9)
-    colours = ScalarMappable(Normalize(*column.window), ListedColormap(color_palette(column.palette)))
-    axes.set_axis_on()
-    scale = figure.colorbar(colours, cax=axes, orientation="horizontal")
-    scale.outline.set_visible(False)
-    scale.locator = MaxNLocator(4 * (bar.last - bar.first + 1), steps=[1, 2, 5, 10])
-    axes.tick_params(colors=SOFT, labelsize=12 * 72 / DPI, length=3, width=0.7, pad=2, labelfontfamily=FONT)
-    add_text(figure, left + span / 2, top + 42, bar.label, size=13, color=INK, ha="center")
+def _image(axes: Axes, image: np.ndarray, column: _Column) -> None:
+    low, high = column.window
+    colours = colours_of(column.palette)
+    axes.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto", interpolation="bilinear")
 
 
 def _picture(image: Any, name: str) -> np.ndarray:

@@ -51,6 +51,11 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
     return rows
 
 
+def number_text(value: float | None, *, digits: int = 4) -> str:
+    """Return a number with so many digits, from 10000 on to the unit; a hyphen for None."""
+    return "-" if value is None else f"{value:.{digits}g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
 def _figures(volume: np.ndarray, peaks: np.ndarray | None, region: np.ndarray) -> dict[str, float | None]:
     inside = volume[region]
     peak = None if peaks is None else float(peaks[region].max())

@@ -119,7 +119,7 @@ def _controls(volumes: Sequence[ViewerVolume]) -> Markup:
     sliders = [
         element("label", "Slice ", element("input", type="range", id="viewer-slice", min=0, max=1, value=0, step=1)),
         element(
-            "label", "Opacity ", element("input", type="range", id="viewer-opacity", min=0, max=100, value=60, step=5)
+            "label", "Opacity ", element("input", type="range", id="viewer-opacity", min=0, max=100, value=90, step=5)
         ),
     ]
     return join(
@@ -140,10 +140,9 @@ def _legend(palette: str) -> Markup:
 
 
 def _palette(name: str) -> dict[str, list[int]]:
-    """Return a palette as niivue takes it, transparent at its cold end."""
+    """Return a palette as niivue takes it; how much of it is seen follows the value, by viewer.js."""
     table = (color_palette(name) * 255).round().astype(int)
-    alpha = np.clip(np.arange(256) * 4, 0, 255)
-    columns = {"R": table[:, 0], "G": table[:, 1], "B": table[:, 2], "A": alpha, "I": np.arange(256)}
+    columns = {"R": table[:, 0], "G": table[:, 1], "B": table[:, 2], "A": np.full(256, 255), "I": np.arange(256)}
     return {k: [int(v) for v in values] for k, values in columns.items()}
 
 

@@ -70,8 +70,9 @@ class RegisterRigid(InvertibleTransform):
 class RegisterRigidd(MapTransform, InvertibleTransform):
     """Dictionary version of `RegisterRigid`.
 
-    Stores what `RigidRegistration.to_dict` returns under `<moving>_registration`, with `performed` (True). Where
-    registration is skipped: `performed` (False), `accepted` (True), `matrix` (identity) and `reasons` (why).
+    Stores what `RigidRegistration.to_dict` returns under `<moving>_registration`, with `performed` (True), and the
+    moving image as it lay under `<moving>_before`. Where registration is skipped: `performed` (False), `accepted`
+    (True), `matrix` (identity) and `reasons` (why).
 
     Whether the images are aligned is decided by the first of these that says so: the argument `aligned`; the case's
     key `aligned`; equal entries `frame_of_reference` in the meta data of both images.
@@ -115,6 +116,7 @@ class RegisterRigidd(MapTransform, InvertibleTransform):
                 result[key] = self.transform.move(result[key], identity)
                 record = {"performed": False, "accepted": True, "reasons": [why], "matrix": identity.tolist()}
             else:
+                result[f"{key}_before"] = result[key]
                 result[key], registration = self.transform(result[key], result[self.fixed])
                 record = {"performed": True, **registration.to_dict()}
             result[f"{key}_registration"] = record

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfuse.report import save_group_page, save_report
+from medfuse.report import save_group_page, save_preview, save_report
 
 pytestmark = pytest.mark.full
 OPTIONS = [
@@ -157,7 +157,7 @@ def test_viewer_shows_planes_and_slices_and_asks_for_nothing(browser, report):
     browser.click("#viewer-overlay option[value='']")
     assert state(browser, "overlay") == ""
     grey = browser.picture("#viewer-canvas")
-    assert (grey[..., 0] - grey[..., 2] > 60).mean() < (other[..., 0] - other[..., 2] > 60).mean()
+    assert (grey[..., 0] - grey[..., 2] > 20).mean() < (other[..., 0] - other[..., 2] > 20).mean()
 
     browser.click("[data-plane=render]")
     assert state(browser, "shown") == "render"
@@ -165,6 +165,51 @@ def test_viewer_shows_planes_and_slices_and_asks_for_nothing(browser, report):
     assert errors(browser) == []
     assert [u for u in browser.requested() if not u.startswith(("file:///", "data:", "blob:"))] == []
     assert [u for u in browser.requested() if u.startswith("file:///") and u != report.as_uri()] == []
+
+
+def ramp():
+    """Return volumes of a case: a grey MRI, and a PET that rises from left to right, hottest in the middle slice."""
+    shape = (28, 32, 20)
+    x, _, z = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    mri = np.select([z < 4, z < 16], [0.0, 100.0], 200.0)
+    pet = 7 * np.clip((x - 9) / 16, 0, 1) * (1 - 0.01 * np.abs(z - 10))
+    volumes = {"sources": (mri, pet), "restored": (mri, pet), "fused": mri / 200, "weight": mri / 200}
+    rgb = np.zeros((*shape, 3), np.uint8)
+    return {**volumes, "rgb": rgb, "affine": np.diag([2.0, 2.0, 2.0, 1.0]), "pet_window": (0.0, 7.0)}
+
+
+def test_an_overlay_fades_in_and_darkens_nothing(browser, tmp_path, make_record):
+    save_report(tmp_path / "r.html", record=make_record(), **ramp())
+    browser.open(tmp_path / "r.html")
+    wait_for_viewer(browser)
+    browser.click("[data-plane=axial]")
+    shown = browser.picture("#viewer-canvas")
+    browser.click("#viewer-overlay option[value='']")
+    grey = browser.picture("#viewer-canvas")
+
+    row = grey.shape[0] // 5  # above the cross, below the letter
+    inside = np.flatnonzero((np.ptp(grey[row], axis=-1) < 8) & (np.abs(grey[row, :, 0] - 127) < 12))
+    assert len(inside) > 100
+    line, plain = shown[row, inside], grey[row, inside]
+    if line[0].max() > line[-1].max():
+        line, plain = line[::-1], plain[::-1]  # the patient's right is on the left
+    cold = len(line) // 4
+    assert np.abs(line[:cold] - plain[:cold]).max() <= 4  # where there is no uptake, the MRI is as it was
+    assert line.max(-1).min() > 0.85 * plain.max(-1).min()  # little uptake is no shadow, as with all or nothing
+    assert line[-1].max() > 220
+    assert (line[:, 0] - line[:, 2]).max() > 60  # the palette
+
+
+def test_opacity_is_that_of_the_hottest(browser, tmp_path, make_record):
+    save_report(tmp_path / "r.html", record=make_record(), **ramp())
+    browser.open(tmp_path / "r.html")
+    wait_for_viewer(browser)
+    browser.click("[data-plane=axial]")
+    browser.type("#viewer-opacity", "\ue011")  # home
+    assert state(browser, "opacity") == "0"
+    none = browser.picture("#viewer-canvas")
+    browser.click("#viewer-overlay option[value='']")
+    assert np.abs(browser.picture("#viewer-canvas") - none).max() <= 4
 
 
 def test_a_click_in_the_viewer_moves_the_cross(browser, report):
@@ -204,17 +249,22 @@ def test_pages_fit_narrow_screens_and_follow_the_colour_scheme(browser, report):
     assert browser.run("return document.documentElement.scrollWidth") <= 390
 
 
-def test_group_page_sorts_finds_and_leads_to_the_report(browser, report, make_record):
+def test_group_page_sorts_finds_and_leads_to_the_report(browser, report, volumes, make_record):
     records = []
     for case, chi2 in (("case-1", 0.9), ("case-2", 1.6), ("case-3", 0.3)):
         record = json.loads(json.dumps(make_record(case=case)))
         record["sources"]["pet"]["residual_chi2"] = chi2
         records.append(record)
     page = report.parents[1] / "index.html"
-    save_group_page(page, records)
+    arguments = {k: volumes[k] for k in ("sources", "restored", "rgb", "affine", "pet_window")}
+    save_preview(page.with_name("preview.jpg"), **arguments)
+    picture = page.with_name("preview.jpg").read_bytes()
+    save_group_page(page, records, previews={"case-1": picture, "case-2": picture})
     browser.open(page)
     rows = "[...document.querySelectorAll('#cases-table tbody tr')]"
     order = f"return {rows}.filter(r => !r.hidden).map(r => r.cells[0].textContent)"
+    assert browser.run(order) == ["case-2", "case-3", "case-1"]  # those with a warning come first
+    browser.click("[data-sort='0']")
     assert browser.run(order) == ["case-1", "case-2", "case-3"]
     browser.click("[data-sort='5']")
     assert browser.run(order) == ["case-3", "case-1", "case-2"]
@@ -222,6 +272,13 @@ def test_group_page_sorts_finds_and_leads_to_the_report(browser, report, make_re
     assert browser.run(order) == ["case-2", "case-1", "case-3"]
     browser.type("#filter", "case-1")
     assert browser.run(order) == ["case-1"]
+    assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth === 360)")
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
+    assert browser.run("return document.querySelector('#cases-table tr[hidden]').offsetHeight") == 0
+    assert [u for u in browser.requested() if not u.startswith(("file:///", "data:", "blob:"))] == []
     browser.click("#cases-table tr:not([hidden]) a")
     assert browser.run("return document.title") == "Fusion of case-1"
     assert errors(browser) == []

@@ -14,7 +14,7 @@ def changed(record, path, value):
     *way, last = path.split("/")
     place = record
     for key in way:
-        place = place[key]
+        place = place[int(key) if key.isdigit() else key]
     place[last] = value
     return record
 
@@ -43,6 +43,9 @@ def test_a_good_case_has_no_warning_but_its_limits(make_record):
         ("sources/pet/unit", "a.u.", "unit of the PET is unknown (a.u.)"),
         ("sources/pet/unit", "", "unknown (none)"),
         ("sources/pet/suv", {"kind": "none", "reason": "no weight"}, "no SUV: no weight"),
+        ("sources/pet/regions/0/given/max", 36228.0, "its highest value is 36228"),
+        ("sources/pet/regions/0/restored/mean", 0.7, "mean of the restored PET is 30% below"),
+        ("sources/pet/regions/0/restored/mean", 1.2, "mean of the restored PET is 20% above"),
     ],
 )
 def test_what_is_wrong_is_a_warning(path, value, said, make_record):

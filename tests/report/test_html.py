@@ -17,6 +17,7 @@ from medfuse.report.viewer import nifti_base64
 
 HOSTILE = "<script>alert(1)</script>\"'&</title><img src=x onerror=alert(2)>"
 SHAPE = (28, 32, 20)
+PET = np.linspace(0, 7, np.prod(SHAPE)).reshape(SHAPE)  # as it lay before a registration
 AFFINE = np.array([[-2.0, 0.1, 0.0, 30.0], [0.1, 2.0, 0.2, -40.0], [0.0, -0.2, 3.0, -20.0], [0.0, 0.0, 0.0, 1.0]])
 
 
@@ -124,8 +125,16 @@ def test_a_case_without_a_registration(tmp_path, volumes, registration, read_pag
     record = make_record(registration=made if registration else None)
     page = read_page(report(tmp_path / "r.html", volumes, record))
     assert "As the images were fused" in page.text
+    assert "below registered" not in read_page(report(tmp_path / "b.html", volumes, record, before=PET)).text
     assert "below registered" not in page.text
     assert ("The registration was refused: a reason." in page.text) == (registration == "refused")
+
+
+def test_a_registration_is_shown_before_and_after(tmp_path, volumes, text, read_page, make_record):
+    assert "As the images were fused" in read_page(text).text  # it lay outside
+    after = report(tmp_path / "r.html", volumes, make_record(), before=PET)
+    assert "Above as the PET lay, below registered." in read_page(after).text
+    assert len(after) > len(text)
 
 
 def test_a_case_without_degradation_offers_each_volume_once(tmp_path, volumes, read_page, make_record):
@@ -177,17 +186,22 @@ def test_markup_escapes_text_and_attributes():
 def test_group_page_lists_cases_and_escapes(tmp_path, read_page, make_record):
     refused = make_record(case="b", registration={"performed": True, "accepted": False, "reasons": ["too far"]})
     records = [refused, make_record(case="a"), make_record(case=HOSTILE)]
-    save_group_page(tmp_path / "index.html", records)
+    others = {"failures": {"c": "no weight", "d": HOSTILE}, "previews": {"a": b"picture", HOSTILE: b"other"}}
+    save_group_page(tmp_path / "index.html", records, **others)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     page = read_page(text)
     assert page.open == []
     assert page.text.count(NOTICE) >= 2
     assert len(page.all("script")) == 1
     targets = [a["href"] for a in page.all("a") if a["href"] != "#content"]
-    assert targets[1:] == ["./a/a_report.html", "./b/b_report.html"]
+    assert (targets[0], targets[2]) == ("./b/b_report.html", "./a/a_report.html")  # with a warning, then by name
     assert all(t.startswith("./") and "<" not in t for t in targets)
     assert "too far" in page.text
-    save_group_page(tmp_path / "again.html", records[::-1])
+    assert "c: no weight" in page.text
+    assert {(p["src"], len(p["alt"]) > 40) for p in page.all("img")} == {
+        ("data:image/jpeg;base64," + base64.b64encode(picture).decode(), True) for picture in (b"picture", b"other")
+    }
+    save_group_page(tmp_path / "again.html", records[::-1], **others)
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
-from medfuse.report.qc import _mosaic, save_contact_sheet, save_mosaic
+from medfuse.report.qc import _mosaic, save_contact_sheet, save_mosaic, save_preview
 from medfuse.transforms.color import fuse_color, to_uint8
 
 SHAPE = (20, 24, 16)
@@ -57,8 +59,8 @@ def test_units_letters_and_footer_are_written(tmp_path, drawn):
     save_mosaic(tmp_path / "a.png", **call(title="50 $ a $"))
     figure = drawn["figure"]
     texts = [t.get_text() for t in figure.texts] + [t.get_text() for a in figure.axes for t in a.texts]
-    assert any(t.startswith("PET [SUV]    maximum 5") for t in texts)
-    assert {"Fused [normalised, dimensionless]", "MRI [a.u.]", NOTICE, "50 $ a $", *"LRAPSI"} <= set(texts)
+    assert any(t.startswith("PET [SUV]   maximum ") for t in texts)
+    assert {"Fused, dimensionless", "MRI [a.u.]", NOTICE, "50 $ a $", *"LRAPSI"} <= set(texts)
     assert "radiological convention" in texts
     labels = [a for a in figure.axes if a.get_xticklabels() and a.axison]
     assert len(labels) == 4  # colour bars with their numbers
@@ -69,9 +71,9 @@ def test_planes_meet_in_the_highest_uptake_away_from_the_border(tmp_path, drawn)
     pet[5, 14, 9] = 3
     pet[0, 0, 0] = 9
     save_mosaic(tmp_path / "a.png", **call(restored=(pet + np.arange(16), pet)))
-    np.testing.assert_array_equal(drawn["arguments"][2], [5, 14, 9])
+    np.testing.assert_array_equal(drawn["arguments"][2].centre, [5, 14, 9])
     save_mosaic(tmp_path / "a.png", **call(voxel=(1, 2, 3)))
-    np.testing.assert_array_equal(drawn["arguments"][2], [1, 2, 3])
+    np.testing.assert_array_equal(drawn["arguments"][2].centre, [1, 2, 3])
 
 
 @pytest.mark.parametrize("convention", ["radiological", "neurological"])
@@ -94,7 +96,7 @@ def test_right_side_is_where_the_letter_says(tmp_path, drawn, convention, axcode
         voxel=np.unravel_index(spot.argmax(), spot.shape),
         convention=convention,
     )
-    np.testing.assert_array_equal(drawn["arguments"][2], [17, 20, 12])
+    np.testing.assert_array_equal(drawn["arguments"][2].centre, [17, 20, 12])
     for index, letters in zip(panels(drawn["figure"]), ("RA", "RS", "AS"), strict=True):
         axes = drawn["figure"].axes[index]
         picture = np.asarray(axes.images[0].get_array())
@@ -150,6 +152,38 @@ def test_bad_input_is_refused_and_leaves_nothing(tmp_path, changes, error):
     with pytest.raises(error):
         save_mosaic(tmp_path / "a.png", **call(**changes))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("thickness", [0.4, 3.0, 12.0])
+@pytest.mark.parametrize("title", ["a", "a-very-long-name-of-a-case-" * 4])
+def test_no_text_is_cut_off_or_covers_another(tmp_path, drawn, thickness, title):
+    notes = ["Degradation: composite (given), 3 steps", "Residual chi-square: MRI 0.72, PET 0.55"]
+    affine = np.diag([1.0, 1.0, thickness, 1.0])
+    volume = np.linspace(0, 54063, np.prod(SHAPE)).reshape(SHAPE)
+    changes = {"sources": (volume, volume), "restored": (volume, volume), "units": ("a.u.", "Bq/ml")}
+    save_mosaic(tmp_path / "a.png", **call(title=title, notes=notes, affine=affine, weight=volume, **changes))
+    figure, texts = drawn["figure"], [*drawn["figure"].texts]
+    for axes in figure.axes:
+        if axes.axison:
+            low, high = axes.get_xlim()
+            texts += [t for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high]
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
+    width, height = figure.get_size_inches() * figure.dpi
+    assert [name for name, b in boxes if min(b.x0, b.y0) < 0 or b.x1 > width or b.y1 > height] == []
+    assert [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)] == []
+
+
+def test_preview_shows_an_axial_plane_three_times(tmp_path):
+    arguments = {k: v for k, v in call().items() if k in ("sources", "restored", "rgb", "affine")}
+    for name in ("a.jpg", "b.jpg"):
+        save_preview(tmp_path / name, pet_window=(0.0, 5.0), **arguments)
+    picture = Image.open(tmp_path / "a.jpg")
+    assert picture.size == (360, 120)
+    assert picture.info["comment"].decode() == NOTICE
+    grey, colour = (np.asarray(picture).astype(int)[:, left : left + 120] for left in (0, 120))
+    assert np.ptp(grey, axis=-1).mean() < 20 < np.ptp(colour, axis=-1).mean()
+    assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
+    assert (tmp_path / "a.jpg").stat().st_size < 30_000
 
 
 def test_contact_sheet(tmp_path):

@@ -254,6 +254,7 @@ def test_registration_corrects_the_affine_and_keeps_a_record():
     assert record["performed"]
     assert record["accepted"]
     assert torch.equal(result["pet"].as_tensor(), pet.as_tensor())
+    assert torch.equal(result["pet_before"].affine, native)
     np.testing.assert_allclose(result["pet"].affine.numpy(), np.array(record["matrix"]) @ native.numpy())
     assert np.abs(corners((28, 28, 28), result["pet"].affine) - corners((28, 28, 28), matrix)).max() < 0.2
     assert torch.equal(transform.inverse(result)["pet"].affine, native)

@@ -21,7 +21,8 @@
     nv = new niivue.Niivue({
       backColor: [0.055, 0.067, 0.086, 1], crosshairColor: [0.35, 0.77, 0.87, 0.8], crosshairWidth: 0.35,
       isRadiologicalConvention: true, sagittalNoseLeft: true, isColorbar: false, dragAndDropEnabled: false, logLevel: "error",
-      loadingText: "", fontMinPx: 15, fontSizeScaling: 0.6, multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS, show3Dcrosshair: true,
+      loadingText: "", fontMinPx: 15, fontSizeScaling: 0.6, multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS, show3Dcrosshair: true, fontColor: [0.35, 0.77, 0.87, 1], showAllOrientationMarkers: true,
+      multiplanarPadPixels: 8,
       clipPlaneColor: [0, 0, 0, 0], isClipAllVolumes: true
     });
     await nv.attachToCanvas(find("canvas"));
@@ -43,7 +44,13 @@
     var base = find("base").value, overlay = find("overlay").value;
     nv.volumes = overlay ? [images[base], images[overlay]] : [images[base]];
     images[base].opacity = 1;
-    if (overlay) { images[overlay].opacity = Number(find("opacity").value) / 100; }
+    if (overlay) {
+      images[overlay].opacity = Number(find("opacity").value) / 100;
+      // Niivue takes a palette's alpha as all or nothing. Modulated by its own values, the overlay is clear at the low
+      // end of its window and as opaque as chosen at the high end.
+      images[overlay].modulationImage = 1;
+      images[overlay].modulateAlpha = 1;
+    }
     nv.setVolume(images[base], 0);
     root.dataset.base = base;
     root.dataset.overlay = overlay;
