@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from medfuse import cli
-from medfuse.bundles import preset_names
+from medfuse.bundles import bundle_names, preset_names
 from medfuse.physics import parse_degradation
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "pet_mri_fusion"
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *BUNDLE.rglob("*.md")])
+BUNDLES = sorted(ROOT / "bundles" / name for name in bundle_names())
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bundles").rglob("*.md")])
 KINDS = {"tutorials", "how-to", "explanation", "reference"}
 RUN_ARGUMENTS = {"run_id", "config_file", "bundle_root", "args_file", "meta_file", "logging_file"}
 
@@ -53,12 +54,17 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def configuration(files: str) -> dict[str, Any]:
+def places(page: Path, name: str) -> tuple[Path, Path]:
+    """Return where a file may lie that a page names: in the repository, or in the bundle of the page."""
+    return ROOT / name, next((b for b in BUNDLES if page.is_relative_to(b)), BUNDLE) / name
+
+
+def configuration(files: str, page: Path) -> dict[str, Any]:
     """Merge what `--config_file` names: paths in the repository or in the bundle, or a reader's own file."""
     names = ast.literal_eval(files) if files.startswith("[") else [files]
     merged: dict[str, Any] = {}
     for name in names:
-        path = next((p for p in (ROOT / name, BUNDLE / name) if p.is_file()), None)
+        path = next((p for p in places(page, name) if p.is_file()), None)
         if path is None:
             assert "/" not in name, f"{name} is neither a file of the repository nor a plain example"
             continue
@@ -90,8 +96,7 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
 def test_files_in_configs_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for prefix, name in re.findall(r"(bundles/[\w-]+/)?(configs/[\w./-]*\w\.(?:json|yaml|conf))", text):
-        places = [ROOT / prefix / name] if prefix else [ROOT / name, BUNDLE / name]
-        assert any(p.is_file() for p in places), f"no such file: {prefix}{name}"
+        assert any(p.is_file() for p in places(page, prefix + name)), f"no such file: {prefix}{name}"
 
 
 @pages
@@ -125,7 +130,7 @@ def test_keys_of_bundle_runs_exist(page: Path) -> None:
         options = dict(itertools.pairwise(words))
         if "--args_file" in options:
             continue
-        config = configuration(options["--config_file"])
+        config = configuration(options["--config_file"], page)
         run_id = "run" if len(words) < 5 or words[4].startswith("--") else words[4]
         assert run_id in config
         for word in words:
@@ -158,5 +163,6 @@ def test_configuration_page_names_every_preset_overlay_and_value() -> None:
             assert f"| `{key}` |" in text
 
 
-def test_the_bundles_licence_is_that_of_the_code() -> None:
-    assert (BUNDLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda p: p.name)
+def test_the_bundles_licence_is_that_of_the_code(bundle: Path) -> None:
+    assert (bundle / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -1,0 +1,184 @@
+"""The infrared-visible bundle, as the command line and MONAI's own command run it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.bundle import verify_net_in_out
+from PIL import Image
+
+from medfuse import cli
+from medfuse.bundles import bundle_dir, bundle_metadata, load_spec, preset_path, share_dir
+from medfuse.errors import known_error
+from medfuse.pipeline import run_bundle
+from medfuse.transforms.color import rgb_to_ycbcr
+
+BUNDLE = bundle_dir("ir_vis_fusion")
+KINDS = ("fused", "source1", "source2", "weight")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """Return the bundle with the weights of the first one: any weights will do here."""
+    folder = tmp_path_factory.mktemp("bundles") / BUNDLE.name
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models"))
+    (folder / "models").mkdir()
+    shutil.copy(bundle_dir("pet_mri_fusion") / "models" / "model.pt", folder / "models")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Three pairs: colour, grey, and colour of another, odd size with an infrared image half as large."""
+    rng = np.random.default_rng(0)
+    colours = {"colour": (1.0, 0.5, 0.2), "grey": (0.8, 0.8, 0.8), "odd": (0.1, 0.4, 1.0)}
+    for name, colour in colours.items():
+        height, width = (47, 70) if name == "odd" else (48, 64)
+        for source, factor in (("visible", 1), ("infrared", 2 if name == "odd" else 1)):
+            y, x = np.mgrid[0:height:factor, 0:width:factor]
+            centre = 20 if source == "visible" else 40
+            disc = 40 + 150 * ((y - 24) ** 2 + (x - centre) ** 2 < 200) + rng.normal(0, 5, y.shape)
+            image = disc[..., None] * np.array(colour) if source == "visible" and name != "grey" else disc
+            (tmp_path / "data" / source).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(tmp_path / "data" / source / f"{name}.png")
+    return tmp_path / "data"
+
+
+def images(bundle: Path, data: Path, out: Path, *extra: str) -> int:
+    sources = ["--source1", str(data / "visible"), "--source2", str(data / "infrared")]
+    return cli.main(["images", "--bundle", str(bundle), *sources, "--out", str(out), *extra])
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_command_line_and_monai_write_the_same_bytes(bundle, data, tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert images(bundle, data, one, "--degradation", "noise", "--steps", "1") == 0
+    assert "megapixels per second" in capsys.readouterr().out
+    overlay = preset_path("noise", "ir_vis_fusion")
+    command = [
+        sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(bundle),
+        "--config_file", str([str(bundle / "configs" / "inference.json"), str(overlay)]),
+        "--dataset_dir", str(data), "--output_dir", str(two), "--steps", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "megapixels per second" in done.stdout + done.stderr
+    written = sorted(p.relative_to(one) for p in one.rglob("*.png"))
+    assert written == sorted(p.relative_to(two) for p in two.rglob("*.png")) and len(written) == 13
+    assert all((one / path).read_bytes() == (two / path).read_bytes() for path in written)
+    records = [json.loads((out / "images.json").read_text()) for out in (one, two)]
+    assert records[0]["speed"]["megapixels"] == pytest.approx((2 * 48 * 64 + 47 * 70) / 1e6)
+    for record in records:
+        assert record.pop("speed")["megapixels_per_second"] > 0
+    assert records[0] == records[1]
+
+
+def test_what_was_not_degraded_comes_back_in_its_colours_and_source_1_is_the_visible(bundle, data, tmp_path):
+    assert images(bundle, data, tmp_path / "out", "--steps", "1") == 0
+    for name in ("colour", "grey", "odd"):
+        visible = pixels(data / "visible" / f"{name}.png")
+        assert np.array_equal(pixels(tmp_path / "out" / "source1" / f"{name}.png"), visible)
+        fused, infrared, weight = (pixels(tmp_path / "out" / k / f"{name}.png") for k in ("fused", "source2", "weight"))
+        assert fused.shape == visible.shape and infrared.shape == weight.shape == visible.shape[:2]
+        if name != "odd":
+            assert np.array_equal(infrared, pixels(data / "infrared" / f"{name}.png"))
+        if name != "grey":
+            (_, b0, r0), (_, b1, r1) = (np.moveaxis(rgb_to_ycbcr(image / 255), -1, 0) for image in (visible, fused))
+            coloured = np.hypot(b0, r0) > 0.05
+            turned = np.degrees(np.arctan2(r1, b1) - np.arctan2(r0, b0))[coloured]
+            assert coloured.mean() > 0.2 and np.abs((turned + 180) % 360 - 180).mean() < 2
+
+
+def test_noise_is_removed_from_luma_and_chroma(bundle, tmp_path):
+    y, x = np.mgrid[0:64, 0:96]
+    clean = np.stack([0.3 + 0.4 * (x > 40), 0.5 + 0 * x, 0.7 - 0.4 * (y > 30)], -1) * 255
+    noisy = clean + np.random.default_rng(1).normal(0, 255 * 0.003**0.5, clean.shape)
+    for folder, image in (("visible", noisy), ("infrared", noisy[..., 0]), ("clean", clean)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(image.round().clip(0, 255).astype(np.uint8)).save(tmp_path / folder / "a.png")
+    truth = ["--truth1", str(tmp_path / "clean")]
+    assert images(bundle, tmp_path, tmp_path / "out", "--degradation", "noise", *truth) == 0
+    before, after = (
+        rgb_to_ycbcr(pixels(path) / 255) - rgb_to_ycbcr(clean / 255)
+        for path in (tmp_path / "visible" / "a.png", tmp_path / "out" / "source1" / "a.png")
+    )
+    assert (after.std((0, 1)) < 0.75 * before.std((0, 1))).all()
+    figures = json.loads((tmp_path / "out" / "images.json").read_text())["against_truth"]["source1"]
+    error = pixels(tmp_path / "out" / "source1" / "a.png") / 255 - pixels(tmp_path / "clean" / "a.png") / 255
+    assert figures["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-3)
+
+
+def test_pairs_may_be_listed_in_a_table(bundle, data, tmp_path, capsys):
+    table = data / "pairs.tsv"
+    table.write_text("name\tsource1\tsource2\nscene\tvisible/colour.png\tinfrared/grey.png\n")
+    given = ["images", "--bundle", str(bundle), "--manifest", str(table), "--steps", "1"]
+    assert cli.main([*given, "--out", str(tmp_path / "out")]) == 0
+    assert pixels(tmp_path / "out" / "fused" / "scene.png").shape == (48, 64, 3)
+    assert cli.main([*given, "--out", str(tmp_path / "no"), "--source1", str(data)]) == 2
+    assert "two folders or as a manifest" in capsys.readouterr().err
+
+
+def test_colour_goes_to_the_visible_source_of_this_bundle_alone(bundle, data, tmp_path, capsys):
+    shutil.copy(data / "visible" / "colour.png", data / "infrared")
+    assert images(bundle, data, tmp_path / "out") == 2
+    assert "infrared/colour.png must be grey" in capsys.readouterr().err
+    pair = ["--source1", str(data / "visible"), "--source2", str(data / "infrared"), "--out", str(tmp_path / "out")]
+    assert cli.main(["images", *pair]) == 2
+    assert "visible/colour.png must be grey" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_weights_or_images_nothing_is_written(bundle, data, tmp_path):
+    for overrides, message in (
+        ({"dataset_dir": str(tmp_path / "nowhere")}, "source1 must be a folder"),
+        ({"dataset_dir": str(data), "ckpt_path": str(tmp_path / "model.pt")}, "the weights must be a file"),
+    ):
+        with pytest.raises(RuntimeError) as stopped:  # MONAI's, about the expression that failed
+            run_bundle(str(bundle), output_dir=str(tmp_path / "out"), device="cpu", **overrides)
+        assert message in str(known_error(stopped.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_street_is_restored_and_fused_in_colour(bundle, tmp_path, capsys):
+    assert cli.main(["demo", "--bundle", str(bundle), "--out", str(tmp_path)]) == 0
+    assert "contact_sheet.png" in capsys.readouterr().out
+    demo = BUNDLE / "demo"
+    visible, infrared, noisy, fused = (
+        pixels(folder / "street.png") / 255
+        for folder in (demo / "visible", demo / "infrared", demo / "noisy" / "visible", tmp_path / "fused")
+    )
+    hidden = (slice(145, 160), slice(280, 292))  # the person under the tree
+    assert visible[hidden].mean() < 0.15 < 0.6 < infrared[hidden].mean()
+    assert fused[hidden].mean() > 0.4
+    record = json.loads((tmp_path / "images.json").read_text())
+    assert record["against_truth"]["source1"]["psnr"] > -10 * np.log10(((noisy - visible) ** 2).mean()) + 2
+
+
+def test_presets_are_the_bundles_own_and_state_the_papers_scenarios():
+    composite = load_spec("composite", "ir_vis_fusion")
+    assert composite["source2"][-1] == {"downsample": {"factor": 4, "kind": "bicubic"}}
+    assert composite["source1"] == composite["source2"][:-1]
+    for name, variance in (("noise", 0.003), ("composite", 0.001)):
+        spec = load_spec(name, "ir_vis_fusion")
+        assert spec["source1"][-1]["noise"]["sigma"] ** 2 == pytest.approx(variance, rel=1e-5)
+    assert load_spec("low_resolution", "ir_vis_fusion") == load_spec("low_resolution")
+    assert preset_path("noise", str(BUNDLE)).parent == share_dir() / "configs" / "degradation" / "ir_vis_fusion"
+
+
+def test_network_fits_its_declared_format():
+    meta, config = (str(BUNDLE / "configs" / f"{name}.json") for name in ("metadata", "inference"))
+    verify_net_in_out(net_id="network_def", meta_file=meta, config_file=config, device="cpu", n=2)
+    metadata = bundle_metadata("ir_vis_fusion")
+    assert metadata["version"] in metadata["changelog"]
+    for part in ("inputs", "outputs"):
+        for name in ("network_data_format", "fusion_data_format"):
+            for entry in metadata[name][part].values():
+                assert len(entry["channel_def"]) == entry["num_channels"]
