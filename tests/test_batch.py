@@ -22,7 +22,16 @@ from medfuse import cli
 from medfuse.bundles import bundle_dir, share_dir
 from medfuse.errors import BundleError, ImageError
 from medfuse.io import discover, write_json
-from medfuse.pipeline import BatchSummary, SaveFusiond, Workflow, fuse, load_workflow, run_batch, write_volumes
+from medfuse.pipeline import (
+    BatchSummary,
+    SaveFusiond,
+    Workflow,
+    fuse,
+    load_workflow,
+    run_batch,
+    sha256,
+    write_volumes,
+)
 
 CANARIES = ("CANARY", "MRN-4711", "19010203")
 
@@ -145,6 +154,23 @@ def test_resume_redoes_what_changed(quick, data, tmp_path):
     truncate(data / "c" / "pet.nii.gz")
     assert list(batch(data, out, resume=True).failed) == ["c"]
     assert [p.name for p in (out / "c").iterdir()] == ["c_failed.json"]
+
+
+def test_a_mask_is_recorded_and_a_change_of_it_is_done_anew(quick, data, tmp_path):
+    out, path = tmp_path / "out", data / "a" / "mask.nii.gz"
+    labels = np.zeros((20, 24, 4), np.uint8)
+    for label in (1, 2):
+        labels[5:15, 5:15, 1:3] = label
+        nib.save(nib.Nifti1Image(labels, np.diag([2.0, 2.0, 3.0, 1.0])), path)
+        assert batch(data, out, resume=True, shard=(1, 3)).fused == ["a"]
+        record = json.loads((out / "a" / "a.json").read_text())
+        assert record["mask_sha256"] == sha256(path)
+        assert [region["label"] for region in record["sources"]["pet"]["regions"]] == [None, label]
+        assert json.loads((out / "a" / "a_done.json").read_text())["based_on"]["inputs"]["mask"] == sha256(path)
+    assert batch(data, out, resume=True, shard=(1, 3)).skipped == ["a"]
+    path.unlink()
+    assert batch(data, out, resume=True, shard=(1, 3)).fused == ["a"]
+    assert json.loads((out / "a" / "a.json").read_text())["mask_sha256"] is None
 
 
 def test_resume_redoes_all_for_another_configuration_or_weights(quick, data, tmp_path):
@@ -321,6 +347,26 @@ def test_three_lines_of_python(data):
     assert sorted(p.name for p in (data / "a").iterdir()) == ["case.json", "mri.nii.gz", "pet.nii.gz"]
 
 
+def test_fuse_removes_the_bias_field_and_says_so(data, tmp_path):
+    ramp = np.exp(np.linspace(-0.5, 0.5, 20))[:, None, None]
+    mri = nib.load(data / "a" / "mri.nii.gz")
+    nib.save(nib.Nifti1Image((mri.get_fdata() * ramp).astype(np.float32), mri.affine), data / "a" / "mri.nii.gz")
+    inside = mri.get_fdata() > 800
+    pair = ["--mri", str(data / "a" / "mri.nii.gz"), "--pet", str(data / "a" / "pet.nii.gz"), "--pet-unit", "SUV"]
+    call = ["fuse", *pair, "--aligned", "--steps", "1", "--out", str(tmp_path / "out")]
+    variation = {}
+    for case, option in (("without", []), ("with", ["--n4"])):
+        assert cli.main([*call, "--case", case, *option]) == 0
+        image = nib.load(tmp_path / "out" / case / f"{case}_mri_restored.nii.gz")
+        values = image.get_fdata()[inside]
+        variation[case] = values.std() / values.mean()
+        removed = image.header["descrip"].item() == b"a.u., bias field removed"
+        page = (tmp_path / "out" / case / f"{case}_report.html").read_text()
+        assert removed == ("The bias field of the MRI was removed first" in page) == (case == "with")
+        assert ("was estimated by N4" in page) == removed
+    assert variation["with"] < 0.5 * variation["without"]
+
+
 def test_python_gets_our_own_error(data):
     truncate(data / "a" / "pet.nii.gz")
     with pytest.raises(ImageError, match="must be a whole gzip file"):
@@ -353,6 +399,11 @@ def test_a_workflow_must_end_with_the_writer(tmp_path):
     )
     with pytest.raises(BundleError, match="must end with SaveFusiond, got Identity"):
         load_workflow(overlays=[overlay])
+
+
+def test_what_a_bundle_cannot_do_is_refused():
+    with pytest.raises(BundleError, match="must have the key n4 to set it, got none"):
+        load_workflow("ir_vis_fusion", n4=True)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

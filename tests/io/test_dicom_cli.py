@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medfuse import cli
-from medfuse.bundles import bundle_dir
+from medfuse.bundles import bundle_dir, share_dir
 
 OUTPUTS = ("fused", "mri_restored", "pet_restored", "weight", "fused_rgb")
 
@@ -101,6 +101,23 @@ def test_the_unit_travels_to_the_outputs(study, tmp_path, arguments, unit):
     assert record["sources"]["pet"]["suv"]["kind"] == arguments[1]
     image = nib.load(tmp_path / "out" / "case" / "case_pet_restored.nii.gz")
     assert image.header["descrip"].item() == unit.encode()
+
+
+def test_a_batch_of_studies_takes_the_suv(study, tmp_path):
+    (tmp_path / "studies").mkdir()
+    study.rename(tmp_path / "studies" / "CANARY")
+    call = ["batch", str(tmp_path / "studies"), str(tmp_path / "out"), "participant", "--steps", "1", "--device", "cpu"]
+    overlay = ["--overlay", str(share_dir() / "configs" / "run" / "no_dicom.yaml"), "--resume"]
+    before = None
+    for suv, unit in (("lbm", "SUVlbm"), ("bsa", "SUVbsa")):
+        assert cli.main([*call, *overlay, "--suv", suv]) == 0
+        (path,) = (tmp_path / "out").glob("study-*/study-*_done.json")
+        record = json.loads((path.parent / f"{path.parent.name}.json").read_text())
+        assert (record["sources"]["pet"]["unit"], record["sources"]["pet"]["suv"]["kind"]) == (unit, suv)
+        assert path.stat().st_mtime_ns != before
+        before = path.stat().st_mtime_ns
+        assert cli.main([*call, *overlay, "--suv", suv]) == 0
+        assert path.stat().st_mtime_ns == before
 
 
 def test_a_series_is_chosen_by_its_uid(study, tmp_path, mri, save, capsys):
