@@ -13,8 +13,8 @@ from PIL import Image
 
 from medfuse import cli
 from medfuse.bundles import bundle_dir, bundle_metadata, load_spec, preset_path, share_dir
-from medfuse.errors import known_error
-from medfuse.pipeline import run_bundle
+from medfuse.errors import BundleError, known_error
+from medfuse.pipeline import load_workflow, run_bundle
 from medfuse.transforms.color import rgb_to_ycbcr
 
 BUNDLE = bundle_dir("ir_vis_fusion")
@@ -182,3 +182,43 @@ def test_network_fits_its_declared_format():
         for name in ("network_data_format", "fusion_data_format"):
             for entry in metadata[name][part].values():
                 assert len(entry["channel_def"]) == entry["num_channels"]
+
+
+def test_cases_are_refused(bundle):
+    with pytest.raises(BundleError, match="use `medfuse images`"):
+        load_workflow(str(bundle))
+
+
+@pytest.mark.full
+def test_training_starts_from_other_weights_and_evaluates(data, tmp_path):
+    rows = ["set\tstem\tir\tvis\tsplit"]
+    rows += [f"road\t{n}\tinfrared/{n}.png\tvisible/{n}.png\t{s}" for n, s in (("colour", "train"), ("grey", "dev"))]
+    data.rename(tmp_path / "irvis")
+    (tmp_path / "irvis" / "splits.tsv").write_text("\n".join(rows) + "\n")
+    common = ["--bundle_root", str(BUNDLE), "--dataset_dir", str(tmp_path)]
+    common += ["--validate#dataset#data", "$[{'image': p['image'], 'name': p['name'], 'scenario': n} "
+               "for p in image_pairs(@dataset_dir, split='dev') for n in @validate::scenarios]"]  # fmt: skip
+    weights = str(bundle_dir("pet_mri_fusion") / "models" / "model.pt")
+    tiny = ["--patch_size", "32", "--batch_size", "2", "--iterations_per_epoch", "2", "--epochs", "1"]
+    tiny += ["--train#dataset#weights", "{'road': 0.5, 'chroma': 0.5}", "--val_interval", "1"]
+    work = ["--work_dir", str(tmp_path / "work"), "--pretrained", weights]
+    configs = str([str(BUNDLE / "configs" / name) for name in ("train.json", "evaluate.json")])
+    for words in (
+        ["training", "--config_file", str(BUNDLE / "configs" / "train.json"), *common, *tiny, *work],
+        [
+            "evaluating",
+            "--config_file",
+            configs,
+            *common,
+            "--ckpt_path",
+            weights,
+            "--output_dir",
+            str(tmp_path / "eval"),
+        ],
+    ):
+        command = [sys.executable, "-m", "monai.bundle", "run", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "work" / "latest_checkpoint_epoch=1.pt").is_file()
+    metrics = dict(line.split(",") for line in (tmp_path / "eval" / "metrics.csv").read_text().splitlines())
+    assert float(metrics["psnr_visible"]) > 20 and float(metrics["psnr_infrared"]) > 20

@@ -106,6 +106,8 @@ def load_workflow(
             `SaveFusiond`, or a degradation makes no sense.
     """
     parser = read_inference(bundle, overlays=overlays, device=device)
+    if "postprocessing" not in parser:
+        raise BundleError("the bundle must fuse cases, got one that fuses pairs of images; use `medfuse images`.")
     if degradation is not None:
         parser["degradation"] = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
     given = {"steps": steps, "suv": suv, "n4": n4 or None}
