@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -401,9 +402,12 @@ def test_a_workflow_must_end_with_the_writer(tmp_path):
         load_workflow(overlays=[overlay])
 
 
-def test_what_a_bundle_cannot_do_is_refused():
+def test_what_a_bundle_cannot_do_is_refused(tmp_path):
+    shutil.copytree(bundle_dir("pet_mri_fusion") / "configs", tmp_path / "configs")
+    path = tmp_path / "configs" / "inference.json"
+    path.write_text(path.read_text().replace('"n4": false,', ""))
     with pytest.raises(BundleError, match="must have the key n4 to set it, got none"):
-        load_workflow("ir_vis_fusion", n4=True)
+        load_workflow(str(tmp_path), n4=True)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
