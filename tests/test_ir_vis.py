@@ -14,6 +14,7 @@ from PIL import Image
 from medfuse import cli
 from medfuse.bundles import bundle_dir, bundle_metadata, load_spec, preset_path, share_dir
 from medfuse.errors import BundleError, known_error
+from medfuse.io import read_image, write_image
 from medfuse.pipeline import load_workflow, run_bundle
 from medfuse.transforms.color import rgb_to_ycbcr
 
@@ -114,6 +115,19 @@ def test_noise_is_removed_from_luma_and_chroma(bundle, tmp_path):
     figures = json.loads((tmp_path / "out" / "images.json").read_text())["against_truth"]["source1"]
     error = pixels(tmp_path / "out" / "source1" / "a.png") / 255 - pixels(tmp_path / "clean" / "a.png") / 255
     assert figures["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-3)
+
+
+def test_results_are_as_deep_as_the_deeper_source(bundle, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, image in (("visible", rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)),
+                          ("infrared", rng.integers(0, 65536, (32, 40), dtype=np.uint16))):  # fmt: skip
+        write_image(tmp_path / folder / "a.png", image / np.iinfo(image.dtype).max, bits=8 * image.itemsize)
+    assert images(bundle, tmp_path, tmp_path / "out", "--steps", "1") == 0
+    for kind, shape in (("fused", (32, 40, 3)), ("source1", (32, 40, 3)), ("source2", (32, 40))):
+        written = read_image(tmp_path / "out" / kind / "a.png", color=True)
+        assert (written.bits, written.array.shape) == (16, shape)
+    restored = read_image(tmp_path / "out" / "source1" / "a.png", color=True).array
+    assert np.abs(restored - read_image(tmp_path / "visible" / "a.png", color=True).array).max() < 1e-4
 
 
 def test_pairs_may_be_listed_in_a_table(bundle, data, tmp_path, capsys):

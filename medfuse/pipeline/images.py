@@ -119,10 +119,11 @@ def fuse_images(
     titles = ("source 1", "source 2", "restored 1", "restored 2", "fused")
     notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given), {steps} steps"]
     notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
-    heading = f"{len(sheet)} of {len(pairs)} images" if len(sheet) < len(pairs) else f"{len(pairs)} images"
+    count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
+    heading = f"{len(sheet)} of {count}" if len(sheet) < len(pairs) else count
     save_contact_sheet(out / "contact_sheet.png", sheet, titles, title=heading, notes=notes)
     write_json(out / "images.json", record)
-    _logger.info("%d images fused, %.2f megapixels per second", len(pairs), megapixels / seconds)
+    _logger.info("%s fused, %.3g megapixels per second", count, megapixels / seconds)
     return record
 
 
