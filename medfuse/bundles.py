@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def preset_path(name: str, bundle: str | None = None) -> Path | None:
     return next((p for p in [*places, folder / f"{name}.yaml"] if p.is_file()), None)
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, for mappings in which each key comes once: of two, one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping, or say that a key comes twice."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            raise yaml.constructor.ConstructorError(None, None, "each key must come once", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
     """Read a degradation specification: a preset by name, or a YAML or JSON file.
 
@@ -71,8 +83,8 @@ def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
     if path is None:
         raise DegradationError(f"a degradation must be one of {preset_names()} or a YAML file, got {str(name)!r}.")
     try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        spec = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DegradationError(f"a degradation file must be valid YAML, got {path.name}: {error}.") from error
     spec = spec.get("degradation", spec) if isinstance(spec, dict) else spec
     if not isinstance(spec, dict):

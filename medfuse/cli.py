@@ -106,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
 
+    bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
+    tasks = bundle.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
+    check.add_argument(
+        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
+    )
+    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
+    check.set_defaults(run=_bundle_check)
+
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
     return parser
@@ -328,6 +337,19 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"{name:<10}{figures['mean']:>10.4f}{interval:>21}{floors}  {better[METRICS[name].direction]}")
     print(f"{record['images']} images, all {len(record['metrics'])} metrics: {options.out.resolve()}")
     print(NOTICE)
+
+
+def _bundle_check(options: argparse.Namespace) -> int:
+    from medfuse.checks import check
+
+    report = check(options.paths)
+    if options.list:
+        for file, place, text in report.code:
+            print(f"{file}: {place}: {text}")
+    for finding in report.findings:
+        print(finding)
+    print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
+    return 1 if report.findings else 0
 
 
 def _info(options: argparse.Namespace) -> None:
