@@ -15,7 +15,7 @@ from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
-LIMIT = 2**21
+LIMIT = 3 * 2**18
 """Number of pixels on which the network runs at once, unless told otherwise."""
 
 

@@ -65,10 +65,10 @@ class Stage(nn.Module):
 
 
 def _reach(encoder_blocks: Sequence[int], decoder_blocks: Sequence[int]) -> int:
-    """Return how far, in pixels, an input can be from an output that depends on it.
+    """Return how far, in pixels, beyond a part of an image the network looks for its output there.
 
-    Followed backwards: up the decoder the distance halves from level to level, down the encoder it doubles, and each
-    block adds its two 3 x 3 convolutions.
+    The edges of the part are multiples of what the network folds together. Followed backwards: up the decoder the
+    distance halves from level to level, down the encoder it doubles, and each block adds its two 3 x 3 convolutions.
     """
     distance = 1  # the head
     for blocks in decoder_blocks:

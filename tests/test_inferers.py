@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
@@ -109,6 +112,47 @@ def test_other_forms_are_refused(network, degradation):
         FusionInferer(degradation)(rand(1, 2, 8, 8), network)
     with pytest.raises(DegradationError, match="must be a specification"):
         FusionInferer()(rand(1, 2, 8, 8), network, degradation=degradation)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 151, 203), (3, 2, 64, 50)])
+def test_a_limit_changes_nothing_but_the_size_of_what_the_network_sees(network, shape):
+    sizes = []
+    hook = network.denoiser.register_forward_pre_hook(lambda _, given: sizes.append(given[0][:, 0].numel()))
+    try:
+        whole = FusionInferer(COMPOSITE, amp=False)(rand(*shape), network)
+        assert sizes == [shape[0] * (shape[2] + shape[2] % 2) * (shape[3] + shape[3] % 2)] * 3
+        sizes.clear()
+        assert_same(FusionInferer(COMPOSITE, amp=False, limit=6400)(rand(*shape), network), whole, atol=1e-4)
+        assert len(sizes) > 3
+        assert max(sizes) <= 6400
+    finally:
+        hook.remove()
+
+
+def test_a_limit_below_one_pixel_is_refused():
+    with pytest.raises(DegradationError, match="1 or more, got 0"):
+        FusionInferer(limit=0)
+
+
+LARGE = """
+import resource, torch
+from medfuse.diffusion import FusionModel
+from medfuse.inferers import FusionInferer
+from medfuse.networks import FusionUNet
+blur = [{"blur": {"sigma_px": 2.0}}, {"noise": {"sigma": 0.03}}]
+degradation = {"version": 1, "source1": blur, "source2": [*blur, {"downsample": {"factor": 2}}]}
+network = FusionModel(FusionUNet()).to(memory_format=torch.channels_last).eval()
+with torch.inference_mode():
+    result = FusionInferer(degradation, steps=3)(torch.rand(1, 2, 3000, 4000), network)
+assert result["fused"].shape == (1, 1, 3000, 4000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.full
+def test_12_megapixels_need_less_than_two_gigabytes():
+    run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert int(run.stdout) * 1024 < 2e9
 
 
 def test_an_unknown_argument_is_refused(network):

@@ -42,7 +42,7 @@ def describe(model: SourceModel) -> Tensor:
     The features are the log of the noise std, the log of the mean decimation per axis, and the power with which cosine
     waves of five frequencies pass along each of two axes.
     """
-    like = model.lifted
+    like = model.y
     batch, ndim = len(like), like.ndim - 2
     omega = torch.tensor(_BANDS, device=like.device, dtype=like.dtype) * math.pi
     power = model.operator.power_gains(omega, model.spatial).to(like).flatten(1).expand(batch, -1)
@@ -108,28 +108,28 @@ def sample(
     observation = JointObservation.from_images(inputs, degradation)
     models = (observation.source1, observation.source2)
     inverses = torch.cat([m.inverse() for m in models], 1)
-    sigmas = torch.cat([m.sigma() for m in models], 1)
+    sigmas = [m.sigma() for m in models]
     described = torch.cat([describe(m) for m in models], 1)
     scales = [math.prod(m.spatial) / math.prod(m.y.shape[2:]) for m in models]
     times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
     alpha_bar = network.alpha_bar(times).to(inputs.dtype)
+    spread = ((1 - alpha_bar[:-1]) / alpha_bar[:-1]).sqrt()
 
-    estimate = torch.cat([inverses, inverses.mean(1, keepdim=True)], 1)
-    x = alpha_bar[0].sqrt() * estimate
+    level = estimate = torch.cat([inverses, inverses.mean(1, keepdim=True)], 1)  # the level is x / sqrt(alpha_bar)
     states: list[FusionState] = []
     for step in range(steps if until is None else until):
         if step + 1 == until:
-            x, estimate = x.detach(), estimate.detach()
+            level, estimate = level.detach(), estimate.detach()
         with torch.set_grad_enabled(torch.is_grad_enabled() and until in (None, step + 1)):
-            now, then = alpha_bar[step], alpha_bar[step + 1]
             condition = torch.cat([times[step].expand(len(inputs), 1), described], 1)
             pulls = [m.gradient(estimate[:, i : i + 1]) * scales[i] for i, m in enumerate(models)]
-            features = [x / now.sqrt(), inverses, *pulls, sigmas, estimate]
+            features = [level, inverses, *pulls, *sigmas, estimate]
             with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 output = evaluate(network, features, condition, limit=limit)
-            output = output.to(inputs.dtype)
-            x0 = estimate - ((1 - now) / now).sqrt() * output[:, :3]
-            weight, log_variance = output[:, 3:4].sigmoid(), output[:, 4:]
+            del features, pulls  # here and below: a large image leaves room for what is needed only
+            x0 = estimate - spread[step] * output[:, :3].to(inputs.dtype)
+            weight, log_variance = output[:, 3:4].to(inputs.dtype).sigmoid(), output[:, 4:].to(inputs.dtype, copy=True)
+            del output
             variance1, variance2, gain = network.gains(condition).to(inputs.dtype).unbind(1)
             last = step == steps - 1
             if last and correction in ("cut", "joint"):
@@ -139,10 +139,12 @@ def sample(
             bar = observation.correct(x0, weight, variances=(variance1, variance2), fusion_gain=gain, form=form)
             if last and convex:
                 bar = torch.cat([bar[:, :2], weight * bar[:, 0:1] + (1 - weight) * bar[:, 1:2]], 1)
-            state = FusionState(*(v[..., :height, :width] for v in (bar, weight, log_variance)))
-            states = [*states, state] if trajectory else [state]
-            e = (x - now.sqrt() * x0) / (1 - now).sqrt()
-            x, estimate = then.sqrt() * bar + (1 - then).sqrt() * e, bar
+            if trajectory or last or step + 1 == until:
+                states.append(FusionState(*(v[..., :height, :width] for v in (bar, weight, log_variance))))
+            if last:
+                break
+            level, estimate = torch.addcmul(bar, level - x0, spread[step + 1] / spread[step]), bar
+            del x0, bar, weight, log_variance
     return states
 
 

@@ -26,7 +26,7 @@ def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit:
             the reach and a bit, whatever the limit.
 
     Returns:
-        **[B, D, H, W]**, in the dtype of the network where whole, else in that of the parts.
+        **[B, D, H, W]**.
     """
     batch, _, height, width = parts[0].shape
     denoiser = getattr(network, "denoiser", None)
@@ -36,14 +36,14 @@ def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit:
     rows = min(height, max(1, limit // min(width, isqrt(limit))))
     columns = min(width, max(1, limit // rows))
     together = max(1, limit // (rows * columns))
-    output = parts[0].new_empty(0)
+    output = torch.empty(0)
     for y, x, first in product(
         _windows(height, rows, reach, multiple), _windows(width, columns, reach, multiple), range(0, batch, together)
     ):
         some = slice(first, first + together)
         result = network(torch.cat([p[some, :, y.seen, x.seen] for p in parts], 1), condition[some])
         if not output.numel():
-            output = parts[0].new_empty(batch, result.shape[1], height, width)
+            output = result.new_empty(batch, result.shape[1], height, width)
         output[some, :, y.kept, x.kept] = result[..., y.within, x.within]
     return output
 

@@ -152,11 +152,13 @@ def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
         **[B, 1, *spatial]**, fraction of full range. A linear step after the noise scales its variance by the step's
         mean effect on white noise.
     """
-    total = torch.full_like(estimate, degradation.floor**2)
+    corner = estimate[(..., *([slice(1)] * (estimate.ndim - 2)))]
+    total = torch.full_like(corner, degradation.floor**2)
     for noise, after in degradation.noises:
         gain = after.white_gain(estimate.shape[2:], estimate)
-        total = total + noise.variance(estimate) * gain.reshape(-1, *([1] * (estimate.ndim - 1)))
-    return total.sqrt()
+        variance = noise.variance(estimate if noise.depends_on_signal else corner)
+        total = total + variance * gain.reshape(-1, *([1] * (estimate.ndim - 1)))
+    return total.sqrt().expand(estimate.shape)
 
 
 @dataclass(frozen=True)

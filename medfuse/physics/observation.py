@@ -61,10 +61,8 @@ class SourceModel(ABC):
                 f"got {tuple(y.shape[2:])}."
             )
         self.y = y
-        self.lifted = lift(y, self.operator, self.spatial)
-        """The observation interpolated to the grid of the image."""
         dependent = any(noise.depends_on_signal for noise, _ in degradation.noises)
-        self._level = smooth(self.lifted) if dependent else self.lifted
+        self._level = smooth(self.lifted) if dependent else y.new_zeros(()).expand(*y.shape[:2], *self.spatial)
 
     # ---- the data space of the model
     @abstractmethod
@@ -92,6 +90,11 @@ class SourceModel(ABC):
         """Return `A' (A A' + ridge)^-1 r`, an image."""
 
     # ---- what follows
+    @property
+    def lifted(self) -> Tensor:
+        """The observation interpolated to the grid of the image."""
+        return lift(self.y, self.operator, self.spatial)
+
     def gradient(self, x: Tensor) -> Tensor:
         """Return `A' (A x - y)`: what the data say about an estimate, as an image."""
         return -self.back(self.residual(x))
@@ -164,14 +167,12 @@ class SpectralModel(SourceModel):
         if not isinstance(operator, SpectralOperator):
             raise DegradationError(f"the closed form needs blur and decimation only, got {type(operator).__name__}.")
         self._plain = isinstance(operator, Identity)
-        self._bases: list[Tensor] = []
         self._matrices: list[Tensor] = []
         self._gram: Tensor = y.new_ones(())
         if not self._plain:
             analysis = operator.analysis(self.spatial, y)
             self._matrices = [b for b, _ in analysis]
             self._gram = _outer([g for _, g in analysis])
-            self._bases = [cosine_basis(n, y) for n in y.shape[2:]]
         spectrum = y.new_full((1,) * y.ndim, degradation.floor**2)
         for variance, after in mean_variances(degradation, self._level):
             if isinstance(after, Identity):
@@ -182,7 +183,7 @@ class SpectralModel(SourceModel):
                 colour = _outer([g for _, g in after.analysis(after.in_spatial(y.shape[2:]), y)])
             spectrum = spectrum + _spread(variance, y) * colour
         self._noise = spectrum
-        self._data = self._transform(self._bases, y)
+        self._data = y if self._plain else self._transform([cosine_basis(n, y) for n in y.shape[2:]], y)
 
     @staticmethod
     def _transform(matrices: list[Tensor], x: Tensor) -> Tensor:
