@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format bench results clean
+.PHONY: help setup demo test test-full lint format bench results corpus clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ format: .venv/.dev  ## put code into the house's format
 
 bench: .venv/.runtime  ## measure the speed on this machine
 	$(BIN)/python tests/bench.py
+
+corpus: .venv/.dev  ## run every malformed input of tests/malformed; fail unless each is refused or harmless
+	OMP_NUM_THREADS=1 $(BIN)/python tests/malformed
 
 results: .venv/.runtime  ## measure everything that the results page says; BENCH and DATA name the folders it needs
 	$(BIN)/python tests/results --bench "$(BENCH)" --data "$(DATA)"

@@ -9,17 +9,16 @@ is refused, and a manifest chooses. A subject has all its PETs in sessions, or n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
+from medfuse.io.texts import read_json
 
 UNIT = re.compile(r"[A-Za-z%][A-Za-z0-9/.*^%-]{0,15}")  # what may be written into outputs; no free text
 _NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_(pet|T1w)\.nii(?:\.gz)?")
-_MAX_SIDECAR = 1 << 20  # bytes
 
 
 def is_bids(root: Path) -> bool:
@@ -125,7 +124,7 @@ def _unit(root: Path, case: str, pet: Path) -> dict[str, str]:
 
 def _read_unit(sidecar: Path, case: str) -> str | None:
     try:
-        content = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.stat().st_size <= _MAX_SIDECAR else None
+        content = read_json(sidecar)
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):

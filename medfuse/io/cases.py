@@ -11,7 +11,6 @@ folder of DICOM files (`CASE/mri/`, `CASE/pet/`). Other files are left alone, an
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
+from medfuse.io.bids import checked_unit
+from medfuse.io.texts import read_json
 
-CASE_ID = re.compile(r"[A-Za-z0-9._-]+")
+CASE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SYNONYMS = {"mr": "mri", "t1": "mri", "t1w": "mri", "suv": "pet"}
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _FIELD = re.compile(r"[a-z][a-z0-9_]*")
@@ -160,7 +161,7 @@ def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except (OSError, ValueError) as error:
         raise BundleError(f"case.json of case {case} must be readable JSON, got an error; repair it.") from error
     if not isinstance(fields, dict):
@@ -176,6 +177,9 @@ def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
                 f"{name} in case.json of case {case} must be a string, number or boolean, got {type(value).__name__}; "
                 "change it."
             )
+    for name in fields:
+        if name.endswith("_unit"):
+            checked_unit(fields[name], f"{name} in case.json of case {case}")
     if not isinstance(fields.get("aligned", False), bool):
         raise BundleError(
             f"aligned in case.json of case {case} must be true or false, got {fields['aligned']!r}; change it."
@@ -195,9 +199,10 @@ def refuse_twins(cases: Iterable[str]) -> None:
 def _checked_id(name: str, index: int) -> str:
     if not CASE_ID.fullmatch(name):
         bad = "".join(sorted(set(re.sub(CASE_ID, "", name))))
+        got = repr(bad) if bad else f"{len(name)} of them"
         raise BundleError(
-            f"A case id must be made of letters, digits, '.', '_' and '-', got {bad!r} in the name of entry {index} of "
-            "the data folder; rename it."
+            f"A case id must be made of at most 128 letters, digits, '.', '_' and '-', got {got} in the name of entry "
+            f"{index} of the data folder; rename it."
         )
     return name
 

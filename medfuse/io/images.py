@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +19,20 @@ from medfuse.io.manifest import PLAIN_ID, read_rows
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 Bits = Literal[8, 16, 32]
+_MAX_NAME = 200  # bytes
 _FULL_RANGE = {8: 255.0, 16: 65535.0, 32: 1.0}
 _MAX_PIXELS = 80_000_000  # less than what Pillow warns of
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _SAMPLES_PER_PIXEL, _PLANAR = 258, 262, 274, 277, 284  # TIFF 6.0 tags
 _WHITE_IS_ZERO, _RGB = 0, 2  # values of the photometric interpretation
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # x, y, dx, dy
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 
@@ -223,6 +235,10 @@ def _images(what: str, folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
+        if not path.name.isprintable() or len(path.name.encode()) > _MAX_NAME:
+            raise BundleError(
+                f"Names in {what} must be printable, of at most {_MAX_NAME} bytes, got another; rename it."
+            )
         if path.stem in images:
             twins = f"{images[path.stem].name} and {path.name}"
             raise BundleError(f"Names in {what} must differ without their suffix, got {twins}; rename one.")
@@ -248,9 +264,12 @@ def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
         with Image.open(path, formats=["PNG", "TIFF", "JPEG", "BMP"]) as image:
             kind = (image.format or "").lower()
             _check_size(*image.size, what)
-            if _check_form(image, path, what):
+            is_deep_color = _check_form(image, path, what)
+            image.load()  # to its end, checksums included
+            if image.format == "PNG":
+                _check_png(path, what)
+            if is_deep_color:
                 return _deep_color(path, image.size, what), kind
-            image.load()
             return _samples(ImageOps.exif_transpose(image), what), kind
     except ImageError:
         raise
@@ -316,6 +335,30 @@ def _deep_color(path: Path, size: tuple[int, int], what: str) -> np.ndarray:
     if samples.shape[2] == 4 and samples[..., 3].min() < _FULL_RANGE[16]:
         raise ImageError(_transparent(what))
     return samples[..., :3]
+
+
+def _check_png(path: Path, what: str) -> None:
+    """Check that a PNG holds all of its rows, and a palette where it needs one: Pillow would fill in zeros."""
+    chunks: dict[bytes, bytes] = {}
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:  # Pillow has verified the checksums
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind in (b"IHDR", b"PLTE", b"IDAT"):
+                chunks[kind] = chunks.get(kind, b"") + file.read(size)
+                size = 0
+            file.seek(size + 4, 1)
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    expected = sum(
+        rows * (1 + -(-columns * bits // 8))  # a byte for the filter
+        for x, y, dx, dy in (_ADAM7 if interlaced else ((0, 0, 1, 1),))
+        if (columns := -(-(width - x) // dx)) > 0 and (rows := -(-(height - y) // dy)) > 0
+    )
+    if len(zlib.decompressobj().decompress(chunks[b"IDAT"], expected)) < expected:
+        raise ImageError(f"{what} must hold {height} rows, got fewer; copy it again.")
+    if colour == 3 and b"PLTE" not in chunks:
+        raise ImageError(f"{what} must have a palette, got none; save it again.")
 
 
 def _samples(image: Image.Image, what: str) -> np.ndarray:

@@ -31,6 +31,7 @@ _GIB = 1 << 30
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
 _LIMIT_SPACING = (1e-3, 1e3)  # mm
+_LIMIT_SHEAR = 0.5  # volume that unit axes must span: that of a gantry tilted by 60 degrees
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
@@ -42,13 +43,11 @@ class NiftiInfo:
         shape: **[X, Y, Z]**.
         affine: **[4, 4]** float64, voxel index to RAS mm.
         dtype: Type as stored, before scaling.
-        oriented: Whether the header holds a qform or an sform. Without, the affine is nibabel's guess.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     dtype: np.dtype
-    oriented: bool
 
 
 def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
@@ -59,16 +58,17 @@ def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
 
     Args:
         path: `.nii` or `.nii.gz`.
-        max_bytes: Largest decoded size to accept.
+        max_bytes: Largest decoded size (as stored, and as float32) to accept.
 
     Returns:
         Shape, affine and type.
 
     Raises:
         ImageError: If the file is absent, is no single-file NIfTI, is truncated or corrupt, is larger than `max_bytes`
-            or than its header says, or holds colours or complex numbers.
+            or than its header says, holds colours or complex numbers, or its slope or intercept makes no sense.
         GeometryError: If the volume is not 3-D (trailing axes of length 1 are allowed), a dimension makes no sense, the
-            affine is singular or not finite, a voxel is not between 0.001 and 1000 mm, or the unit is not mm.
+            orientation is absent, the affine is singular, far from right angles or not finite, a voxel is not between
+            0.001 and 1000 mm, or the unit is not mm.
     """
     path = Path(path)
     what = _label(path)
@@ -79,13 +79,15 @@ def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
         with gzip.open(path, "rb") if packed else path.open("rb") as stream:
             head = stream.read(_HEADER_BYTES)
             header = _header(head, what)
-            info = NiftiInfo(_shape(header, what), _affine(header, what), _dtype(header, what), _oriented(header))
-            expected = _decoded_bytes(header, info, what)
-            if expected > max_bytes:
+            info = NiftiInfo(_shape(header, what), _affine(header, what), _dtype(header, what))
+            _check_scaling(header, what)
+            expected = _file_bytes(header, info, what)
+            size = max(expected, 4 * int(np.prod(info.shape, dtype=object)))  # as float32
+            if size > max_bytes:
                 raise ImageError(
-                    f"{what} must decode to at most {max_bytes} bytes, got {expected}; crop it or raise max_bytes."
+                    f"{what} must decode to at most {max_bytes} bytes, got {size}; crop it or raise max_bytes."
                 )
-            decoded = len(head) + _drain(cast(BinaryIO, stream), expected + _CHUNK - len(head))
+            decoded = len(head) + _drain(cast(BinaryIO, stream), expected + 1 - len(head))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ImageError(
             f"{what} must be a whole gzip file, got one that is cut short or corrupt; copy it again."
@@ -94,8 +96,8 @@ def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
         raise ImageError(f"{what} must be readable, got {error.strerror or 'an error'}; check the file.") from error
     if decoded < expected:
         raise ImageError(f"{what} must hold {expected} bytes, got {decoded}: it is cut short; copy it again.")
-    if decoded >= expected + _CHUNK:
-        raise ImageError(f"{what} must hold {expected} bytes, got at least {decoded}: its header is wrong; rewrite it.")
+    if decoded > expected:
+        raise ImageError(f"{what} must hold {expected} bytes, got more: its header is wrong; rewrite it.")
     return info
 
 
@@ -162,10 +164,13 @@ class NiftiReader(ImageReader):
         what = _label(img)
         try:
             stored = np.asanyarray(nib.load(img).dataobj).reshape(info.shape)
+            with np.errstate(over="ignore", invalid="ignore"):
+                volume = stored.astype(np.float32, copy=False)
+            del stored
         except (HeaderDataError, ImageFileError, ValueError, OSError) as error:
             raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
-        with np.errstate(over="ignore", invalid="ignore"):
-            volume = stored.astype(np.float32)
+        except MemoryError as error:
+            raise ImageError(f"{what} must fit into memory, got {info.shape} voxels; crop it.") from error
         volume = _finite(volume, what, self.nonfinite)
         if not self.allow_constant and volume.min() == volume.max():
             raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
@@ -267,6 +272,10 @@ def _shape(header: nib.Nifti1Header, what: str) -> tuple[int, int, int]:
 def _affine(header: nib.Nifti1Header, what: str) -> np.ndarray:
     if int(header["xyzt_units"]) & 7 in (1, 3):
         raise GeometryError(f"{what} must be in mm, got metres or micrometres in its header; convert it to mm.")
+    if int(header["qform_code"]) <= 0 and int(header["sform_code"]) <= 0:
+        raise GeometryError(
+            f"{what} must have a qform or an sform, got neither: left and right are unknown; write one."
+        )
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
@@ -282,8 +291,13 @@ def _checked_affine(affine: Any, what: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     low, high = _LIMIT_SPACING
-    if spacing.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-4:
+    volume = abs(np.linalg.det(matrix[:3, :3] / spacing)) if spacing.min() > 0 else 0.0
+    if volume < 1e-4:
         raise GeometryError(f"The affine of {what} must be invertible, got a singular one; rewrite its header.")
+    if volume < _LIMIT_SHEAR:
+        raise GeometryError(
+            f"The axes of {what} must be near right angles, got unit axes that span {volume:.2g}; resample it."
+        )
     if spacing.min() < low or spacing.max() > high:
         raise GeometryError(
             f"{what} must have voxels of {low:g} to {high:g} mm, got {', '.join(f'{s:g}' for s in spacing)}; "
@@ -303,11 +317,17 @@ def _dtype(header: nib.Nifti1Header, what: str) -> np.dtype:
     return dtype
 
 
-def _oriented(header: nib.Nifti1Header) -> bool:
-    return int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+def _check_scaling(header: nib.Nifti1Header, what: str) -> None:
+    """Check slope and intercept: a slope of 0 means no scaling at all, and nibabel takes NaN and infinity for it."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite([slope, intercept]).all() or slope < 0 or (slope == 0 and intercept != 0):
+        raise ImageError(
+            f"{what} must have a positive scl_slope and a finite scl_inter, or 0 for both, got {slope:g} and "
+            f"{intercept:g}; rewrite its header."
+        )
 
 
-def _decoded_bytes(header: nib.Nifti1Header, info: NiftiInfo, what: str) -> int:
+def _file_bytes(header: nib.Nifti1Header, info: NiftiInfo, what: str) -> int:
     offset = float(header["vox_offset"])
     if not header.single_vox_offset <= offset <= _CHUNK:
         raise ImageError(f"The data of {what} must begin behind its header, got byte {offset:g}; rewrite the file.")

@@ -215,7 +215,7 @@ def crop(dataset: Dataset) -> None:
         ("PhotometricInterpretation", "MONOCHROME1", "must be grey"),
         ("PhotometricInterpretation", "PALETTE COLOR", "must be grey"),
         ("PixelData", None, "must hold integer pixels, got none"),
-        ("RescaleSlope", 0, "a RescaleSlope other than 0"),
+        ("RescaleSlope", 0, "a RescaleSlope above 0"),
         ("FrameOfReferenceUID", "../../evil", "a valid FrameOfReferenceUID, got another text"),
         ("NumberOfFrames", 2, "must hold 5440 bytes of pixels, got 2720"),
         ("ModalityLUTSequence", Sequence([Dataset()]), "must scale by slope and intercept"),

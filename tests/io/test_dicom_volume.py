@@ -109,7 +109,7 @@ def test_each_slice_scales_by_itself_whatever_the_order_of_the_files(tmp_path, p
 
 
 def test_slope_and_intercept(tmp_path, mri, save):
-    scan = mri.change(slopes=(2.0, 0.5, 3.0, 1.0, -1.0), intercept=-1024.0)
+    scan = mri.change(slopes=(2.0, 0.5, 3.0, 1.0, 4.0), intercept=-1024.0)
     save(scan.slices(), tmp_path)
     np.testing.assert_allclose(load(tmp_path), scan.volume, rtol=1e-6)
 

@@ -224,7 +224,9 @@ def _read(file: _Budget, path: Path) -> Header | None:
 
     def at_pixels(tag: int, vr: str | None, length: int) -> bool:
         if tag == _PIXELS:
-            pixel_data.update(vr=vr or "OW", length=length, offset=file.tell())
+            pixel_data.update(
+                vr=vr or ("OW" if syntax == uid.ImplicitVRLittleEndian else "UN"), length=length, offset=file.tell()
+            )
         return tag == _PIXELS or tag in _OTHER_PIXELS
 
     values = Values(
@@ -306,7 +308,8 @@ def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> 
     if encapsulated != (element["length"] == _UNDEFINED):
         raise DicomError("must hold pixels as its transfer syntax says, got the other kind")
     expected, there = pixels.frame_bytes * frames, min(element["length"], size - pixels.offset)
-    if not encapsulated and there < expected:
+    excess = element["length"] - expected  # a few bytes of padding are harmless, a row or a column is not
+    if not encapsulated and (there < expected or excess >= min(rows, columns) * allocated // 8):
         raise DicomError(
             f"must hold {expected} bytes of pixels, got {there}: it is cut short, or its dimensions are wrong"
         )

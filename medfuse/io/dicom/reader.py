@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from medfuse.io.dicom.series import MAX_BYTES, Series, choose_series, list_serie
 from medfuse.io.dicom.volume import load_volume
 from medfuse.io.nifti import SUFFIXES, NiftiReader
 from medfuse.io.suv import CHOICES, Suv, suv
+from medfuse.io.texts import read_json
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
@@ -169,9 +169,7 @@ def _sidecar(series: Series) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > _MAX_SIDECAR:
-            raise ValueError("too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, max_bytes=_MAX_SIDECAR)
     except (OSError, ValueError):
         raise DicomError(f"{SIDECAR} must be a small, readable JSON file, got another; repair it.") from None
     if not isinstance(content, dict):

@@ -220,6 +220,7 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
         "modality": {h.modality for h in headers},
         "frame of reference": {h.frame_of_reference for h in headers},
         "size of images": {(f.rows, f.columns) for f in formats},
+        "kind of pixels": {(f.bits_allocated, f.signed) for f in formats},
     }
     for what, values in alike.items():
         if len(values) > 1:

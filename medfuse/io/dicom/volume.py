@@ -79,6 +79,9 @@ def _frames(file: BinaryIO, pixels: PixelFormat) -> Iterator[np.ndarray]:
         frame, _ = get_decoder(syntax).as_array(stream, index=0, raw=True, **options)
         if frame.shape != (pixels.rows, pixels.columns):
             raise DicomError(f"must hold frames of {pixels.rows} x {pixels.columns}, got another size")
+        bits = pixels.bits_stored - pixels.signed
+        if frame.min() < -pixels.signed << bits or frame.max() >= 1 << bits:
+            raise DicomError(f"must hold values of {pixels.bits_stored} bits, got others")
         yield frame.astype(np.float64)
     if count != pixels.frames:
         raise DicomError(f"must hold {pixels.frames} frames, got {count}")
