@@ -32,6 +32,9 @@ SPEC_VERSION = 1
 QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
 """Standard deviation of rounding to 8 bit, as a fraction of full range."""
 
+# Beyond all images: a slip of the pen must not become a kernel that fills the memory.
+_MOST = {"sigma_px": 1e3, "fwhm_mm": 1e3, "length_px": 1e4, "angle_deg": 360.0, "factor": 64}
+
 
 @dataclass(frozen=True)
 class Degradation:
@@ -152,7 +155,6 @@ def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
         **[B, 1, *spatial]**, fraction of full range. A linear step after the noise scales its variance by the step's
         mean effect on white noise.
     """
-    corner = estimate[(..., *([slice(1)] * (estimate.ndim - 2)))]
     total = torch.full_like(corner, degradation.floor**2)
     for noise, after in degradation.noises:
         gain = after.white_gain(estimate.shape[2:], estimate)
@@ -198,10 +200,16 @@ def _take(values: dict[str, Any], name: str, context: _Context, **fields: Any) -
 
 
 def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
+    several = value if isinstance(value, (list, tuple)) else [value]
     try:
-        return [float(v) for v in value] if isinstance(value, (list, tuple)) else float(value)
-    except (TypeError, ValueError) as error:
-        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {value!r}.") from error
+        numbers = [float(v) for v in several]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    if not numbers or any(isinstance(v, bool) for v in several):
+        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {value!r}.")
+    if max(map(abs, numbers)) > _MOST.get(name, math.inf):
+        raise DegradationError(f"`{name}` of `{context.source}` must be at most {_MOST[name]:g}, got {value!r}.")
+    return numbers if isinstance(value, (list, tuple)) else numbers[0]
 
 
 def _number(value: Any, name: str, context: _Context) -> float:
@@ -233,10 +241,11 @@ def _parse_motion(values: dict[str, Any], context: _Context) -> MotionBlur:
 def _parse_downsample(values: dict[str, Any], context: _Context) -> Downsample:
     given = _take(values, "downsample", context, factor=..., kind="average")
     factor = given["factor"]
-    if not isinstance(factor, int) and not (isinstance(factor, list) and all(isinstance(f, int) for f in factor)):
+    if not all(type(f) is int for f in (factor if isinstance(factor, list) else [factor])):
         raise DegradationError(
             f"`factor` of `{context.source}` must be an integer or a list of integers, got {factor!r}."
         )
+    _numbers(factor, "factor", context)
     return Downsample(factor, given["kind"])
 
 
