@@ -155,6 +155,7 @@ def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
         **[B, 1, *spatial]**, fraction of full range. A linear step after the noise scales its variance by the step's
         mean effect on white noise.
     """
+    corner = estimate.new_zeros(*estimate.shape[:2], *([1] * (estimate.ndim - 2)))  # white noise needs one value alone
     total = torch.full_like(corner, degradation.floor**2)
     for noise, after in degradation.noises:
         gain = after.white_gain(estimate.shape[2:], estimate)
