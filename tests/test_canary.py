@@ -44,7 +44,14 @@ CANARIES = (
     "CANARY",
 )
 # What a PACS files a derived image by is the patient's, on purpose: these elements and no others
-FILED = {"PatientName": NAME, "PatientID": ID, "PatientBirthDate": BIRTH, "AccessionNumber": ACCESSION}
+FILED = {
+    "PatientName": NAME,
+    "PatientID": ID,
+    "PatientBirthDate": BIRTH,
+    "AccessionNumber": ACCESSION,
+    "StudyDescription": STUDY,
+    "ReferringPhysicianName": OPERATOR,
+}
 
 
 def study(folder: Path) -> None:
