@@ -67,6 +67,8 @@ def study(folder: Path) -> None:
             dataset.AccessionNumber, dataset.StudyDescription, dataset.InstitutionName = ACCESSION, STUDY, INSTITUTION
             dataset.SeriesDescription = dataset.ProtocolName = dataset.PatientComments = STUDY
             dataset.OperatorsName = dataset.ReferringPhysicianName = OPERATOR
+            for agent in dataset.get("RadiopharmaceuticalInformationSequence", []):
+                agent.Radiopharmaceutical = "FDG"  # a PET is worth nothing without it
             dataset.private_block(0x0099, "CANARY MAKER").add_new(2, "LO", PRIVATE)
         scans.write(datasets, folder / f"{FOLDER}_{name}", name=FILE + "_{}.dcm")
 
