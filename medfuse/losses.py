@@ -101,6 +101,7 @@ class FusionLoss(nn.Module):
         total: float = 0.5,
         fusion: float = 0.1,
         ssim: float = 1.0,
+        weaker: float = 0.0,
         information: float = 0.15,
         intensity: float = 1.5,
         gradient: float = 4.0,
@@ -115,6 +116,7 @@ class FusionLoss(nn.Module):
             total: Weight of the bias of the total.
             fusion: Weight of all fusion terms.
             ssim: Weight of the structural term within the fusion.
+            weaker: Weight of the structural term of the source that is worse off, in each sample.
             information: Weight of the visual information within the fusion.
             intensity: Weight of the brighter source within the fusion.
             gradient: Weight of the gradient term within the fusion.
@@ -124,7 +126,8 @@ class FusionLoss(nn.Module):
         """
         super().__init__()
         self.restoration, self.total, self.fusion = restoration, total, fusion
-        self.ssim, self.information, self.intensity, self.gradient = ssim, information, intensity, gradient
+        self.ssim, self.weaker, self.information = ssim, weaker, information
+        self.intensity, self.gradient = intensity, gradient
         self.edges, self.black, self.uncertainty = edges, black, uncertainty
 
     def forward(self, pred: Mapping[str, Any], target: Tensor) -> Tensor:
@@ -149,10 +152,12 @@ class FusionLoss(nn.Module):
         pair = fused.expand_as(target)
         slopes = [gradients(source) for source in target.split(1, 1)]
         steepness = [g.square().sum(1, keepdim=True) for g in slopes]
+        dissimilarity = 1 - structural_similarity(pair, target).mean((2, 3))
         brighter = target.amax(1, keepdim=True)
         steeper = torch.where(steepness[0] >= steepness[1], slopes[0], slopes[1])
         return (
-            self.ssim * (1 - structural_similarity(pair, target)).mean()
+            self.ssim * dissimilarity.mean()
+            + self.weaker * dissimilarity.amax(1).mean()
             + self.information * (1 - visual_information(target, pair)).mean()
             + self.edges * (1 - edge_preservation(target, pair)).mean()
             + self.intensity * (fused - brighter).abs().mean()

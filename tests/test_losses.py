@@ -209,6 +209,19 @@ def test_the_step_that_was_run_last_counts():
     assert torch.equal(loss({"states": [*perfect(target), s]}, target), loss({"states": [s]}, target))
 
 
+def test_the_weaker_source_is_the_one_of_less_similarity():
+    target, s = rand(3, 2, 20, 20), perfect(rand(3, 2, 20, 20), 1)[0]
+    s = dataclasses.replace(s, x=torch.cat([target, target[:, :1]], 1))
+    cost = float(
+        FusionLoss(weaker=1, ssim=0, intensity=0, gradient=0, information=0, edges=0, total=0)({"states": [s]}, target)
+    )
+    base = float(
+        FusionLoss(weaker=0, ssim=0, intensity=0, gradient=0, information=0, edges=0, total=0)({"states": [s]}, target)
+    )
+    expected = 1 - float(structural_similarity(target[:, :1], target[:, 1:]).mean())
+    assert cost - base == pytest.approx(0.1 * expected)
+
+
 def test_black_background_costs_what_is_above_it():
     target = rand(1, 2, 20, 20)
     target[..., :10] = 0.0
@@ -248,7 +261,7 @@ def test_terms_are_weighed_by_their_arguments():
     bias = (s[0].x[:, :2] - target).mean((2, 3)).abs().mean()
     total = float(FusionLoss(restoration=0.0, total=2.0, fusion=0.0, uncertainty=0.0)({"states": s}, target))
     assert total == pytest.approx(2 * float(bias))
-    terms = ("ssim", "information", "intensity", "gradient", "edges", "black")
+    terms = ("ssim", "weaker", "information", "intensity", "gradient", "edges", "black")
     parts = [FusionLoss(**{t: float(t == term) for t in terms}, total=0.0, uncertainty=0.0) for term in terms]
     together = FusionLoss(**dict.fromkeys(terms, 1.0), total=0.0, uncertainty=0.0)
     total = sum(float(p({"states": s}, target)) - restoration for p in parts)
