@@ -137,13 +137,25 @@ def test_a_crop_agrees_with_the_whole_inside():
 
 
 # ---------------------------------------------------------------------------------------------------------------- gains
-def test_gains_are_variances_and_a_fraction():
+def test_gains_are_variances_and_fractions():
     gains, condition = Gains(), features(1, 1, batch=50)[1]
+    condition[:, 0] = 1.0  # the first step
     start = gains(condition)
     assert torch.allclose(start[:, :2], torch.full((50, 2), 0.02**2), rtol=1e-4)
     assert torch.allclose(start[:, 2], torch.full((50,), 0.5))
+    assert torch.equal(start[:, 3], torch.ones(50))
     out = strong(gains)(100 * condition)
-    assert bool((out[:, :2] > 0).all() & out.isfinite().all() & (out[:, 2] >= 0).all() & (out[:, 2] <= 1).all())
+    assert bool((out[:, :2] > 0).all() & out.isfinite().all() & (out[:, 2:] >= 0).all() & (out[:, 2:] <= 1).all())
+
+
+def test_variances_and_changes_fall_after_the_first_step():
+    condition = torch.zeros(3, 25)
+    condition[:, 0] = torch.tensor([1.0, 2 / 3, 1 / 3])
+    out = Gains()(condition)
+    for column in (0, 1, 3):
+        assert bool((out[:, column].diff() < 0).all())
+    assert float(out[2, 0] / out[0, 0]) < 1e-3  # the data do not count twice
+    assert torch.equal(out[:, 2], out[:1, 2].expand(3))
 
 
 # ---------------------------------------------------------------------------------------------------------- TorchScript

@@ -127,10 +127,10 @@ def sample(
             with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 output = evaluate(network, features, condition, limit=limit)
             del features, pulls  # here and below: a large image leaves room for what is needed only
-            x0 = estimate - spread[step] * output[:, :3].to(inputs.dtype)
+            variance1, variance2, gain, change = network.gains(condition).to(inputs.dtype).unbind(1)
+            x0 = estimate - spread[step] * change[:, None, None, None] * output[:, :3].to(inputs.dtype)
             weight, log_variance = output[:, 3:4].to(inputs.dtype).sigmoid(), output[:, 4:].to(inputs.dtype, copy=True)
             del output
-            variance1, variance2, gain = network.gains(condition).to(inputs.dtype).unbind(1)
             last = step == steps - 1
             if last and correction in ("cut", "joint"):
                 variance1 = torch.maximum(variance1, models[0].consistency(x0[:, 0:1]))
