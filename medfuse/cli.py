@@ -146,10 +146,15 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _fuse(options: argparse.Namespace) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.case):
+    from medfuse.io.bids import checked_unit
+    from medfuse.io.manifest import PLAIN_ID
+
+    if not PLAIN_ID.fullmatch(options.case):
         raise MedfuseError(
-            f"--case must be letters, digits, '.', '_' and '-', got {options.case!r}; choose another name."
+            "--case must be at most 128 letters, digits, '.', '_' and '-', got another text; choose another name."
         )
+    if options.pet_unit is not None:
+        checked_unit(options.pet_unit, "--pet-unit")
     given = [n for n in ("dicom", "mri", "pet") if getattr(options, n) is not None]
     if given not in (["dicom"], ["mri", "pet"]):
         names = " and ".join(f"--{n}" for n in given) or "none of them"

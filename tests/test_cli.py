@@ -124,3 +124,22 @@ def test_steps_must_be_a_positive_integer(steps, capsys):
         cli.main(["images", "--source1", "a", "--source2", "b", "--out", "c", "--steps", steps])
     assert stop.value.code == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--case", "../x", "at most 128 letters"),
+        ("--case", "x" * 129, "at most 128 letters"),
+        ("--pet-unit", "SUV of Mrs X", "must be a unit such as Bq/mL or SUV"),
+        ("--pet-unit", "<b>", "must be a unit such as Bq/mL or SUV"),
+        ("--pet-unit", "", "must be a unit such as Bq/mL or SUV"),
+    ],
+)
+def test_fuse_refuses_what_may_not_be_in_names_and_outputs(tmp_path, capsys, option, text, message):
+    """Before it looks at the volumes, of which there are none."""
+    call = ["fuse", "--mri", "none.nii", "--pet", "none.nii", "--out", str(tmp_path / "out"), option, text]
+    assert cli.main(call) == 2
+    said = capsys.readouterr().err
+    assert option in said and message in said
+    assert not (tmp_path / "out").exists()
