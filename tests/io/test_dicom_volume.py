@@ -91,14 +91,21 @@ def test_types_of_pixels(tmp_path, mri, save, dtype):
     np.testing.assert_array_equal(load(tmp_path), scan.volume)
 
 
-def test_unused_high_bits_do_not_count(tmp_path, mri, save):
-    """12 bits of 16, signed, with an overlay in the bits above."""
+@pytest.mark.parametrize("above", [0x5000, 0x0000])
+def test_bits_above_those_stored_count_only_for_overlays(tmp_path, mri, save, above):
+    """12 bits of 16, signed and not extended; with an overlay above, which the header must tell."""
     stored = (mri.stored % 4096) - 2048
     datasets = mri.slices()
     for dataset, plane in zip(datasets, stored, strict=True):
         dataset.BitsStored, dataset.HighBit = 12, 11
-        dataset.PixelData = ((plane & 0x0FFF) | 0x5000).astype(np.uint16).tobytes()
+        dataset.PixelData = ((plane & 0x0FFF) | above).astype(np.uint16).tobytes()
     save(datasets, tmp_path)
+    if above:
+        with pytest.raises(DicomError, match="must hold values of 12 bits"):
+            load(tmp_path)
+        for dataset in datasets:
+            dataset.add_new(0x60020102, "US", 12)  # Overlay Bit Position
+        save(datasets, tmp_path)
     np.testing.assert_array_equal(load(tmp_path), stored.transpose(2, 1, 0))
 
 

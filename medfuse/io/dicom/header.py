@@ -67,7 +67,8 @@ _WANTED = [
     "AcquisitionDateTime", "FrameReferenceTime", "ActualFrameDuration", "TimezoneOffsetFromUTC", "DecayCorrected",
     "DecayCorrectionDateTime", "AttenuationCorrected",
 ]  # fmt: skip
-_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS]
+_OVERLAYS = range(0x60000102, 0x60200102, 0x20000)  # Overlay Bit Position, of up to 16 overlays
+_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *_OVERLAYS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,7 @@ class PixelFormat:
         signed: Whether stored values are signed.
         word: Value representation of the element, "OB" or "OW".
         offset: Where the element's value begins in the file.
+        overlays: Whether overlays are stored in the bits above those of the values (retired, PS3.3 C.9.2).
     """
 
     transfer_syntax: str
@@ -95,6 +97,7 @@ class PixelFormat:
     signed: bool
     word: str
     offset: int
+    overlays: bool
 
     @property
     def frame_bytes(self) -> int:
@@ -301,9 +304,9 @@ def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> 
         raise DicomError("must hold integer pixels, got none, or a file that is cut short")
     if element["vr"] not in ("OB", "OW"):
         raise DicomError("must hold pixels as OB or OW, got another value representation")
-    pixels = PixelFormat(
-        syntax, rows, columns, frames, allocated, stored, representation == 1, element["vr"], element["offset"]
-    )
+    overlays = any(values.count(tag, default=0) >= stored for tag in _OVERLAYS)
+    word, offset, signed = element["vr"], element["offset"], representation == 1
+    pixels = PixelFormat(syntax, rows, columns, frames, allocated, stored, signed, word, offset, overlays)
     encapsulated = syntax not in NATIVE
     if encapsulated != (element["length"] == _UNDEFINED):
         raise DicomError("must hold pixels as its transfer syntax says, got the other kind")

@@ -85,13 +85,13 @@ class Values:
         """Return one finite number, or None where it is absent."""
         return None if self.raw(name) is None else self.numbers(name, 1)[0]
 
-    def count(self, name: str, *, default: int | None = None) -> int:
+    def count(self, name: str | int, *, default: int | None = None) -> int:
         """Return a whole number of at least 0; the default, where there is one, for an absent value."""
         if default is not None and self.raw(name) is None:
             return default
         value = self.numbers(name, 1)[0]
         if value < 0 or value != int(value):
-            raise DicomError(f"must have a count as {name}, got {value:g}")
+            raise DicomError(f"must have a count as {_label(name)}, got {value:g}")
         return int(value)
 
     def items(self, name: str) -> list[Values]:

@@ -70,7 +70,7 @@ def _frames(file: BinaryIO, pixels: PixelFormat) -> Iterator[np.ndarray]:
         "rows": pixels.rows, "columns": pixels.columns, "samples_per_pixel": 1, "number_of_frames": 1,
         "photometric_interpretation": "MONOCHROME2", "bits_allocated": pixels.bits_allocated,
         "bits_stored": pixels.bits_stored, "pixel_representation": int(pixels.signed), "pixel_keyword": "PixelData",
-        "pixel_vr": pixels.word, "decoding_plugin": CODECS.get(syntax, ""),
+        "pixel_vr": pixels.word, "decoding_plugin": CODECS.get(syntax, ""), "correct_unused_bits": pixels.overlays,
     }  # fmt: skip
     file.seek(pixels.offset)
     count = 0
@@ -80,9 +80,12 @@ def _frames(file: BinaryIO, pixels: PixelFormat) -> Iterator[np.ndarray]:
         if frame.shape != (pixels.rows, pixels.columns):
             raise DicomError(f"must hold frames of {pixels.rows} x {pixels.columns}, got another size")
         bits = pixels.bits_stored - pixels.signed
+        frame = frame.astype(np.float64)
+        if pixels.signed and 1 << bits <= frame.max() < 2 << bits and frame.min() >= 0:  # no sign extension
+            frame[frame >= 1 << bits] -= 2 << bits
         if frame.min() < -pixels.signed << bits or frame.max() >= 1 << bits:
             raise DicomError(f"must hold values of {pixels.bits_stored} bits, got others")
-        yield frame.astype(np.float64)
+        yield frame
     if count != pixels.frames:
         raise DicomError(f"must hold {pixels.frames} frames, got {count}")
 
