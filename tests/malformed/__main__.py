@@ -17,12 +17,15 @@ from tqdm import tqdm
 
 
 def main(wanted: list[str]) -> int:
-    """Print a table by family, what went wrong, and one last line."""
+    """Print what went wrong at once, then a table by family, and one last line."""
     cases = [case for part in (nifti, dicom, images, tables) for case in part.cases()]
     cases = [case for case in cases if not wanted or any(case.family.startswith(w) for w in wanted)]
     worker, outcomes = Worker(cases), []
-    for number in tqdm(range(len(cases)), unit="input", disable=None):
-        outcomes.append(worker(number))
+    for number, case in enumerate(tqdm(cases, unit="input", disable=None)):
+        outcome = worker(number)
+        outcomes.append(outcome)
+        if outcome.kind in ("silent", "traceback"):
+            print(f"{outcome.kind}: {case.family}: {case.name}\n{outcome.text[-2000:]}\n", flush=True)
     worker.stop()
 
     print(f"{'family':<22}{'inputs':>8}" + "".join(f"{kind:>11}" for kind in KINDS) + f"{'slowest':>10}")
@@ -31,15 +34,12 @@ def main(wanted: list[str]) -> int:
         counts = Counter(o.kind for o in of)
         slowest = max(o.seconds for o in of)
         print(f"{family:<22}{len(of):>8}" + "".join(f"{counts[kind]:>11}" for kind in KINDS) + f"{slowest:>8.1f} s")
-    wrong = [(case, o) for case, o in zip(cases, outcomes, strict=True) if o.kind in ("silent", "traceback")]
-    for case, outcome in wrong:
-        print(f"\n{outcome.kind}: {case.family}: {case.name}\n{outcome.text[-2000:]}")
     counts = Counter(o.kind for o in outcomes)
     print(
         f"{len(cases)} malformed inputs: {counts['silent']} silent successes, "
         f"{counts['traceback']} unexplained tracebacks"
     )
-    return int(bool(wrong))
+    return int(counts["silent"] + counts["traceback"] > 0)
 
 
 if __name__ == "__main__":

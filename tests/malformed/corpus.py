@@ -163,7 +163,7 @@ def _serve(pipe, cases: list[Case]) -> None:
 
     def write(self, result, folder):  # pictures and pages take most of the time, and read nothing
         for output in self.outputs:
-            if getattr(output, "__name__", "") not in ("write_mosaic", "write_report"):
+            if getattr(output, "__name__", "") not in ("write_mosaic", "write_preview", "write_report"):
                 output(result, folder)
         write_json(folder / f"{result.case}.json", result.record)
 
