@@ -47,8 +47,8 @@ bench: .venv/.runtime  ## measure the speed on this machine
 corpus: .venv/.dev  ## run every malformed input of tests/malformed; fail unless each is refused or harmless
 	OMP_NUM_THREADS=1 $(BIN)/python tests/malformed
 
-results: .venv/.runtime  ## measure everything that the results page says; BENCH and DATA name the folders it needs
-	$(BIN)/python tests/results --bench "$(BENCH)" --data "$(DATA)"
+results: .venv/.runtime  ## measure everything that the results pages say; BENCH and DATA name folders, ONLY one bundle
+	$(BIN)/python tests/results --bench "$(BENCH)" --data "$(DATA)" $(if $(ONLY),--only $(ONLY))
 
 clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
 	rm -rf build dist out/demo .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

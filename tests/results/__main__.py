@@ -1,9 +1,10 @@
-"""Measure everything that docs/explanation/results.md says, and write the page.
+"""Measure everything that the results pages say, and write them: docs/explanation/results*.md and .json.
 
-    python tests/results --bench BENCH --data DATA
+    python tests/results --bench BENCH --data DATA [--only BUNDLE]
 
-BENCH holds `dev/` (clean and degraded image pairs), `peers.json` (the figures of other methods on them), `degrade.py`
-and `phantom.py` (independent simulators); DATA holds `harvard/splits.tsv`, which tells the subject of each pair.
+BENCH holds `dev/` and `irvis_dev/` (clean and degraded image pairs), `peers.json` and `peers_irvis.json` (the figures
+of other methods on them), `degrade.py` and `phantom.py` (independent simulators); DATA holds `harvard/splits.tsv`,
+which tells the subject of each pair.
 """
 
 from __future__ import annotations
@@ -13,43 +14,72 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results.ablation import PATH as ABLATION
 from results.images import Dev, scenarios, unseen, wrong
-from results.page import render
+from results.infrared import InfraredDev, speed
+from results.page import infrared_visible, pet_mri
 from results.phantoms import phantoms
 from results.pictures import restoration
 
 from medfuse.io import atomic_file, write_json
-from medfuse.pipeline import load_fusion, sha256
+from medfuse.pipeline import Fusion, load_fusion, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "explanation" / "results.md"
+PAGES = ROOT / "docs" / "explanation"
+
+
+def measure_pet_mri(fusion: Fusion, bench: Path, data: Path, work: Path) -> tuple[dict[str, Any], str]:
+    """Run the experiments on PET and MRI; return the figures and the page."""
+    dev = Dev(bench, data)
+    restoration(fusion, ROOT / "docs" / "images" / "restoration.png")
+    results = {
+        "weights_sha256": sha256(fusion.weights),
+        "scenarios": scenarios(dev, fusion, work),
+        "unseen": unseen(dev, work),
+        "wrong": wrong(dev, work),
+        "phantoms": phantoms(fusion, bench),
+    }
+    ablation = json.loads(ABLATION.read_text()) if ABLATION.exists() else None
+    return results, pet_mri(results, json.loads((bench / "peers.json").read_text()), ablation)
+
+
+def measure_infrared_visible(fusion: Fusion, bench: Path, data: Path, work: Path) -> tuple[dict[str, Any], str]:
+    """Run the experiments on infrared and visible images; return the figures and the page."""
+    dev = InfraredDev(bench)
+    results = {
+        "weights_sha256": sha256(fusion.weights),
+        "scenarios": scenarios(dev, fusion, work),
+        "speed": speed(dev, fusion, work),
+    }
+    return results, infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))
+
+
+EXPERIMENTS = {
+    "pet_mri_fusion": ("results.md", measure_pet_mri),
+    "ir_vis_fusion": ("results-infrared-visible.md", measure_infrared_visible),
+}
 
 
 def main() -> None:
-    """Run the experiments, write the figures and the page."""
+    """Run the experiments, write the figures and the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", choices=EXPERIMENTS, help="the bundle to measure; default: all")
     options = parser.parse_args()
-    dev, fusion = Dev(options.bench, options.data), load_fusion()
-    restoration(fusion, ROOT / "docs" / "images" / "restoration.png")
-    with tempfile.TemporaryDirectory() as folder:
-        results = {
-            "weights_sha256": sha256(fusion.weights),
-            "scenarios": scenarios(dev, Path(folder)),
-            "unseen": unseen(dev, Path(folder)),
-            "wrong": wrong(dev, Path(folder)),
-            "phantoms": phantoms(fusion, options.bench),
-        }
-    write_json(PAGE.with_suffix(".json"), results)
-    ablation = json.loads(ABLATION.read_text()) if ABLATION.exists() else None
-    with atomic_file(PAGE) as file:
-        file.write(render(results, json.loads((options.bench / "peers.json").read_text()), ablation).encode())
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    fusions = {bundle: load_fusion(bundle) for bundle in ([options.only] if options.only else EXPERIMENTS)}
+    for bundle, fusion in fusions.items():
+        name, measure = EXPERIMENTS[bundle]
+        with tempfile.TemporaryDirectory() as folder:
+            results, text = measure(fusion, options.bench, options.data, Path(folder))
+        write_json((PAGES / name).with_suffix(".json"), results)
+        with atomic_file(PAGES / name) as file:
+            file.write(text.encode())
+        print(f"wrote {(PAGES / name).relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

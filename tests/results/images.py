@@ -1,4 +1,4 @@
-"""Experiments on the pairs of the dev set: 8-bit PNG in and out, as for the methods beside which they stand."""
+"""Experiments on the pairs of a dev set: 8-bit PNG in and out, as for the methods beside which they stand."""
 
 from __future__ import annotations
 
@@ -19,63 +19,89 @@ from torch import Tensor
 from medfuse.bundles import load_spec
 from medfuse.io import read_image, write_image
 from medfuse.metrics import Images, measure
-from medfuse.pipeline import fuse_images
+from medfuse.pipeline import Fusion, fuse_images
+from medfuse.transforms.color import rgb_to_ycbcr
 
 FUSION = ("SSIM", "SSIM_min", "VIF", "SCD", "MI", "Qabf", "QMI", "QG")
 SCENARIOS = {"clean": "none", "noise": "noise", "blur": "blur", "composite": "composite"}
 STEPS = (1, 2, 3, 5)
-_MEASURED = (*FUSION, "SSIM_1", "SSIM_2", "r1_PSNR", "r2_PSNR", "r1_SSIM", "r2_SSIM")
+_RESTORATION = ("SSIM_1", "SSIM_2", "r1_PSNR", "r2_PSNR", "r1_SSIM", "r2_SSIM")
 _SEED = 11
 
 
-class Dev:
-    """The clean pairs, the subject of each, and their scores."""
+class DevSet:
+    """Clean and degraded pairs, and the scores of what was made of them.
 
-    def __init__(self, bench: Path, data: Path) -> None:
-        self.bench = bench
-        self.clean = bench / "dev" / "clean"
-        self.names = sorted(p.stem for p in (self.clean / "mri").glob("*.png"))
-        with (data / "harvard" / "splits.tsv").open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == "dev"]
-        owner = {f"{row['modality']}_{row['stem']}": row["subject"] for row in rows}
-        self.subjects = [owner[name] for name in self.names]
+    Attributes:
+        kinds: Folders of source 1 and source 2.
+        metrics: Metrics of the fused image.
+        parts_are: What the figures call the parts.
+        owners: Whom each pair is of; intervals draw these, as pairs of one owner are not independent.
+        parts: The part of the dev set that each pair is in; each has a mean of its own.
+        names: The pairs.
+    """
+
+    kinds: tuple[str, str]
+    metrics: tuple[str, ...]
+    parts_are: str
+    owners: list[str]
+    parts: list[str]
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.clean = root, root / "clean"
+        self.names = sorted(p.stem for p in (self.clean / self.kinds[0]).glob("*.png"))
 
     def degraded(self, scenario: str) -> Path:
         """Return the folder of a scenario's degraded images."""
-        return self.bench / "dev" / "deg" / scenario
+        return self.root / "deg" / scenario
 
     def judge(self, out: Path, degraded: Path) -> dict[str, Any]:
-        """Score what was written; return the mean, its interval and the subjects' means of each metric."""
-        rows = [self._judge(name, out, degraded) for name in self.names]
+        """Score what was written; return the mean, its interval and the parts' means of each metric."""
+        rows = [self.scores(name, out, degraded) for name in self.names]
         summary: dict[str, Any] = {}
         for key in rows[0]:
-            known = [(row[key], s) for row, s in zip(rows, self.subjects, strict=True) if math.isfinite(row[key])]
-            values, owners = [v for v, _ in known], [s for _, s in known]
-            each = {s: float(np.mean([v for v, o in known if o == s])) for s in sorted(set(owners))}
-            summary[key] = {"mean": float(np.mean(values)), "interval": interval(values, owners), "subjects": each}
+            of_all = zip((row[key] for row in rows), self.owners, self.parts, strict=True)
+            known = [(value, owner, part) for value, owner, part in of_all if math.isfinite(value)]
+            values, owners, parts = zip(*known, strict=True)
+            each = {p: float(np.mean([v for v, _, part in known if part == p])) for p in sorted(set(parts))}
+            summary[key] = {"mean": float(np.mean(values)), "interval": interval(values, owners), self.parts_are: each}
         summary["SSIM_min"]["mean"] = min(summary["SSIM_1"]["mean"], summary["SSIM_2"]["mean"])
         return summary
 
-    def _judge(self, name: str, out: Path, degraded: Path) -> dict[str, float]:
-        first, second = (read(self.clean / kind / f"{name}.png") for kind in ("mri", "fun"))
-        restored1, restored2, fused = (read(out / kind / f"{name}.png") for kind in ("source1", "source2", "fused"))
-        images = Images.of(fused, first, second, data_range=1.0, restored=(restored1, restored2))
-        row = {k: float(v) for k, v in measure(images, _MEASURED).items()}
-        for i, (kind, clean) in enumerate((("mri", first), ("fun", second)), start=1):
-            row[f"d{i}_PSNR"] = _psnr(read(degraded / kind / f"{name}.png"), clean)
+    def scores(self, name: str, out: Path, degraded: Path) -> dict[str, float]:
+        """Score one pair, an image in colour by its luma; NaN where a metric is not defined."""
+        clean = [luma(read(self.clean / kind / f"{name}.png")) for kind in self.kinds]
+        *restored, fused = (luma(read(out / kind / f"{name}.png")) for kind in ("source1", "source2", "fused"))
+        images = Images.of(fused, *clean, data_range=1.0, restored=(restored[0], restored[1]))
+        row = {k: float(v) for k, v in measure(images, (*self.metrics, *_RESTORATION)).items()}
+        for i, kind in enumerate(self.kinds):
+            row[f"d{i + 1}_PSNR"] = psnr(luma(read(degraded / kind / f"{name}.png")), clean[i])
         return row
 
 
-def scenarios(dev: Dev, work: Path) -> dict[str, Any]:
+class Dev(DevSet):
+    """The pairs of MRI and function, and the subject of each."""
+
+    kinds, metrics, parts_are = ("mri", "fun"), FUSION, "subjects"
+
+    def __init__(self, bench: Path, data: Path) -> None:
+        super().__init__(bench / "dev")
+        self.bench = bench
+        with (data / "harvard" / "splits.tsv").open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == "dev"]
+        owner = {f"{row['modality']}_{row['stem']}": row["subject"] for row in rows}
+        self.owners = self.parts = [owner[name] for name in self.names]
+
+
+def scenarios(dev: DevSet, fusion: Fusion, work: Path) -> dict[str, Any]:
     """Run the paper's scenarios, each with several numbers of steps."""
     result: dict[str, Any] = {}
     for scenario, preset in SCENARIOS.items():
+        degraded, spec = dev.degraded(scenario), load_spec(preset, fusion.bundle)
         for steps in STEPS:
-            out, spec = work / f"{scenario}_{steps}", load_spec(preset)
-            fuse_images(
-                dev.degraded(scenario) / "mri", dev.degraded(scenario) / "fun", out, degradation=spec, steps=steps
-            )
-            result.setdefault(scenario, {})[str(steps)] = dev.judge(out, dev.degraded(scenario))
+            out = work / f"{scenario}_{steps}"
+            fuse_images(*(degraded / k for k in dev.kinds), out, bundle=fusion, degradation=spec, steps=steps)
+            result.setdefault(scenario, {})[str(steps)] = dev.judge(out, degraded)
     return result
 
 
@@ -170,11 +196,17 @@ def load_module(path: Path) -> ModuleType:
 
 
 def read(path: Path) -> Tensor:
-    """Return an image **[1, 1, H, W]**, 0..1."""
-    return torch.from_numpy(read_image(path).array).double()[None, None]
+    """Return an image **[1, 1, H, W]**, or in colour **[1, 3, H, W]**, 0..1."""
+    image = torch.from_numpy(read_image(path, color=True).array).double()
+    return image[None, None] if image.ndim == 2 else image.movedim(-1, 0)[None]
 
 
-def _psnr(x: Tensor, clean: Tensor) -> float:
+def luma(image: Tensor) -> Tensor:
+    """Return the luma **[1, 1, H, W]** of an image in colour; a grey one is its own."""
+    return image if image.shape[1] == 1 else rgb_to_ycbcr(image.movedim(1, -1)).movedim(-1, 1)[:, :1]
+
+
+def psnr(x: Tensor, clean: Tensor) -> float:
     """Return the PSNR in dB, at most 100; a smaller image is brought to size by bicubic interpolation."""
     if x.shape != clean.shape:
         x = torch.nn.functional.interpolate(x, clean.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)

@@ -1,0 +1,92 @@
+"""Tables of figures, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from results.images import SCENARIOS, STEPS
+
+OURS = "medfuse"
+FLOORS = ("maximum", "copy")
+DEFAULT_STEPS = "3"
+_DEGRADED = tuple(name for name in SCENARIOS if name != "clean")
+_WORST = -9.0  # in place of a figure that is not defined
+_FAR = 0.05  # of the best
+
+
+def restoration(scenarios: Mapping[str, Any], peers: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """Tabulate the PSNR of the sources, which are named by the keys of their figures."""
+    rows = []
+    for name in _DEGRADED:
+        ours, classical = scenarios[name][DEFAULT_STEPS], peers[name]["classical"]
+        for key, source in sources.items():
+            mean, (low, high) = ours[f"r{key}_PSNR"]["mean"], ours[f"r{key}_PSNR"]["interval"]
+            before, other = ours[f"d{key}_PSNR"]["mean"], classical.get(f"r{key}_PSNR")
+            shown = ("-" if other is None else f"{other:.2f}", f"**{mean:.2f}** ({low:.1f} to {high:.1f})")
+            gains = (f"{mean - before:+.2f}", "-" if other is None else f"{mean - max(before, other):+.2f}")
+            rows.append((name, source, f"{before:.2f}", *shown, *gains))
+    head = ("scenario", "source", "degraded", "classical", OURS, "over degraded", "over the better of both")
+    return table(head, rows)
+
+
+def parts(scenarios: Mapping[str, Any], sources: Mapping[str, str], parts_are: str) -> str:
+    """Tabulate the PSNR of the sources by part of the dev set."""
+    names = list(scenarios["noise"][DEFAULT_STEPS]["r1_PSNR"][parts_are])
+    rows = []
+    for name in _DEGRADED:
+        for key, source in sources.items():
+            ours = scenarios[name][DEFAULT_STEPS][f"r{key}_PSNR"][parts_are]
+            rows.append((name, source, *(f"{ours[s]:.1f}" for s in names)))
+    return table(("scenario", "source", *names), rows)
+
+
+def steps(scenarios: Mapping[str, Any]) -> str:
+    """Tabulate PSNR and SSIM by the number of steps."""
+    rows = []
+    for name in SCENARIOS:
+        cells = []
+        for t in map(str, STEPS):
+            ours = scenarios[name][t]
+            cells.append(" / ".join(f"{ours[k]['mean']:.2f}" for k in ("r1_PSNR", "r2_PSNR")))
+            cells[-1] += f", {ours['SSIM']['mean']:.3f}"
+        rows.append((name, *cells))
+    return table(("scenario", *(f"T = {t}" for t in STEPS)), rows)
+
+
+def fusion(
+    scenarios: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+) -> list[str]:
+    """Tabulate the fused images of each scenario beside those of other methods."""
+    return [_fusion(name, scenarios[name][DEFAULT_STEPS], peers[name], methods, metrics) for name in SCENARIOS]
+
+
+def _fusion(
+    name: str, ours: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+) -> str:
+    scores: dict[str, dict[str, float | None]] = {OURS: {k: ours[k]["mean"] for k in metrics}}
+    for method in (*methods, *FLOORS):
+        known = {k: peers[method].get(k) for k in metrics}
+        scores[method] = {**known, "SSIM_min": min(peers[method]["SSIM_1"], peers[method]["SSIM_2"])}
+    ranked = [OURS, *methods]
+    best = {k: max(scores[m][k] or _WORST for m in ranked) for k in metrics}
+    ranks = {
+        m: sum(1 + sum((scores[o][k] or _WORST) > (scores[m][k] or _WORST) for o in ranked) for k in metrics)
+        for m in ranked
+    }
+    rows = []
+    for method, values in scores.items():
+        cells = [
+            "-" if v is None else f"**{v:.3f}**" if method in ranked and v == best[k] else f"{v:.3f}"
+            for k, v in values.items()
+        ]
+        rows.append((method, *cells, f"{ranks[method] / len(metrics):.2f}" if method in ranked else "floor"))
+    behind = {k: 1 - (scores[OURS][k] or _WORST) / best[k] for k in metrics}
+    far = ", ".join(f"{k} ({100 * part:.1f} %)" for k, part in behind.items() if part > _FAR) or "none"
+    return f"### {name}\n\n{table(('method', *metrics, 'rank'), rows)}\nMore than 5 % below the best: {far}.\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
