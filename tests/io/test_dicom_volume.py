@@ -213,6 +213,16 @@ class TestStreamsThatLie:
         with pytest.raises(DicomError, match="grey frames of 34 x 40, got one that says otherwise"):
             load(tmp_path)
 
+    @pytest.mark.parametrize(("at", "bit"), [(42, 2), (42, 7), (43, 1), (44, 1)])
+    def test_depth_sign_and_steps_are_compared_too(self, tmp_path, mri, save, at, bit):
+        """They would only change values (ISO/IEC 15444-1 A.5.1: Ssiz, XRsiz, YRsiz)."""
+        dataset = compress(mri.slices()[0], uid.JPEG2000Lossless)
+        data = bytearray(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+        data[at] ^= 1 << bit
+        self.spoilt(tmp_path, mri, save, bytes(data), uid.JPEG2000Lossless)
+        with pytest.raises(DicomError, match=r"File 3 of 5 .* must hold frames of 16 bits"):
+            load(tmp_path)
+
     def test_noise_is_refused(self, tmp_path, mri, save, stream):
         noise = np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8).tobytes()
         self.spoilt(tmp_path, mri, save, noise + b"\xff\xd9", stream[1])

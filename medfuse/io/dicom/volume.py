@@ -112,7 +112,10 @@ def _check_stream(stream: bytes, syntax: uid.UID, pixels: PixelFormat) -> None:
         raise DicomError("must hold whole frames, got one that is cut short")
     if stream[:4] == _SOC_SIZ:
         right, low, left, top = struct.unpack(">4I", stream[8:24])
-        claimed = (low - top, right - left, struct.unpack(">H", stream[40:42])[0])
+        components, depth, *steps = struct.unpack(">HBBB", stream[40:45])
+        claimed = (low - top, right - left, components)
+        if (depth >> 7, steps) != (pixels.signed, [1, 1]) or (depth & 127) + 1 < pixels.bits_stored:
+            raise DicomError(f"must hold frames of {pixels.bits_stored} bits, signed as its header says, got others")
     else:
         claimed = _jpeg_ls_size(stream)
     if claimed != (pixels.rows, pixels.columns, 1):
