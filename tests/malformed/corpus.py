@@ -158,7 +158,12 @@ class Worker:
 
 
 def _serve(pipe, cases: list[Case]) -> None:
+    import torch
+
+    from medfuse.diffusion import FusionModel
+    from medfuse.inferers import FusionInferer
     from medfuse.io import write_json
+    from medfuse.networks import FusionUNet
     from medfuse.pipeline import SaveFusiond
 
     def write(self, result, folder):  # pictures and pages take most of the time, and read nothing
@@ -167,6 +172,10 @@ def _serve(pipe, cases: list[Case]) -> None:
                 output(result, folder)
         write_json(folder / f"{result.case}.json", result.record)
 
+    torch.manual_seed(0)
+    small = FusionModel(FusionUNet(widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1,), embedding=8)).eval()
+    fuse = FusionInferer.__call__  # by a network that needs no time, and stays where weights are being changed
+    FusionInferer.__call__ = lambda self, inputs, network, **options: fuse(self, inputs, small, **options)
     SaveFusiond.write = write
     for way in {case.way for case in cases}:
         _sound(way)
