@@ -25,7 +25,7 @@ def main(wanted: list[str]) -> int:
         outcome = worker(number)
         outcomes.append(outcome)
         if outcome.kind in ("silent", "traceback"):
-            print(f"{outcome.kind}: {case.family}: {case.name}\n{outcome.text[-2000:]}\n", flush=True)
+            print(f"{outcome.kind}: {case.family}: {case.name}\n{outcome.text[:3000]}\n", flush=True)
     worker.stop()
 
     print(f"{'family':<22}{'inputs':>8}" + "".join(f"{kind:>11}" for kind in KINDS) + f"{'slowest':>10}")

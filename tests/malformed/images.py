@@ -244,7 +244,7 @@ def cases() -> Iterator[Case]:
         "no UTF-8": lambda f: (
             [(f / s / "a.png").rename(f / s / os.fsdecode(b"\xff\xfe.png")) for s in ("one", "two")]
         ),
-        "dots": renamed("...png"),
+        "dots": renamed("a...png"),
         "markup": renamed("<img src=x onerror=alert(1)>.png"),
         "a dollar": renamed("$(x) $x$.png"),
         "a formula": renamed("$\\frac{$.png"),
