@@ -106,7 +106,7 @@ class FusionLoss(nn.Module):
         intensity: float = 1.5,
         gradient: float = 4.0,
         edges: float = 0.5,
-        black: float = 10.0,
+        black: float = 30.0,
         uncertainty: float = 1e-3,
     ) -> None:
         """Weigh the terms.

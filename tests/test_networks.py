@@ -143,7 +143,7 @@ def test_gains_are_variances_and_fractions():
     start = gains(condition)
     assert torch.allclose(start[:, :2], torch.full((50, 2), 0.02**2), rtol=1e-4)
     assert torch.allclose(start[:, 2], torch.full((50,), 0.5))
-    assert torch.equal(start[:, 3], torch.ones(50))
+    assert torch.equal(start[:, 3:], torch.ones(50, 2))
     out = strong(gains)(100 * condition)
     assert bool((out[:, :2] > 0).all() & out.isfinite().all() & (out[:, 2:] >= 0).all() & (out[:, 2:] <= 1).all())
 
@@ -152,7 +152,7 @@ def test_variances_and_changes_fall_after_the_first_step():
     condition = torch.zeros(3, 25)
     condition[:, 0] = torch.tensor([1.0, 2 / 3, 1 / 3])
     out = Gains()(condition)
-    for column in (0, 1, 3):
+    for column in (0, 1, 3, 4):
         assert bool((out[:, column].diff() < 0).all())
     assert float(out[2, 0] / out[0, 0]) < 1e-3  # the data do not count twice
     assert torch.equal(out[:, 2], out[:1, 2].expand(3))

@@ -13,21 +13,26 @@ from medfuse.diffusion.schedule import MonotoneSchedule
 class Gains(nn.Module):
     """Predict, from the condition, the error variance of each restored source and the gain of the fusion row.
 
-    The variances, and the change that a step may make, fall with a learned power of the relative time s, the first
-    feature of the condition: after the first step the data are in the estimate already, and must not count twice.
+    The variances, and the changes that a step may make to the sources and to the fused image, fall with learned powers
+    of the relative time s, the first feature of the condition: after the first step the data are in the estimate
+    already, and must not count twice.
     """
 
     def __init__(self, condition_features: int = 25, hidden: int = 64, initial_std: float = 0.02) -> None:
         super().__init__()
         final = nn.Linear(hidden, 3)
-        self.powers = nn.Parameter(torch.tensor([8.0, 8.0, 2.0]))
+        self.powers = nn.Parameter(torch.tensor([8.0, 8.0, 5.0, 2.0]))
         self.layers = nn.Sequential(nn.Linear(condition_features, hidden), nn.SiLU(), final)
         nn.init.zeros_(final.weight)
         with torch.no_grad():
             final.bias.copy_(torch.tensor([2 * math.log(initial_std), 2 * math.log(initial_std), 0.0]))
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Return **[B, 4]**: variances of source 1 and 2 (squared fractions of full range), fusion gain, change."""
+        """Return **[B, 5]**.
+
+        Variance of source 1 and of source 2 (squared fraction of full range), fusion gain, factor of the change of the
+        sources and of the fused image (0..1 each).
+        """
         condition = condition.float()
         out = self.layers(condition)
         fall = condition[:, :1].clamp(1e-3, 1.0).pow(self.powers)
@@ -46,7 +51,7 @@ class FusionModel(nn.Module):
         Args:
             denoiser: `(image [B, 12, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.networks.FusionUNet`.
             schedule: `s -> alpha_bar`; a `MonotoneSchedule` where absent.
-            gains: `condition -> [B, 4]`; `Gains` where absent.
+            gains: `condition -> [B, 5]`; `Gains` where absent.
         """
         super().__init__()
         self.denoiser = denoiser
@@ -64,5 +69,5 @@ class FusionModel(nn.Module):
 
     @torch.jit.export
     def gains(self, condition: Tensor) -> Tensor:
-        """Return the predicted variances, the fusion gain and the factor of the change, **[B, 4]**."""
+        """Return the predicted variances, the fusion gain and the factors of the changes, **[B, 5]**."""
         return self.gain(condition)

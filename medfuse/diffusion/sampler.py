@@ -127,8 +127,9 @@ def sample(
             with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 output = evaluate(network, features, condition, limit=limit)
             del features, pulls  # here and below: a large image leaves room for what is needed only
-            variance1, variance2, gain, change = network.gains(condition).to(inputs.dtype).unbind(1)
-            x0 = estimate - spread[step] * change[:, None, None, None] * output[:, :3].to(inputs.dtype)
+            gains = network.gains(condition).to(inputs.dtype)
+            variance1, variance2, gain = gains[:, :3].unbind(1)
+            x0 = estimate - spread[step] * gains[:, [3, 3, 4], None, None] * output[:, :3].to(inputs.dtype)
             weight, log_variance = output[:, 3:4].to(inputs.dtype).sigmoid(), output[:, 4:].to(inputs.dtype, copy=True)
             del output
             last = step == steps - 1

@@ -82,7 +82,7 @@ class Stub(nn.Module):
         return 0.125**s
 
     def gains(self, condition: Tensor) -> Tensor:
-        return torch.tensor([[*self.variances, self.gain, 0.9]], dtype=torch.float64).expand(len(condition), -1)
+        return torch.tensor([[*self.variances, self.gain, 0.9, 0.8]], dtype=torch.float64).expand(len(condition), -1)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         self.features.append(features)
@@ -106,7 +106,7 @@ def by_hand(
         now, then = 0.125 ** (t / steps), 0.125 ** ((t - 1) / steps)
         level = [v / math.sqrt(now) for v in x]
         features.append([*level, *y, bar[0] - y[0], bar[1] - y[1], math.sqrt(R[0]), math.sqrt(R[1]), *bar])
-        x0 = [v - math.sqrt((1 - now) / now) * 0.9 * c for v, c in zip(bar, stub.change, strict=True)]
+        x0 = [v - math.sqrt((1 - now) / now) * c * d for v, c, d in zip(bar, (0.9, 0.9, 0.8), stub.change, strict=True)]
         bar = []
         for i in range(2):
             P, r = stub.variances[i], y[i] - x0[i]
