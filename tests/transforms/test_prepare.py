@@ -178,4 +178,4 @@ def test_every_transform_that_a_configuration_names_is_exported():
 
 
 def test_every_exported_name_is_there():
-    assert all(callable(getattr(medfuse.transforms, name)) for name in medfuse.transforms.__all__)
+    assert all(hasattr(medfuse.transforms, name) for name in medfuse.transforms.__all__)
