@@ -169,7 +169,7 @@ def test_a_specification_that_is_none_is_refused(spec, words):
         ({"motion": {"angle_deg": 3.0}}, r"missing: \['length_px'\]"),
         ({"motion": {"length_px": 0.5}}, "at least 1"),
         ({"motion": {"length_px": [3.0, 4.0]}}, "must be one number"),
-        ({"motion": {"length_px": 3.0, "angle_deg": math.inf}}, "finite"),
+        ({"motion": {"length_px": 3.0, "angle_deg": math.inf}}, "at most 360"),
         ({"downsample": {}}, r"missing: \['factor'\]"),
         ({"downsample": {"factor": 2.5}}, "must be an integer"),
         ({"downsample": {"factor": "2"}}, "must be an integer"),

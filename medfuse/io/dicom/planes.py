@@ -68,10 +68,10 @@ def _gathered(frames: Sequence[tuple[Values, ...]], modality: str) -> Planes:
         slope, intercept = scaling.number("RescaleSlope"), scaling.number("RescaleIntercept")
         if slope is None and modality != "MR":  # type 1 for CT and PET; classic MR images have none
             raise DicomError("must have a finite number as RescaleSlope, got none")
-        if (slope is None) != (intercept is None):
-            raise DicomError("must have both RescaleSlope and RescaleIntercept, got one of them")
         if slope is not None and slope <= 0:
             raise DicomError(f"must have a RescaleSlope above 0, got {slope:g}")
+        if (slope is None) != (intercept is None):
+            raise DicomError("must have both RescaleSlope and RescaleIntercept, got one of them")
         table.append(
             (
                 *position.numbers("ImagePositionPatient", 3),
