@@ -265,7 +265,7 @@ def test_network_data_format_holds():
 @pytest.mark.parametrize("trace", [False, True])
 def test_torchscript_export_equals_the_network(tmp_path, trace):
     """A script serves the inferer in the network's place; a trace holds the one call that it was made of."""
-    extra = ("--use_trace", "True", "--input_shape", "[1,9,32,32]") if trace else ()
+    extra = ("--use_trace", "True", "--input_shape", "[1,12,32,32]") if trace else ()
     done = monai_run(
         "ckpt_export", "--net_id", "network_def", "--filepath", str(tmp_path / "model.ts"),
         "--bundle_root", str(BUNDLE),
@@ -279,7 +279,7 @@ def test_torchscript_export_equals_the_network(tmp_path, trace):
     fusion, exported = load_fusion(), torch.jit.load(tmp_path / "model.ts")
     x = torch.rand(2, 2, 48, 40, generator=torch.Generator().manual_seed(0))
     inferer = FusionInferer(steps=2, amp=False)
-    image = torch.rand(1, 9, 32, 32, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, 12, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         networks = (fusion.network, exported)
         ours, theirs = (n(image) if trace else inferer(inputs=x, network=n)["fused"] for n in networks)
