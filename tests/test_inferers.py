@@ -151,7 +151,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.full
 def test_12_megapixels_need_no_more_memory_than_stated():
-    """In docs/explanation/limits.md: 2.3 GB with the libraries; run whole, the network alone would need many times that."""
+    """What docs/explanation/limits.md says: 2.3 GB, libraries included."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert int(run.stdout) * 1024 < 2.35e9
 
