@@ -49,3 +49,16 @@ def seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a workflow write volumes and record alone: pictures and pages take most of the time."""
+    from medfuse.io import write_json
+    from medfuse.pipeline import SaveFusiond, write_volumes
+
+    def write(self, result, folder):
+        write_volumes(result, folder)
+        write_json(folder / f"{result.case}.json", result.record)
+
+    monkeypatch.setattr(SaveFusiond, "write", write)

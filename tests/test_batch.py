@@ -22,16 +22,14 @@ import yaml
 from medfuse import cli
 from medfuse.bundles import bundle_dir, share_dir
 from medfuse.errors import BundleError, ImageError
-from medfuse.io import discover, write_json
+from medfuse.io import discover
 from medfuse.pipeline import (
     BatchSummary,
-    SaveFusiond,
     Workflow,
     fuse,
     load_workflow,
     run_batch,
     sha256,
-    write_volumes,
 )
 
 CANARIES = ("CANARY", "MRN-4711", "19010203")
@@ -63,17 +61,6 @@ def data(tmp_path) -> Path:
     for seed, name in enumerate("abc"):
         write_pair(tmp_path / "data" / name, seed=seed)
     return tmp_path / "data"
-
-
-@pytest.fixture
-def quick(monkeypatch) -> None:
-    """Write volumes and record alone: pictures and pages take most of the time."""
-
-    def write(self, result, folder):
-        write_volumes(result, folder)
-        write_json(folder / f"{result.case}.json", result.record)
-
-    monkeypatch.setattr(SaveFusiond, "write", write)
 
 
 def batch(data: Path, out: Path, **options) -> BatchSummary:

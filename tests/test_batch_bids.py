@@ -15,8 +15,8 @@ import pytest
 
 from medfuse import cli
 from medfuse.bundles import share_dir
-from medfuse.io import discover, write_json
-from medfuse.pipeline import BatchSummary, SaveFusiond, run_batch, write_volumes
+from medfuse.io import discover
+from medfuse.pipeline import BatchSummary, run_batch
 
 RUNS = share_dir() / "configs" / "run"
 VALIDATOR = Path(sys.executable).parent / "bids-validator-deno"
@@ -50,17 +50,6 @@ def raw(tmp_path) -> Path:
     (root / "dataset_description.json").write_text(json.dumps({"Name": "CANARY", "BIDSVersion": "1.10.1"}))
     (root / "trc-FDG_pet.json").write_text(json.dumps({"Units": "Bq/mL"}))
     return root
-
-
-@pytest.fixture
-def quick(monkeypatch) -> None:
-    """Write volumes and record alone: pictures and pages take most of the time."""
-
-    def write(self, result, folder):
-        write_volumes(result, folder)
-        write_json(folder / f"{result.case}.json", result.record)
-
-    monkeypatch.setattr(SaveFusiond, "write", write)
 
 
 def batch(root: Path, out: Path, *overlays: str, **options) -> BatchSummary:

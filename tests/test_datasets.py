@@ -11,9 +11,6 @@ from torch.utils.data import DataLoader
 from medfuse.datasets import KIND_WEIGHTS, STS_HELD_OUT, RandomPatches, SlicePair, SlicePairs, image_pairs, slice_pairs
 from medfuse.errors import BundleError, ImageError
 
-SHARED = Path(__file__).parents[2] / "shared"
-needs_shared = pytest.mark.skipif(not (SHARED / "data" / "harvard").is_dir(), reason="the research data are not here")
-
 ROWS = [
     ("pet", "one", "001", "A", "train"),
     ("pet", "colour_only", "002", "B", "train"),
@@ -218,22 +215,20 @@ def digest(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-@needs_shared
-def test_real_train_and_dev_share_neither_subjects_nor_images():
+def test_real_train_and_dev_share_neither_subjects_nor_images(shared_data):
     kinds = ("pet", "spect", "ct")
-    train, dev = (slice_pairs(SHARED / "data", split=split, kinds=kinds) for split in ("train", "dev"))
+    train, dev = (slice_pairs(shared_data, split=split, kinds=kinds) for split in ("train", "dev"))
     assert not train.subjects & dev.subjects and len(dev) == 83
     assert all(pair.source1.shape == (256, 256) for pair in dev.pairs)
     for name, folder in (("source1", "mri"), ("source2", "fun")):
         seen, held_out = ({digest(getattr(pair, name)) for pair in part.pairs} for part in (train, dev))
-        bench = (SHARED / "bench" / "dev" / "clean" / folder).glob("*.png")
+        bench = (shared_data.parent / "bench" / "dev" / "clean" / folder).glob("*.png")
         bench = {digest(np.asarray(Image.open(path))) for path in bench}
         assert bench & held_out and not seen & (held_out | bench)
 
 
-@needs_shared
-def test_real_patients_held_out_are_not_in_train():
-    dev = slice_pairs(SHARED / "data", split="dev", kinds=["sts"])
+def test_real_patients_held_out_are_not_in_train(shared_data):
+    dev = slice_pairs(shared_data, split="dev", kinds=["sts"])
     assert dev.subjects == STS_HELD_OUT
 
 
@@ -305,9 +300,8 @@ def test_bad_folders_of_photographs_are_refused(photographs, tmp_path):
         image_pairs(photographs)
 
 
-@needs_shared
-def test_real_photographs_of_the_benchmark_are_not_in_train():
-    train, dev = (image_pairs(SHARED / "data", split=split) for split in ("train", "dev"))
+def test_real_photographs_of_the_benchmark_are_not_in_train(shared_data):
+    train, dev = (image_pairs(shared_data, split=split) for split in ("train", "dev"))
     assert len(dev) == 31 and not train.subjects & dev.subjects
     seen, held_out = ({digest(p.source2) for p in part.pairs if p.kind != "chroma"} for part in (train, dev))
     assert len(seen) == 183 and not seen & held_out

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +13,6 @@ from nibabel.spatialimages import HeaderDataError
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "volumes"
 SHAPE = (5, 6, 7)
 
 
@@ -336,10 +334,9 @@ def test_bad_rgb_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared volumes")
 @pytest.mark.parametrize("name", ["sts/STS_008/PET_image", "sirf_reg/standard", "sirf_reg/test", "mni_sim/t1_2mm"])
-def test_real_volumes_read_as_nibabel_does(name):
-    path = SHARED / f"{name}.nii.gz"
+def test_real_volumes_read_as_nibabel_does(shared_data, name):
+    path = shared_data / "volumes" / f"{name}.nii.gz"
     loaded = LoadImage(reader=NiftiReader())(path)
     image = nib.load(path)
     np.testing.assert_array_equal(loaded.numpy(), image.get_fdata().astype(np.float32))
