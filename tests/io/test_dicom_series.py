@@ -134,6 +134,18 @@ class TestChoice:
         with pytest.raises(DicomError, match=r"got 2 \("):
             open_series(tmp_path, modality="PT")
 
+    def test_a_source_comes_before_a_result(self, tmp_path, pet, save):
+        results = pet.change(series="1.2.3").slices()
+        for dataset in results:
+            dataset.ManufacturerModelName = "medfuse"
+        save(results, tmp_path / "results")
+        assert choose_series(list_series(tmp_path), modality="PT").uid == "1.2.3"  # there is nothing else
+        save(pet.slices(), tmp_path / "source")
+        folder = list_series(tmp_path)
+        assert choose_series(folder, modality="PT").uid == pet.series
+        assert choose_series(folder, modality="PT", uid="1.2.3").is_result
+        assert [s.describe().endswith("a result of medfuse") for s in folder.series] == [True, False]
+
     def test_a_broken_pet_is_not_taken_for_an_uncorrected_one(self, tmp_path, pet, save):
         broken = pet.change(series="1.2.826.0.1.7.8").slices()
         del broken[2].Rows

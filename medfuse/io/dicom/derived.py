@@ -28,7 +28,7 @@ from pydicom.valuerep import format_number_as_ds
 from medfuse import NOTICE, __version__
 from medfuse.errors import DicomError
 from medfuse.io.atomic import atomic_folder
-from medfuse.io.dicom.header import quiet
+from medfuse.io.dicom.header import MODEL, quiet
 from medfuse.io.dicom.reference import SourceReference
 
 MAKER = "The medfuse authors"  # dcm2niix takes a maker whose name begins with "med" for Mediso
@@ -165,12 +165,12 @@ def common_elements(
     series.Modality, series.SeriesNumber = modality, _NUMBERS[name]
     series.SeriesDescription = f"medfuse {name} - RESEARCH USE ONLY"
     series.FrameOfReferenceUID, series.PositionReferenceIndicator = derivation.frame_of_reference, ""
-    series.Manufacturer, series.ManufacturerModelName, series.SoftwareVersions = MAKER, "medfuse", __version__
+    series.Manufacturer, series.ManufacturerModelName, series.SoftwareVersions = MAKER, MODEL, __version__
     series.DeviceSerialNumber = "0"
     day, time = derivation.created.strftime("%Y%m%d"), derivation.created.strftime("%H%M%S.%f")
     series.InstanceCreationDate = series.ContentDate = day
     series.InstanceCreationTime = series.ContentTime = time
-    equipment = [_equipment(codes.DCM.ProcessingEquipment, MAKER, "medfuse", __version__)]
+    equipment = [_equipment(codes.DCM.ProcessingEquipment, MAKER, MODEL, __version__)]
     for source in derivation.sources:
         maker, model = (str(source.header.get(n) or "") for n in ("Manufacturer", "ManufacturerModelName"))
         equipment.append(_equipment(codes.DCM.AcquisitionEquipment, maker or "unknown", model))

@@ -38,6 +38,7 @@ CODECS = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
 }
+MODEL = "medfuse"  # model name of what medfuse writes
 _CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 _ENHANCED = (
     uid.EnhancedCTImageStorage,
@@ -58,9 +59,9 @@ _CLASS, _SYNTAX = b"\2\0", b"\x10\0"  # elements of the file meta information, g
 _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _WANTED = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
-    "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
+    "ManufacturerModelName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence", "NumberOfSlices",
     "Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex",
     "RadiopharmaceuticalInformationSequence", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
@@ -116,6 +117,7 @@ class Header:
         modality: CT, MR or PT.
         sop_class: SOP Class UID.
         is_localizer: Whether Image Type says so.
+        is_result: Whether medfuse wrote it.
         frame_of_reference: UID, or empty.
         slices: Number of Slices (0054,0081) of a PET volume, or 0.
         pixels: How the pixels are stored.
@@ -130,6 +132,7 @@ class Header:
     modality: str
     sop_class: str
     is_localizer: bool = False
+    is_result: bool = False
     frame_of_reference: str = ""
     slices: int = 0
     pixels: PixelFormat | None = None
@@ -257,6 +260,7 @@ def _read(file: _Budget, path: Path) -> Header | None:
         return Header(
             *known,
             is_localizer="LOCALIZER" in values.texts("ImageType"),
+            is_result=values.text("ManufacturerModelName") == MODEL,
             frame_of_reference=values.uid("FrameOfReferenceUID", needed=False),
             slices=values.count("NumberOfSlices", default=0) if is_pet and sop_class in _CLASSIC else 0,
             pixels=pixels,

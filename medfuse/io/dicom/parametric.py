@@ -28,6 +28,7 @@ from medfuse.io.dicom.derived import (
     guarded,
     save,
 )
+from medfuse.io.dicom.header import MODEL
 from medfuse.io.dicom.reference import SourceReference
 
 NO_UNITS = codes.UCUM.NoUnits
@@ -118,7 +119,7 @@ def _map(
         sop_instance_uid=common.SeriesInstanceUID,
         instance_number=1,
         manufacturer=MAKER,
-        manufacturer_model_name="medfuse",
+        manufacturer_model_name=MODEL,
         software_versions=__version__,
         device_serial_number="0",
         contains_recognizable_visual_features=True,  # a head has a face

@@ -81,13 +81,19 @@ class Series:
         """Whether it is a PET that is known to be without attenuation correction."""
         return self.modality == "PT" and not any(h.problem or "ATTN" in h.pet.corrections for h in self.headers)
 
+    @property
+    def is_result(self) -> bool:
+        """Whether medfuse wrote it: a study that comes back from a PACS holds the results as well."""
+        return all(h.is_result for h in self.headers)
+
     def describe(self) -> str:
         """Return the facts in one line; no text of a header but UID and known codes."""
         if self.problem:
             return f"{self.modality} {self.uid}: {len(self.headers)} files, unusable: {self.problem}"
         voxels, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{s:.4g}" for s in self.spacing)
         units = f", {self.headers[0].pet.units or 'no unit'}" if self.modality == "PT" else ""
-        return f"{self.modality} {self.uid}: {len(self.headers)} files, {voxels} voxels of {spacing} mm{units}"
+        maker = ", a result of medfuse" if self.is_result else ""
+        return f"{self.modality} {self.uid}: {len(self.headers)} files, {voxels} voxels of {spacing} mm{units}{maker}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,8 @@ def list_series(source: str | Path | Sequence[str | Path], *, max_bytes: int = M
 def choose_series(folder: Folder, *, modality: str | None = None, uid: str | None = None) -> Series:
     """Choose one series, or say why not.
 
-    By modality, a series counts if it is neither a localizer nor a single image; of several PET series, those with
-    attenuation correction, where there are such. What is still ambiguous is refused.
+    By modality, a series counts if it is neither a localizer nor a single image; of several, those that medfuse did not
+    write; of PET series, those with attenuation correction, where there are such. What is still ambiguous is refused.
 
     Args:
         folder: What `list_series` returned.
@@ -157,6 +163,7 @@ def choose_series(folder: Folder, *, modality: str | None = None, uid: str | Non
         found = [s for s in fitting if s.uid == uid]
     else:
         found = [s for s in fitting if s.is_volume_like] or fitting
+        found = [s for s in found if not s.is_result] or found
         found = [s for s in found if not s.is_uncorrected] or found
     if len(found) != 1:
         what = f"one {modality or 'image'} series" + ("" if uid is None else " of the given UID")
