@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--mri-series", metavar="UID", help="which MRI series, where there are several")
     fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
+    fuse.add_argument(
+        "--mask", type=Path, help="labels in the world of the MRI, NIfTI: the report gives the PET in each"
+    )
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
@@ -161,6 +164,8 @@ def _fuse(options: argparse.Namespace) -> None:
         raise MedfuseError(f"The images must be given as --pet and --mri, or as --dicom, got {names}; change them.")
     spec = load_spec(options.degradation, "pet_mri_fusion")
     item: dict[str, object] = {"case": options.case}
+    if options.mask is not None:
+        item["mask"] = _mask(options.mask)
     for key, modality in (("mri", "MR"), ("pet", "PT")):
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
@@ -169,14 +174,27 @@ def _fuse(options: argparse.Namespace) -> None:
     _run([item], spec, options.out, options.steps, options.device, suv=options.suv, n4=options.n4, **dicom)
 
 
+def _path(key: str, path: Path) -> str:
+    if "#" in str(path.absolute()):
+        raise MedfuseError(f"The path of the {key} must be free of '#', got one with it; rename the file or a folder.")
+    return str(path.absolute())
+
+
+def _mask(path: Path) -> str:
+    from medfuse.io import check_nifti, is_nifti
+
+    if not is_nifti(path):
+        raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
+    check_nifti(path)
+    return _path("mask", path)
+
+
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, open_series, series_suv
 
     uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
-    if "#" in str(path.absolute()):
-        raise MedfuseError(f"The path of the {key} must be free of '#', got one with it; rename the file or a folder.")
-    entries: dict[str, object] = {key: str(path.absolute())}
+    entries: dict[str, object] = {key: _path(key, path)}
     if is_nifti(path):
         if uid or (key == "pet" and options.suv not in ("auto", "none")):
             raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
@@ -407,6 +425,9 @@ def _quieten() -> None:
     for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
         # a filter, since MONAI sets the level when it is imported
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+    # what stopped a run is said by `main`, or by its traceback
+    engine = logging.getLogger("ignite.engine.engine.SupervisedEvaluator")
+    engine.addFilter(lambda record: "terminating due to exception" not in record.getMessage())
 
 
 if __name__ == "__main__":

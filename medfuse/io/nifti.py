@@ -32,6 +32,8 @@ _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
 _LIMIT_SPACING = (1e-3, 1e3)  # mm
 _LIMIT_SHEAR = 0.5  # volume that unit axes must span: that of a gantry tilted by 60 degrees
+_MAX_LABELS = 1000  # of a mask; atlases have some hundred
+_WHOLE = 1e-3  # by which a label may miss a whole number, as with a slope of 1/255
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
@@ -116,6 +118,7 @@ class NiftiReader(ImageReader):
         max_bytes: int = 4 * _GIB,
         nonfinite: Literal["error", "zero"] = "error",
         allow_constant: bool = False,
+        labels: bool = False,
     ) -> None:
         """Set what to accept.
 
@@ -124,6 +127,7 @@ class NiftiReader(ImageReader):
             nonfinite: What to do with NaN and infinity: refuse the volume, or write 0 in their place. A volume with no
                 finite voxel is refused in any case.
             allow_constant: Accept a volume of one value, such as an empty mask.
+            labels: Refuse what is no mask: values other than whole numbers from 0 on, or more than 1000 of them.
         """
         super().__init__()
         if nonfinite not in ("error", "zero"):
@@ -131,6 +135,7 @@ class NiftiReader(ImageReader):
         self.max_bytes = max_bytes
         self.nonfinite = nonfinite
         self.allow_constant = allow_constant
+        self.labels = labels
 
     def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
         """Return whether every name ends in `.nii` or `.nii.gz`."""
@@ -174,6 +179,8 @@ class NiftiReader(ImageReader):
         volume = _finite(volume, what, self.nonfinite)
         if not self.allow_constant and volume.min() == volume.max():
             raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
+        if self.labels:
+            _check_labels(volume, what)
         return volume, {
             MetaKeys.AFFINE: info.affine.copy(),
             MetaKeys.ORIGINAL_AFFINE: info.affine.copy(),
@@ -181,6 +188,16 @@ class NiftiReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
         }
+
+
+def _check_labels(volume: np.ndarray, what: str) -> None:
+    values = np.unique(volume)
+    if values[0] < 0 or np.abs(values - np.rint(values)).max() > _WHOLE:
+        raise ImageError(f"{what} must hold labels, whole numbers from 0 on, got others; give a mask, not an image.")
+    if len(values) > _MAX_LABELS:
+        raise ImageError(
+            f"{what} must hold at most {_MAX_LABELS} labels, got {len(values)}; give a mask, not an image."
+        )
 
 
 def write_nifti(

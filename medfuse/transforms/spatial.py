@@ -257,10 +257,17 @@ class ResampleToReferenced(MapTransform, InvertibleTransform):
         self.transform = ResampleToReference(**options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample each key onto the reference's grid."""
+        """Resample each key onto the reference's grid.
+
+        Raises:
+            GeometryError: As `ResampleToReference`; the message names the key.
+        """
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = self.transform(result[key], result[self.reference])
+            try:
+                result[key] = self.transform(result[key], result[self.reference])
+            except GeometryError as error:
+                raise GeometryError(f"{key}: {error}") from None
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -103,6 +103,40 @@ def test_the_unit_travels_to_the_outputs(study, tmp_path, arguments, unit):
     assert image.header["descrip"].item() == unit.encode()
 
 
+def test_a_mask_on_its_own_grid_gives_the_values_of_its_regions(study, tmp_path, mri, capfd):
+    from medfuse.io import write_nifti
+
+    halves = np.zeros((18, 20, 3), np.float32)
+    halves[:9], halves[9:] = 1, 2
+    coarse = mri.affine @ np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1.0]])
+    write_nifti(tmp_path / "mask.nii.gz", halves, coarse)
+    elsewhere = coarse.copy()
+    elsewhere[0, 3] += 900
+    write_nifti(tmp_path / "elsewhere.nii.gz", halves, elsewhere)
+    write_nifti(tmp_path / "image.nii.gz", halves / 3, coarse)
+    (tmp_path / "mask.dcm").touch()
+
+    call = ["fuse", "--dicom", str(study), "--out", str(tmp_path / "out"), "--steps", "1", "--no-dicom", "--mask"]
+    assert cli.main([*call, str(tmp_path / "mask.nii.gz")]) == 0
+    record = json.loads((tmp_path / "out" / "case" / "case.json").read_text())
+    whole, *regions = record["sources"]["pet"]["regions"]
+    assert [r["label"] for r in regions] == [1, 2]
+    assert [r["volume_ml"] for r in regions] == pytest.approx([whole["volume_ml"] / 2] * 2)
+    page = (tmp_path / "out" / "case" / "case_report.html").read_text()
+    assert "Label 1" in page and "No mask was given" not in page
+
+    capfd.readouterr()
+    for name, fault in (
+        ("elsewhere.nii.gz", "mask: The fields"),
+        ("image.nii.gz", "labels"),
+        ("mask.dcm", "--mask must"),
+    ):
+        assert cli.main([*call, str(tmp_path / name), "--case", "bad"]) == 2
+        (line,) = [text for text in capfd.readouterr().err.splitlines() if text]
+        assert line.startswith("medfuse: error: ") and fault in line
+    assert not (tmp_path / "out" / "bad").exists()
+
+
 def test_a_batch_of_studies_takes_the_suv(study, tmp_path):
     (tmp_path / "studies").mkdir()
     study.rename(tmp_path / "studies" / "CANARY")

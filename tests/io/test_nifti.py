@@ -233,6 +233,27 @@ def test_reader_options(tmp_path):
     assert not NiftiReader().verify_suffix("a.png")
 
 
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (ramp() / 7, "whole numbers from 0 on, got others"),
+        (-np.ones(SHAPE), "whole numbers from 0 on"),
+        (np.arange(1100.0).reshape(11, 10, 10), "at most 1000 labels, got 1100"),
+    ],
+)
+def test_what_is_no_mask_is_refused_as_one(tmp_path, values, fault):
+    path = save(tmp_path / "mask.nii", values.astype(np.float32))
+    with pytest.raises(ImageError, match=fault):
+        NiftiReader(labels=True, allow_constant=True).get_data(path)
+
+
+def test_a_mask_may_miss_whole_numbers_by_rounding(tmp_path):
+    path = save(
+        tmp_path / "mask.nii", 255 * (ramp() > 100).astype(np.int16), header={"scl_slope": 1 / 255, "scl_inter": 0}
+    )
+    assert set(np.rint(NiftiReader(labels=True).get_data(path)[0]).ravel()) == {0, 1}
+
+
 @pytest.mark.parametrize(("slope", "intercept"), [(np.nan, 0), (np.inf, 0), (-1, 0), (0, 5), (1, np.nan), (1, np.inf)])
 def test_a_scaling_that_makes_no_sense_is_refused(tmp_path, slope, intercept):
     path = save(tmp_path / "a.nii", ramp().astype(np.int16), header={"scl_slope": slope, "scl_inter": intercept})
