@@ -10,7 +10,7 @@ UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
 _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
-_MEAN_CHANGE = 0.1  # blur, noise and sampling leave the mean of an image as it is
+_CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,14 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
     for name, source in (record.get("sources") or {}).items():
         whole: Mapping[str, Any] = next(iter(source.get("regions") or ()), {})
         given, restored = whole.get("given") or {}, whole.get("restored") or {}
-        highest, mean = given.get("max") or 0.0, given.get("mean") or 0.0
-        change = (restored.get("mean", mean) - mean) / mean if mean > 0 else 0.0
-        if abs(change) > _MEAN_CHANGE:
-            text = f"The mean of the restored {name.upper()} is {abs(change):.0%} {'above' if change > 0 else 'below'}"
+        highest = given.get("max") or 0.0
+        mean, peak = _change(given, restored, "mean"), _change(given, restored, "max")
+        if abs(mean) > _CHANGED:
+            text = f"The mean of the restored {name.upper()} is {abs(mean):.0%} {'above' if mean > 0 else 'below'}"
             found.append(Finding("warning", f"{text} that of the {name.upper()} as given. Do not measure in it."))
+        if abs(peak) > _CHANGED:
+            text = f"The maximum of the restored {name.upper()} is {abs(peak):.0%} {'above' if peak > 0 else 'below'}"
+            found.append(Finding("note", f"{text} that of the {name.upper()} as given. Report that of the source."))
         if str(source.get("unit", "")).startswith("SUV") and highest > _SUV_HIGH:
             text = f"The {name.upper()} is said to be in SUV, but its highest value is {highest:.0f}."
             found.append(
@@ -150,6 +153,12 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
             text = f"The unit of the {name.upper()} is unknown ({unit}): do not compare its values with another scan's."
             found.append(Finding("warning", text))
     return found
+
+
+def _change(given: Mapping[str, Any], restored: Mapping[str, Any], figure: str) -> float:
+    """Return by which part of it a figure differs after restoration."""
+    before = given.get(figure) or 0.0
+    return (restored.get(figure, before) - before) / before if before > 0 else 0.0
 
 
 def _always(record: Mapping[str, Any]) -> list[Finding]:

@@ -14,7 +14,7 @@ from medfuse.report.html import registration_state
 from medfuse.report.markup import Markup, data_url, element, join, page, section
 from medfuse.report.values import number_text
 
-_WIDTH, _LEFT, _ROW = 900, 230, 44  # px of a plot
+_WIDTH, _HEIGHT = 400, 60  # px of a plot
 _HEAD = ("Case", "Warnings", "Registration", "Moved [mm]", "Chi-square MRI", "Chi-square PET", "PET max, given",
          "PET max, restored", "PET unit", "Degradation")  # fmt: skip
 _NUMBERS, _UNIT = (3, 4, 5, 6, 7), 8
@@ -107,31 +107,28 @@ def _plots(records: Sequence[Mapping[str, Any]]) -> Markup:
     known = [row for row in known if row[1]]
     if not known:
         return Markup("")
-    drawn = [_dots(k, *row) for k, row in enumerate(known)]
-    plot = element(
-        "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_ROW * len(known)}", class_="plot", role="img",
-        aria_label="One dot a case for each quantity; the numbers are in the table",
-    )  # fmt: skip
-    frame = element("div", plot, class_="table", tabindex="0", role="region", aria_label="All cases at a glance")
-    hint = "A dot is a case; its name appears under the mouse. Right of a dashed line, look."
-    return section("spread", "All cases at a glance", frame, element("p", hint, class_="hint"))
+    plots = element("div", *(_dots(*row) for row in known), class_="plots")
+    hint = "A dot is a case. Right of a dashed line, look."
+    mouse = element("span", " Its name appears under the mouse.", class_="screen")
+    return section("spread", "All cases at a glance", plots, element("p", hint, mouse, class_="hint"))
 
 
-def _dots(row: int, title: str, pairs: Sequence[tuple[Mapping[str, Any], float]], limit: float | None) -> Markup:
+def _dots(title: str, pairs: Sequence[tuple[Mapping[str, Any], float]], limit: float | None) -> Markup:
     top = _round_up(max([v for _, v in pairs] + ([limit] if limit else []) + [1e-6]))
-    middle, right = row * _ROW + _ROW // 2 - 4, _WIDTH - 20
+    middle, left, right = _HEIGHT // 2 + 2, 10, _WIDTH - 20
 
     def place(value: float) -> str:
-        return f"{_LEFT + (right - _LEFT) * min(max(value / top, 0.0), 1.0):.1f}"
+        return f"{left + (right - left) * min(max(value / top, 0.0), 1.0):.1f}"
 
-    parts = [element("text", title, x=0, y=middle + 4), element("line", x1=_LEFT, x2=right, y1=middle, y2=middle)]
-    parts += [element("text", f"{v:.3g}", x=place(v), y=middle + 20, text_anchor="middle") for v in (0.0, top / 2, top)]
+    parts = [element("text", title, x=0, y=middle - 15), element("line", x1=left, x2=right, y1=middle, y2=middle)]
+    parts += [element("text", f"{v:.3g}", x=place(v), y=middle + 18, text_anchor="middle") for v in (0.0, top / 2, top)]
     if limit:
-        parts.append(element("line", x1=place(limit), x2=place(limit), y1=middle - 12, y2=middle + 8, class_="limit"))
+        parts.append(element("line", x1=place(limit), x2=place(limit), y1=middle - 9, y2=middle + 9, class_="limit"))
     for record, value in pairs:
         label = element("title", f"{record.get('case', '')}: {value:.3g}")
         parts.append(element("circle", label, cx=place(value), cy=middle, r=5))
-    return join(parts)
+    name = f"{title}: one dot a case; the numbers are in the table"
+    return element("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="plot", role="img", aria_label=name)
 
 
 def _round_up(value: float) -> float:
@@ -191,7 +188,7 @@ def _cells(record: Mapping[str, Any], found: Sequence[Finding], previews: Mappin
         (record.get("degradation") or {}).get("name", "as specified"),
     ]
     for k, value in enumerate(values, 2):
-        text = str(value) if isinstance(value, str) else number_text(value, digits=3)
+        text = value if isinstance(value, str) else number_text(value, digits=3)
         kind = "number" if k in _NUMBERS else "unit" if k == _UNIT else None
         shown = "" if value is None else value
         cells.append(element("td", text, class_=kind, data_title=_HEAD[k], data_value=shown))

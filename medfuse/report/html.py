@@ -12,7 +12,7 @@ import numpy as np
 from medfuse.errors import ImageError
 from medfuse.io.atomic import atomic_file
 from medfuse.report.canvas import ThreePlanes, as_array
-from medfuse.report.findings import findings, moving_source
+from medfuse.report.findings import findings, moving_source, restored_sources
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.panels import save_overlay, save_residuals
@@ -188,13 +188,13 @@ def registration_state(record: Mapping[str, Any]) -> str:
         return "skipped, taken as aligned"
     if not registration.get("accepted", True):
         return "refused"
-    return f"accepted, up to {registration.get('max_displacement', 0.0):.1f} mm"
+    return f"accepted, moved by up to {registration.get('max_displacement', 0.0):.1f} mm"
 
 
 def chi2_text(record: Mapping[str, Any]) -> str:
     """Return the residual chi-square of each source that has one."""
     chi2 = {name: source.get("residual_chi2") for name, source in (record.get("sources") or {}).items()}
-    return ", ".join(f"{n.upper()} {v:.2f}" for n, v in chi2.items() if v is not None) or "none: nothing to explain"
+    return ", ".join(f"{n.upper()} {v:.2f}" for n, v in chi2.items() if v is not None) or "none: nothing was restored"
 
 
 def _findings(record: Mapping[str, Any]) -> Markup:
@@ -214,7 +214,7 @@ def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Mark
     caption = (
         f"Planes through the hottest voxel of the restored {second}. A source and its restoration share one window. "
         f"{first} in {units[0]}, {second} in {units[1]}; the fused image is normalised and dimensionless. "
-        "The patient's right is on the left. A click, or Enter, enlarges."
+        "The patient's right is on the left."
     )
     return section("pictures", "Sources, restored, fused", picture(mosaic, alt, caption))
 
@@ -224,7 +224,7 @@ def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> M
     moving = moving_source(record).upper()
     rows: list[tuple[Any, ...]] = [("State", registration_state(record))]
     if registration.get("reasons"):
-        rows.append(("Why", "; ".join(registration["reasons"])))
+        rows.append(("Why", "; ".join(registration["reasons"]).removeprefix("skipped: ")))
     for key, label, text in (
         ("max_displacement", f"Largest displacement of the {moving}", "{:.1f} mm"),
         ("translation", "Translation (R, A, S)", "{:.1f}, {:.1f}, {:.1f} mm"),
@@ -256,7 +256,7 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
     rows = []
     for k, (name, source) in enumerate(sources.items(), 1):
         steps, chi2 = describe_steps(degradation.get(f"source{k}")), source.get("residual_chi2")
-        rows.append([name.upper(), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.3f}"])
+        rows.append([name.upper(), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.2f}"])
     if any(source.get("against_truth") for source in sources.values()):
         head.append("Against truth")
         for row, source in zip(rows, sources.values(), strict=True):
@@ -285,20 +285,17 @@ def _values(record: Mapping[str, Any]) -> Markup:
     for name, source in (record.get("sources") or {}).items():
         if source.get("regions"):
             unit = source.get("unit", "")
-            head = [
-                "Region",
-                "Volume [ml]",
-                *(f"{k}, {w}" for k in ("Mean", "Max", "Peak") for w in ("given", "restored")),
-            ]
+            states = ("given", "restored") if name in restored_sources(record) else ("given",)
+            head = ["Region", "Volume [ml]", *(f"{k}, {w}" for k in ("Mean", "Max", "Peak") for w in states)]
             rows = [
                 [
                     "Whole image" if r["label"] is None else f"Label {r['label']}",
                     number_text(r["volume_ml"]),
-                    *(number_text(r[w][k]) for k in ("mean", "max", "peak") for w in ("given", "restored")),
+                    *(number_text(r[w][k]) for k in ("mean", "max", "peak") for w in states),
                 ]
                 for r in source["regions"]
             ]
-            caption = f"{name.upper()} in {unit}, on the reference grid, as given and restored"
+            caption = f"{name.upper()} in {unit}, on the reference grid, as {' and '.join(states)}"
             tables.append(table(head, rows, caption=caption))
             if rule := (source.get("suv") or {}).get("rule"):
                 tables.append(element("p", f"Where the {unit} comes from: {rule}."))

@@ -92,7 +92,9 @@ def picture(png: bytes, alt: str, caption: str) -> Markup:
     """Return a PNG inline, with a caption; a click or Enter shows it in its own size."""
     image = element("img", src=data_url(png, "png"), alt=alt)
     frame = element("div", image, class_="frame", tabindex="0", role="region", aria_label=alt)
-    return element("figure", frame, element("figcaption", caption))
+    enlarges = element("span", " A click, or Enter, enlarges.", class_="screen")
+    swipe = element("span", " Swipe sideways for the rest.", class_="screen narrow")
+    return element("figure", frame, element("figcaption", caption, enlarges, swipe))
 
 
 def data_url(image: bytes, kind: str) -> str:

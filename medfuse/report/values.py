@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from medfuse.errors import GeometryError
 from medfuse.report.canvas import as_array
 
 PEAK_ML = 1.0
+_SMALL = -4  # power of ten below which a number has an exponent
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
@@ -52,8 +54,11 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
 
 
 def number_text(value: float | None, *, digits: int = 4) -> str:
-    """Return a number with so many digits, from 10000 on to the unit; a hyphen for None."""
-    return "-" if value is None else f"{value:.{digits}g}" if abs(value) < 1e4 else f"{value:.0f}"
+    """Return a number with so many digits, but never less than its units; a hyphen for None."""
+    if value is None:
+        return "-"
+    size = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{digits - 1}e}" if size < _SMALL else f"{value:.{max(digits - 1 - size, 0)}f}"
 
 
 def _figures(volume: np.ndarray, peaks: np.ndarray | None, region: np.ndarray) -> dict[str, float | None]:

@@ -63,6 +63,7 @@ def test_what_is_wrong_is_a_warning(path, value, said, make_record):
         ("degradation", {"version": 1, "name": "none"}, "No degradation was stated, so both"),
         ("reference/outside_fraction", 0.005, "few subjects"),
         ("sources/pet/residual_chi2", 1.05, "few subjects"),
+        ("sources/pet/regions/0/restored/max", 12.0, "maximum of the restored PET is 60% above"),
     ],
 )
 def test_a_choice_is_a_note(path, value, said, make_record):

@@ -5,6 +5,7 @@ import pytest
 
 from medfuse.errors import GeometryError
 from medfuse.report import region_values
+from medfuse.report.values import number_text
 
 
 def test_regions_have_mean_max_and_peak():
@@ -33,3 +34,15 @@ def test_coarse_voxels_have_no_peak():
 def test_other_grids_are_refused():
     with pytest.raises(GeometryError, match="share a grid"):
         region_values(np.ones((4, 4, 4)), np.ones((4, 4, 5)), affine=np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"), (0, "0.000"), (11.0, "11.00"), (1234.4, "1234"), (51898.4, "51898"), (0.0662, "0.06620"),
+        (2e-5, "2.000e-05"),
+    ],
+)  # fmt: skip
+def test_a_number_shows_its_digits(value, text):
+    assert number_text(value) == text
+    assert number_text(1234.4, digits=3) == "1234"
