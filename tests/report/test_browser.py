@@ -63,6 +63,11 @@ class Browser:
     def type(self, selector, keys):
         self.ask("POST", f"/element/{self.find(selector)}/value", {"text": keys})
 
+    def press(self, *keys):
+        """Press and release keys, wherever the focus is."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.ask("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
+
     def picture(self, selector):
         """Return what is seen of an element, once two looks agree, as **[H, W, 3]**."""
         element, last = self.find(selector), None
@@ -225,6 +230,44 @@ def test_a_click_in_the_viewer_moves_the_cross(browser, report):
     assert browser.run("return document.getElementById('viewer-readout').textContent") != before
 
 
+def test_the_keyboard_alone_reaches_and_drives_everything(browser, report):
+    tab, enter, space, down, left = "\ue004", "\ue007", " ", "\ue015", "\ue012"
+    look = """
+        const e = document.activeElement, style = getComputedStyle(e), box = e.getBoundingClientRect();
+        const seen = style.outlineStyle === "solid" && box.bottom > 0 && box.top < innerHeight;
+        return [e === document.body ? "" : e.id || e.dataset.plane || e.className || e.textContent, seen]"""
+    used = {
+        "frame": (enter, "return document.querySelector('.frame').classList.contains('large')"),
+        "axial": (space, "return document.getElementById('viewer').dataset.shown === 'axial'"),
+        "viewer-overlay": (down, "return document.getElementById('viewer').dataset.overlay === 'pet'"),
+        "viewer-slice": (left, None),
+        "viewer-opacity": (left, "return document.getElementById('viewer').dataset.opacity === '85'"),
+    }
+    browser.open(report)
+    wait_for_viewer(browser)
+    reached = []
+    while len(reached) < 60:
+        browser.press(tab)
+        name, seen = browser.run(look)
+        if not name:
+            break
+        assert seen, name
+        if name in used and name not in reached:
+            key, done = used[name]
+            before = state(browser, "slice")
+            browser.press(key)
+            assert browser.run(done) if done else int(state(browser, "slice")) == int(before) - 1
+        reached.append(name)
+    planes = ["axial", "coronal", "sagittal", "three", "render"]
+    controls = ["viewer-base", "viewer-overlay", "viewer-slice", "viewer-opacity", "viewer-canvas"]
+    start = reached.index("frame")
+    assert reached[0] == "skip"
+    assert len(reached[1:start]) == 7  # links to the sections
+    assert reached[start + 1 : start + 11] == [*planes, *controls]
+    assert reached[start + 11 :].count("table") == 4 and reached[-2] == "Copy the text"
+    assert errors(browser) == []
+
+
 def test_page_stays_readable_without_a_viewer(browser, report, tmp_path):
     text = report.read_text(encoding="utf-8").replace('getElementById("viewer-config")', 'getElementById("absent")')
     broken = tmp_path / "broken.html"
@@ -279,6 +322,12 @@ def test_group_page_sorts_finds_and_leads_to_the_report(browser, report, volumes
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     assert browser.run("return document.querySelector('#cases-table tr[hidden]').offsetHeight") == 0
     assert [u for u in browser.requested() if not u.startswith(("file:///", "data:", "blob:"))] == []
+    paper = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # A4 less margins, 96 dpi
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": paper})
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"media": "print"}})
+    assert browser.run("return document.documentElement.scrollWidth") <= 700
+    assert browser.run("return [...document.querySelectorAll('.table')].every(e => e.scrollWidth <= e.clientWidth)")
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"media": ""}})
     browser.click("#cases-table tr:not([hidden]) a")
     assert browser.run("return document.title") == "Fusion of case-1"
     assert errors(browser) == []
