@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -150,20 +151,26 @@ class FusionLoss(nn.Module):
 
     def _fusion(self, fused: Tensor, target: Tensor) -> Tensor:
         pair = fused.expand_as(target)
-        slopes = [gradients(source) for source in target.split(1, 1)]
-        steepness = [g.square().sum(1, keepdim=True) for g in slopes]
-        dissimilarity = 1 - structural_similarity(pair, target).mean((2, 3))
         brighter = target.amax(1, keepdim=True)
-        steeper = torch.where(steepness[0] >= steepness[1], slopes[0], slopes[1])
-        return (
-            self.ssim * dissimilarity.mean()
-            + self.weaker * dissimilarity.amax(1).mean()
-            + self.information * (1 - visual_information(target, pair)).mean()
-            + self.edges * (1 - edge_preservation(target, pair)).mean()
-            + self.intensity * (fused - brighter).abs().mean()
-            + self.black * (fused.clamp_min(0) * (brighter == 0)).mean()
-            + self.gradient * (gradients(fused) - steeper).abs().mean()
-        )
+        dissimilarity = cache(lambda: 1 - structural_similarity(pair, target).mean((2, 3)))
+        terms: list[tuple[float, Callable[[], Tensor]]] = [
+            (self.ssim, lambda: dissimilarity().mean()),
+            (self.weaker, lambda: dissimilarity().amax(1).mean()),
+            (self.information, lambda: (1 - visual_information(target, pair)).mean()),
+            (self.edges, lambda: (1 - edge_preservation(target, pair)).mean()),
+            (self.intensity, lambda: (fused - brighter).abs().mean()),
+            (self.black, lambda: (fused.clamp_min(0) * (brighter == 0)).mean()),
+            (self.gradient, lambda: (gradients(fused) - _steeper(target)).abs().mean()),
+        ]
+        weighed = [weight * term() for weight, term in terms if weight]  # what has no weight is not computed
+        return sum(weighed, fused.new_zeros(()))
+
+
+def _steeper(pair: Tensor) -> Tensor:
+    """Return the gradients of the steeper image of each pair **[B, 2, H, W]**, pixel by pixel, as `gradients` does."""
+    first, second = (gradients(source) for source in pair.split(1, 1))
+    steepness = [g.square().sum(1, keepdim=True) for g in (first, second)]
+    return torch.where(steepness[0] >= steepness[1], first, second)
 
 
 def _step(slope: float, x: Tensor, middle: float) -> Tensor:

@@ -222,6 +222,14 @@ def test_the_weaker_source_is_the_one_of_less_similarity():
     assert cost - base == pytest.approx(0.1 * expected)
 
 
+def test_a_term_without_weight_is_not_computed():
+    """Images of 8 x 8 are too small for the windows of the structural term."""
+    target, s = rand(1, 2, 8, 8), perfect(rand(1, 2, 8, 8), 1)
+    with pytest.raises(RuntimeError):
+        FusionLoss()({"states": s}, target)
+    assert float(FusionLoss(ssim=0.0)({"states": s}, target)) > 0
+
+
 def test_black_background_costs_what_is_above_it():
     target = rand(1, 2, 20, 20)
     target[..., :10] = 0.0

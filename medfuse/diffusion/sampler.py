@@ -105,48 +105,97 @@ def sample(
     padding = _padding((height, width), degradation)
     if any(padding):
         inputs = F.pad(inputs, padding, mode="replicate")
-    observation = JointObservation.from_images(inputs, degradation)
-    models = (observation.source1, observation.source2)
-    inverses = torch.cat([m.inverse() for m in models], 1)
-    sigmas = [m.sigma() for m in models]
-    described = torch.cat([describe(m) for m in models], 1)
-    scales = [math.prod(m.spatial) / math.prod(m.y.shape[2:]) for m in models]
-    times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
-    alpha_bar = network.alpha_bar(times).to(inputs.dtype)
-    spread = ((1 - alpha_bar[:-1]) / alpha_bar[:-1]).sqrt()
-
-    level = estimate = torch.cat([inverses, inverses.mean(1, keepdim=True)], 1)  # the level is x / sqrt(alpha_bar)
+    chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit)
     states: list[FusionState] = []
     for step in range(steps if until is None else until):
         if step + 1 == until:
-            level, estimate = level.detach(), estimate.detach()
+            chain.level, chain.estimate = chain.level.detach(), chain.estimate.detach()
         with torch.set_grad_enabled(torch.is_grad_enabled() and until in (None, step + 1)):
-            condition = torch.cat([times[step].expand(len(inputs), 1), described], 1)
-            pulls = [m.gradient(estimate[:, i : i + 1]) * scales[i] for i, m in enumerate(models)]
-            features = [level, inverses, *pulls, *sigmas, estimate]
-            with torch.autocast(inputs.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                output = evaluate(network, features, condition, limit=limit)
-            del features, pulls  # here and below: a large image leaves room for what is needed only
-            gains = network.gains(condition).to(inputs.dtype)
-            variance1, variance2, gain = gains[:, :3].unbind(1)
-            x0 = estimate - spread[step] * gains[:, [3, 3, 4], None, None] * output[:, :3].to(inputs.dtype)
-            weight, log_variance = output[:, 3:4].to(inputs.dtype).sigmoid(), output[:, 4:].to(inputs.dtype, copy=True)
-            del output
-            last = step == steps - 1
-            if last and correction in ("cut", "joint"):
-                variance1 = torch.maximum(variance1, models[0].consistency(x0[:, 0:1]))
-                variance2 = torch.maximum(variance2, models[1].consistency(x0[:, 1:2]))
-            form = "none" if last and correction == "paper" else correction
-            bar = observation.correct(x0, weight, variances=(variance1, variance2), fusion_gain=gain, form=form)
-            if last and convex:
-                bar = torch.cat([bar[:, :2], weight * bar[:, 0:1] + (1 - weight) * bar[:, 1:2]], 1)
-            if trajectory or last or step + 1 == until:
-                states.append(FusionState(*(v[..., :height, :width] for v in (bar, weight, log_variance))))
-            if last:
-                break
-            level, estimate = torch.addcmul(bar, level - x0, spread[step + 1] / spread[step]), bar
-            del x0, bar, weight, log_variance
+            x, weight, log_variance = chain.advance(step)
+            if convex and step + 1 == steps:
+                x = torch.cat([x[:, :2], weight * x[:, 0:1] + (1 - weight) * x[:, 1:2]], 1)
+        if trajectory or step + 1 in (steps, until):
+            states.append(FusionState(*(v[..., :height, :width] for v in (x, weight, log_variance))))
+        del x, weight, log_variance  # a large image leaves room for what is needed only
     return states
+
+
+class _Chain:
+    """The steps on one batch: what they share, and the two images that each of them replaces.
+
+    A large image leaves room for what is needed only: an image goes as soon as its successor is known.
+
+    Attributes:
+        estimate: The clean state as far as it is known, **[B, 3, H, W]**.
+        level: The state of the reverse process, `x / sqrt(alpha_bar)`, **[B, 3, H, W]**.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        inputs: Tensor,
+        degradation: JointDegradation,
+        steps: int,
+        correction: str,
+        autocast: torch.dtype | None,
+        limit: int | None,
+    ) -> None:
+        """Begin with the regularised inverses and their mean; the arguments are those of `sample`."""
+        self._network, self._steps, self._correction = network, steps, correction
+        self._autocast, self._limit = autocast, limit
+        self._observation = JointObservation.from_images(inputs, degradation)
+        self._inverses = torch.cat([m.inverse() for m in self._observation], 1)
+        self._sigmas = [m.sigma() for m in self._observation]
+        self._described = torch.cat([describe(m) for m in self._observation], 1)
+        self._times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
+        alpha_bar = network.alpha_bar(self._times).to(inputs.dtype)
+        self._spread = ((1 - alpha_bar[:-1]) / alpha_bar[:-1]).sqrt()
+        self.level = self.estimate = torch.cat([self._inverses, self._inverses.mean(1, keepdim=True)], 1)
+
+    def advance(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Take a step; return the corrected state, the fusion weight and the log-variances of a `FusionState`."""
+        weight, log_variance, gains = self._regress(step)
+        corrected = self._corrected(weight, gains, last=step + 1 == self._steps)
+        if step + 1 < self._steps:
+            self.level = self.level - self.estimate  # the residual that the regressed state implies
+            self.estimate = corrected
+            self.level = torch.addcmul(self.estimate, self.level, self._spread[step + 1] / self._spread[step])
+        return corrected, weight, log_variance
+
+    def _regress(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Let the network replace the estimate; return the fusion weight, the log-variances and the gains."""
+        dtype = self.estimate.dtype
+        condition = torch.cat([self._times[step].expand(len(self._described), 1), self._described], 1)
+        output = self._evaluated(self._features(), condition)
+        gains = self._network.gains(condition).to(dtype)
+        sizes = self._spread[step] * gains[:, [3, 3, 4], None, None]
+        self.estimate = self.estimate - sizes * output[:, :3].to(dtype)
+        return output[:, 3:4].to(dtype).sigmoid(), output[:, 4:].to(dtype, copy=True), gains
+
+    def _features(self) -> list[Tensor]:
+        """Return what the network sees, in the order that `FusionUNet` states."""
+        pulls = [
+            m.gradient(self.estimate[:, i : i + 1]) * (math.prod(m.spatial) / math.prod(m.y.shape[2:]))
+            for i, m in enumerate(self._observation)
+        ]
+        return [self.level, self._inverses, *pulls, *self._sigmas, self.estimate]
+
+    def _evaluated(self, features: list[Tensor], condition: Tensor) -> Tensor:
+        """Run the network, it alone in the precision of `autocast`."""
+        device, dtype = condition.device.type, self._autocast or torch.bfloat16
+        with torch.autocast(device, dtype, enabled=self._autocast is not None):
+            return evaluate(self._network, features, condition, limit=self._limit)
+
+    def _corrected(self, weight: Tensor, gains: Tensor, *, last: bool) -> Tensor:
+        """Return the estimate, corrected by the data, which have the last word."""
+        variance1, variance2, gain = gains[:, :3].unbind(1)
+        if last and self._correction in ("cut", "joint"):
+            variance1 = torch.maximum(variance1, self._observation.source1.consistency(self.estimate[:, 0:1]))
+            variance2 = torch.maximum(variance2, self._observation.source2.consistency(self.estimate[:, 1:2]))
+        form = "none" if last and self._correction == "paper" else self._correction
+        return self._observation.correct(
+            self.estimate, weight, variances=(variance1, variance2), fusion_gain=gain, form=form
+        )
 
 
 def _padding(shape: tuple[int, int], degradation: JointDegradation) -> list[int]:

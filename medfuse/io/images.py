@@ -126,8 +126,9 @@ def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
         with atomic_file(path) as file:
             np.save(file, np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)
         return
-    scaled = np.rint(np.clip(values.astype(np.float64), 0, 1) * _FULL_RANGE[bits])
-    samples = scaled.astype(np.uint8 if bits == 8 else np.uint16)
+    scaled = np.clip(values, 0, 1, dtype=np.float64)
+    scaled *= _FULL_RANGE[bits]
+    samples = np.rint(scaled, out=scaled).astype(np.uint8 if bits == 8 else np.uint16)
     with atomic_path(path) as temporary:
         if bits == 16 and samples.ndim == 3:  # which Pillow has no mode for
             sitk.WriteImage(sitk.GetImageFromArray(samples, isVector=True), temporary, useCompression=True)

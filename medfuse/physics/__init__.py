@@ -3,6 +3,7 @@
 from medfuse.physics.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
 from medfuse.physics.convolution import Convolution, MotionBlur
 from medfuse.physics.degradation import Degradation, JointDegradation, parse_degradation, sigma_map
+from medfuse.physics.grid import replicate, unreplicate
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import (
     CORRECTIONS,
@@ -11,8 +12,6 @@ from medfuse.physics.observation import (
     SourceModel,
     SpectralModel,
     bind,
-    replicate,
-    unreplicate,
 )
 from medfuse.physics.operators import Composition, Gamma, LinearOperator, Mask, MissingSlices, Operator, compose
 

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics.blur import GaussianBlur, Identity, SpectralOperator
 from medfuse.physics.degradation import Degradation, JointDegradation, mean_variances, sigma_map
+from medfuse.physics.grid import lift, unreplicate
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.solvers import conjugate_gradient, inner
 from medfuse.physics.spectral import apply_along, cosine_basis
@@ -120,6 +120,10 @@ class SourceModel(ABC):
         """Return the factor, 1 or more, by which the data `r = y - A x` prove the noise to be understated, **[B]**."""
         return r.new_ones(len(r))
 
+    def condensed(self, r: Tensor) -> Tensor:
+        """Return a smaller residual that gives the same mean squares and products, where there is one."""
+        return r
+
     def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
         """Return the smallest variance **[B]** whose update of `x0` leaves a chi-square of at most `target`.
 
@@ -134,6 +138,7 @@ class SourceModel(ABC):
         with torch.no_grad():
             r = self.residual(x0)
             goal = target * self.excess(r)
+            r = self.condensed(r)
             variance = r.new_zeros(len(r))
             for _ in range(iterations):
                 u = self.solve(variance, r)
@@ -168,11 +173,11 @@ class SpectralModel(SourceModel):
             raise DegradationError(f"the closed form needs blur and decimation only, got {type(operator).__name__}.")
         self._plain = isinstance(operator, Identity)
         self._matrices: list[Tensor] = []
-        self._gram: Tensor = y.new_ones(())
+        self._grams: list[Tensor] = []
         if not self._plain:
             analysis = operator.analysis(self.spatial, y)
             self._matrices = [b for b, _ in analysis]
-            self._gram = _outer([g for _, g in analysis])
+            self._grams = [g for _, g in analysis]
         spectrum = y.new_full((1,) * y.ndim, degradation.floor**2)
         for variance, after in mean_variances(degradation, self._level):
             if isinstance(after, Identity):
@@ -184,6 +189,11 @@ class SpectralModel(SourceModel):
             spectrum = spectrum + _spread(variance, y) * colour
         self._noise = spectrum
         self._data = y if self._plain else self._transform([cosine_basis(n, y) for n in y.shape[2:]], y)
+
+    @property
+    def _gram(self) -> Tensor:
+        """Eigenvalues of `A A'`, made anew each time: they are as many as the data."""
+        return _outer(self._grams) if self._grams else self.y.new_ones(())
 
     @staticmethod
     def _transform(matrices: list[Tensor], x: Tensor) -> Tensor:
@@ -214,6 +224,12 @@ class SpectralModel(SourceModel):
     def pseudo_inverse(self, r: Tensor, ridge: float = 1e-8) -> Tensor:
         """Return `A' (A A' + ridge)^-1 r`."""
         return self.back(r / (self._gram + ridge))
+
+    def condensed(self, r: Tensor) -> Tensor:
+        """Return the root mean square alone where gain and noise are the same for all coefficients."""
+        if self._grams or self._noise[0].numel() > 1:
+            return r
+        return (inner(r, r) / r[0].numel()).sqrt()
 
     def excess(self, r: Tensor) -> Tensor:
         """Compare the power of the residual with the noise where the operator lets nothing of the image through.
@@ -386,39 +402,6 @@ class JointObservation:
         rhs = torch.cat([pulls[0] + weight * gap, pulls[1] + (1 - weight) * gap, -gap], 1)
         tolerance = 1e-13 if x0.dtype == torch.float64 else 1e-5
         return x0 + conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
-
-
-def lift(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:
-    """Interpolate an observation linearly to the grid of the image (the observation itself on an equal grid)."""
-    natural = operator.in_spatial(y.shape[2:])
-    if tuple(natural) != tuple(y.shape[2:]):
-        y = F.interpolate(y, size=natural, mode="bilinear" if y.ndim == 4 else "trilinear", align_corners=False)
-    return crop(y, spatial)
-
-
-def replicate(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:
-    """Repeat each sample of a low-resolution observation over its block, cropped to the grid of the image."""
-    for d, (big, small) in enumerate(zip(operator.in_spatial(y.shape[2:]), y.shape[2:], strict=True)):
-        y = y.repeat_interleave(big // small, d + 2)
-    return crop(y, spatial)
-
-
-def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
-    """Take an observation back from its replicated form, exactly: the mean of each block (completed where cropped)."""
-    small = operator.out_spatial(image.shape[2:])
-    factors = [big // n for big, n in zip(operator.in_spatial(small), small, strict=True)]
-    if all(f == 1 for f in factors):
-        return image
-    widths = [f * n - size for f, n, size in zip(factors, small, image.shape[2:], strict=True)]
-    image = F.pad(image, [w for width in reversed(widths) for w in (0, width)], mode="replicate")
-    return F.avg_pool2d(image, factors) if len(factors) == 2 else F.avg_pool3d(image, factors)
-
-
-def crop(x: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Cut the first samples of each axis of `x` **[B, C, *larger]**, to **[B, C, *spatial]**."""
-    for d, n in enumerate(spatial):
-        x = x.narrow(d + 2, 0, n)
-    return x
 
 
 def smooth(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,8 +26,10 @@ from medfuse.pipeline.facts import fidelity, sha256, versions
 from medfuse.report import save_contact_sheet
 from medfuse.transforms.color import fuse_visible
 
+_KINDS = ("source1", "source2", "fused", "weight")
+_TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
 _SHEET_ROWS = 6
-_KINDS = ("fused", "source1", "source2", "weight")
+_SHEET_PIXELS = 512  # of an image, at least, along each side
 _BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +76,7 @@ def fuse_images(
     """
     fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device)
     pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
-    references = [_check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)]
+    references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
     out = Path(out)
 
@@ -81,24 +84,25 @@ def fuse_images(
         return fusion.inferer(image, fusion.network, degradation=what, steps=steps)
 
     sheet: list[tuple[str, list[Tensor]]] = []
-    figures: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    figures: dict[str, dict[str, Any]] = {kind: {} for kind in references}
     seconds = 0.0
     for group in tqdm(list(_groups(pairs, batch)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         inputs = [torch.stack(images) for images in zip(*(p.read() for p in group), strict=True)]
+        shown = [[_small(image) for image in images] for images in zip(*inputs, strict=True)]
         start = time.perf_counter()
         with torch.inference_mode():
-            first, second = (image.to(fusion.device) for image in inputs)
-            results = fuse_visible(fuse, first, second, degradations[group[0].factor])
+            what = degradations[group[0].factor]  # the sources are popped: large ones leave room once they are split
+            results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
         for i, pair in enumerate(group):
-            written = {k: _write(out / k, pair, fused[k][i], file_format) for k in _KINDS}
-            for n, truth in enumerate(references, start=1):
-                if truth:
-                    figures[n - 1][pair.name] = _fidelity(written[f"source{n}"], truth[pair.name])
+            for kind in _KINDS:
+                written = _write(out / kind, pair, fused[kind][i], file_format)
+                shown[i].append(_small(written))
+                if references.get(kind):
+                    figures[kind][pair.name] = _fidelity(written, references[kind][pair.name])
             if len(sheet) < _SHEET_ROWS:
-                shown = [*(image[i] for image in inputs), *(written[k] for k in ("source1", "source2", "fused"))]
-                sheet.append((pair.name, shown))
+                sheet.append((pair.name, shown[i][: len(_TITLES)]))
 
     megapixels = sum(math.prod(p.shape) for p in pairs) / 1e6
     record: dict[str, Any] = {
@@ -110,18 +114,16 @@ def fuse_images(
         "images": [p.name for p in pairs],
         "speed": {"megapixels": megapixels, "seconds": seconds, "megapixels_per_second": megapixels / seconds},
         "against_truth": {
-            f"source{n}": {k: math.fsum(v[k] for v in each.values()) / len(each) for k in ("psnr", "ssim")}
-            | {"images": each}
-            for n, each in enumerate(figures, start=1)
+            kind: {k: math.fsum(v[k] for v in each.values()) / len(each) for k in ("psnr", "ssim")} | {"images": each}
+            for kind, each in figures.items()
             if each
         },
     }
-    titles = ("source 1", "source 2", "restored 1", "restored 2", "fused")
     notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given), {steps} steps"]
     notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
     count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
     heading = f"{len(sheet)} of {count}" if len(sheet) < len(pairs) else count
-    save_contact_sheet(out / "contact_sheet.png", sheet, titles, title=heading, notes=notes)
+    save_contact_sheet(out / "contact_sheet.png", sheet, _TITLES, title=heading, notes=notes)
     write_json(out / "images.json", record)
     _logger.info("%s fused, %.3g megapixels per second", count, megapixels / seconds)
     return record
@@ -215,6 +217,12 @@ def _write(folder: Path, pair: _ImagePair, image: Tensor, file_format: str | Non
     path = folder / f"{pair.name}.{wanted}"
     write_image(path, image, bits=bits)
     return _read_like(path, image)
+
+
+def _small(image: Tensor) -> Tensor:
+    """Shrink an image **[H, W]** or **[H, W, 3]** for the contact sheet, by the mean of blocks."""
+    factor = max(1, min(image.shape[:2]) // _SHEET_PIXELS)
+    return F.avg_pool2d(torch.atleast_3d(image).movedim(-1, 0), factor).movedim(0, -1).squeeze(-1)
 
 
 def _read_like(path: Path, image: Tensor) -> Tensor:

@@ -247,15 +247,22 @@ def fuse_visible(
         `fused` and `source1` of the shape of `visible`, `source2` and `weight` **[B, H, W]**.
     """
     if visible.ndim == 3:
-        return {k: v[:, 0] for k, v in fuse(torch.stack([visible, other], 1), degradation).items()}
+        return _grey(fuse(torch.stack([visible, other], 1), degradation))
     channels, ycbcr = degradation.source1, rgb_to_ycbcr(visible)
-    luma, chroma = ycbcr[..., 0], ycbcr[..., 1:]
-    grey = fuse(torch.stack([luma, other], 1), JointDegradation(luma_degradation(channels), degradation.source2))
+    luma, chroma = torch.stack([ycbcr[..., 0], other], 1), ycbcr[..., 1:].movedim(-1, 1) + 0.5
+    del visible, other, ycbcr  # large images leave room for both runs of the network
     if channels.steps:
-        pair = fuse(chroma.movedim(-1, 1) + 0.5, chroma_degradation(channels, luma))
-        chroma = torch.stack([pair["source1"][:, 0], pair["source2"][:, 0]], -1) - 0.5
-    result = {k: v[:, 0] for k, v in grey.items()}
+        restored = fuse(chroma, chroma_degradation(channels, luma[:, 0]))
+        chroma = torch.cat([restored["source1"], restored["source2"]], 1)
+        del restored
+    result = _grey(fuse(luma, JointDegradation(luma_degradation(channels), degradation.source2)))
+    chroma = chroma.movedim(1, -1) - 0.5
     return result | {k: recolor(result[k], chroma) for k in ("source1", "fused")}
+
+
+def _grey(result: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the images of a fusion, each **[B, H, W]**."""
+    return {kind: result[kind][:, 0] for kind in ("source1", "source2", "fused", "weight")}
 
 
 @cache
@@ -282,8 +289,9 @@ def _interpolate(table: Tensor, u: Tensor) -> Tensor:
 
 def _add_within_cube(luma: Tensor, chroma: Tensor) -> Tensor:
     """Add to grey **[..., 1]** a colour difference of zero luma **[..., 3]**, scaled down to stay in the RGB cube."""
-    room = torch.where(chroma > 0, 1 - luma, luma)
-    scale = (room / chroma.abs().clamp_min(1e-12)).amin(-1, keepdim=True).clamp_max_(1)
+    room = torch.where(chroma > 0, 1 - luma, luma).div_(chroma.abs().clamp_min_(1e-12))
+    scale = room.amin(-1, keepdim=True).clamp_max_(1)
+    del room
     return torch.addcmul(luma, chroma, scale).clamp_(0, 1)
 
 

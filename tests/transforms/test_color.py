@@ -277,7 +277,7 @@ def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
     blur, noise, other = GaussianBlur(1.0), GaussianNoise(0.1), Degradation((GaussianNoise(0.3),))
     copier = Copier()
     result = fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
-    (_, luma), (pair, chroma) = copier.calls
+    (pair, chroma), (_, luma) = copier.calls
     assert luma.source2 is other
     torch.testing.assert_close(pair.movedim(1, -1) - 0.5, rgb_to_ycbcr(visible)[..., 1:])
     assert [part.steps[0] for part in chroma] == [blur, blur]
