@@ -255,8 +255,10 @@ def _run(
     device: str,
     **overrides: object,
 ) -> None:
+    from medfuse.io import require_writable
     from medfuse.pipeline import run_bundle
 
+    require_writable(out)
     overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
     run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
     for item in datalist:
@@ -268,9 +270,10 @@ def _run(
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from medfuse.io import discover
+    from medfuse.io import discover, require_writable
     from medfuse.pipeline import collect, run_batch
 
+    require_writable(options.out)
     if options.level == "group":
         rows = collect(options.out)
         failed = sum(row["state"] == "failed" for row in rows)
@@ -304,8 +307,10 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 def _images(options: argparse.Namespace) -> None:
+    from medfuse.io import require_writable
     from medfuse.pipeline import fuse_images
 
+    require_writable(options.out)
     spec = load_spec(options.degradation, options.bundle)
     truths = (options.truth1, options.truth2)
     record = fuse_images(

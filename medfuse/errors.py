@@ -4,6 +4,11 @@ Every message says what must be, what was got and what to do. Messages never hol
 Each error is also a `ValueError`, so that callers that know nothing of medfuse can catch it.
 """
 
+import errno
+import os
+
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 class MedfuseError(ValueError):
     """Base of every error that medfuse raises on purpose."""
@@ -34,9 +39,15 @@ class BundleError(MedfuseError):
 
 
 def known_error(error: BaseException | None) -> MedfuseError | None:
-    """Return the error of ours in a chain of causes, or None: MONAI wraps what happens inside a bundle."""
+    """Return the error of ours in a chain of causes, or None: MONAI wraps what happens inside a bundle.
+
+    A disk that is full, or files that may not be touched, are no fault of the code: they become errors of ours, too.
+    """
     while error is not None:
         if isinstance(error, MedfuseError):
             return error
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            why = os.strerror(error.errno).lower()
+            return MedfuseError(f"Inputs must be readable, and OUT writable with space left, got {why!r}; check both.")
         error = error.__cause__ or error.__context__
     return None

@@ -1,6 +1,6 @@
 """Files in and out."""
 
-from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, write_json
+from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, require_writable, write_json
 from medfuse.io.cases import find_cases, require_cases
 from medfuse.io.dicom import (
     DicomReader,
@@ -38,6 +38,7 @@ __all__ = [
     "open_series",
     "read_image",
     "require_cases",
+    "require_writable",
     "series_suv",
     "write_image",
     "write_json",

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from medfuse.errors import MedfuseError
+
 
 @contextmanager
 def atomic_path(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
@@ -95,6 +97,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Check, before any work, that a folder can be written to, or made; nothing is.
+
+    Raises:
+        MedfuseError: If it cannot.
+    """
+    folder = Path(folder).absolute()
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise MedfuseError("OUT must be a folder that can be written to, got one that cannot; choose another.")
 
 
 def write_json(path: str | Path, value: Any, *, durable: bool = False) -> None:

@@ -204,10 +204,12 @@ class SaveFusiond(MapTransform):
         return {**data, "record": result.record}
 
     def write(self, result: CaseResult, folder: Path) -> None:
-        """Write all outputs of a case into a folder, the sidecar last."""
+        """Write all outputs of a case into a folder, the sidecar last; that of an earlier run goes first."""
+        sidecar = folder / f"{result.case}.json"
+        sidecar.unlink(missing_ok=True)
         for write in self.outputs:
             write(result, folder)
-        write_json(folder / f"{result.case}.json", result.record)
+        write_json(sidecar, result.record)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
         """Collect what is to be written."""

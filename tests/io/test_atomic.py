@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, write_json
+from medfuse.errors import MedfuseError
+from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, require_writable, write_json
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -91,3 +92,12 @@ def test_a_folder_cannot_replace_a_file(tmp_path):
     with pytest.raises(OSError), atomic_folder(tmp_path / "taken"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(tmp_path):
+    require_writable(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(MedfuseError, match="OUT must be a folder that can be written to"):
+            require_writable(place)

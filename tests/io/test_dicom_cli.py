@@ -137,6 +137,25 @@ def test_a_mask_on_its_own_grid_gives_the_values_of_its_regions(study, tmp_path,
     assert not (tmp_path / "out" / "bad").exists()
 
 
+def test_a_full_disk_is_told_and_leaves_no_case_that_looks_complete(study, tmp_path, capfd):
+    """A limit on the size of files stands for the disk: writing fails in the same place, in the same way."""
+    resource = pytest.importorskip("resource", reason="Windows knows no such limit")
+    call = ["fuse", "--dicom", str(study), "--out", str(tmp_path / "out"), "--steps", "1", "--no-dicom"]
+    assert cli.main(call) == 0
+    capfd.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        code = cli.main(call)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    (line,) = [text for text in capfd.readouterr().err.splitlines() if "medfuse" in text or "Error" in text]
+    assert line.endswith("OUT writable with space left, got 'file too large'; check both.")
+    assert not (tmp_path / "out" / "case" / "case.json").exists()
+    assert not list((tmp_path / "out").rglob(".tmp-*"))
+
+
 def test_a_batch_of_studies_takes_the_suv(study, tmp_path):
     (tmp_path / "studies").mkdir()
     study.rename(tmp_path / "studies" / "CANARY")
