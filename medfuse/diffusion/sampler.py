@@ -190,6 +190,8 @@ class _Chain:
         """Return the estimate, corrected by the data, which have the last word."""
         variance1, variance2, gain = gains[:, :3].unbind(1)
         if last and self._correction in ("cut", "joint"):
+            settled = [m.settle(self.estimate[:, i : i + 1]) for i, m in enumerate(self._observation)]
+            self.estimate = torch.cat([*settled, self.estimate[:, 2:]], 1)
             variance1 = torch.maximum(variance1, self._observation.source1.consistency(self.estimate[:, 0:1]))
             variance2 = torch.maximum(variance2, self._observation.source2.consistency(self.estimate[:, 1:2]))
         form = "none" if last and self._correction == "paper" else self._correction

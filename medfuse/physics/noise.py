@@ -5,6 +5,7 @@ All act on intensities scaled to 0..1, fractions of the source's full range. Par
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -27,6 +28,10 @@ class Noise(ABC):
     @abstractmethod
     def variance(self, x: Tensor) -> Tensor:
         """Return the variance of an observation of `x`, per pixel, of the shape of `x`."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean of many observations of `x`, of its shape: `x` itself unless the noise is biased."""
+        return x
 
 
 class GaussianNoise(Noise):
@@ -57,7 +62,8 @@ class PoissonNoise(Noise):
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Draw an observation; negative intensities count as zero."""
         counts = _column(self.counts, x)
-        return torch.poisson(x.clamp_min(0.0) * counts, generator=generator) / counts
+        events = torch.poisson((x.clamp_min(0.0) * counts).to(generator.device), generator=generator)
+        return events.to(x.device) / counts
 
     def variance(self, x: Tensor) -> Tensor:
         """Return x / counts."""
@@ -78,6 +84,19 @@ class RicianNoise(Noise):
     def variance(self, x: Tensor) -> Tensor:
         """Return sigma squared, the limit for a signal well above the noise."""
         return _column(self.sigma, x).square().expand(x.shape)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return `sigma sqrt(pi / 2) L_1/2(-x^2 / 2 sigma^2)`; negative signals count as zero."""
+        sigma = _column(self.sigma, x).clamp_min(1e-6)
+        z = (x.clamp_min(0.0) / (2.0 * sigma)).square()
+        bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
+        return sigma * math.sqrt(math.pi / 2.0) * bessel
+
+
+def clipped_mean(x: Tensor, sigma: Tensor) -> Tensor:
+    """Return the mean of `max(x + sigma n, 0)` for normal `n`."""
+    t = x / sigma.clamp_min(1e-6)
+    return x * torch.special.ndtr(t) + sigma * torch.exp(-0.5 * t.square()) / math.sqrt(2.0 * math.pi)
 
 
 def _parameter(value: float | Sequence[float] | Tensor, name: str) -> Tensor:

@@ -12,17 +12,20 @@ The fusion row of the model, `0 = f - m x1 - (1 - m) x2`, is enforced by `correc
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
+from functools import cached_property, reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics.blur import GaussianBlur, Identity, SpectralOperator
 from medfuse.physics.degradation import Degradation, JointDegradation, mean_variances, sigma_map
 from medfuse.physics.grid import lift, unreplicate
+from medfuse.physics.noise import RicianNoise, clipped_mean
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.solvers import conjugate_gradient, inner
 from medfuse.physics.spectral import apply_along, cosine_basis
@@ -30,6 +33,14 @@ from medfuse.physics.spectral import apply_along, cosine_basis
 CORRECTIONS = ("cut", "joint", "paper", "none")
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
+_OCTAVES = (
+    0.0,
+    1 / 128,
+    1 / 64,
+    1 / 32,
+    1 / 16,
+)  # frequencies up to which each slow octave reaches, of the Nyquist one
+_LEAST_SIDE = 32  # px of the data, below which nothing is slow
 _SILENT = 1e-5  # power gain below which nothing of an image passes
 
 
@@ -66,8 +77,12 @@ class SourceModel(ABC):
 
     # ---- the data space of the model
     @abstractmethod
+    def observe(self, x: Tensor) -> Tensor:
+        """Return `A x` in data space."""
+
+    @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
-        """Return `y - A x` in data space."""
+        """Return `y - E y` in data space, where `E y` is the mean observation of `x`: `A x` unless noise is biased."""
 
     @abstractmethod
     def back(self, r: Tensor) -> Tensor:
@@ -90,6 +105,32 @@ class SourceModel(ABC):
         """Return `A' (A A' + ridge)^-1 r`, an image."""
 
     # ---- what follows
+    @cached_property
+    def _bias(self) -> Callable[[Tensor], Tensor] | None:
+        """By how much the observation of a noiseless signal `A x` lies above it on average; None for nothing.
+
+        Rician noise is biased by itself, Gaussian noise where negative values were set to 0 as the data were stored:
+        then 0 is their least value. Where nothing around is above 0, something else has blanked the data, and nothing
+        is known.
+        """
+        noises = [noise for noise, _ in self.degradation.noises]
+        if not noises or any(noise.depends_on_signal for noise in noises):
+            return None
+        cut = (self.y.amin(tuple(range(1, self.y.ndim)), keepdim=True) == 0).to(self.y)
+        if any(isinstance(noise, RicianNoise) for noise in noises):
+            cut = torch.ones_like(cut)
+        elif not bool(cut.any()):
+            return None
+        pool = F.max_pool2d if self.y.ndim == 4 else F.max_pool3d
+        known = cut * (pool(self.y, 5, stride=1, padding=2) > 0)
+        std = self.sigma().flatten(2).amax(2).reshape(-1, self.y.shape[1], *([1] * (self.y.ndim - 2)))
+
+        def bias(signal: Tensor) -> Tensor:
+            mean = reduce(lambda v, noise: noise.mean(v), noises, signal)
+            return known * (clipped_mean(mean, std) - signal)
+
+        return bias
+
     @property
     def lifted(self) -> Tensor:
         """The observation interpolated to the grid of the image."""
@@ -162,6 +203,10 @@ class SourceModel(ABC):
             return self.y.new_full((len(self.y),), _LARGEST_VARIANCE)
         return self.discrepancy(x0)
 
+    def settle(self, x0: Tensor) -> Tensor:
+        """Return the estimate, moved to where the mean of the data proves it to be off; itself if that is not known."""
+        return x0
+
 
 class SpectralModel(SourceModel):
     """Blur and decimation in closed form: the data space are the cosine coefficients of the observation."""
@@ -188,7 +233,11 @@ class SpectralModel(SourceModel):
                 colour = _outer([g for _, g in after.analysis(after.in_spatial(y.shape[2:]), y)])
             spectrum = spectrum + _spread(variance, y) * colour
         self._noise = spectrum
-        self._data = y if self._plain else self._transform([cosine_basis(n, y) for n in y.shape[2:]], y)
+        self._data = y if self._plain else self._spectrum(y)
+
+    def _spectrum(self, y: Tensor) -> Tensor:
+        """Return the cosine coefficients of an observation."""
+        return self._transform([cosine_basis(n, y) for n in y.shape[2:]], y)
 
     @property
     def _gram(self) -> Tensor:
@@ -201,9 +250,17 @@ class SpectralModel(SourceModel):
             x = apply_along(matrix, x, axis)
         return x
 
+    def observe(self, x: Tensor) -> Tensor:
+        """Return the cosine coefficients of `A x`."""
+        return self._transform(self._matrices, x)
+
     def residual(self, x: Tensor) -> Tensor:
-        """Return the cosine coefficients of `y - A x`."""
-        return self._data - self._transform(self._matrices, x)
+        """Return the cosine coefficients of `y - E y`."""
+        r = self._data - self.observe(x)
+        if self._bias is None:
+            return r
+        bias = self._bias(self.operator.forward(x.detach()))
+        return r - (bias if self._plain else self._spectrum(bias))
 
     def back(self, r: Tensor) -> Tensor:
         """Return `A' r`."""
@@ -243,6 +300,35 @@ class SpectralModel(SourceModel):
         proven = power > 1 + 4 * (2 / count.clamp_min(1)).sqrt()
         return torch.where(proven & (count > 0), power, torch.ones_like(power))
 
+    def settle(self, x0: Tensor) -> Tensor:
+        """Move the slowest waves of an estimate to where the data prove them to be.
+
+        In the mean, and in each octave of waves longer than 32 px of the data that keep half of their power, the power
+        of the residual is compared with that of the noise. Where it is more than two standard deviations above, the
+        difference is taken for the error variance P of the octave, which is updated with it. So totals and the means of
+        large regions are those of the data, whatever the network has learned, and hardly any noise comes along.
+
+        Reference:
+            Mehra, On the identification of variances and adaptive Kalman filtering (IEEE TAC 1970).
+        """
+        sizes = self.y.shape[2:]
+        if min(sizes) < _LEAST_SIDE:
+            return x0
+        low = [slice(math.ceil(n * _OCTAVES[-1]) + 1) for n in sizes]
+        r = self.residual(x0)
+        excess = self.excess(r)
+        if self._plain:
+            matrices = [cosine_basis(n, r)[s] for n, s in zip(sizes, low, strict=True)]
+            r = self._transform(matrices, r)
+            gram = torch.ones_like(r)
+        else:
+            matrices = [m[..., s, :] for m, s in zip(self._matrices, low, strict=True)]
+            r = r[(..., *low)]  # type: ignore[index]
+            gram = _outer([g[:, s] for g, s in zip(self._grams, low, strict=True)]).expand_as(r)
+        noise = self._noise.expand(*r.shape[:2], *sizes)[(..., *low)] * _spread(excess, r)  # type: ignore[index]
+        variance = _octave_variances(r, gram, noise, sizes)
+        return x0 + self._transform([m.mT for m in matrices], variance * r / (variance * gram + noise))
+
 
 class KrylovModel(SourceModel):
     """Any linear operator, by conjugate gradients: the data space are the pixels of the observation."""
@@ -261,9 +347,14 @@ class KrylovModel(SourceModel):
         self._noises = mean_variances(degradation, self._level)
         self._noise_shapes = degradation.noise_shapes(self.spatial)
 
+    def observe(self, x: Tensor) -> Tensor:
+        """Return `A x`."""
+        return self.operator.forward(x)
+
     def residual(self, x: Tensor) -> Tensor:
-        """Return `y - A x`."""
-        return self.y - self.operator.forward(x)
+        """Return `y - E y`."""
+        signal = self.observe(x)
+        return self.y - signal if self._bias is None else self.y - signal - self._bias(signal.detach())
 
     def back(self, r: Tensor) -> Tensor:
         """Return `A' r`."""
@@ -380,7 +471,7 @@ class JointObservation:
         rf = pf * (1 - g) / g
 
         def information(model: SourceModel, x: Tensor) -> Tensor:
-            forward = model.residual(torch.zeros_like(x)) - model.residual(x)
+            forward = model.observe(x)
             return model.back(model.solve(forward.new_zeros(len(forward)), forward))
 
         def apply(d: Tensor) -> Tensor:
@@ -407,6 +498,35 @@ class JointObservation:
 def smooth(x: Tensor) -> Tensor:
     """Blur by one pixel: a level for signal-dependent noise."""
     return GaussianBlur(1.0).forward(x)
+
+
+@torch.no_grad()
+def _octave_variances(r: Tensor, gram: Tensor, noise: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the error variance of an estimate in each of its slow octaves, 0 where none is proven.
+
+    Args:
+        r: The lowest cosine coefficients of the residual, **[B, C, *low]**.
+        gram: Eigenvalues of `A A'` there, of the same shape.
+        noise: Variance of the noise there, of the same shape.
+        sizes: Number of all coefficients along each axis.
+
+    Returns:
+        The variance of each coefficient, of the same shape.
+    """
+    axes = [torch.arange(k, device=r.device, dtype=r.dtype) / n for k, n in zip(r.shape[2:], sizes, strict=True)]
+    rate = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
+    octave = torch.bucketize(rate, rate.new_tensor(_OCTAVES))
+    passed = gram >= 0.5 * gram.flatten(2)[..., :1].reshape(*gram.shape[:2], *([1] * len(sizes)))
+    variances = torch.zeros_like(r)
+    spatial = tuple(range(2, r.ndim))
+    for k in range(len(_OCTAVES)):
+        member = (passed & (octave == k)).to(r)
+        count = member.sum(spatial, keepdim=True).clamp_min(1)
+        power = (member * r.square() / noise).sum(spatial, keepdim=True) / count
+        excess = (member * (r.square() - noise) / gram.clamp_min(_SILENT)).sum(spatial, keepdim=True) / count
+        proven = power > 1 + 2 * (2 / count).sqrt()
+        variances += member * torch.where(proven, excess.clamp_min(0), 0.0)
+    return variances
 
 
 def _mean(a: Tensor, b: Tensor) -> Tensor:

@@ -156,6 +156,7 @@ class DegradeBatch:
         self.steps, self.key, self.seed = steps, key, seed
         self.scenarios = {name: parse_degradation(spec) for name, spec in (scenarios or {}).items()}
         self._generator = torch.Generator().manual_seed(seed)
+        self._noise: dict[torch.device, torch.Generator] = {}
 
     def __call__(
         self,
@@ -177,7 +178,9 @@ class DegradeBatch:
         if self.steps is not None:
             kwargs["steps"] = self.steps[int(torch.randint(len(self.steps), (), generator=generator))]
             kwargs["until"] = 1 + int(torch.randint(kwargs["steps"], (), generator=generator))
-        return degrade(clean, degradation, generator, stored=stored), clean, (), kwargs
+        if clean.device not in self._noise:  # drawn where the batch is: copies from the host would take longer
+            self._noise[clean.device] = torch.Generator(clean.device).manual_seed(self.seed)
+        return degrade(clean, degradation, self._noise[clean.device], stored=stored), clean, (), kwargs
 
 
 class RandDegrade(RandomizableTransform):

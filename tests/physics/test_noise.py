@@ -7,6 +7,7 @@ import torch
 
 from medfuse.errors import DegradationError
 from medfuse.physics import GaussianNoise, PoissonNoise, RicianNoise
+from medfuse.physics.noise import clipped_mean
 
 N = 200
 LEVELS = (0.0, 0.1, 0.5, 1.0)
@@ -145,3 +146,20 @@ def test_impossible_strengths_are_refused(kind, value):
 def test_no_counts_at_all_are_refused():
     with pytest.raises(DegradationError, match="must be positive"):
         PoissonNoise(0.0)
+
+
+@every
+def test_mean_is_that_of_many_draws(noise):
+    x = flat(*LEVELS)
+    y = noise.sample(x, generator(7))
+    error = 5 * y.std((1, 2, 3)) / N
+    assert bool(((noise.mean(x) - y).mean((1, 2, 3)).abs() <= error + 1e-12).all())
+
+
+def test_mean_of_what_is_cut_off_at_zero_is_that_of_many_draws():
+    x = flat(-0.1, 0.0, 0.02, 0.1, 0.5)
+    y = GaussianNoise(0.05).sample(x, generator(8)).clamp_min(0.0)
+    error = 5 * y.std((1, 2, 3)) / N
+    gap = clipped_mean(x, torch.tensor(0.05, dtype=torch.float64)) - y
+    assert bool((gap.mean((1, 2, 3)).abs() <= error + 1e-12).all())
+    assert torch.equal(clipped_mean(x, torch.zeros(())), x.clamp_min(0.0))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,6 +26,7 @@ from medfuse.physics import (
     MissingSlices,
     MotionBlur,
     PoissonNoise,
+    RicianNoise,
     SourceModel,
     SpectralModel,
     bind,
@@ -255,6 +257,88 @@ def test_an_update_from_noise_comes_nearer_to_the_truth():
     updated = model.update(x0, torch.full((BATCH,), 0.04 / 12))
     assert float((updated - x).norm()) < 0.75 * float((x0 - x).norm())
     assert float(model.chi2(updated).max()) < float(model.chi2(x0).min())
+
+
+# ------------------------------------------------------------------------------------------------------- biased noise
+DARK = {
+    "noise": Degradation((GaussianNoise(0.06),)),
+    "blur-noise": Degradation((GaussianBlur(1.0), GaussianNoise(0.06))),
+    "low-resolution": Degradation((Downsample(2), GaussianNoise(0.06))),
+    "motion": Degradation((MotionBlur(3.0, 30.0), GaussianNoise(0.06))),
+    "rician": Degradation((RicianNoise(0.06),)),
+    "blur-rician": Degradation((GaussianBlur(1.0), RicianNoise(0.06))),
+}
+
+
+def dark_image(size: int) -> Tensor:
+    """Return images that are 0 but for a bright disc."""
+    y, x = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) - size / 2] * 2, indexing="ij")
+    return ((y**2 + x**2).sqrt() < size / 4).double().expand(BATCH, 1, -1, -1) * 0.7
+
+
+@pytest.mark.parametrize("degradation", DARK.values(), ids=DARK)
+def test_the_residual_of_the_truth_has_no_mean_although_negative_values_were_cut_off(degradation):
+    x = dark_image(96)
+    y = degradation.simulate(x, torch.Generator().manual_seed(0)).clamp_min(0.0)
+    model = bind(degradation, y, (96, 96))
+    back = model.gradient(x).mean((1, 2, 3))
+    plain = model.back(model.observe(x) - model.observe(lifted_mean(model))).mean((1, 2, 3))
+    bound = 5 * 0.06 / 96 * math.sqrt(model.y.shape[-1] / 96)
+    assert bool((back.abs() < bound).all()), back
+    assert bool((plain.abs() > 2 * bound).all()), "what it would be without"
+
+
+def lifted_mean(model: SourceModel) -> Tensor:
+    """Return a flat image that is as bright as the data are on average."""
+    return model.y.mean((2, 3), keepdim=True).expand(-1, -1, *model.spatial)
+
+
+def test_data_that_have_negative_values_or_were_blanked_are_not_taken_for_cut_off():
+    x, degradation = dark_image(64), Degradation((GaussianNoise(0.06),))
+    y = degradation.simulate(x, torch.Generator().manual_seed(0))
+    assert torch.equal(bind(degradation, y, (64, 64)).residual(x), y - x)
+    blanked = torch.where(x > 0, y, 0.0)  # a mask was put on after the noise
+    far = F.max_pool2d(x, 9, 1, 4) == 0
+    assert torch.equal(bind(degradation, blanked, (64, 64)).residual(x)[far], torch.zeros(int(far.sum())).double())
+
+
+# ---------------------------------------------------------------------------------------------------------- slow waves
+@pytest.mark.parametrize(
+    "degradation",
+    [
+        Degradation((GaussianNoise(0.05),)),
+        Degradation((GaussianBlur(1.5), PoissonNoise(60.0))),
+        Degradation((GaussianBlur(1.0), GaussianNoise(0.03), Downsample(2))),
+    ],
+)
+def test_settling_restores_totals_and_the_means_of_large_regions(degradation):
+    x = GaussianBlur(1.5).forward(dark_image(128) + 0.1)
+    y = degradation.simulate(x, torch.Generator().manual_seed(1))
+    model = bind(degradation, y, (128, 128))
+    inside = x[0, 0] > 0.79
+    biased = 0.9 * x + 0.01
+    settled = model.settle(biased)
+    assert float((biased.mean() / x.mean() - 1).abs()) > 0.04
+    assert float((settled.mean() / x.mean() - 1).abs()) < 0.01
+    assert float((settled - x)[..., inside].mean().abs()) < 0.4 * float((biased - x)[..., inside].mean().abs())
+    assert float((settled - x).norm()) < float((biased - x).norm())
+
+
+def test_settling_hardly_moves_what_agrees_with_the_data():
+    degradation = Degradation((GaussianBlur(1.5), GaussianNoise(0.05)))
+    x = GaussianBlur(1.5).forward(rand(64, 1, 96, 96))
+    y = degradation.simulate(x, torch.Generator().manual_seed(2))
+    moved = bind(degradation, y, (96, 96)).settle(x) - x
+    assert float((moved.flatten(1).norm(dim=1) == 0).double().mean()) > 0.6
+    assert float(moved.std()) < 0.05 * 0.05  # a twentieth of the noise
+
+
+def test_settling_is_not_led_by_understated_noise_and_spares_what_was_not_degraded():
+    x = smooth_image(96)
+    y = Degradation((GaussianBlur(2.0), GaussianNoise(0.06))).simulate(x, torch.Generator().manual_seed(3))
+    settled = bind(Degradation((GaussianBlur(2.0), GaussianNoise(0.03))), y, (96, 96)).settle(x)
+    assert float((settled - x).square().mean().sqrt()) < 0.1 * 0.06
+    assert float((settled - x).abs().max()) < 0.06
 
 
 # ---------------------------------------------------------------------------------------------------------- discrepancy
