@@ -98,7 +98,7 @@ class FusionLoss(nn.Module):
     def __init__(
         self,
         *,
-        restoration: float = 0.03,
+        restoration: float = 0.08,
         total: float = 0.5,
         fusion: float = 0.1,
         ssim: float = 1.0,
@@ -107,7 +107,7 @@ class FusionLoss(nn.Module):
         intensity: float = 1.5,
         gradient: float = 4.0,
         edges: float = 0.5,
-        black: float = 30.0,
+        black: float = 50.0,
         uncertainty: float = 1e-3,
     ) -> None:
         """Weigh the terms.

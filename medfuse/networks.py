@@ -95,7 +95,7 @@ class FusionUNet(nn.Module):
         self,
         widths: Sequence[int] = (64, 96, 128, 128),
         encoder_blocks: Sequence[int] = (1, 1, 2, 2),
-        decoder_blocks: Sequence[int] = (2, 1, 1),
+        decoder_blocks: Sequence[int] = (2, 1, 2),
         condition_features: int = 25,
         embedding: int = 128,
     ) -> None:

@@ -157,10 +157,6 @@ class SourceModel(ABC):
         """Return the std of the noise on the grid of the image, **[B, C, *spatial]**."""
         return sigma_map(self.degradation, self._level)
 
-    def excess(self, r: Tensor) -> Tensor:
-        """Return the factor, 1 or more, by which the data `r = y - A x` prove the noise to be understated, **[B]**."""
-        return r.new_ones(len(r))
-
     def condensed(self, r: Tensor) -> Tensor:
         """Return a smaller residual that gives the same mean squares and products, where there is one."""
         return r
@@ -168,9 +164,8 @@ class SourceModel(ABC):
     def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
         """Return the smallest variance **[B]** whose update of `x0` leaves a chi-square of at most `target`.
 
-        Where the noise is provably understated, the target rises by that factor: else the update would blow up noise
-        that it takes for the image. With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its
-        chi-square is `u' R u / n`. Newton's method runs on its inverse square root, which is nearly linear in P.
+        With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its chi-square is `u' R u / n`. Newton's
+        method runs on its inverse square root, which is nearly linear in P.
 
         Reference:
             Morozov, On the solution of functional equations by the method of regularization (1966);
@@ -178,18 +173,17 @@ class SourceModel(ABC):
         """
         with torch.no_grad():
             r = self.residual(x0)
-            goal = target * self.excess(r)
             r = self.condensed(r)
             variance = r.new_zeros(len(r))
             for _ in range(iterations):
                 u = self.solve(variance, r)
                 ru = self.covariance(u)
                 chi2 = _mean(u, ru)
-                open_ = chi2 > goal * (1 + 1e-4)
+                open_ = chi2 > target * (1 + 1e-4)
                 if not bool(open_.any()):
                     break
                 slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)))
-                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / goal).sqrt() - 1.0)
+                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / target).sqrt() - 1.0)
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
 
@@ -234,6 +228,8 @@ class SpectralModel(SourceModel):
             spectrum = spectrum + _spread(variance, y) * colour
         self._noise = spectrum
         self._data = y if self._plain else self._spectrum(y)
+        self._excess = y.new_ones(len(y)) if self._plain else self._proven()
+        self._noise = spectrum * _spread(self._excess, y)
 
     def _spectrum(self, y: Tensor) -> Tensor:
         """Return the cosine coefficients of an observation."""
@@ -288,15 +284,24 @@ class SpectralModel(SourceModel):
             return r
         return (inner(r, r) / r[0].numel()).sqrt()
 
-    def excess(self, r: Tensor) -> Tensor:
-        """Compare the power of the residual with the noise where the operator lets nothing of the image through.
+    def sigma(self) -> Tensor:
+        """Return the std of the noise, as stated, or as high as the data prove it to be."""
+        sigma = super().sigma()
+        return sigma * _spread(self._excess.sqrt(), sigma)
 
-        There the residual is noise alone, whatever the estimate; beyond four standard deviations of its mean power it
-        is believed.
+    def chi2(self, x: Tensor) -> Tensor:
+        """Return the chi-square by the stated noise, whatever the data prove."""
+        return super().chi2(x) * self._excess
+
+    def _proven(self) -> Tensor:
+        """Return the factor, 1 or more, by which the data prove the variance of the noise to be understated, **[B]**.
+
+        Where the operator lets nothing of the image through, the data are noise alone; beyond four standard deviations
+        of their mean power they are believed. Else noise would be taken for the image, and blown up.
         """
-        silent = (self._gram < _SILENT).to(r).expand_as(r)
+        silent = (self._gram < _SILENT).to(self.y).expand_as(self._data)
         count = silent.flatten(1).sum(1)
-        power = (silent * r.square() / self._noise).flatten(1).sum(1) / count.clamp_min(1)
+        power = (silent * self._data.square() / self._noise).flatten(1).sum(1) / count.clamp_min(1)
         proven = power > 1 + 4 * (2 / count.clamp_min(1)).sqrt()
         return torch.where(proven & (count > 0), power, torch.ones_like(power))
 
@@ -316,7 +321,6 @@ class SpectralModel(SourceModel):
             return x0
         low = [slice(math.ceil(n * _OCTAVES[-1]) + 1) for n in sizes]
         r = self.residual(x0)
-        excess = self.excess(r)
         if self._plain:
             matrices = [cosine_basis(n, r)[s] for n, s in zip(sizes, low, strict=True)]
             r = self._transform(matrices, r)
@@ -325,7 +329,7 @@ class SpectralModel(SourceModel):
             matrices = [m[..., s, :] for m, s in zip(self._matrices, low, strict=True)]
             r = r[(..., *low)]  # type: ignore[index]
             gram = _outer([g[:, s] for g, s in zip(self._grams, low, strict=True)]).expand_as(r)
-        noise = self._noise.expand(*r.shape[:2], *sizes)[(..., *low)] * _spread(excess, r)  # type: ignore[index]
+        noise = self._noise.expand(*r.shape[:2], *sizes)[(..., *low)]  # type: ignore[index]
         variance = _octave_variances(r, gram, noise, sizes)
         return x0 + self._transform([m.mT for m in matrices], variance * r / (variance * gram + noise))
 

@@ -80,7 +80,7 @@ def fuse_images(
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
     out = Path(out)
 
-    def fuse(image: Tensor, what: JointDegradation) -> Mapping[str, Tensor]:
+    def fuse(image: Tensor, what: JointDegradation, steps: int = steps) -> Mapping[str, Tensor]:
         return fusion.inferer(image, fusion.network, degradation=what, steps=steps)
 
     sheet: list[tuple[str, list[Tensor]]] = []

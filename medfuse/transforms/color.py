@@ -226,19 +226,20 @@ def chroma_degradation(channels: Degradation, luma: Tensor) -> JointDegradation:
 
 
 def fuse_visible(
-    fuse: Callable[[Tensor, JointDegradation], Mapping[str, Tensor]],
+    fuse: Callable[..., Mapping[str, Tensor]],
     visible: Tensor,
     other: Tensor,
     degradation: JointDegradation,
 ) -> dict[str, Tensor]:
     """Restore a batch of visible images, in colour or grey, and fuse them with images of another kind.
 
-    The luma is fused with the other image. The chroma is restored by the same network, as a pair; where nothing
-    happened to the visible image it stays as it is. Both fused and restored image get the restored chroma.
+    The luma is fused with the other image. The chroma is restored by the same network, as a pair and in one step, for
+    more steps serve the fusion alone; where nothing happened to the visible image it stays as it is. Both fused and
+    restored image get the restored chroma.
 
     Args:
         fuse: From a pair **[B, 2, H, W]** and its degradation to `source1`, `source2`, `fused` and `weight`, each
-            **[B, 1, H, W]**: a bundle's inferer and network.
+            **[B, 1, H, W]**: a bundle's inferer and network. The keyword `steps` overrides its number of steps.
         visible: **[B, H, W, 3]** or **[B, H, W]**, 0..1.
         other: Infrared **[B, H, W]**, 0..1.
         degradation: What happened to each channel of the visible image, and to the other one.
@@ -252,7 +253,7 @@ def fuse_visible(
     luma, chroma = torch.stack([ycbcr[..., 0], other], 1), ycbcr[..., 1:].movedim(-1, 1) + 0.5
     del visible, other, ycbcr  # large images leave room for both runs of the network
     if channels.steps:
-        restored = fuse(chroma, chroma_degradation(channels, luma[:, 0]))
+        restored = fuse(chroma, chroma_degradation(channels, luma[:, 0]), steps=1)
         chroma = torch.cat([restored["source1"], restored["source2"]], 1)
         del restored
     result = _grey(fuse(luma, JointDegradation(luma_degradation(channels), degradation.source2)))

@@ -401,8 +401,8 @@ def test_understated_noise_does_not_blow_up(told):
     y = Degradation((GaussianBlur(2.0), GaussianNoise(0.03))).simulate(x, torch.Generator().manual_seed(3))
     model = bind(Degradation((GaussianBlur(2.0), GaussianNoise(0.03 * told))), y, (64, 64))
     x0 = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    excess = model.excess(model.residual(x0))
-    assert excess.tolist() == pytest.approx([max(told**-2, 1.0)] * BATCH, rel=0.1)
+    assert model.sigma().flatten(1).amax(1).tolist() == pytest.approx([0.03 * max(told, 1.0)] * BATCH, rel=0.05)
+    assert model.chi2(x).tolist() == pytest.approx([told**-2] * BATCH, rel=0.1), "chi-square still tells"
     error = (model.update(x0, model.discrepancy(x0)) - x).norm()
     assert float(error) < 1.5 * float((x0 - x).norm())
 

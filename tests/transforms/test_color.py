@@ -251,10 +251,11 @@ class Copier:
     """Stands in for a network: sources come back as they are, the fused image is source 1; notes its calls."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.steps = [], []
 
-    def __call__(self, image, degradation):
+    def __call__(self, image, degradation, steps=3):
         self.calls.append((image, degradation))
+        self.steps.append(steps)
         return {"source1": image[:, :1], "source2": image[:, 1:], "fused": image[:, :1], "weight": image[:, :1] * 0 + 1}
 
 
@@ -278,7 +279,7 @@ def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
     copier = Copier()
     result = fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
     (pair, chroma), (_, luma) = copier.calls
-    assert luma.source2 is other
+    assert luma.source2 is other and copier.steps == [1, 3]
     torch.testing.assert_close(pair.movedim(1, -1) - 0.5, rgb_to_ycbcr(visible)[..., 1:])
     assert [part.steps[0] for part in chroma] == [blur, blur]
     # ITU-R BT.601-7: Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402
