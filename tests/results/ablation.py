@@ -11,9 +11,11 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ from medfuse.inferers import FusionInferer
 from medfuse.io import write_json
 from medfuse.losses import FusionLoss
 from medfuse.metrics import Images, measure
-from medfuse.physics import parse_degradation, replicate
+from medfuse.physics import SourceModel, SpectralModel, parse_degradation, replicate
 from medfuse.pipeline import load_fusion, sha256
 from medfuse.transforms import DegradeBatch
 from medfuse.transforms.degrade import degrade
@@ -59,17 +61,24 @@ class WithoutGradients(nn.Module):
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of the method: settings of the inferer, what the network sees, and on what it is trained further."""
+    """A variant of the method: settings, what is taken away, what the network sees, on what it is trained further."""
 
     settings: Mapping[str, Any]
     scenarios: Sequence[str] = _DEGRADED
     trained: bool = False
     blind: bool = False
     only: str | None = None
+    without: str | None = None
 
 
+PARTS = {  # where a part is, and what stands for it when it is taken away
+    "_bias": (SourceModel, None),
+    "settle": (SpectralModel, lambda model, x0: x0),
+}
 VARIANTS = {
     "as shipped": Variant({}),
+    "the mean of the noise not subtracted": Variant({}, without="_bias"),
+    "slow waves not settled": Variant({}, without="settle"),
     "correction: joint": Variant({"correction": "joint"}),
     "correction: the paper's": Variant({"correction": "paper"}),
     "correction: none": Variant({"correction": "none"}),
@@ -95,8 +104,17 @@ def ablation(bench: Path, data: Path, *, iterations: int) -> dict[str, Any]:
         if variant.trained:
             _train(network, variant, patches, iterations, name)
         inferer = FusionInferer(steps=3, **variant.settings)
-        figures[name] = {scenario: _score(dev, scenario, network, inferer) for scenario in variant.scenarios}
+        with _taken_away(variant.without):
+            figures[name] = {scenario: _score(dev, scenario, network, inferer) for scenario in variant.scenarios}
     return {"weights_sha256": sha256(shipped.weights), "iterations": iterations, "variants": figures}
+
+
+def _taken_away(part: str | None) -> AbstractContextManager[Any]:
+    """Replace a part of the observation model by what stands for it."""
+    if part is None:
+        return nullcontext()
+    owner, substitute = PARTS[part]
+    return patch.object(owner, part, substitute)
 
 
 def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterations: int, name: str) -> None:
