@@ -109,25 +109,25 @@ def sample(
     states: list[FusionState] = []
     for step in range(steps if until is None else until):
         if step + 1 == until:
-            chain.level, chain.estimate = chain.level.detach(), chain.estimate.detach()
+            chain.level, chain.estimate = ([v.detach() for v in images] for images in (chain.level, chain.estimate))
         with torch.set_grad_enabled(torch.is_grad_enabled() and until in (None, step + 1)):
             x, weight, log_variance = chain.advance(step)
             if convex and step + 1 == steps:
-                x = torch.cat([x[:, :2], weight * x[:, 0:1] + (1 - weight) * x[:, 1:2]], 1)
+                x = [*x[:2], weight * x[0] + (1 - weight) * x[1]]
         if trajectory or step + 1 in (steps, until):
-            states.append(FusionState(*(v[..., :height, :width] for v in (x, weight, log_variance))))
+            states.append(FusionState(*(v[..., :height, :width] for v in (torch.cat(x, 1), weight, log_variance))))
         del x, weight, log_variance  # a large image leaves room for what is needed only
     return states
 
 
 class _Chain:
-    """The steps on one batch: what they share, and the two images that each of them replaces.
+    """The steps on one batch: what they share, and the images that each of them replaces.
 
     A large image leaves room for what is needed only: an image goes as soon as its successor is known.
 
     Attributes:
-        estimate: The clean state as far as it is known, **[B, 3, H, W]**.
-        level: The state of the reverse process, `x / sqrt(alpha_bar)`, **[B, 3, H, W]**.
+        estimate: The clean state as far as it is known: source 1, source 2, fused, each **[B, 1, H, W]**.
+        level: The state of the reverse process, `x / sqrt(alpha_bar)`, likewise.
     """
 
     def __init__(
@@ -144,41 +144,46 @@ class _Chain:
         self._network, self._steps, self._correction = network, steps, correction
         self._autocast, self._limit = autocast, limit
         self._observation = JointObservation.from_images(inputs, degradation)
-        self._inverses = torch.cat([m.inverse() for m in self._observation], 1)
+        self._inverses = [m.inverse() for m in self._observation]
         self._sigmas = [m.sigma() for m in self._observation]
         self._described = torch.cat([describe(m) for m in self._observation], 1)
         self._times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
         alpha_bar = network.alpha_bar(self._times).to(inputs.dtype)
         self._spread = ((1 - alpha_bar[:-1]) / alpha_bar[:-1]).sqrt()
-        self.level = self.estimate = torch.cat([self._inverses, self._inverses.mean(1, keepdim=True)], 1)
+        self.level = [*self._inverses, 0.5 * (self._inverses[0] + self._inverses[1])]
+        self.estimate = list(self.level)
 
-    def advance(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(self, step: int) -> tuple[list[Tensor], Tensor, Tensor]:
         """Take a step; return the corrected state, the fusion weight and the log-variances of a `FusionState`."""
         weight, log_variance, gains = self._regress(step)
-        corrected = self._corrected(weight, gains, last=step + 1 == self._steps)
-        if step + 1 < self._steps:
-            self.level = self.level - self.estimate  # the residual that the regressed state implies
-            self.estimate = corrected
-            self.level = torch.addcmul(self.estimate, self.level, self._spread[step + 1] / self._spread[step])
-        return corrected, weight, log_variance
+        last = step + 1 == self._steps
+        # the residual that the regressed state implies
+        self.level = [] if last else [v - x for v, x in zip(self.level, self.estimate, strict=True)]
+        self._inverses = [] if last else self._inverses
+        self.estimate = self._corrected(weight, gains, last=last)
+        if not last:
+            ratio = self._spread[step + 1] / self._spread[step]
+            self.level = [torch.addcmul(x, r, ratio) for x, r in zip(self.estimate, self.level, strict=True)]
+        return self.estimate, weight, log_variance
 
     def _regress(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Let the network replace the estimate; return the fusion weight, the log-variances and the gains."""
-        dtype = self.estimate.dtype
+        dtype = self._times.dtype
         condition = torch.cat([self._times[step].expand(len(self._described), 1), self._described], 1)
         output = self._evaluated(self._features(), condition)
         gains = self._network.gains(condition).to(dtype)
         sizes = self._spread[step] * gains[:, [3, 3, 4], None, None]
-        self.estimate = self.estimate - sizes * output[:, :3].to(dtype)
+        changes = zip(sizes.split(1, 1), output.split(1, 1), strict=False)
+        self.estimate = [x - size * change.to(dtype) for x, (size, change) in zip(self.estimate, changes, strict=False)]
         return output[:, 3:4].to(dtype).sigmoid(), output[:, 4:].to(dtype, copy=True), gains
 
     def _features(self) -> list[Tensor]:
         """Return what the network sees, in the order that `FusionUNet` states."""
         pulls = [
-            m.gradient(self.estimate[:, i : i + 1]) * (math.prod(m.spatial) / math.prod(m.y.shape[2:]))
-            for i, m in enumerate(self._observation)
+            m.gradient(x) * (math.prod(m.spatial) / math.prod(m.y.shape[2:]))
+            for m, x in zip(self._observation, self.estimate, strict=False)
         ]
-        return [self.level, self._inverses, *pulls, *self._sigmas, self.estimate]
+        return [*self.level, *self._inverses, *pulls, *self._sigmas, *self.estimate]
 
     def _evaluated(self, features: list[Tensor], condition: Tensor) -> Tensor:
         """Run the network, it alone in the precision of `autocast`."""
@@ -186,18 +191,15 @@ class _Chain:
         with torch.autocast(device, dtype, enabled=self._autocast is not None):
             return evaluate(self._network, features, condition, limit=self._limit)
 
-    def _corrected(self, weight: Tensor, gains: Tensor, *, last: bool) -> Tensor:
+    def _corrected(self, weight: Tensor, gains: Tensor, *, last: bool) -> list[Tensor]:
         """Return the estimate, corrected by the data, which have the last word."""
-        variance1, variance2, gain = gains[:, :3].unbind(1)
+        *variances, gain = gains[:, :3].unbind(1)
         if last and self._correction in ("cut", "joint"):
-            settled = [m.settle(self.estimate[:, i : i + 1]) for i, m in enumerate(self._observation)]
-            self.estimate = torch.cat([*settled, self.estimate[:, 2:]], 1)
-            variance1 = torch.maximum(variance1, self._observation.source1.consistency(self.estimate[:, 0:1]))
-            variance2 = torch.maximum(variance2, self._observation.source2.consistency(self.estimate[:, 1:2]))
+            for i, m in enumerate(self._observation):
+                self.estimate[i] = m.settle(self.estimate[i])
+                variances[i] = torch.maximum(variances[i], m.consistency(self.estimate[i]))
         form = "none" if last and self._correction == "paper" else self._correction
-        return self._observation.correct(
-            self.estimate, weight, variances=(variance1, variance2), fusion_gain=gain, form=form
-        )
+        return self._observation.correct(self.estimate, weight, variances=variances, fusion_gain=gain, form=form)
 
 
 def _padding(shape: tuple[int, int], degradation: JointDegradation) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics.operators import Composition, LinearOperator
-from medfuse.physics.spectral import analysis_matrix, apply_along, cosine_basis
+from medfuse.physics.spectral import Analysis, cosine_transform
 
 Parameter = float | Sequence[float] | Tensor
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -52,12 +52,11 @@ class SpectralOperator(LinearOperator):
         """Tell whether the decimation divides the shape, so that `A A'` is diagonal."""
         return all(n % s == 0 for n, s in zip(spatial, self.factors(len(spatial)), strict=True))
 
-    def analysis(self, spatial: Sequence[int], like: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return, for each axis, `B` **[b, n, N]** and the diagonal of `B B'` **[b, n]** (exact where it divides)."""
+    def analysis(self, spatial: Sequence[int], like: Tensor) -> list[Analysis]:
+        """Return `B` of each axis of an image of shape `spatial`."""
         ndim = len(spatial)
-        factors = self.factors(ndim)
-        axes = zip(range(ndim), spatial, factors, strict=True)
-        return [analysis_matrix(partial(self.response, axis=d, ndim=ndim), n, s, like) for d, n, s in axes]
+        axes = zip(range(ndim), spatial, self.factors(ndim), strict=True)
+        return [Analysis(partial(self.response, axis=d, ndim=ndim), n, s, like) for d, n, s in axes]
 
     def out_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Return the decimated shape, rounded up."""
@@ -82,16 +81,13 @@ class SpectralOperator(LinearOperator):
 
     def white_gain(self, spatial: Sequence[int], like: Tensor) -> Tensor:
         """Return `trace(A A') / n` exactly, **[b]** (for a size that the decimation divides, else to the border)."""
-        gains = [gram.mean(-1) for _, gram in self.analysis(self.in_spatial(self.out_spatial(spatial)), like)]
-        return reduce(torch.mul, gains)
-
-    def _matrices(self, spatial: Sequence[int], like: Tensor) -> list[Tensor]:
-        return [cosine_basis(b.shape[-2], like).T @ b for b, _ in self.analysis(spatial, like)]
+        analysis = self.analysis(self.in_spatial(self.out_spatial(spatial)), like)
+        return reduce(torch.mul, [along.gram.mean(-1) for along in analysis])
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter and decimate `x` **[B, C, *spatial]**."""
-        for axis, matrix in enumerate(self._matrices(x.shape[2:], x)):
-            x = apply_along(matrix, x, axis)
+        for axis, along in enumerate(self.analysis(x.shape[2:], x)):
+            x = cosine_transform(along.forward(x, axis), axis, inverse=True)
         return x
 
     def adjoint(self, y: Tensor, spatial: Sequence[int] | None = None) -> Tensor:
@@ -102,8 +98,8 @@ class SpectralOperator(LinearOperator):
                 f"the observation of an image of shape {spatial} must have shape {self.out_spatial(spatial)}, "
                 f"got {tuple(y.shape[2:])}; pass the image's own shape as `spatial`."
             )
-        for axis, matrix in enumerate(self._matrices(spatial, y)):
-            y = apply_along(matrix.mT, y, axis)
+        for axis, along in enumerate(self.analysis(spatial, y)):
+            y = along.adjoint(cosine_transform(y, axis), axis)
         return y
 
 

@@ -144,12 +144,13 @@ def mean_variances(degradation: Degradation, estimate: Tensor) -> list[tuple[Ten
     return [(noise.variance(estimate).mean(axes), after) for noise, after in degradation.noises]
 
 
-def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
+def sigma_map(degradation: Degradation, estimate: Tensor, excess: Tensor | None = None) -> Tensor:
     """Return the std of the noise in an observation, on the grid of the image.
 
     Args:
         degradation: The degradation of the source.
         estimate: A rough image **[B, 1, *spatial]**, from which signal-dependent noise takes its level.
+        excess: Factor of the variance, **[B]**; 1 where absent.
 
     Returns:
         **[B, 1, *spatial]**, fraction of full range. A linear step after the noise scales its variance by the step's
@@ -161,6 +162,8 @@ def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
         gain = after.white_gain(estimate.shape[2:], estimate)
         variance = noise.variance(estimate if noise.depends_on_signal else corner)
         total = total + variance * gain.reshape(-1, *([1] * (estimate.ndim - 1)))
+    if excess is not None:
+        total = total * excess.reshape(-1, *([1] * (estimate.ndim - 1)))
     return total.sqrt().expand(estimate.shape)
 
 

@@ -93,10 +93,12 @@ class RicianNoise(Noise):
         return sigma * math.sqrt(math.pi / 2.0) * bessel
 
 
+@torch.no_grad()
 def clipped_mean(x: Tensor, sigma: Tensor) -> Tensor:
-    """Return the mean of `max(x + sigma n, 0)` for normal `n`."""
+    """Return the mean of `max(x + sigma n, 0)` for normal `n`; no gradient is tracked."""
     t = x / sigma.clamp_min(1e-6)
-    return x * torch.special.ndtr(t) + sigma * torch.exp(-0.5 * t.square()) / math.sqrt(2.0 * math.pi)
+    density = t.square().mul_(-0.5).exp_().mul_(sigma / math.sqrt(2.0 * math.pi))
+    return density.addcmul_(x, torch.special.ndtr(t))
 
 
 def _parameter(value: float | Sequence[float] | Tensor, name: str) -> Tensor:

@@ -28,7 +28,7 @@ from medfuse.physics.grid import lift, unreplicate
 from medfuse.physics.noise import RicianNoise, clipped_mean
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.solvers import conjugate_gradient, inner
-from medfuse.physics.spectral import apply_along, cosine_basis
+from medfuse.physics.spectral import Analysis, cosine_transform
 
 CORRECTIONS = ("cut", "joint", "paper", "none")
 _PRIOR_VARIANCE = 0.02
@@ -116,18 +116,18 @@ class SourceModel(ABC):
         noises = [noise for noise, _ in self.degradation.noises]
         if not noises or any(noise.depends_on_signal for noise in noises):
             return None
-        cut = (self.y.amin(tuple(range(1, self.y.ndim)), keepdim=True) == 0).to(self.y)
+        cut = self.y.amin(tuple(range(1, self.y.ndim)), keepdim=True) == 0
         if any(isinstance(noise, RicianNoise) for noise in noises):
             cut = torch.ones_like(cut)
         elif not bool(cut.any()):
             return None
         pool = F.max_pool2d if self.y.ndim == 4 else F.max_pool3d
-        known = cut * (pool(self.y, 5, stride=1, padding=2) > 0)
+        known = (pool(self.y, 5, stride=1, padding=2) > 0) & cut
         std = self.sigma().flatten(2).amax(2).reshape(-1, self.y.shape[1], *([1] * (self.y.ndim - 2)))
 
         def bias(signal: Tensor) -> Tensor:
             mean = reduce(lambda v, noise: noise.mean(v), noises, signal)
-            return known * (clipped_mean(mean, std) - signal)
+            return clipped_mean(mean, std).sub_(signal).mul_(known)
 
         return bias
 
@@ -211,12 +211,7 @@ class SpectralModel(SourceModel):
         if not isinstance(operator, SpectralOperator):
             raise DegradationError(f"the closed form needs blur and decimation only, got {type(operator).__name__}.")
         self._plain = isinstance(operator, Identity)
-        self._matrices: list[Tensor] = []
-        self._grams: list[Tensor] = []
-        if not self._plain:
-            analysis = operator.analysis(self.spatial, y)
-            self._matrices = [b for b, _ in analysis]
-            self._grams = [g for _, g in analysis]
+        self._analysis: list[Analysis] = [] if self._plain else operator.analysis(self.spatial, y)
         spectrum = y.new_full((1,) * y.ndim, degradation.floor**2)
         for variance, after in mean_variances(degradation, self._level):
             if isinstance(after, Identity):
@@ -224,43 +219,37 @@ class SpectralModel(SourceModel):
             else:
                 if not isinstance(after, SpectralOperator):
                     raise DegradationError("the closed form needs blur and decimation after the noise.")
-                colour = _outer([g for _, g in after.analysis(after.in_spatial(y.shape[2:]), y)])
+                colour = _outer([along.gram for along in after.analysis(after.in_spatial(y.shape[2:]), y)])
             spectrum = spectrum + _spread(variance, y) * colour
         self._noise = spectrum
-        self._data = y if self._plain else self._spectrum(y)
+        self._data = y if self._plain else _waves(y)
         self._excess = y.new_ones(len(y)) if self._plain else self._proven()
         self._noise = spectrum * _spread(self._excess, y)
-
-    def _spectrum(self, y: Tensor) -> Tensor:
-        """Return the cosine coefficients of an observation."""
-        return self._transform([cosine_basis(n, y) for n in y.shape[2:]], y)
 
     @property
     def _gram(self) -> Tensor:
         """Eigenvalues of `A A'`, made anew each time: they are as many as the data."""
-        return _outer(self._grams) if self._grams else self.y.new_ones(())
-
-    @staticmethod
-    def _transform(matrices: list[Tensor], x: Tensor) -> Tensor:
-        for axis, matrix in enumerate(matrices):
-            x = apply_along(matrix, x, axis)
-        return x
+        return _outer([along.gram for along in self._analysis]) if self._analysis else self.y.new_ones(())
 
     def observe(self, x: Tensor) -> Tensor:
         """Return the cosine coefficients of `A x`."""
-        return self._transform(self._matrices, x)
+        for axis, along in enumerate(self._analysis):
+            x = along.forward(x, axis)
+        return x
 
     def residual(self, x: Tensor) -> Tensor:
         """Return the cosine coefficients of `y - E y`."""
-        r = self._data - self.observe(x)
-        if self._bias is None:
-            return r
-        bias = self._bias(self.operator.forward(x.detach()))
-        return r - (bias if self._plain else self._spectrum(bias))
+        mean = self.observe(x)
+        if self._bias is not None:
+            signal = mean.detach()
+            mean = mean + (self._bias(signal) if self._plain else _waves(self._bias(_waves(signal, inverse=True))))
+        return self._data - mean
 
     def back(self, r: Tensor) -> Tensor:
         """Return `A' r`."""
-        return self._transform([m.mT for m in self._matrices], r)
+        for axis, along in enumerate(self._analysis):
+            r = along.adjoint(r, axis)
+        return r
 
     def gram(self, r: Tensor) -> Tensor:
         """Multiply by the eigenvalues of `A A'`."""
@@ -280,14 +269,13 @@ class SpectralModel(SourceModel):
 
     def condensed(self, r: Tensor) -> Tensor:
         """Return the root mean square alone where gain and noise are the same for all coefficients."""
-        if self._grams or self._noise[0].numel() > 1:
+        if self._analysis or self._noise[0].numel() > 1:
             return r
         return (inner(r, r) / r[0].numel()).sqrt()
 
     def sigma(self) -> Tensor:
         """Return the std of the noise, as stated, or as high as the data prove it to be."""
-        sigma = super().sigma()
-        return sigma * _spread(self._excess.sqrt(), sigma)
+        return sigma_map(self.degradation, self._level, self._excess)
 
     def chi2(self, x: Tensor) -> Tensor:
         """Return the chi-square by the stated noise, whatever the data prove."""
@@ -299,9 +287,10 @@ class SpectralModel(SourceModel):
         Where the operator lets nothing of the image through, the data are noise alone; beyond four standard deviations
         of their mean power they are believed. Else noise would be taken for the image, and blown up.
         """
-        silent = (self._gram < _SILENT).to(self.y).expand_as(self._data)
+        silent = (self._gram < _SILENT).expand_as(self._data)
         count = silent.flatten(1).sum(1)
-        power = (silent * self._data.square() / self._noise).flatten(1).sum(1) / count.clamp_min(1)
+        noise = torch.where(silent, self._data, 0.0)
+        power = (noise.square() / self._noise).flatten(1).sum(1) / count.clamp_min(1)
         proven = power > 1 + 4 * (2 / count.clamp_min(1)).sqrt()
         return torch.where(proven & (count > 0), power, torch.ones_like(power))
 
@@ -319,19 +308,15 @@ class SpectralModel(SourceModel):
         sizes = self.y.shape[2:]
         if min(sizes) < _LEAST_SIDE:
             return x0
-        low = [slice(math.ceil(n * _OCTAVES[-1]) + 1) for n in sizes]
+        low = (slice(None), slice(None), *(slice(math.ceil(n * _OCTAVES[-1]) + 1) for n in sizes))
         r = self.residual(x0)
-        if self._plain:
-            matrices = [cosine_basis(n, r)[s] for n, s in zip(sizes, low, strict=True)]
-            r = self._transform(matrices, r)
-            gram = torch.ones_like(r)
-        else:
-            matrices = [m[..., s, :] for m, s in zip(self._matrices, low, strict=True)]
-            r = r[(..., *low)]  # type: ignore[index]
-            gram = _outer([g[:, s] for g, s in zip(self._grams, low, strict=True)]).expand_as(r)
-        noise = self._noise.expand(*r.shape[:2], *sizes)[(..., *low)]  # type: ignore[index]
+        r = _waves(r)[low] if self._plain else r[low]
+        gram = self._gram.expand(*r.shape[:2], *sizes)[low]
+        noise = self._noise.expand(*r.shape[:2], *sizes)[low]
         variance = _octave_variances(r, gram, noise, sizes)
-        return x0 + self._transform([m.mT for m in matrices], variance * r / (variance * gram + noise))
+        change = variance * r / (variance * gram + noise)
+        change = F.pad(change, [w for n, k in zip(sizes[::-1], r.shape[:1:-1], strict=True) for w in (0, n - k)])
+        return x0 + (_waves(change, inverse=True) if self._plain else self.back(change))
 
 
 class KrylovModel(SourceModel):
@@ -422,17 +407,17 @@ class JointObservation:
 
     def correct(
         self,
-        x0: Tensor,
+        x0: Sequence[Tensor],
         weight: Tensor,
         *,
-        variances: tuple[Tensor, Tensor],
+        variances: Sequence[Tensor],
         fusion_gain: Tensor,
         form: str = "cut",
-    ) -> Tensor:
+    ) -> list[Tensor]:
         """Correct an estimate of the state by the joint observation model.
 
         Args:
-            x0: Estimate **[B, 3, *spatial]** of `[x1, x2, f]`.
+            x0: Estimate of x1, x2 and f, each **[B, 1, *spatial]**.
             weight: Fusion weight `m` of source 1, **[B, 1, *spatial]**, 0..1.
             variances: Error variance of the estimate of each source, **[B]**.
             fusion_gain: Gain `g` of the fusion row, **[B]**, 0..1.
@@ -440,30 +425,29 @@ class JointObservation:
                 `paper` (the paper's block inverse with full weight, for comparison); `none`.
 
         Returns:
-            The corrected state **[B, 3, *spatial]**.
+            The corrected state, likewise.
         """
         if form == "none":
-            return x0
+            return list(x0)
         if form == "paper":
             return self._paper(x0, weight)
         if form == "joint":
-            return self._joint(x0, weight, variances, fusion_gain)
+            return self._joint(torch.cat(list(x0), 1), weight, variances, fusion_gain)
         if form != "cut":
             raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {form!r}.")
-        x1, x2, f = (x0[:, i : i + 1] for i in range(3))
-        x1 = self.source1.update(x1, variances[0])
-        x2 = self.source2.update(x2, variances[1])
-        return torch.cat([x1, x2, f + _spread(fusion_gain, f) * (weight * x1 + (1 - weight) * x2 - f)], 1)
+        x1, x2 = (m.update(x, p) for m, x, p in zip(self, x0, variances, strict=False))
+        f = x0[2]
+        return [x1, x2, f + _spread(fusion_gain, f) * (weight * x1 + (1 - weight) * x2 - f)]
 
-    def _paper(self, x0: Tensor, weight: Tensor) -> Tensor:
+    def _paper(self, x0: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
         """Subtract the paper's block inverse of the residual, [[A1+, 0, 0], [0, A2+, 0], [m A1+, (1-m) A2+, I]]."""
-        x1, x2, f = (x0[:, i : i + 1] for i in range(3))
+        x1, x2, f = x0
         d1 = self.source1.pseudo_inverse(self.source1.residual(x1))
         d2 = self.source2.pseudo_inverse(self.source2.residual(x2))
         gap = f - weight * x1 - (1 - weight) * x2
-        return torch.cat([x1 + d1, x2 + d2, f + weight * d1 + (1 - weight) * d2 - gap], 1)
+        return [x1 + d1, x2 + d2, f + weight * d1 + (1 - weight) * d2 - gap]
 
-    def _joint(self, x0: Tensor, weight: Tensor, variances: tuple[Tensor, Tensor], fusion_gain: Tensor) -> Tensor:
+    def _joint(self, x0: Tensor, weight: Tensor, variances: Sequence[Tensor], fusion_gain: Tensor) -> list[Tensor]:
         """Minimise the sum of all three data terms and of the distance to the estimate, each over its variance.
 
         The fusion row has the variance that gives it the gain g for a fused estimate of unit variance ratio:
@@ -496,7 +480,15 @@ class JointObservation:
         pulls = [m.back(m.solve(zero, m.residual(x))) for m, x in ((self.source1, x1), (self.source2, x2))]
         rhs = torch.cat([pulls[0] + weight * gap, pulls[1] + (1 - weight) * gap, -gap], 1)
         tolerance = 1e-13 if x0.dtype == torch.float64 else 1e-5
-        return x0 + conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
+        x0 = x0 + conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
+        return list(x0.split(1, 1))
+
+
+def _waves(x: Tensor, *, inverse: bool = False) -> Tensor:
+    """Return the cosine coefficients of an image **[B, C, *spatial]**, or the image of its coefficients."""
+    for axis in range(x.ndim - 2):
+        x = cosine_transform(x, axis, inverse=inverse)
+    return x
 
 
 def smooth(x: Tensor) -> Tensor:

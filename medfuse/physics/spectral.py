@@ -12,7 +12,10 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_SHORT = 256  # samples, up to which a product with the basis is faster than a Fourier transform
 
 
 def cosine_basis(n: int, like: Tensor) -> Tensor:
@@ -23,59 +26,109 @@ def cosine_basis(n: int, like: Tensor) -> Tensor:
     return basis.to(like.dtype)
 
 
+def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Apply `matrix` **[m, n]** along spatial axis `axis` of `x` **[B, C, *spatial]**."""
+    if axis == x.ndim - 3:
+        return torch.matmul(x, matrix.mT)
+    return torch.matmul(matrix, x.movedim(axis + 2, -2)).movedim(-2, axis + 2)
+
+
+def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
+    """Return the orthonormal type-II cosine transform of `x` **[B, C, *spatial]** along a spatial axis, or its inverse.
+
+    Reference:
+        Makhoul, A fast cosine transform in one and two dimensions (IEEE TASSP 1980).
+    """
+    n = x.shape[axis + 2]
+    if n <= _SHORT:
+        basis = cosine_basis(n, x)
+        return apply_along(basis.T if inverse else basis, x, axis)
+    x = x.movedim(axis + 2, -1)
+    half = n // 2
+    k = torch.arange(half + 1, device=x.device, dtype=torch.float64)
+    turn = torch.polar(torch.full_like(k, math.sqrt(2.0 / n)), -0.5 * math.pi / n * k)
+    turn[0] *= math.sqrt(0.5)
+    turn = turn.to(x.dtype.to_complex())
+    i = torch.arange(n, device=x.device)
+    order = torch.cat([i[::2], i[1::2].flip(0)])  # the even samples, and back along the odd ones
+    if inverse:
+        waves = torch.complex(x[..., : half + 1], -F.pad(x[..., n - half :].flip(-1), (1, 0)))
+        y = torch.fft.irfft(waves / turn, n).index_select(-1, order.argsort())
+    else:
+        waves = torch.fft.rfft(x.index_select(-1, order)) * turn
+        y = torch.cat([waves.real, -waves.imag[..., 1 : n - half].flip(-1)], -1)
+    return y.movedim(-1, axis + 2)
+
+
 def reflect_index(n: int, radius: int, device: torch.device | None = None) -> Tensor:
     """Return the indices **[n + 2 radius]** that continue `n` samples by half-sample reflection."""
     i = torch.arange(-radius, n + radius, device=device) % (2 * n)
     return torch.where(i < n, i, 2 * n - 1 - i)
 
 
-def analysis_matrix(
-    response: Callable[[Tensor], Tensor], size: int, factor: int, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Build the matrix from an axis of an image to the cosine coefficients of its observation.
+class Analysis:
+    """The map `B` from an axis of an image to the cosine coefficients of its observation, filtered and decimated.
 
-    Args:
-        response: Frequency response **[b, K]** at angular frequencies **[K]**, radians per sample.
-        size: Number of samples of the image along the axis. Where it is no multiple of the factor, the image is
-            continued by half-sample reflection up to the next multiple, and `B B'` is no longer diagonal.
-        factor: Decimation.
-        like: Gives device and dtype.
+    `B = fold(h C)`: the cosine transform, the response, and the sum of the coefficients that decimation makes one.
 
-    Returns:
-        `B` **[b, n, N]** and, for a multiple, the diagonal of `B B'` **[b, n]**.
+    Attributes:
+        gram: The diagonal of `B B'`, **[b, n]**.
     """
-    small = -(-size // factor)
-    large = small * factor
-    k = torch.arange(large, device=like.device)
-    q = k % (2 * small)
-    wraps = k // (2 * small)
-    target = torch.where(q <= small, q, 2 * small - q)
-    weight = (1 - 2 * ((wraps + (q > small)) % 2)).to(torch.float64) / math.sqrt(factor)
-    weight[(target == 0) & (k > 0)] *= math.sqrt(2.0)
-    weight[target == small] = 0.0
-    weight = weight.to(like.dtype)
-    omega = (k.to(torch.float64) * (math.pi / large)).to(like.dtype)
-    h = response(omega) * weight
-    h = torch.where(h.abs() < torch.finfo(h.dtype).tiny ** 0.25, 0.0, h)  # no subnormal numbers: they are slow
-    rows = h[:, :, None] * cosine_basis(large, like)
-    if factor == 1:
-        b, gram = rows, h**2
-    else:
-        target = target.clamp_max(small - 1)
-        b = rows.new_zeros(len(rows), small, large).index_add(1, target, rows)
-        gram = h.new_zeros(len(h), small).index_add(1, target, h**2)
-    if large != size:
-        index = reflect_index(size, large - size, like.device)[large - size :]
-        b = b.new_zeros(*b.shape[:2], size).index_add(2, index, b)
-    return b, gram
 
+    def __init__(self, response: Callable[[Tensor], Tensor], size: int, factor: int, like: Tensor) -> None:
+        """Make the map.
 
-def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Apply `matrix` **[m, n]** or **[b, m, n]** along spatial axis `axis` of `x` **[B, C, *spatial]**."""
-    if matrix.ndim == 3 and len(matrix) == 1:
-        matrix = matrix[0]
-    elif matrix.ndim == 3:
-        matrix = matrix.reshape(len(matrix), *([1] * (x.ndim - 3)), *matrix.shape[1:])
-    if axis == x.ndim - 3:
-        return torch.matmul(x, matrix.mT)
-    return torch.matmul(matrix, x.movedim(axis + 2, -2)).movedim(-2, axis + 2)
+        Args:
+            response: Frequency response **[b, K]** at angular frequencies **[K]**, radians per sample.
+            size: Number of samples of the image along the axis. Where it is no multiple of the factor, the image is
+                continued by half-sample reflection up to the next multiple, and `B B'` is no longer diagonal.
+            factor: Decimation.
+            like: Gives device and dtype.
+        """
+        self._size, self._factor = size, factor
+        small = -(-size // factor)
+        large = small * factor
+        k = torch.arange(large, device=like.device)
+        part, q = k // small, k % small
+        backwards = (part % 2 == 1) & (q > 0)
+        self._order = torch.where(backwards, (2 * part + 1) * small - k, k)  # its own inverse
+        weight = (1 - 2 * ((part + 1) // 2 % 2)).to(torch.float64) / math.sqrt(factor)
+        weight[(q == 0) & (part > 0)] *= math.sqrt(2.0)
+        weight[(q == 0) & (part % 2 == 1)] = 0.0
+        omega = (k.to(torch.float64) * (math.pi / large)).to(like.dtype)
+        h = response(omega) * weight.to(like.dtype)
+        h = torch.where(h.abs() < torch.finfo(h.dtype).tiny ** 0.25, 0.0, h)  # no subnormal numbers: they are slow
+        self._gains = h[:, self._order].unflatten(1, (factor, small))
+        self.gram = self._gains.square().sum(1)
+
+    def forward(self, x: Tensor, axis: int) -> Tensor:
+        """Apply `B` along a spatial axis of `x` **[B, C, *spatial]**."""
+        if self._gains[0].numel() != self._size:
+            x = x.index_select(axis + 2, self._continued(x.device))
+        waves = cosine_transform(x, axis)
+        if self._factor == 1:
+            return waves * self._along(axis, x.ndim).squeeze(axis + 2)
+        waves = waves.index_select(axis + 2, self._order).unflatten(axis + 2, self._gains.shape[1:])
+        return (waves * self._along(axis, x.ndim)).sum(axis + 2)
+
+    def adjoint(self, r: Tensor, axis: int) -> Tensor:
+        """Apply `B'` along a spatial axis of coefficients `r` **[B, C, *spatial]**."""
+        waves = (r.unsqueeze(axis + 2) * self._along(axis, r.ndim)).flatten(axis + 2, axis + 3)
+        if self._factor > 1:
+            waves = waves.index_select(axis + 2, self._order)
+        x = cosine_transform(waves, axis, inverse=True)
+        if self._gains[0].numel() == self._size:
+            return x
+        shape = (*x.shape[: axis + 2], self._size, *x.shape[axis + 3 :])
+        return x.new_zeros(shape).index_add(axis + 2, self._continued(x.device), x)
+
+    def _along(self, axis: int, ndim: int) -> Tensor:
+        """Return the gains, shaped for coefficients **[B, C, *spatial]** whose `axis` is cut in `factor` parts."""
+        return self._gains.reshape(
+            len(self._gains), *([1] * (axis + 1)), *self._gains.shape[1:], *([1] * (ndim - axis - 3))
+        )
+
+    def _continued(self, device: torch.device) -> Tensor:
+        """Return the indices that continue the axis to a multiple of the factor."""
+        beyond = self._gains[0].numel() - self._size
+        return reflect_index(self._size, beyond, device)[beyond:]

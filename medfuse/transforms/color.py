@@ -257,6 +257,7 @@ def fuse_visible(
         chroma = torch.cat([restored["source1"], restored["source2"]], 1)
         del restored
     result = _grey(fuse(luma, JointDegradation(luma_degradation(channels), degradation.source2)))
+    del luma
     chroma = chroma.movedim(1, -1) - 0.5
     return result | {k: recolor(result[k], chroma) for k in ("source1", "fused")}
 
