@@ -264,7 +264,7 @@ def test_terms_are_weighed_by_their_arguments():
     target, s = rand(2, 2, 13, 14, seed=9), [state()]
     restoration = float(FusionLoss(fusion=0.0, total=0.0, uncertainty=0.0)({"states": s}, target))
     rmse = (s[0].x[:, :2] - target).square().mean((2, 3)).sqrt()
-    assert restoration == pytest.approx(0.03 * float((rmse * 255 / 0.25).log().mean()), rel=1e-3)
+    assert restoration == pytest.approx(0.08 * float((rmse * 255 / 0.25).log().mean()), rel=1e-3)
     assert float(FusionLoss(restoration=0.0, total=0.0, fusion=0.0, uncertainty=0.0)({"states": s}, target)) == 0
     bias = (s[0].x[:, :2] - target).mean((2, 3)).abs().mean()
     total = float(FusionLoss(restoration=0.0, total=2.0, fusion=0.0, uncertainty=0.0)({"states": s}, target))
