@@ -115,7 +115,8 @@ def sample(
             if convex and step + 1 == steps:
                 x = [*x[:2], weight * x[0] + (1 - weight) * x[1]]
         if trajectory or step + 1 in (steps, until):
-            states.append(FusionState(*(v[..., :height, :width] for v in (torch.cat(x, 1), weight, log_variance))))
+            state = (torch.cat(x, 1), weight, log_variance.to(inputs.dtype))
+            states.append(FusionState(*(v[..., :height, :width] for v in state)))
         del x, weight, log_variance  # a large image leaves room for what is needed only
     return states
 
@@ -175,7 +176,7 @@ class _Chain:
         sizes = self._spread[step] * gains[:, [3, 3, 4], None, None]
         changes = zip(sizes.split(1, 1), output.split(1, 1), strict=False)
         self.estimate = [x - size * change.to(dtype) for x, (size, change) in zip(self.estimate, changes, strict=False)]
-        return output[:, 3:4].to(dtype).sigmoid(), output[:, 4:].to(dtype, copy=True), gains
+        return output[:, 3:4].to(dtype).sigmoid(), output[:, 4:].clone(), gains
 
     def _features(self) -> list[Tensor]:
         """Return what the network sees, in the order that `FusionUNet` states."""

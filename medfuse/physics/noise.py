@@ -98,7 +98,8 @@ def clipped_mean(x: Tensor, sigma: Tensor) -> Tensor:
     """Return the mean of `max(x + sigma n, 0)` for normal `n`; no gradient is tracked."""
     t = x / sigma.clamp_min(1e-6)
     density = t.square().mul_(-0.5).exp_().mul_(sigma / math.sqrt(2.0 * math.pi))
-    return density.addcmul_(x, torch.special.ndtr(t))
+    share = t.mul_(-math.sqrt(0.5)).erfc_().mul_(0.5)  # the part of the noise that leaves the sum above 0
+    return density.addcmul_(x, share)
 
 
 def _parameter(value: float | Sequence[float] | Tensor, name: str) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -310,13 +310,13 @@ class SpectralModel(SourceModel):
             return x0
         low = (slice(None), slice(None), *(slice(math.ceil(n * _OCTAVES[-1]) + 1) for n in sizes))
         r = self.residual(x0)
-        r = _waves(r)[low] if self._plain else r[low]
+        r = (_waves(r) if self._plain else r)[low].clone()  # all else of it may go
         gram = self._gram.expand(*r.shape[:2], *sizes)[low]
         noise = self._noise.expand(*r.shape[:2], *sizes)[low]
         variance = _octave_variances(r, gram, noise, sizes)
         change = variance * r / (variance * gram + noise)
-        change = F.pad(change, [w for n, k in zip(sizes[::-1], r.shape[:1:-1], strict=True) for w in (0, n - k)])
-        return x0 + (_waves(change, inverse=True) if self._plain else self.back(change))
+        beyond = [w for n, k in zip(sizes[::-1], r.shape[:1:-1], strict=True) for w in (0, n - k)]
+        return x0 + (partial(_waves, inverse=True) if self._plain else self.back)(F.pad(change, beyond))
 
 
 class KrylovModel(SourceModel):
@@ -437,7 +437,7 @@ class JointObservation:
             raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {form!r}.")
         x1, x2 = (m.update(x, p) for m, x, p in zip(self, x0, variances, strict=False))
         f = x0[2]
-        return [x1, x2, f + _spread(fusion_gain, f) * (weight * x1 + (1 - weight) * x2 - f)]
+        return [x1, x2, torch.lerp(f, torch.lerp(x2, x1, weight), _spread(fusion_gain, f))]
 
     def _paper(self, x0: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
         """Subtract the paper's block inverse of the residual, [[A1+, 0, 0], [0, A2+, 0], [m A1+, (1-m) A2+, I]]."""

@@ -52,10 +52,10 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
     i = torch.arange(n, device=x.device)
     order = torch.cat([i[::2], i[1::2].flip(0)])  # the even samples, and back along the odd ones
     if inverse:
-        waves = torch.complex(x[..., : half + 1], -F.pad(x[..., n - half :].flip(-1), (1, 0)))
-        y = torch.fft.irfft(waves / turn, n).index_select(-1, order.argsort())
+        waves = torch.complex(x[..., : half + 1], F.pad(-x[..., n - half :].flip(-1), (1, 0))).div_(turn)
+        y = torch.fft.irfft(waves, n).index_select(-1, order.argsort())
     else:
-        waves = torch.fft.rfft(x.index_select(-1, order)) * turn
+        waves = torch.fft.rfft(x.index_select(-1, order)).mul_(turn)
         y = torch.cat([waves.real, -waves.imag[..., 1 : n - half].flip(-1)], -1)
     return y.movedim(-1, axis + 2)
 
