@@ -130,8 +130,9 @@ def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterati
             kwargs.pop("until")  # the last step alone is convex
         optimizer.zero_grad()
         loss(inferer(inputs, network, **kwargs), target).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=True)
-        optimizer.step()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if bool(norm.isfinite()):  # as in the training, a batch without finite gradients is passed over
+            optimizer.step()
         schedule.step()
     network.eval()
 
