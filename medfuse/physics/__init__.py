@@ -5,15 +5,9 @@ from medfuse.physics.convolution import Convolution, MotionBlur
 from medfuse.physics.degradation import Degradation, JointDegradation, parse_degradation, sigma_map
 from medfuse.physics.grid import replicate, unreplicate
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.observation import (
-    CORRECTIONS,
-    JointObservation,
-    KrylovModel,
-    SourceModel,
-    SpectralModel,
-    bind,
-)
+from medfuse.physics.observation import CORRECTIONS, JointObservation
 from medfuse.physics.operators import Composition, Gamma, LinearOperator, Mask, MissingSlices, Operator, compose
+from medfuse.physics.sources import KrylovModel, SourceModel, SpectralModel, bind
 
 __all__ = [
     "CORRECTIONS",
