@@ -137,6 +137,7 @@ def make_phantom(
     lesions: int | None = None,
     deformation: float = 3.0,
     contrast: str | None = None,
+    fwhm: float | None = None,
 ) -> Phantom:
     """Draw a PET-MRI phantom on the grid of a slice or volume of tissue maps.
 
@@ -150,6 +151,7 @@ def make_phantom(
         lesions: Number of lesions tried; 0 to 6 at random if none is given. One that would touch another is left out.
         deformation: Root mean square of the smooth random deformation, px; 0 for none.
         contrast: MRI contrast, `t1`, `t2` or `pd`; random if none is given.
+        fwhm: Resolution of the PET that is taken for the truth, px; 1.5 to 5 at random if none is given.
 
     Returns:
         The pair and its lesion labels.
@@ -172,7 +174,8 @@ def make_phantom(
     rings = _head(tissues.sum(0) > 0.5, rng) if rng.random() < 0.6 else np.zeros((2, *t1.shape))
     mri = _draw_mri(t1, tissues, rings, contrast or rng.choice(list(_CONTRASTS)), rng)
     pet, grey = _draw_pet(tissues, rings, rng)
-    sigma = rng.uniform(1.5, 5) * _FWHM_TO_SIGMA
+    drawn = rng.uniform(1.5, 5)
+    sigma = (drawn if fwhm is None else fwhm) * _FWHM_TO_SIGMA
     labels = np.zeros(t1.shape, np.uint8)
     number = int(rng.integers(7))
     _add_lesions(mri, pet, labels, tissues, number if lesions is None else lesions, grey, rng)
@@ -190,15 +193,17 @@ def random_phantoms(atlas: Atlas, count: int, *, seed: int, size: int = 208) -> 
         size: Side of the square slices, px.
 
     Returns:
-        The phantoms, `sagittal`, `coronal`, `axial`, `sagittal`, ...
+        The phantoms, `sagittal`, `coronal`, `axial`, `sagittal`, ... Every other one has a PET as sharp as its tissues,
+        of at most 1.5 px FWHM: what a scanner blurs is a truth of sharp borders, and a network that never saw one
+        would restore the blurred PET of another scanner.
     """
     splines = Atlas(ndimage.spline_filter(atlas.t1, order=3, output=np.float32), atlas.gm, atlas.wm)
-    return [
-        make_phantom(
-            *random_slice(splines, PLANES[k % 3], seed=(seed, k, 0), size=size), seed=(seed, k, 1), deformation=0
-        )
-        for k in range(count)
-    ]
+    phantoms = []
+    for k in range(count):
+        cut = random_slice(splines, PLANES[k % 3], seed=(seed, k, 0), size=size)
+        fwhm = float(np.random.default_rng((seed, k, 2)).uniform(0, 1.5)) if k % 2 else None
+        phantoms.append(make_phantom(*cut, seed=(seed, k, 1), deformation=0, fwhm=fwhm))
+    return phantoms
 
 
 def _rotation(degrees: np.ndarray) -> np.ndarray:

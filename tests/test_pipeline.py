@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from medfuse.physics import parse_degradation, replicate
+from medfuse.physics import GaussianBlur, parse_degradation, replicate
 from medfuse.pipeline import residual_chi2, write_group_page
-from medfuse.pipeline.facts import residual_maps
+from medfuse.pipeline.facts import narrowed_blur, residual_maps
 
 NOISE = {"noise": {"kind": "gaussian", "sigma": 0.05}}
 STEPS = {
@@ -32,6 +32,17 @@ def test_residual_maps_of_the_truth_are_the_noise(steps, generator):
     assert float(second.mean()) == pytest.approx(0, abs=0.05)
     assert float(second.square().mean()) == pytest.approx(1, rel=0.06)
     assert float(second.square().mean()) == pytest.approx(residual_chi2(pair, restored, joint)[1], rel=0.05)
+
+
+def test_blur_that_the_data_disprove_is_told_of_slice_by_slice(generator):
+    truth = GaussianBlur(0.7).forward(torch.rand(4, 2, 96, 96, generator=generator))
+    blurred = torch.cat([GaussianBlur(1.0).forward(truth[:3]), GaussianBlur(2.0).forward(truth[3:])])
+    told = parse_degradation({"version": 1, "source1": [{"blur": {"sigma_px": 2.0}}], "source2": [NOISE]})
+    first, second = narrowed_blur(blurred, told, batch=2)
+    assert second is None
+    assert first["slices"] == 0.75
+    assert first["share"] == pytest.approx(0.5, abs=0.12)
+    assert narrowed_blur(blurred[3:], told) == [None, None]
 
 
 def test_group_page_lists_records_and_passes_other_files(tmp_path):

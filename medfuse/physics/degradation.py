@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,16 @@ class Degradation:
             else:
                 shape = step.out_spatial(shape)
         return shapes
+
+    def narrowed(self, share: Tensor) -> Degradation:
+        """Return the same with every Gaussian blur of so much of its width: `share` **[B]**, 0..1."""
+        return replace(
+            self,
+            steps=tuple(
+                GaussianBlur(step.sigma.to(share) * share[:, None]) if isinstance(step, GaussianBlur) else step
+                for step in self.steps
+            ),
+        )
 
     def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Degrade a clean image.

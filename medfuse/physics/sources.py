@@ -23,6 +23,7 @@ from medfuse.physics.degradation import Degradation, mean_variances, sigma_map
 from medfuse.physics.grid import lift
 from medfuse.physics.noise import RicianNoise, clipped_mean
 from medfuse.physics.operators import LinearOperator
+from medfuse.physics.sharpness import allowed_share
 from medfuse.physics.solvers import conjugate_gradient, inner
 from medfuse.physics.spectral import Analysis, cosine_transform
 
@@ -30,6 +31,7 @@ _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
 _OCTAVES = (0.0, 1 / 128, 1 / 64, 1 / 32, 1 / 16)  # where each slow octave ends, in units of the Nyquist frequency
 _LEAST_SIDE = 32  # px of the data, below which nothing is slow
+_NARROWINGS = 8  # rounds in which a blur is narrowed that the data disprove
 _SILENT = 1e-5  # power gain below which nothing of an image passes
 
 
@@ -192,7 +194,11 @@ class SourceModel(ABC):
 
 
 class SpectralModel(SourceModel):
-    """Blur and decimation in closed form: the data space are the cosine coefficients of the observation."""
+    """Blur and decimation in closed form: the data space are the cosine coefficients of the observation.
+
+    Attributes:
+        blur_share: Share of the width that was stated of the blur with which the model works, **[B]**, 0..1.
+    """
 
     def __init__(self, degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> None:
         super().__init__(degradation, y, spatial)
@@ -214,6 +220,7 @@ class SpectralModel(SourceModel):
         self._data = y if self._plain else _waves(y)
         self._excess = y.new_ones(len(y)) if self._plain else self._proven()
         self._noise = spectrum * spread(self._excess, y)
+        self.blur_share = y.new_ones(len(y))
 
     @property
     def _gram(self) -> Tensor:
@@ -282,6 +289,18 @@ class SpectralModel(SourceModel):
         power = (noise.square() / self._noise).flatten(1).sum(1) / count.clamp_min(1)
         proven = power > 1 + 4 * (2 / count.clamp_min(1)).sqrt()
         return torch.where(proven & (count > 0), power, torch.ones_like(power))
+
+    def allowed_share(self) -> Tensor:
+        """Return the share of its width up to which the blur agrees with the data, **[B]**, 0..1."""
+        if not any(isinstance(step, GaussianBlur) for step in self.degradation.steps):
+            return self.y.new_ones(len(self.y))
+
+        def gram(share: Tensor) -> Tensor:
+            narrowed = self.degradation.narrowed(share).operator
+            analysis = narrowed.analysis(self.spatial, self.y)  # type: ignore[attr-defined]
+            return _outer([along.gram for along in analysis])
+
+        return allowed_share(self._data, self._noise, gram, rounding=self.degradation.floor**2)
 
     def settle(self, x0: Tensor) -> Tensor:
         """Move the slowest waves of an estimate to where the data prove them to be.
@@ -363,12 +382,24 @@ class KrylovModel(SourceModel):
 
 
 def bind(degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> SourceModel:
-    """Bind an observation to the model that solves it: closed form where there is one, else conjugate gradients."""
+    """Bind an observation to the model that solves it: closed form where there is one, else conjugate gradients.
+
+    In closed form, a blur that is stated wider than the data allow is narrowed, see `medfuse.physics.sharpness`.
+    """
     operators = [degradation.operator, *(after for _, after in degradation.noises)]
     closed = all(isinstance(op, SpectralOperator) for op in operators)
-    if closed and degradation.operator.divides(spatial):  # type: ignore[attr-defined]
-        return SpectralModel(degradation, y, spatial)
-    return KrylovModel(degradation, y, spatial)
+    if not closed or not degradation.operator.divides(spatial):  # type: ignore[attr-defined]
+        return KrylovModel(degradation, y, spatial)
+    model = SpectralModel(degradation, y, spatial)
+    share = y.new_ones(len(y))
+    for _ in range(_NARROWINGS):  # with a narrower blur, less of the data is taken for noise, and more of them tells
+        allowed = model.allowed_share()
+        if bool((allowed == 1).all()):
+            break
+        share = share * allowed
+        model = SpectralModel(degradation.narrowed(share), y, spatial)
+    model.blur_share = share
+    return model
 
 
 def _waves(x: Tensor, *, inverse: bool = False) -> Tensor:

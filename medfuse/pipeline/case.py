@@ -20,7 +20,15 @@ from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
 from medfuse.pipeline.dicom import write_dicom
-from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, residual_maps, sha256, versions
+from medfuse.pipeline.facts import (
+    DIMENSIONLESS,
+    fidelity,
+    narrowed_blur,
+    residual_chi2,
+    residual_maps,
+    sha256,
+    versions,
+)
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
 from medfuse.report import region_values
@@ -222,7 +230,7 @@ class SaveFusiond(MapTransform):
         uptake = ((restored[1] - window[0]) / max(window[1] - window[0], 1e-12)).clamp(0, 1)
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [_text(scale["unit"]) for scale in scales]
-        chi2, residuals = self._agreement(data, torch.stack(scaled), torch.stack([restored1, restored2]))
+        agreement, residuals = self._agreement(data, torch.stack(scaled), torch.stack([restored1, restored2]))
         return CaseResult(
             case=str(data["case"]),
             names=self.source_keys,
@@ -235,7 +243,7 @@ class SaveFusiond(MapTransform):
             window=window,
             palette=self.palette,
             rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
-            record=self._record(data, chi2, sources, restored),
+            record=self._record(data, agreement, sources, restored),
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
             before=self._before(data),
@@ -252,8 +260,8 @@ class SaveFusiond(MapTransform):
 
     def _agreement(
         self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor
-    ) -> tuple[list[float | None], tuple[Tensor | None, Tensor | None]]:
-        """Return chi-square and map of the residual of each source; inputs and outputs are **[2, X, Y, Z]**, 0..1."""
+    ) -> tuple[list[dict[str, Any]], tuple[Tensor | None, Tensor | None]]:
+        """Return what the data say of each restoration, and its residual; both images are **[2, X, Y, Z]**, 0..1."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
@@ -261,12 +269,13 @@ class SaveFusiond(MapTransform):
         first, second = (
             None if m is None else m.movedim(0, self.spatial_dim) for m in residual_maps(y, x, degradation)
         )
-        return residual_chi2(y, x, degradation), (first, second)
+        figures = zip(residual_chi2(y, x, degradation), narrowed_blur(y, degradation), strict=True)
+        return [{"residual_chi2": chi2, "narrowed_blur": blur} for chi2, blur in figures], (first, second)
 
     def _record(
         self,
         data: Mapping[Hashable, Any],
-        chi2: Sequence[float | None],
+        agreement: Sequence[dict[str, Any]],
         sources: Sequence[Tensor],
         restored: Sequence[Tensor],
     ) -> dict[str, Any]:
@@ -274,7 +283,8 @@ class SaveFusiond(MapTransform):
         spacing = [float(s) for s in reference.pixdim]
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         named = {
-            name: _source_record(data, name, scales[k], chi2[k], restored[k]) for k, name in enumerate(self.source_keys)
+            name: _source_record(data, name, scales[k], agreement[k], restored[k])
+            for k, name in enumerate(self.source_keys)
         }
         mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
         named[pet]["regions"] = region_values(sources[1], restored[1], affine=reference.affine, labels=mask)
@@ -299,14 +309,14 @@ class SaveFusiond(MapTransform):
 
 
 def _source_record(
-    data: Mapping[Hashable, Any], name: str, scale: float, chi2: float | None, restored: Tensor
+    data: Mapping[Hashable, Any], name: str, scale: float, agreement: Mapping[str, Any], restored: Tensor
 ) -> dict[str, Any]:
     record = {
         "sha256": data.get(f"{name}_sha256", ""),
         "unit": _text(data[f"{name}_scale"]["unit"]),
         "scale": scale,
         "offset": float(torch.as_tensor(data[f"{name}_scale"]["offset"]).flatten()[0]),
-        "residual_chi2": chi2,
+        **agreement,
     }
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]

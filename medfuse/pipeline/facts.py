@@ -10,7 +10,7 @@ import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import JointDegradation, bind, replicate, unreplicate
+from medfuse.physics import GaussianBlur, JointDegradation, SpectralModel, bind, replicate, unreplicate
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -45,6 +45,32 @@ def residual_chi2(
             model = bind(part, y, inputs.shape[2:])
             total += float(model.chi2(restored[k : k + batch, i : i + 1]).sum())
         figures.append(total / len(inputs))
+    return figures
+
+
+def narrowed_blur(inputs: Tensor, degradation: JointDegradation, *, batch: int = 16) -> list[dict[str, float] | None]:
+    """Return by how much the blur of each source was undone less than stated, for the data show it to be narrower.
+
+    Args:
+        inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
+        degradation: What is said to have happened to them.
+        batch: Slices per step.
+
+    Returns:
+        Of each source `slices`, the fraction of slices where that was so, and `share`, the median share of the stated
+        width that was undone there; None where the blur was undone as stated, or none was.
+    """
+    figures: list[dict[str, float] | None] = []
+    for i, part in enumerate(degradation):
+        shares = [inputs.new_ones(1)]
+        if any(isinstance(step, GaussianBlur) for step in part.steps):
+            parts = inputs[:, i : i + 1].split(batch)
+            models = (bind(part, unreplicate(y, part.operator), inputs.shape[2:]) for y in parts)
+            shares = [model.blur_share for model in models if isinstance(model, SpectralModel)] or shares
+        share = torch.cat(shares)
+        narrowed = share[share < 1]
+        known = {"slices": len(narrowed) / len(share), "share": float(narrowed.median())} if len(narrowed) else None
+        figures.append(known)
     return figures
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
+_NARROWED_MANY = 0.1  # of the slices: a single one may be an accident
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
 _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
 _CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
@@ -105,7 +106,13 @@ def _degradation(record: Mapping[str, Any]) -> list[Finding]:
                 "should be about 1 or below. The stated degradation is probably wrong or too weak."
             )
             found.append(Finding("warning", text))
-        elif chi2 is not None and chi2 < CHI2_LOW:
+        if blur := source.get("narrowed_blur"):
+            text = (
+                f"The {name.upper()} shows finer detail than its stated blur lets through, in {blur['slices']:.0%} of "
+                f"the slices. There the blur was undone to {blur['share']:.0%} of its width only. State a narrower one."
+            )
+            found.append(Finding("warning" if blur["slices"] >= _NARROWED_MANY else "note", text))
+        if chi2 is not None and chi2 < CHI2_LOW:
             text = (
                 f"The residual chi-square of the {name.upper()} is {chi2:.2f}, far below 1. "
                 "There is less noise in the data than was stated; the restoration may be too smooth."
