@@ -16,7 +16,7 @@ LEAST_SIDE = 32  # px of the data, below which the bands hold too little
 
 _BANDS = 16  # of equal width, up to the Nyquist frequency
 _LEAST_RATE = 1 / 32  # along each axis, in units of the Nyquist frequency: what leaks along the axes is of the borders
-_MOST = 512  # coefficients along an axis; of more, every so many
+_MOST = 256  # coefficients along an axis; of more, every so many
 _PRESENT = 2.0  # power over that of the noise from which an image is seen
 _CONTOURS = 5.0  # power of the rounding of a smooth image in a band, at most, over that of white rounding
 _RISE = 1.0  # log of the rise over at most an octave, on top of a fall with the frequency, that no image shows

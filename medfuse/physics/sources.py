@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from medfuse.physics.noise import RicianNoise, clipped_mean
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.sharpness import allowed_share
 from medfuse.physics.solvers import conjugate_gradient, inner
-from medfuse.physics.spectral import Analysis, cosine_transform
+from medfuse.physics.spectral import Analysis, apply_along, cosine_basis, cosine_transform
 
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
@@ -316,15 +316,19 @@ class SpectralModel(SourceModel):
         sizes = self.y.shape[2:]
         if min(sizes) < _LEAST_SIDE:
             return x0
-        low = (slice(None), slice(None), *(slice(math.ceil(n * _OCTAVES[-1]) + 1) for n in sizes))
-        r = self.residual(x0)
-        r = (_waves(r) if self._plain else r)[low].clone()  # all else of it may go
+        counts = [math.ceil(n * _OCTAVES[-1]) + 1 for n in sizes]
+        low = (slice(None), slice(None), *map(slice, counts))
+        if self._plain:
+            slow = [cosine_basis(n, x0, torch.arange(k, device=x0.device)) for n, k in zip(sizes, counts, strict=True)]
+            r = _along_all(slow, self.residual(x0))
+        else:
+            slow = [along.slow(k, x0) for along, k in zip(self._analysis, counts, strict=True)]
+            r = self.residual(x0)[low] if self._bias else self._data[low] - _along_all(slow, x0)
         gram = self._gram.expand(*r.shape[:2], *sizes)[low]
         noise = self._noise.expand(*r.shape[:2], *sizes)[low]
         variance = _octave_variances(r, gram, noise, sizes)
         change = variance * r / (variance * gram + noise)
-        beyond = [w for n, k in zip(sizes[::-1], r.shape[:1:-1], strict=True) for w in (0, n - k)]
-        return x0 + (partial(_waves, inverse=True) if self._plain else self.back)(F.pad(change, beyond))
+        return x0 + _along_all([matrix.mT for matrix in slow], change)
 
 
 class KrylovModel(SourceModel):
@@ -406,6 +410,13 @@ def _waves(x: Tensor, *, inverse: bool = False) -> Tensor:
     """Return the cosine coefficients of an image **[B, C, *spatial]**, or the image of its coefficients."""
     for axis in range(x.ndim - 2):
         x = cosine_transform(x, axis, inverse=inverse)
+    return x
+
+
+def _along_all(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Apply a matrix along each spatial axis of `x` **[B, C, *spatial]**."""
+    for axis, matrix in enumerate(matrices):
+        x = apply_along(matrix, x, axis)
     return x
 
 

@@ -18,16 +18,27 @@ from torch import Tensor
 _SHORT = 256  # samples, up to which a product with the basis is faster than a Fourier transform
 
 
-def cosine_basis(n: int, like: Tensor) -> Tensor:
-    """Return the orthonormal type-II cosine basis **[n, n]**, one row a frequency, in the dtype of `like`."""
-    k = torch.arange(n, device=like.device, dtype=torch.float64)
-    basis = torch.cos(math.pi / n * k[:, None] * (k + 0.5)) * math.sqrt(2.0 / n)
-    basis[0] = math.sqrt(1.0 / n)
-    return basis.to(like.dtype)
+def cosine_basis(n: int, like: Tensor, frequencies: Tensor | None = None) -> Tensor:
+    """Return the orthonormal type-II cosine basis, one row a frequency, in the dtype of `like`.
+
+    Args:
+        n: Number of samples.
+        like: Gives device and dtype.
+        frequencies: Those that are wanted, integers **[*shape]**; all n where None.
+
+    Returns:
+        **[*shape, n]**.
+    """
+    samples = torch.arange(n, device=like.device, dtype=torch.float64)
+    k = samples if frequencies is None else frequencies.to(samples)
+    scale = torch.where(k == 0, math.sqrt(1.0 / n), math.sqrt(2.0 / n))
+    return (torch.cos(math.pi / n * k[..., None] * (samples + 0.5)) * scale[..., None]).to(like.dtype)
 
 
 def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Apply `matrix` **[m, n]** along spatial axis `axis` of `x` **[B, C, *spatial]**."""
+    """Apply `matrix` **[m, n]** or **[B, m, n]** along spatial axis `axis` of `x` **[B, C, *spatial]**."""
+    if matrix.ndim == 3:
+        matrix = matrix.reshape(len(matrix), *([1] * (x.ndim - 3)), *matrix.shape[1:])
     if axis == x.ndim - 3:
         return torch.matmul(x, matrix.mT)
     return torch.matmul(matrix, x.movedim(axis + 2, -2)).movedim(-2, axis + 2)
@@ -121,6 +132,11 @@ class Analysis:
             return x
         shape = (*x.shape[: axis + 2], self._size, *x.shape[axis + 3 :])
         return x.new_zeros(shape).index_add(axis + 2, self._continued(x.device), x)
+
+    def slow(self, count: int, like: Tensor) -> Tensor:
+        """Return the rows of `B` that give the lowest coefficients, **[b, count, size]**, for a size it divides."""
+        frequencies = self._order.reshape(self._gains.shape[1:])[:, :count]
+        return (self._gains[..., :count, None] * cosine_basis(self._size, like, frequencies)).sum(1)
 
     def _along(self, axis: int, ndim: int) -> Tensor:
         """Return the gains, shaped for coefficients **[B, C, *spatial]** whose `axis` is cut in `factor` parts."""

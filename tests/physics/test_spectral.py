@@ -6,7 +6,7 @@ from scipy import fft
 from torch import Tensor
 
 from medfuse.physics import Downsample, GaussianBlur
-from medfuse.physics.spectral import cosine_transform
+from medfuse.physics.spectral import apply_along, cosine_transform
 
 lengths = pytest.mark.parametrize("n", [1, 2, 5, 64, 257, 300])  # a product with the basis up to 256
 
@@ -50,3 +50,12 @@ def test_the_adjoint_of_long_axes_is_their_adjoint(operator):
     assert float((operator.forward(x) * y).sum()) == pytest.approx(
         float((x * operator.adjoint(y, (301, 602))).sum()), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("operator", [GaussianBlur(1.5), Downsample(3), GaussianBlur(torch.tensor([0.5, 2.0]))])
+def test_slow_rows_are_the_lowest_of_the_map(operator):
+    x = torch.rand(2, 1, 60, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    first, second = operator.analysis(x.shape[2:], x)
+    whole = second.forward(first.forward(x, 0), 1)
+    slow = apply_along(second.slow(4, x), apply_along(first.slow(5, x), x, 0), 1)
+    torch.testing.assert_close(slow, whole[..., :5, :4])
