@@ -31,7 +31,7 @@ def cosine_basis(n: int, like: Tensor, frequencies: Tensor | None = None) -> Ten
     """
     samples = torch.arange(n, device=like.device, dtype=torch.float64)
     k = samples if frequencies is None else frequencies.to(samples)
-    scale = torch.where(k == 0, math.sqrt(1.0 / n), math.sqrt(2.0 / n))
+    scale = torch.full_like(k, math.sqrt(2.0 / n)).masked_fill(k == 0, math.sqrt(1.0 / n))
     return (torch.cos(math.pi / n * k[..., None] * (samples + 0.5)) * scale[..., None]).to(like.dtype)
 
 
