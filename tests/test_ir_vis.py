@@ -117,6 +117,14 @@ def test_noise_is_removed_from_luma_and_chroma(bundle, tmp_path):
     assert figures["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-3)
 
 
+def test_a_blur_that_the_images_disprove_is_told_of(bundle, tmp_path, caplog):
+    for told, said in (("blur", 2), ("none", 0)):
+        caplog.clear()
+        assert images(bundle, BUNDLE / "demo", tmp_path / told, "--degradation", told, "--steps", "1") == 0
+        warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert sum("of street shows finer detail than its stated blur lets through" in text for text in warned) == said
+
+
 def test_results_are_as_deep_as_the_deeper_source(bundle, tmp_path):
     rng = np.random.default_rng(0)
     for folder, image in (("visible", rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)),
