@@ -174,8 +174,8 @@ class _Chain:
         output = self._evaluated(self._features(), condition)
         gains = self._network.gains(condition).to(dtype)
         sizes = self._spread[step] * gains[:, [3, 3, 4], None, None]
-        changes = zip(sizes.split(1, 1), output.split(1, 1), strict=False)
-        self.estimate = [x - size * change.to(dtype) for x, (size, change) in zip(self.estimate, changes, strict=False)]
+        for i, size in enumerate(sizes.split(1, 1)):
+            self.estimate[i] = self.estimate[i] - size * output[:, i : i + 1].to(dtype)
         return output[:, 3:4].to(dtype).sigmoid(), output[:, 4:].clone(), gains
 
     def _features(self) -> list[Tensor]:
