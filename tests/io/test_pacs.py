@@ -88,7 +88,9 @@ class Pacs:
     def find(self, study: str) -> set[str]:
         keys = ("QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study}", "SeriesInstanceUID")
         told = self.run("findscu", "-S", *(p for k in keys for p in ("-k", k)), "127.0.0.1", str(self.dicom))
-        return {line.split("[")[1].split("]")[0].strip(" \0") for line in told.splitlines() if "(0020,000e) UI [" in line}
+        return {
+            line.split("[")[1].split("]")[0].strip(" \0") for line in told.splitlines() if "(0020,000e) UI [" in line
+        }
 
     def move(self, study: str, folder: Path) -> None:
         folder.mkdir()
