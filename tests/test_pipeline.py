@@ -43,6 +43,9 @@ def test_blur_that_the_data_disprove_is_told_of_slice_by_slice(generator):
     assert first["slices"] == 0.75
     assert first["share"] == pytest.approx(0.5, abs=0.12)
     assert narrowed_blur(blurred[3:], told) == [None, None]
+    left = residual_maps(blurred[:3], truth[:3], told)[0]
+    as_stated = (blurred[:3, :1] - GaussianBlur(2.0).forward(truth[:3, :1]))[:, 0] / told.source1.floor
+    assert left.square().mean() < 0.1 * as_stated.square().mean()
 
 
 def test_group_page_lists_records_and_passes_other_files(tmp_path):

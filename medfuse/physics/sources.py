@@ -8,7 +8,6 @@ Each answers (residual, chi-square, gradient, the noise-aware update) in a data 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, reduce
@@ -24,13 +23,12 @@ from medfuse.physics.grid import lift
 from medfuse.physics.noise import RicianNoise, clipped_mean
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.sharpness import allowed_share
+from medfuse.physics.slow import LEAST_SIDE, octave_variances, slow_count
 from medfuse.physics.solvers import conjugate_gradient, inner
 from medfuse.physics.spectral import Analysis, apply_along, cosine_basis, cosine_transform
 
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
-_OCTAVES = (0.0, 1 / 128, 1 / 64, 1 / 32, 1 / 16)  # where each slow octave ends, in units of the Nyquist frequency
-_LEAST_SIDE = 32  # px of the data, below which nothing is slow
 _NARROWINGS = 8  # rounds in which a blur is narrowed that the data disprove
 _SILENT = 1e-5  # power gain below which nothing of an image passes
 
@@ -314,9 +312,9 @@ class SpectralModel(SourceModel):
             Mehra, On the identification of variances and adaptive Kalman filtering (IEEE TAC 1970).
         """
         sizes = self.y.shape[2:]
-        if min(sizes) < _LEAST_SIDE:
+        if min(sizes) < LEAST_SIDE:
             return x0
-        counts = [math.ceil(n * _OCTAVES[-1]) + 1 for n in sizes]
+        counts = [slow_count(n) for n in sizes]
         low = (slice(None), slice(None), *map(slice, counts))
         if self._plain:
             slow = [cosine_basis(n, x0, torch.arange(k, device=x0.device)) for n, k in zip(sizes, counts, strict=True)]
@@ -326,7 +324,7 @@ class SpectralModel(SourceModel):
             r = self.residual(x0)[low] if self._bias else self._data[low] - _along_all(slow, x0)
         gram = self._gram.expand(*r.shape[:2], *sizes)[low]
         noise = self._noise.expand(*r.shape[:2], *sizes)[low]
-        variance = _octave_variances(r, gram, noise, sizes)
+        variance = octave_variances(r, gram, noise, sizes)
         change = variance * r / (variance * gram + noise)
         return x0 + _along_all([matrix.mT for matrix in slow], change)
 
@@ -423,35 +421,6 @@ def _along_all(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
 def smooth(x: Tensor) -> Tensor:
     """Blur by one pixel: a level for signal-dependent noise."""
     return GaussianBlur(1.0).forward(x)
-
-
-@torch.no_grad()
-def _octave_variances(r: Tensor, gram: Tensor, noise: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the error variance of an estimate in each of its slow octaves, 0 where none is proven.
-
-    Args:
-        r: The lowest cosine coefficients of the residual, **[B, C, *low]**.
-        gram: Eigenvalues of `A A'` there, of the same shape.
-        noise: Variance of the noise there, of the same shape.
-        sizes: Number of all coefficients along each axis.
-
-    Returns:
-        The variance of each coefficient, of the same shape.
-    """
-    axes = [torch.arange(k, device=r.device, dtype=r.dtype) / n for k, n in zip(r.shape[2:], sizes, strict=True)]
-    rate = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
-    octave = torch.bucketize(rate, rate.new_tensor(_OCTAVES))
-    passed = gram >= 0.5 * gram.flatten(2)[..., :1].reshape(*gram.shape[:2], *([1] * len(sizes)))
-    variances = torch.zeros_like(r)
-    spatial = tuple(range(2, r.ndim))
-    for k in range(len(_OCTAVES)):
-        member = (passed & (octave == k)).to(r)
-        count = member.sum(spatial, keepdim=True).clamp_min(1)
-        power = (member * r.square() / noise).sum(spatial, keepdim=True) / count
-        excess = (member * (r.square() - noise) / gram.clamp_min(_SILENT)).sum(spatial, keepdim=True) / count
-        proven = power > 1 + 2 * (2 / count).sqrt()
-        variances += member * torch.where(proven, excess.clamp_min(0), 0.0)
-    return variances
 
 
 def _mean(a: Tensor, b: Tensor) -> Tensor:

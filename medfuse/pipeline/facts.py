@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +11,16 @@ import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import GaussianBlur, JointDegradation, SpectralModel, bind, replicate, unreplicate
+from medfuse.physics import (
+    Degradation,
+    GaussianBlur,
+    JointDegradation,
+    SourceModel,
+    SpectralModel,
+    bind,
+    replicate,
+    unreplicate,
+)
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -39,12 +49,9 @@ def residual_chi2(
         if not part.steps:
             figures.append(None)
             continue
-        total = 0.0
-        for k in range(0, len(inputs), batch):
-            y = unreplicate(inputs[k : k + batch, i : i + 1], part.operator)
-            model = bind(part, y, inputs.shape[2:])
-            total += float(model.chi2(restored[k : k + batch, i : i + 1]).sum())
-        figures.append(total / len(inputs))
+        models = _bound(part, inputs[:, i : i + 1], batch)
+        pieces = zip(models, restored[:, i : i + 1].split(batch), strict=True)
+        figures.append(sum(float(model.chi2(x).sum()) for model, x in pieces) / len(inputs))
     return figures
 
 
@@ -64,8 +71,7 @@ def narrowed_blur(inputs: Tensor, degradation: JointDegradation, *, batch: int =
     for i, part in enumerate(degradation):
         shares = [inputs.new_ones(1)]
         if any(isinstance(step, GaussianBlur) for step in part.steps):
-            parts = inputs[:, i : i + 1].split(batch)
-            models = (bind(part, unreplicate(y, part.operator), inputs.shape[2:]) for y in parts)
+            models = _bound(part, inputs[:, i : i + 1], batch)
             shares = [model.blur_share for model in models if isinstance(model, SpectralModel)] or shares
         share = torch.cat(shares)
         narrowed = share[share < 1]
@@ -79,8 +85,8 @@ def residual_maps(
 ) -> list[Tensor | None]:
     """Return what each restoration leaves of its data, `y - A x`, in standard deviations of the noise.
 
-    Noise that a later step has correlated counts with its standard deviation in a pixel. None for a source to which
-    nothing happened.
+    `A` is the operator of the model, in which a blur that the data disprove is narrowed. Noise that a later step has
+    correlated counts with its standard deviation in a pixel. None for a source to which nothing happened.
 
     Args:
         inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
@@ -97,13 +103,19 @@ def residual_maps(
             maps.append(None)
             continue
         pieces = []
-        for k in range(0, len(inputs), batch):
-            y = unreplicate(inputs[k : k + batch, i : i + 1], part.operator)
-            residual = y - part.operator.forward(restored[k : k + batch, i : i + 1])
-            sigma = bind(part, y, inputs.shape[2:]).sigma()
-            pieces.append((replicate(residual, part.operator, inputs.shape[2:]) / sigma)[:, 0])
+        for model, x in zip(
+            _bound(part, inputs[:, i : i + 1], batch), restored[:, i : i + 1].split(batch), strict=True
+        ):
+            residual = model.y - model.operator.forward(x)
+            pieces.append((replicate(residual, model.operator, model.spatial) / model.sigma())[:, 0])
         maps.append(torch.cat(pieces))
     return maps
+
+
+def _bound(degradation: Degradation, slices: Tensor, batch: int) -> Iterator[SourceModel]:
+    """Bind the slices **[N, 1, H, W]** of a source to the models that restored them, so many at once."""
+    for part in slices.split(batch):
+        yield bind(degradation, unreplicate(part, degradation.operator), slices.shape[2:])
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
