@@ -76,6 +76,54 @@ def edge_preservation(reference: Tensor, x: Tensor) -> Tensor:
     return (kept * a).sum((1, 2, 3)) / a.sum((1, 2, 3))
 
 
+def shared_information(reference: Tensor, x: Tensor, *, levels: int = 32, data_range: float = 1.0) -> Tensor:
+    """Return the share of the entropy of references **[B, C, H, W]** that images tell of, **[B, C]**, 0..1.
+
+    Mutual information over the entropy of the reference, from histograms. A pixel of an image counts to the two levels
+    next to it, in linear shares, which makes the histogram differentiable, and the share of an image with itself less
+    than 1. Of a flat reference, everything tells all: 1.
+
+    Args:
+        reference: References.
+        x: Images **[B, C, H, W]**, or **[B, 1, H, W]** where one is held against all references.
+        levels: Levels of the histograms.
+        data_range: Full range of the images; what lies beyond counts to the ends.
+
+    Reference:
+        Thevenaz and Unser, Optimization of mutual information for multiresolution image registration (TIP 2000), with
+        linear splines.
+    """
+    row = (reference.flatten(2) / data_range).clamp(0, 1).mul(levels - 1).round().long() * levels
+    position = (x.expand_as(reference).flatten(2) / data_range).clamp(0, 1) * (levels - 1)
+    column = position.detach().long().clamp_max(levels - 2)
+    upper = position - column
+    joint = x.new_zeros(*row.shape[:2], levels * levels)
+    joint = joint.scatter_add(2, row + column, 1 - upper).scatter_add(2, row + column + 1, upper) / row.shape[2]
+    table = joint.unflatten(2, (levels, levels))
+    of_reference, of_x, of_both = (_entropy(p) for p in (table.sum(3), table.sum(2), joint))
+    tiny = 1e-4
+    return (of_reference + of_x - of_both + tiny) / (of_reference + tiny)
+
+
+def complementarity(pair: Tensor, x: Tensor) -> Tensor:
+    """Return the correlation of what an image adds to one source with the other source, each way, **[B, 2]**, -1..1.
+
+    Their sum is the SCD. With a source that is flat, nothing correlates: 0.
+
+    Args:
+        pair: Both sources **[B, 2, H, W]**.
+        x: Fused image **[B, 1, H, W]**.
+
+    Reference:
+        Aslantas and Bendes, A new image quality metric for image fusion: the sum of the correlations of differences
+        (AEU 2015).
+    """
+    source, added = (v - v.mean((2, 3), keepdim=True) for v in (pair, x - pair.flip(1)))
+    tiny = (0.1 / 255.0) ** 2
+    deviation = [(v.square().mean((2, 3)) + tiny).sqrt() for v in (source, added)]
+    return (source * added).mean((2, 3)) / (deviation[0] * deviation[1])
+
+
 def gradients(x: Tensor) -> Tensor:
     """Return forward differences along rows and columns, **[B, 2 C, H-1, W-1]**."""
     corner = x[..., :-1, :-1]
@@ -91,6 +139,8 @@ class FusionLoss(nn.Module):
     Fusion: structure, visual information and edges of both sources, as bright as the brighter one, as steep as the
     steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `1 - edges(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad
     x_k|`, k the steeper. A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
+    Optional: statistics of both sources that the fused image shares, `1 - I(x_i; f) / H(x_i)`, and what it adds to each
+    of them that is the other, `1 - r(f - x_i, x_k)`.
     Black: where both sources are exactly 0, what the fused image shows above it.
     Uncertainty: Gaussian negative log-likelihood of the sources' errors, which trains the log-variance alone.
     """
@@ -107,6 +157,8 @@ class FusionLoss(nn.Module):
         intensity: float = 1.5,
         gradient: float = 4.0,
         edges: float = 0.5,
+        shared: float = 0.0,
+        complement: float = 0.0,
         black: float = 50.0,
         uncertainty: float = 1e-3,
     ) -> None:
@@ -122,6 +174,8 @@ class FusionLoss(nn.Module):
             intensity: Weight of the brighter source within the fusion.
             gradient: Weight of the gradient term within the fusion.
             edges: Weight of the preservation of edges within the fusion.
+            shared: Weight of the information that the fused image shares with each source, within the fusion.
+            complement: Weight of the correlation of what each source adds to the other, within the fusion.
             black: Weight of what is above 0 in black background within the fusion.
             uncertainty: Weight of the likelihood.
         """
@@ -129,7 +183,8 @@ class FusionLoss(nn.Module):
         self.restoration, self.total, self.fusion = restoration, total, fusion
         self.ssim, self.weaker, self.information = ssim, weaker, information
         self.intensity, self.gradient = intensity, gradient
-        self.edges, self.black, self.uncertainty = edges, black, uncertainty
+        self.edges, self.shared, self.complement = edges, shared, complement
+        self.black, self.uncertainty = black, uncertainty
 
     def forward(self, pred: Mapping[str, Any], target: Tensor) -> Tensor:
         """Return the loss.
@@ -158,6 +213,8 @@ class FusionLoss(nn.Module):
             (self.weaker, lambda: dissimilarity().amax(1).mean()),
             (self.information, lambda: (1 - visual_information(target, pair)).mean()),
             (self.edges, lambda: (1 - edge_preservation(target, pair)).mean()),
+            (self.shared, lambda: (1 - shared_information(target, fused)).mean()),
+            (self.complement, lambda: (1 - complementarity(target, fused)).mean()),
             (self.intensity, lambda: (fused - brighter).abs().mean()),
             (self.black, lambda: (fused.clamp_min(0) * (brighter == 0)).mean()),
             (self.gradient, lambda: (gradients(fused) - _steeper(target)).abs().mean()),
@@ -176,6 +233,11 @@ def _steeper(pair: Tensor) -> Tensor:
 def _step(slope: float, x: Tensor, middle: float) -> Tensor:
     """Return a sigmoid that is 1/2 of its end at `middle`, scaled to 1 at `x = 1`."""
     return torch.sigmoid(slope * (x - middle)) * (1.0 + math.exp(-slope * (1.0 - middle)))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Return the entropy of distributions along the last axis, in nats."""
+    return -(p * p.clamp_min(1e-12).log()).sum(-1)
 
 
 def _sobel(x: Tensor) -> tuple[Tensor, Tensor]:

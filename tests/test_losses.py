@@ -9,7 +9,16 @@ from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
 from medfuse.diffusion import FusionState
-from medfuse.losses import FusionLoss, edge_preservation, gradients, structural_similarity, visual_information
+from medfuse.losses import (
+    FusionLoss,
+    complementarity,
+    edge_preservation,
+    gradients,
+    shared_information,
+    structural_similarity,
+    visual_information,
+)
+from medfuse.metrics import mutual_information, sum_of_correlations_of_differences
 from medfuse.metrics.gradients import edge_transfer
 from medfuse.physics import GaussianBlur
 
@@ -128,6 +137,59 @@ def test_edges_are_differentiable_on_black_too():
     black = torch.zeros(1, 1, 12, 12, dtype=torch.float64, requires_grad=True)
     edge_preservation(torch.cat([black.detach(), rand(1, 1, 12, 12)], 1), black.expand(1, 2, -1, -1)).sum().backward()
     assert bool(black.grad.isfinite().all())
+
+
+# --------------------------------------------------------------------------------------------------- shared information
+def test_shared_information_agrees_with_the_metric_on_images_of_few_levels():
+    """On the levels of the histogram themselves there is nothing to interpolate, and both count the same cells."""
+    a, b, f = (torch.randint(0, 4, (2, 1, 30, 30), generator=torch.Generator().manual_seed(k)) for k in range(3))
+    f = torch.where(f < 2, a, b)
+    a, b, f = (v / 3.0 for v in (a, b, f))
+    pair = torch.cat([a, b], 1).double()
+    share = shared_information(pair, f.double(), levels=4)
+    p = [[(v == level / 3.0).double().mean((2, 3)) for level in range(4)] for v in (a, b)]
+    entropy = torch.cat([-sum(q * q.log2() for q in levels) for levels in p], 1)
+    metric = mutual_information(a, b, f, data_range=1.0)
+    assert (share * entropy).sum(1).tolist() == pytest.approx(metric.tolist(), rel=1e-3)
+
+
+def test_shared_information_knows_no_tone_and_sees_noise():
+    x, noise = rand(1, 2, 64, 64), rand(1, 2, 64, 64, seed=5) - 0.5
+    itself, inverted, noisy, noisier, foreign = (
+        shared_information(x, y).min()
+        for y in (x, 1 - x, x + 0.1 * noise, x + 0.5 * noise, rand(1, 1, 64, 64, seed=6))
+    )
+    assert float(itself) == pytest.approx(float(inverted), abs=1e-6)
+    assert 0.05 > foreign < noisier < noisy < itself <= 1
+    assert torch.allclose(shared_information(255 * x, 255 * noise, data_range=255.0), shared_information(x, noise))
+
+
+def test_everything_tells_all_of_a_flat_reference_and_a_flat_image_tells_nothing():
+    x, flat = rand(1, 1, 20, 20), torch.full((1, 1, 20, 20), 0.3, dtype=torch.float64)
+    assert float(shared_information(flat, x)) == pytest.approx(1, abs=1e-3)
+    assert float(shared_information(x, flat)) == pytest.approx(0, abs=1e-3)
+
+
+def test_shared_information_is_differentiable():
+    x, y = rand(1, 2, 9, 8), (0.9 * rand(1, 1, 9, 8, seed=1) + 0.05).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: shared_information(x, v, levels=8), y)
+
+
+# ------------------------------------------------------------------------------------------------------ complementarity
+def test_complementarity_sums_to_the_scd():
+    pair, fused = rand(3, 2, 20, 21), rand(3, 1, 20, 21, seed=1)
+    scd = sum_of_correlations_of_differences(*pair.split(1, 1), fused, data_range=1.0)
+    assert complementarity(pair, fused).sum(1).tolist() == pytest.approx(scd.tolist(), abs=1e-5)
+    assert complementarity(pair, pair.sum(1, keepdim=True)).flatten().tolist() == pytest.approx([1] * 6, abs=1e-4)
+
+
+def test_complementarity_of_a_flat_source_is_0_and_differentiable():
+    pair = torch.cat([rand(1, 1, 9, 9), torch.zeros(1, 1, 9, 9, dtype=torch.float64)], 1)
+    fused = pair[:, :1].clone().requires_grad_()
+    value = complementarity(pair, fused)
+    value.sum().backward()
+    assert float(value[:, 1].detach()) == 0
+    assert bool(fused.grad.isfinite().all())
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -269,7 +331,7 @@ def test_terms_are_weighed_by_their_arguments():
     bias = (s[0].x[:, :2] - target).mean((2, 3)).abs().mean()
     total = float(FusionLoss(restoration=0.0, total=2.0, fusion=0.0, uncertainty=0.0)({"states": s}, target))
     assert total == pytest.approx(2 * float(bias))
-    terms = ("ssim", "weaker", "information", "intensity", "gradient", "edges", "black")
+    terms = ("ssim", "weaker", "information", "intensity", "gradient", "edges", "black", "shared", "complement")
     parts = [FusionLoss(**{t: float(t == term) for t in terms}, total=0.0, uncertainty=0.0) for term in terms]
     together = FusionLoss(**dict.fromkeys(terms, 1.0), total=0.0, uncertainty=0.0)
     total = sum(float(p({"states": s}, target)) - restoration for p in parts)
