@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
@@ -132,28 +129,6 @@ def test_a_limit_changes_nothing_but_the_size_of_what_the_network_sees(network, 
 def test_a_limit_below_one_pixel_is_refused():
     with pytest.raises(DegradationError, match="1 or more, got 0"):
         FusionInferer(limit=0)
-
-
-LARGE = """
-import resource, torch
-from medfuse.diffusion import FusionModel
-from medfuse.inferers import FusionInferer
-from medfuse.networks import FusionUNet
-blur = [{"blur": {"sigma_px": 2.0}}, {"noise": {"sigma": 0.03}}]
-degradation = {"version": 1, "source1": blur, "source2": [*blur, {"downsample": {"factor": 2}}]}
-network = FusionModel(FusionUNet()).to(memory_format=torch.channels_last).eval()
-with torch.inference_mode():
-    result = FusionInferer(degradation, steps=3)(torch.rand(1, 2, 3000, 4000), network)
-assert result["fused"].shape == (1, 1, 3000, 4000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-@pytest.mark.full
-def test_12_megapixels_need_no_more_memory_than_stated():
-    """What docs/explanation/limits.md says: 2.3 GB, libraries included."""
-    run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
-    assert int(run.stdout) * 1024 < 2.35e9
 
 
 def test_an_unknown_argument_is_refused(network):

@@ -212,6 +212,26 @@ def test_cases_are_refused(bundle):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("scenario", ["noise", "composite"])
+def test_12_megapixels_in_colour_need_less_than_2_gb(scenario, tmp_path):
+    """What docs/explanation/limits.md says of the whole command, libraries included."""
+    y, x = np.mgrid[:3000, :4000].astype(np.float32)
+    grain = np.random.default_rng(0).normal(0, 0.05, y.shape).astype(np.float32)
+    wave = 0.5 + 0.3 * np.sin(x / 37) * np.cos(y / 53) + grain
+    write_image(tmp_path / "visible" / "a.png", np.stack([wave, 0.8 * wave, 0.6 * wave], -1).clip(0, 1), bits=8)
+    write_image(tmp_path / "infrared" / "a.png", (1 - wave)[::4, ::4].clip(0, 1), bits=8)
+    measured = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = f"from medfuse import cli; assert cli.main() == 0; {measured}"
+    sources = ["--source1", tmp_path / "visible", "--source2", tmp_path / "infrared", "--out", tmp_path / "out"]
+    options = ["images", "--bundle", "ir_vis_fusion", "--degradation", scenario, *sources]
+    if scenario == "noise":
+        write_image(tmp_path / "infrared" / "a.png", (1 - wave).clip(0, 1), bits=8)
+    run = subprocess.run([sys.executable, "-c", command, *options], capture_output=True, text=True, check=True)
+    assert int(run.stdout.split()[-1]) * 1024 < 2e9
+    assert pixels(tmp_path / "out" / "fused" / "a.png").shape == (3000, 4000, 3)
+
+
+@pytest.mark.full
 def test_training_starts_from_other_weights_and_evaluates(data, tmp_path):
     rows = ["set\tstem\tir\tvis\tsplit"]
     rows += [f"road\t{n}\tinfrared/{n}.png\tvisible/{n}.png\t{s}" for n, s in (("colour", "train"), ("grey", "dev"))]

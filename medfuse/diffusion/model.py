@@ -21,7 +21,7 @@ class Gains(nn.Module):
     def __init__(self, condition_features: int = 25, hidden: int = 64, initial_std: float = 0.02) -> None:
         super().__init__()
         final = nn.Linear(hidden, 3)
-        self.powers = nn.Parameter(torch.tensor([8.0, 8.0, 5.0, 2.0]))
+        self.powers = nn.Parameter(torch.tensor([14.0, 14.0, 14.0, 2.0]))
         self.layers = nn.Sequential(nn.Linear(condition_features, hidden), nn.SiLU(), final)
         nn.init.zeros_(final.weight)
         with torch.no_grad():

@@ -22,8 +22,9 @@ def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit:
         network: `(image [B, C, H, W], condition [B, F]) -> [B, D, H, W]`; a `FusionModel` or its TorchScript export.
         parts: The channels of the image, in tensors **[B, c, H, W]**.
         condition: **[B, F]**.
-        limit: Number of pixels, B x H x W, to evaluate at once; None for no limit. A window is never smaller than twice
-            the reach and a bit, whatever the limit.
+        limit: Number of pixels, B x H x W, to evaluate at once; None for no limit. The windows of an image that is
+            larger by itself have half as many, for it takes room too. A window is never smaller than twice the reach
+            and a bit, whatever the limit.
 
     Returns:
         **[B, D, H, W]**.
@@ -33,6 +34,7 @@ def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit:
     reach, multiple = getattr(denoiser, "reach", None), getattr(denoiser, "multiple", None)
     if limit is None or reach is None or multiple is None or batch * height * width <= limit:
         return network(torch.cat(list(parts), 1), condition)
+    limit = limit if height * width <= limit else limit // 2
     rows = min(height, max(1, limit // min(width, isqrt(limit))))
     columns = min(width, max(1, limit // rows))
     together = max(1, limit // (rows * columns))

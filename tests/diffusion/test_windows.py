@@ -87,8 +87,8 @@ def test_no_window_is_larger_than_the_limit_and_no_small_image_is_cut(network):
     evaluate(spy, [rand(4, 12, 100, 120)], rand(4, 25), limit=24_000)
     assert spy.denoiser.seen == [(2, 12, 100, 120)] * 2
     spy.denoiser.seen.clear()
-    evaluate(spy, [rand(1, 12, 400, 600)], rand(1, 25), limit=48_000)
-    assert max(h * w for _, _, h, w in spy.denoiser.seen) <= 48_000
+    evaluate(spy, [rand(1, 12, 400, 600)], rand(1, 25), limit=96_000)
+    assert max(h * w for _, _, h, w in spy.denoiser.seen) <= 48_000  # half, as the image by itself is too large
 
 
 def test_a_torchscript_export_is_cut_as_well(network):
