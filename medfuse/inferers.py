@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
 
-from medfuse.diffusion import sample
+from medfuse.diffusion import VIEWS, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
 
@@ -35,6 +35,7 @@ class FusionInferer(Inferer):
         amp: bool | str = "auto",
         trajectory: bool = False,
         limit: int | None = LIMIT,
+        views: int = 1,
     ) -> None:
         """Make an inferer.
 
@@ -48,15 +49,19 @@ class FusionInferer(Inferer):
             trajectory: Return the state after each step too, as `states`; training needs them.
             limit: Number of pixels, B x H x W, on which the network runs at once; what is larger is cut into windows
                 that overlap so far that the result is the same, see `medfuse.diffusion.evaluate`. None for no limit.
+            views: Number of mirrored views, 1 to 4, of which the network's answers are averaged: a little better, and
+                so many times slower.
 
         Raises:
-            DegradationError: The limit is not positive.
+            DegradationError: The limit is not positive, or the views are not 1 to 4.
         """
         if limit is not None and limit < 1:
             raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {limit}; raise it.")
+        if not 1 <= views <= len(VIEWS):
+            raise DegradationError(f"the number of views must be 1 to {len(VIEWS)}, got {views}; change it.")
         self.degradation = degradation
         self.steps, self.correction, self.convex = steps, correction, convex
-        self.amp, self.trajectory, self.limit = amp, trajectory, limit
+        self.amp, self.trajectory, self.limit, self.views = amp, trajectory, limit, views
 
     def __call__(
         self,
@@ -92,6 +97,7 @@ class FusionInferer(Inferer):
             until=until,
             trajectory=self.trajectory,
             limit=self.limit,
+            views=self.views,
         )
         final = states[-1]
         std = (0.5 * final.log_variance).exp()

@@ -131,6 +131,18 @@ def test_a_limit_below_one_pixel_is_refused():
         FusionInferer(limit=0)
 
 
+def test_the_network_runs_once_a_view_and_step(network):
+    runs = []
+    hook = network.denoiser.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        FusionInferer(COMPOSITE, steps=2, views=3)(rand(1, 2, 16, 16), network)
+    finally:
+        hook.remove()
+    assert len(runs) == 6
+    with pytest.raises(DegradationError, match="1 to 4, got 5"):
+        FusionInferer(views=5)
+
+
 def test_an_unknown_argument_is_refused(network):
     with pytest.raises(TypeError, match="unexpected keyword"):
         FusionInferer()(rand(1, 2, 8, 8), network, timesteps=3)

@@ -156,8 +156,7 @@ def test_shared_information_agrees_with_the_metric_on_images_of_few_levels():
 def test_shared_information_knows_no_tone_and_sees_noise():
     x, noise = rand(1, 2, 64, 64), rand(1, 2, 64, 64, seed=5) - 0.5
     itself, inverted, noisy, noisier, foreign = (
-        shared_information(x, y).min()
-        for y in (x, 1 - x, x + 0.1 * noise, x + 0.5 * noise, rand(1, 1, 64, 64, seed=6))
+        shared_information(x, y).min() for y in (x, 1 - x, x + 0.1 * noise, x + 0.5 * noise, rand(1, 1, 64, 64, seed=6))
     )
     assert float(itself) == pytest.approx(float(inverted), abs=1e-6)
     assert 0.05 > foreign < noisier < noisy < itself <= 1

@@ -17,6 +17,8 @@ from medfuse.diffusion.windows import evaluate
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, SourceModel
 
+VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Axes along which an image is mirrored for each view of the network."""
 _BANDS = (0.06, 0.15, 0.3, 0.5, 0.8)
 """Frequencies, in units of the Nyquist frequency, at which an operator is described to the network."""
 
@@ -63,6 +65,7 @@ def sample(
     until: int | None = None,
     trajectory: bool = True,
     limit: int | None = None,
+    views: int = 1,
 ) -> list[FusionState]:
     r"""Restore two sources and fuse them.
 
@@ -81,13 +84,15 @@ def sample(
         trajectory: Return the state after each step; else that after the last alone, in a list of one.
         limit: Number of pixels, B x H x W, on which to run the network at once; see `medfuse.diffusion.evaluate`. The
             physics, which need little memory, always see the whole image.
+        views: Number of mirrored views, 1 to 4, of which the network's answers are averaged in each step: the nature of
+            an image knows no left and right, the network hardly.
 
     Returns:
         The state after each step, the last one the result.
 
     Raises:
         GeometryError: `inputs` has not the shape [B, 2, H, W].
-        DegradationError: An impossible number of steps or form of correction.
+        DegradationError: An impossible number of steps or views, or form of correction.
 
     Reference:
         Shi et al., DRFusion (CVPR 2026), with the joint correction of `medfuse.physics.observation`; the network sees
@@ -99,13 +104,15 @@ def sample(
         raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
     if until is not None and not 1 <= until <= steps:
         raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
+    if not 1 <= views <= len(VIEWS):
+        raise DegradationError(f"the number of views must be 1 to {len(VIEWS)}, got {views}.")
     if correction not in CORRECTIONS:
         raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
     height, width = inputs.shape[2:]
     padding = _padding((height, width), degradation)
     if any(padding):
         inputs = F.pad(inputs, padding, mode="replicate")
-    chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit)
+    chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit, views)
     states: list[FusionState] = []
     for step in range(steps if until is None else until):
         if step + 1 == until:
@@ -140,10 +147,11 @@ class _Chain:
         correction: str,
         autocast: torch.dtype | None,
         limit: int | None,
+        views: int,
     ) -> None:
         """Begin with the regularised inverses and their mean; the arguments are those of `sample`."""
         self._network, self._steps, self._correction = network, steps, correction
-        self._autocast, self._limit = autocast, limit
+        self._autocast, self._limit, self._views = autocast, limit, VIEWS[:views]
         self._observation = JointObservation.from_images(inputs, degradation)
         self._inverses = [m.inverse() for m in self._observation]
         self._sigmas = [m.sigma() for m in self._observation]
@@ -187,10 +195,17 @@ class _Chain:
         return [*self.level, *self._inverses, *pulls, *self._sigmas, *self.estimate]
 
     def _evaluated(self, features: list[Tensor], condition: Tensor) -> Tensor:
-        """Run the network, it alone in the precision of `autocast`."""
+        """Run the network, it alone in the precision of `autocast`; return the mean of its views."""
         device, dtype = condition.device.type, self._autocast or torch.bfloat16
         with torch.autocast(device, dtype, enabled=self._autocast is not None):
+            first, *others = (self._viewed(features, condition, axes) for axes in self._views)
+        return torch.stack([v.to(features[0]) for v in (first, *others)]).mean(0) if others else first
+
+    def _viewed(self, features: list[Tensor], condition: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Run the network on the features mirrored along some axes; return its answer mirrored back."""
+        if not axes:
             return evaluate(self._network, features, condition, limit=self._limit)
+        return evaluate(self._network, [v.flip(axes) for v in features], condition, limit=self._limit).flip(axes)
 
     def _corrected(self, weight: Tensor, gains: Tensor, *, last: bool) -> list[Tensor]:
         """Return the estimate, corrected by the data, which have the last word."""

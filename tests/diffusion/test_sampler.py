@@ -329,6 +329,26 @@ def test_inputs_of_another_shape_are_refused(shape):
         sample(model(), torch.zeros(shape, dtype=torch.float64), NOISY)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("degradation", [NOISY, COMPOSITE], ids=["noise", "composite"])
+def test_with_all_views_a_mirrored_image_gives_the_mirrored_result(degradation):
+    """Blur, decimation and this noise know no left and right either, so the physics keep what the views bring."""
+    network, inputs = model(), pair(degradation)
+    result, turned, single = (
+        sample(network, x, degradation, steps=2, views=views)[-1]
+        for x, views in ((inputs, 4), (inputs.flip(-1, -2), 4), (inputs.flip(-1, -2), 1))
+    )
+    for key in ("x", "weight", "log_variance"):
+        assert torch.allclose(getattr(turned, key).flip(-1, -2), getattr(result, key), atol=1e-9)
+    assert float((single.x.flip(-1, -2) - result.x).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("views", [0, 5])
+def test_an_impossible_number_of_views_is_refused(views):
+    with pytest.raises(DegradationError, match=f"1 to 4, got {views}"):
+        sample(model(), pair(NOISY), NOISY, views=views)
+
+
 @pytest.mark.parametrize("steps", [0, -1])
 def test_no_steps_are_refused(steps):
     with pytest.raises(DegradationError, match="at least 1"):
