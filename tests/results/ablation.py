@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results.images import SCENARIOS, Dev, read
 
-from medfuse.bundles import load_spec
+from medfuse.bundles import bundle_dir, load_spec
 from medfuse.datasets import RandomPatches, slice_pairs
 from medfuse.inferers import FusionInferer
 from medfuse.io import write_json
@@ -83,6 +84,8 @@ VARIANTS = {
     "correction: the paper's": Variant({"correction": "paper"}),
     "correction: none": Variant({"correction": "none"}),
     "fused: convex": Variant({"convex": True}),
+    "views: 2": Variant({"views": 2}),
+    "views: 4": Variant({"views": 4}),
     "trained: as shipped": Variant({}, trained=True),
     "trained: correction none": Variant({"correction": "none"}, trained=True),
     "trained: correction the paper's": Variant({"correction": "paper"}, trained=True),
@@ -120,7 +123,9 @@ def _taken_away(part: str | None) -> AbstractContextManager[Any]:
 def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterations: int, name: str) -> None:
     """Train further, at a rate that falls linearly to 0."""
     inferer = FusionInferer(steps=3, trajectory=True, **variant.settings)
-    prepare, loss = _preparation(variant.only), FusionLoss()
+    training = ConfigParser.load_config_file(bundle_dir() / "configs" / "train.json")
+    prepare = _preparation(variant.only, tuple(training["train_steps"]))
+    loss = FusionLoss(**{k: v for k, v in training["loss"].items() if not k.startswith("_")})
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, iterations)
     network.train().requires_grad_(True)
@@ -142,10 +147,10 @@ def _batches(patches: RandomPatches, size: int = 8) -> Iterator[Tensor]:
         yield torch.stack([patches[i]["image"] for i in range(start, start + size)])
 
 
-def _preparation(only: str | None) -> Prepare:
+def _preparation(only: str | None, steps: tuple[int, ...]) -> Prepare:
     """Return what degrades a clean batch: by the training's prior, or by one scenario alone."""
     if only is None:
-        prior = DegradeBatch(steps=(3,), seed=7)
+        prior = DegradeBatch(steps=steps, seed=7)
 
         def by_prior(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
             inputs, target, _, kwargs = prior({"image": clean})
@@ -155,9 +160,10 @@ def _preparation(only: str | None) -> Prepare:
     degradation, generator = parse_degradation(load_spec(only)), torch.Generator().manual_seed(7)
 
     def by_scenario(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        until = 1 + int(torch.randint(3, (), generator=generator))
+        total = steps[int(torch.randint(len(steps), (), generator=generator))]
+        until = 1 + int(torch.randint(total, (), generator=generator))
         inputs = degrade(clean, degradation, generator, stored=True)
-        return inputs, clean, {"degradation": degradation, "steps": 3, "until": until}
+        return inputs, clean, {"degradation": degradation, "steps": total, "until": until}
 
     return by_scenario
 
