@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results.ablation import PATH as ABLATION
 from results.images import Dev, scenarios, unseen, wrong
-from results.infrared import InfraredDev, speed
+from results.infrared import InfraredDev, classical, speed
 from results.page import infrared_visible, pet_mri
 from results.phantoms import phantoms
 from results.pictures import restoration
@@ -53,6 +53,7 @@ def measure_infrared_visible(fusion: Fusion, bench: Path, data: Path, work: Path
     results = {
         "weights_sha256": sha256(fusion.weights),
         "scenarios": scenarios(dev, fusion, work),
+        "classical": classical(dev),
         "speed": speed(dev, fusion, work),
     }
     return results, infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))

@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from results.images import SCENARIOS, DevSet, psnr, read
+from results.classical import GAINS, RESTORATIONS
+from results.images import SCENARIOS, DevSet, luma, psnr, read
 from torch import Tensor
 
 from medfuse.bundles import load_spec
@@ -46,6 +48,28 @@ class InfraredDev(DevSet):
         row["hue"] = turned(clean, fused)
         row["hue_lab"] = float(colour_fidelity(clean, fused, data_range=1.0)["dH_deg"])
         return row
+
+
+def classical(dev: InfraredDev) -> dict[str, dict[str, float]]:
+    """Return the PSNR of luma, R, G and B that a classical restoration of each by itself gives, by scenario."""
+    figures: dict[str, dict[str, float]] = {}
+    for scenario, restore in RESTORATIONS.items():
+        rows = []
+        for name in dev.names:
+            clean, before = (
+                _luma_and_channels(folder / "vis" / f"{name}.png") for folder in (dev.clean, dev.degraded(scenario))
+            )
+            after = torch.from_numpy(np.stack([restore(*v) for v in zip(before.numpy(), GAINS, strict=True)]))
+            after = (after.clamp(0, 1) * 255).round() / 255
+            rows.append([psnr(x, y) for x, y in zip(after, clean, strict=True)])
+        figures[scenario] = dict(zip(("luma", *"RGB"), np.mean(rows, 0).tolist(), strict=True))
+    return figures
+
+
+def _luma_and_channels(path: Path) -> Tensor:
+    """Return **[4, H, W]**."""
+    image = read(path).double()
+    return torch.cat([luma(image), image.expand(-1, 3, -1, -1)], 1)[0]
 
 
 def turned(reference: Tensor, image: Tensor) -> float:
