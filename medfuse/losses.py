@@ -139,8 +139,9 @@ class FusionLoss(nn.Module):
     Fusion: structure, visual information and edges of both sources, as bright as the brighter one, as steep as the
     steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `1 - edges(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad
     x_k|`, k the steeper. A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
-    Optional: statistics of both sources that the fused image shares, `1 - I(x_i; f) / H(x_i)`, and what it adds to each
-    of them that is the other, `1 - r(f - x_i, x_k)`.
+    Optional: the information that the fused image shares with each source, `-log I(x_i; f) / H(x_i)`, whose logarithm
+    lets it count where noise has left little of it, too; and what it adds to each that is the other, `1 - r(f - x_i,
+    x_k)`.
     Black: where both sources are exactly 0, what the fused image shows above it.
     Uncertainty: Gaussian negative log-likelihood of the sources' errors, which trains the log-variance alone.
     """
@@ -213,7 +214,7 @@ class FusionLoss(nn.Module):
             (self.weaker, lambda: dissimilarity().amax(1).mean()),
             (self.information, lambda: (1 - visual_information(target, pair)).mean()),
             (self.edges, lambda: (1 - edge_preservation(target, pair)).mean()),
-            (self.shared, lambda: (1 - shared_information(target, fused)).mean()),
+            (self.shared, lambda: -shared_information(target, fused).clamp_min(1e-3).log().mean()),
             (self.complement, lambda: (1 - complementarity(target, fused)).mean()),
             (self.intensity, lambda: (fused - brighter).abs().mean()),
             (self.black, lambda: (fused.clamp_min(0) * (brighter == 0)).mean()),

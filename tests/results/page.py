@@ -50,8 +50,8 @@ against the clean sources: the luma, and where the table says so R, G and B. One
 which are [the presets](../how-to/fuse-infrared-and-visible.md#say-what-happened). Intervals are 95 % bootstrap
 intervals of the mean that draw whole scenes; with so few of them they are rough.
 
-**Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation. R, G
-and B were restored each by itself with scikit-image, with the parameters that are best on these very pairs
+**Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation. R,
+G and B were restored each by itself with scikit-image, with the parameters that are best on these very pairs
 (`tests/results/classical.py`); the luma, with the same ones, to {noise:.2f} dB in noise, {blur:.2f} in blur and
 {composite:.2f} in the composite. Each published fusion (IFCNN, SDNet, with its authors' weights), the average and a
 Laplacian pyramid fuse what the classical restoration of luma and infrared gave. *Maximum* and *copy* (of the visible
