@@ -139,9 +139,9 @@ class FusionLoss(nn.Module):
     Fusion: structure, visual information and edges of both sources, as bright as the brighter one, as steep as the
     steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `1 - edges(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad
     x_k|`, k the steeper. A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
-    Optional: the information that the fused image shares with each source, `-log I(x_i; f) / H(x_i)`, whose logarithm
-    lets it count where noise has left little of it, too; and what it adds to each that is the other, `1 - r(f - x_i,
-    x_k)`.
+    Optional: the information that the fused images share with the sources, `-log I(x_i; f) / H(x_i)`, over all pixels
+    of a batch: within a patch, a copy of either source would share most, over many patches it is one rule for all; and
+    what a fused image adds to each source that is the other, `1 - r(f - x_i, x_k)`.
     Black: where both sources are exactly 0, what the fused image shows above it.
     Uncertainty: Gaussian negative log-likelihood of the sources' errors, which trains the log-variance alone.
     """
@@ -214,7 +214,7 @@ class FusionLoss(nn.Module):
             (self.weaker, lambda: dissimilarity().amax(1).mean()),
             (self.information, lambda: (1 - visual_information(target, pair)).mean()),
             (self.edges, lambda: (1 - edge_preservation(target, pair)).mean()),
-            (self.shared, lambda: -shared_information(target, fused).clamp_min(1e-3).log().mean()),
+            (self.shared, lambda: -shared_information(_pooled(target), _pooled(fused)).clamp_min(1e-3).log().mean()),
             (self.complement, lambda: (1 - complementarity(target, fused)).mean()),
             (self.intensity, lambda: (fused - brighter).abs().mean()),
             (self.black, lambda: (fused.clamp_min(0) * (brighter == 0)).mean()),
@@ -234,6 +234,11 @@ def _steeper(pair: Tensor) -> Tensor:
 def _step(slope: float, x: Tensor, middle: float) -> Tensor:
     """Return a sigmoid that is 1/2 of its end at `middle`, scaled to 1 at `x = 1`."""
     return torch.sigmoid(slope * (x - middle)) * (1.0 + math.exp(-slope * (1.0 - middle)))
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Return a batch **[B, C, H, W]** as one image **[1, C, B, H W]**."""
+    return x.transpose(0, 1).flatten(2)[None]
 
 
 def _entropy(p: Tensor) -> Tensor:
