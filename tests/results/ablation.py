@@ -123,7 +123,7 @@ def _taken_away(part: str | None) -> AbstractContextManager[Any]:
 def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterations: int, name: str) -> None:
     """Train further, at a rate that falls linearly to 0."""
     inferer = FusionInferer(steps=3, trajectory=True, **variant.settings)
-    training = ConfigParser.load_config_file(bundle_dir() / "configs" / "train.json")
+    training = ConfigParser.load_config_file(bundle_dir("pet_mri_fusion") / "configs" / "train.json")
     prepare = _preparation(variant.only, tuple(training["train_steps"]))
     loss = FusionLoss(**{k: v for k, v in training["loss"].items() if not k.startswith("_")})
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=1e-5)
