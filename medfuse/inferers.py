@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
 
-from medfuse.diffusion import VIEWS, sample
+from medfuse.diffusion import check_settings, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
 
@@ -53,15 +53,19 @@ class FusionInferer(Inferer):
                 so many times slower.
 
         Raises:
-            DegradationError: The limit is not positive, or the views are not 1 to 4.
+            DegradationError: The limit is not positive, or the steps, the correction or the views are impossible.
         """
         if limit is not None and limit < 1:
             raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {limit}; raise it.")
-        if not 1 <= views <= len(VIEWS):
-            raise DegradationError(f"the number of views must be 1 to {len(VIEWS)}, got {views}; change it.")
+        check_settings(steps, correction, views)
         self.degradation = degradation
         self.steps, self.correction, self.convex = steps, correction, convex
         self.amp, self.trajectory, self.limit, self.views = amp, trajectory, limit, views
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on beside weights, degradation and steps, for the records."""
+        return {"correction": self.correction, "convex": self.convex, "views": self.views}
 
     def __call__(
         self,
@@ -137,6 +141,11 @@ class VolumeFusionInferer(SliceInferer):
             roi_size=(-1, -1), sw_batch_size=slice_batch, spatial_dim=spatial_dim, overlap=0.0, progress=progress
         )
         self.inner = inner
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the inner inferer."""
+        return self.inner.settings
 
     def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.

@@ -184,7 +184,9 @@ def test_overlays_change_a_run(quick, data, tmp_path):
     runs = share_dir() / "configs" / "run"
     arguments = ["batch", str(data), str(tmp_path / "out"), "participant", "--shard", "1/3", "--device", "cpu"]
     assert cli.main([*arguments, "--overlay", str(runs / "one_step.yaml"), str(runs / "convex.yaml")]) == 0
-    assert json.loads((tmp_path / "out" / "a" / "a.json").read_text())["steps"] == 1
+    record = json.loads((tmp_path / "out" / "a" / "a.json").read_text())
+    assert record["steps"] == 1
+    assert record["settings"] == {"correction": "cut", "convex": False, "views": 1}
 
 
 def test_shards_share_the_cases(quick, data, tmp_path):

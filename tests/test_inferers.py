@@ -139,8 +139,21 @@ def test_the_network_runs_once_a_view_and_step(network):
     finally:
         hook.remove()
     assert len(runs) == 6
-    with pytest.raises(DegradationError, match="1 to 4, got 5"):
-        FusionInferer(views=5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"views": 5}, "1 to 4, got 5"), ({"steps": 0}, "at least 1, got 0"), ({"correction": "cat"}, "got 'cat'")],
+)
+def test_an_impossible_setting_is_refused_before_anything_runs(setting, message):
+    with pytest.raises(DegradationError, match=message):
+        FusionInferer(**setting)
+
+
+def test_settings_are_those_that_a_result_depends_on():
+    inferer = FusionInferer(correction="joint", convex=True, views=2)
+    assert inferer.settings == {"correction": "joint", "convex": True, "views": 2}
+    assert VolumeFusionInferer(inferer).settings == inferer.settings
 
 
 def test_an_unknown_argument_is_refused(network):

@@ -1,8 +1,17 @@
 """Diffusion: a few learned steps from two degraded sources to two restored ones and their fusion."""
 
 from medfuse.diffusion.model import FusionModel, Gains
-from medfuse.diffusion.sampler import VIEWS, FusionState, describe, sample
+from medfuse.diffusion.sampler import FusionState, check_settings, describe, sample
 from medfuse.diffusion.schedule import MonotoneSchedule
 from medfuse.diffusion.windows import evaluate
 
-__all__ = ["VIEWS", "FusionModel", "FusionState", "Gains", "MonotoneSchedule", "describe", "evaluate", "sample"]
+__all__ = [
+    "FusionModel",
+    "FusionState",
+    "Gains",
+    "MonotoneSchedule",
+    "check_settings",
+    "describe",
+    "evaluate",
+    "sample",
+]

@@ -17,7 +17,7 @@ from medfuse.diffusion.windows import evaluate
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, SourceModel
 
-VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+_VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Axes along which an image is mirrored for each view of the network."""
 _BANDS = (0.06, 0.15, 0.3, 0.5, 0.8)
 """Frequencies, in units of the Nyquist frequency, at which an operator is described to the network."""
@@ -100,14 +100,9 @@ def sample(
     """
     if inputs.ndim != 4 or inputs.shape[1] != 2:
         raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
-    if steps < 1:
-        raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
+    check_settings(steps, correction, views)
     if until is not None and not 1 <= until <= steps:
         raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
-    if not 1 <= views <= len(VIEWS):
-        raise DegradationError(f"the number of views must be 1 to {len(VIEWS)}, got {views}.")
-    if correction not in CORRECTIONS:
-        raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
     height, width = inputs.shape[2:]
     padding = _padding((height, width), degradation)
     if any(padding):
@@ -126,6 +121,16 @@ def sample(
             states.append(FusionState(*(v[..., :height, :width] for v in state)))
         del x, weight, log_variance  # a large image leaves room for what is needed only
     return states
+
+
+def check_settings(steps: int, correction: str, views: int) -> None:
+    """Refuse an impossible number of steps or views, or form of correction, with a `DegradationError`."""
+    if steps < 1:
+        raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
+    if not 1 <= views <= len(_VIEWS):
+        raise DegradationError(f"the number of views must be 1 to {len(_VIEWS)}, got {views}.")
+    if correction not in CORRECTIONS:
+        raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
 
 
 class _Chain:
@@ -151,7 +156,7 @@ class _Chain:
     ) -> None:
         """Begin with the regularised inverses and their mean; the arguments are those of `sample`."""
         self._network, self._steps, self._correction = network, steps, correction
-        self._autocast, self._limit, self._views = autocast, limit, VIEWS[:views]
+        self._autocast, self._limit, self._views = autocast, limit, _VIEWS[:views]
         self._observation = JointObservation.from_images(inputs, degradation)
         self._inverses = [m.inverse() for m in self._observation]
         self._sigmas = [m.sigma() for m in self._observation]

@@ -173,6 +173,7 @@ class SaveFusiond(MapTransform):
         weights: str | Path,
         degradation: Mapping[str, Any] | None = None,
         steps: int | None = None,
+        settings: Mapping[str, Any] | None = None,
         source_keys: tuple[str, str] = ("mri", "pet"),
         reference: str = "mri",
         spatial_dim: int = 2,
@@ -189,6 +190,7 @@ class SaveFusiond(MapTransform):
             weights: The weights that were used, for their hash.
             degradation: The specification that was used.
             steps: Number of steps that were used.
+            settings: What else the inferer was told, see `FusionInferer.settings`.
             source_keys: Keys of the sources on the reference grid.
             reference: Which of them the grid belongs to.
             spatial_dim: Axis along which the volume was sliced.
@@ -199,6 +201,7 @@ class SaveFusiond(MapTransform):
         """
         super().__init__(keys)
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
+        self.settings = settings
         self.source_keys, self.reference = source_keys, reference
         self.spatial_dim, self.palette, self.outputs = spatial_dim, palette, tuple(outputs)
         if dicom_output:
@@ -294,6 +297,7 @@ class SaveFusiond(MapTransform):
             "versions": versions(),
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
+            "settings": self.settings,
             "degradation": {"origin": "given", **(dict(self.degradation) if self.degradation else {"version": 1})},
             "reference": {
                 "source": self.reference,

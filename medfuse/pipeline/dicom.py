@@ -69,7 +69,8 @@ def write_dicom(result: CaseResult, folder: Path, *, deidentified: bool = False)
 def _identity(result: CaseResult, *settings: object) -> str:
     """Return a hash of inputs, configuration and results, which is the same when a run is repeated."""
     record = result.record
-    known = {name: record[name] for name in ("versions", "weights_sha256", "steps", "degradation", "reference")}
+    names = ("versions", "weights_sha256", "steps", "settings", "degradation", "reference")
+    known = {name: record[name] for name in names}
     inputs = [record["sources"][name]["sha256"] for name in result.names]
     digest = hashlib.sha256(json.dumps([known, inputs, result.palette, settings], sort_keys=True).encode())
     for volume in (result.fused.numpy(), result.restored[1].numpy(), result.rgb, result.affine):

@@ -123,6 +123,7 @@ def fuse_images(
         "versions": versions(),
         "weights_sha256": sha256(fusion.weights),
         "steps": steps,
+        "settings": fusion.inferer.settings,
         "degradation": {"origin": "given", **(dict(degradation) if degradation else {"version": 1})},
         "images": [p.name for p in pairs],
         "speed": {"megapixels": megapixels, "seconds": seconds, "megapixels_per_second": megapixels / seconds},

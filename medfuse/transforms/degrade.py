@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -122,6 +122,12 @@ def degrade(image: Tensor, degradation: JointDegradation, generator: torch.Gener
     return torch.cat(outputs, 1)
 
 
+def draw_steps(choices: Sequence[int], generator: torch.Generator) -> dict[str, int]:
+    """Draw the number of steps T and which of them, `until`, is trained: each as often."""
+    steps = choices[int(torch.randint(len(choices), (), generator=generator))]
+    return {"steps": steps, "until": 1 + int(torch.randint(steps, (), generator=generator))}
+
+
 class DegradeBatch:
     """Prepare a batch for MONAI's engines: degrade clean pairs, hand over the degradation, draw the number of steps.
 
@@ -176,8 +182,7 @@ class DegradeBatch:
         stored = float(torch.rand((), generator=generator)) < 0.5
         kwargs: dict[str, Any] = {"degradation": degradation}
         if self.steps is not None:
-            kwargs["steps"] = self.steps[int(torch.randint(len(self.steps), (), generator=generator))]
-            kwargs["until"] = 1 + int(torch.randint(kwargs["steps"], (), generator=generator))
+            kwargs |= draw_steps(self.steps, generator)
         if clean.device not in self._noise:  # drawn where the batch is: copies from the host would take longer
             self._noise[clean.device] = torch.Generator(clean.device).manual_seed(self.seed)
         return degrade(clean, degradation, self._noise[clean.device], stored=stored), clean, (), kwargs

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
@@ -45,7 +44,6 @@ def test_path_keeps_suffix_and_folder(tmp_path):
     assert target.read_bytes() == b"x"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_permissions_are_those_of_an_ordinary_file(tmp_path):
     (tmp_path / "ordinary").write_bytes(b"")
     with atomic_file(tmp_path / "atomic") as file:

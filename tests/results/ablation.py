@@ -30,16 +30,16 @@ from medfuse.bundles import bundle_dir, load_spec
 from medfuse.datasets import RandomPatches, slice_pairs
 from medfuse.inferers import FusionInferer
 from medfuse.io import write_json
-from medfuse.losses import FusionLoss
 from medfuse.metrics import Images, measure
 from medfuse.physics import SourceModel, SpectralModel, parse_degradation, replicate
 from medfuse.pipeline import load_fusion, sha256
 from medfuse.transforms import DegradeBatch
-from medfuse.transforms.degrade import degrade
+from medfuse.transforms.degrade import degrade, draw_steps
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "ablation.json"
 METRICS = ("r1_PSNR", "r2_PSNR", "SSIM", "VIF", "Qabf")
 _DEGRADED = tuple(name for name in SCENARIOS if name != "clean")
+_SEED = 7
 _GRADIENTS = slice(5, 7)  # of the network's input channels
 
 Prepare = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Any]]]
@@ -98,7 +98,7 @@ VARIANTS = {
 def ablation(bench: Path, data: Path, *, iterations: int) -> dict[str, Any]:
     """Return, by variant and scenario, the mean of each metric over the dev set."""
     dev, shipped = Dev(bench, data), load_fusion()
-    patches = RandomPatches(slice_pairs(data, split="train"), size=96, length=8 * iterations, seed=7)
+    patches = RandomPatches(slice_pairs(data, split="train"), size=96, length=8 * iterations, seed=_SEED)
     figures: dict[str, Any] = {}
     for name, variant in VARIANTS.items():
         network: nn.Module = copy.deepcopy(shipped.network)
@@ -123,9 +123,11 @@ def _taken_away(part: str | None) -> AbstractContextManager[Any]:
 def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterations: int, name: str) -> None:
     """Train further, at a rate that falls linearly to 0."""
     inferer = FusionInferer(steps=3, trajectory=True, **variant.settings)
-    training = ConfigParser.load_config_file(bundle_dir("pet_mri_fusion") / "configs" / "train.json")
-    prepare = _preparation(variant.only, tuple(training["train_steps"]))
-    loss = FusionLoss(**{k: v for k, v in training["loss"].items() if not k.startswith("_")})
+    training = ConfigParser()
+    training.read_config(bundle_dir("pet_mri_fusion") / "configs" / "train.json")
+    training["seed"] = _SEED
+    loss, prior = (training.get_parsed_content(key) for key in ("loss", "train::prepare_batch"))
+    prepare = _by_prior(prior) if variant.only is None else _by_scenario(variant.only, training["train_steps"])
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, iterations)
     network.train().requires_grad_(True)
@@ -147,25 +149,25 @@ def _batches(patches: RandomPatches, size: int = 8) -> Iterator[Tensor]:
         yield torch.stack([patches[i]["image"] for i in range(start, start + size)])
 
 
-def _preparation(only: str | None, steps: tuple[int, ...]) -> Prepare:
-    """Return what degrades a clean batch: by the training's prior, or by one scenario alone."""
-    if only is None:
-        prior = DegradeBatch(steps=steps, seed=7)
+def _by_prior(prior: DegradeBatch) -> Prepare:
+    """Return what degrades a clean batch as the training does."""
 
-        def by_prior(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-            inputs, target, _, kwargs = prior({"image": clean})
-            return inputs, target, kwargs
+    def prepare(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        inputs, target, _, kwargs = prior({"image": clean})
+        return inputs, target, kwargs
 
-        return by_prior
-    degradation, generator = parse_degradation(load_spec(only)), torch.Generator().manual_seed(7)
+    return prepare
 
-    def by_scenario(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        total = steps[int(torch.randint(len(steps), (), generator=generator))]
-        until = 1 + int(torch.randint(total, (), generator=generator))
+
+def _by_scenario(name: str, steps: Sequence[int]) -> Prepare:
+    """Return what degrades a clean batch by one scenario alone."""
+    degradation, generator = parse_degradation(load_spec(name)), torch.Generator().manual_seed(_SEED)
+
+    def prepare(clean: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         inputs = degrade(clean, degradation, generator, stored=True)
-        return inputs, clean, {"degradation": degradation, "steps": total, "until": until}
+        return inputs, clean, {"degradation": degradation, **draw_steps(steps, generator)}
 
-    return by_scenario
+    return prepare
 
 
 def _score(dev: Dev, scenario: str, network: nn.Module, inferer: FusionInferer) -> dict[str, float]:
