@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medfuse.errors import BundleError, ImageError
-from medfuse.phantoms import load_atlas, random_phantoms
+from medfuse.phantoms import insert_lesions, load_atlas, random_phantoms
 from medfuse.transforms.color import rgb_to_ycbcr
 
 # Share of each kind among training patches; the shares of absent kinds go to the others.
@@ -113,6 +113,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         gamma: Range of the exponent on source 1.
         shrink: Range of the factor, 1 or more, by which a crop is shrunk: photographs get sharper, and their noise and
             JPEG blocks fainter.
+        lesions: Probability that one to three lesions are inserted, each into one source alone.
 
     Raises:
         BundleError: No kind among the pairs has a weight above 0.
@@ -130,6 +131,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         gain: tuple[float, float] = (0.7, 1.1),
         gamma: tuple[float, float] = (0.8, 1.25),
         shrink: tuple[float, float] = (1.0, 1.0),
+        lesions: float = 0.0,
     ) -> None:
         if size < 1 or length < 1:
             raise ImageError(f"The patch size and length must be at least 1, got {size} and {length}; raise them.")
@@ -142,7 +144,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         shares = np.array([weights[kind] for kind in kinds])
         self.pairs = pairs
         self.size, self.length, self.seed, self.gain, self.gamma = size, length, seed, gain, gamma
-        self.shrink = shrink
+        self.shrink, self.lesions = shrink, lesions
         self._members = [np.flatnonzero([pair.kind == kind for pair in pairs.pairs]) for kind in kinds]
         self._cumulative = np.cumsum(shares / shares.sum())
 
@@ -161,6 +163,8 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         if rng.random() < 0.5:
             image = image.transpose(0, 2, 1)
         image = np.ascontiguousarray(image)
+        if self.lesions and rng.random() < self.lesions:
+            insert_lesions(*image, int(rng.integers(1, 4)), rng)
         if kind != "chroma":
             np.power(image[0], rng.uniform(*self.gamma), out=image[0])
             for source in image:

@@ -206,6 +206,34 @@ def random_phantoms(atlas: Atlas, count: int, *, seed: int, size: int = 208) -> 
     return phantoms
 
 
+def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator) -> None:
+    """Draw soft lesions into a real pair, each into one of its images alone, where that image shows something.
+
+    So a network learns that a border in one image says little of the other one, and a lesion of the PET, hot or cold,
+    survives without a counterpart.
+
+    Args:
+        mri: MRI **[H, W]**, changed in place.
+        pet: Functional image of the same shape, changed in place: a cold lesion has 0.05 to 0.7 of the uptake around
+            it, a hot one 1.2 to 2.5 of it.
+        count: Number of lesions.
+        rng: Source of all randomness.
+    """
+    for _ in range(count):
+        image = mri if rng.random() < 0.5 else pet
+        places = np.flatnonzero(image > 0.1 * image.max())
+        if not len(places):
+            continue
+        centre = np.array(np.unravel_index(rng.choice(places), image.shape))
+        window, soft = _soft_ellipsoid(image.shape, centre, rng, softness=(0.3, 1.5))
+        there = image[window]
+        if image is mri:
+            level = _other_intensity(there, soft, rng)
+        else:
+            level = _mean(there, soft) * (rng.uniform(1.2, 2.5) if rng.random() < 0.5 else rng.uniform(0.05, 0.7))
+        there += soft * (level - there)
+
+
 def _rotation(degrees: np.ndarray) -> np.ndarray:
     """Rotation matrix `[3, 3]` of three successive rotations about the axes, degrees."""
     matrix = np.eye(3)
@@ -290,19 +318,10 @@ def _add_lesions(
     for _ in range(count):
         kind = Lesion(int(rng.integers(1, 5)))
         centre = np.array(np.unravel_index(rng.choice(places), labels.shape))
-        radii = rng.uniform(2, 8) * rng.uniform(0.8, 1.25, labels.ndim)
-        reach = np.ceil(radii + 5).astype(int)
-        window = tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip(centre, reach, strict=True))
-        offsets = [
-            (np.arange(labels.shape[a])[w] - centre[a]) / radii[a] for a, w in enumerate(window)
-        ]  # in units of the radius
-        distance = np.sqrt(sum(g**2 for g in np.meshgrid(*offsets, indexing="ij", sparse=True)))
-        soft = 1 / (1 + np.exp(np.clip((distance - 1) * radii.mean() / rng.uniform(0.3, 0.7), -30, 30)))
+        window, soft = _soft_ellipsoid(labels.shape, centre, rng, softness=(0.3, 0.7))
         hot = kind is Lesion.PET_HOT or (kind is Lesion.BOTH and rng.random() < 0.7)
         uptake = grey * rng.uniform(1.1, 2.5) if hot else rng.uniform(0.05, 0.5)
-        local = float((mri[window] * soft).sum() / soft.sum())
-        change = rng.uniform(0.15, 0.4)
-        intensity = local - change if local - change > 0.05 and (local > 0.7 or rng.random() < 0.5) else local + change
+        intensity = _other_intensity(mri[window], soft, rng)
         if labels[window][soft > 0.05].any():
             continue
         if kind is not Lesion.MRI:
@@ -310,3 +329,26 @@ def _add_lesions(
         if kind in (Lesion.BOTH, Lesion.MRI):
             mri[window] += soft * (intensity - mri[window])
         labels[window][soft > 0.5] = kind
+
+
+def _soft_ellipsoid(
+    shape: Sequence[int], centre: np.ndarray, rng: Generator, *, softness: tuple[float, float]
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Window round an ellipsoid of radius 2 to 8 px, and its soft mask in it, 0..1; `softness` is that of its edge, px."""
+    radii = rng.uniform(2, 8) * rng.uniform(0.8, 1.25, len(shape))
+    reach = np.ceil(radii + 5).astype(int)
+    window = tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip(centre, reach, strict=True))
+    offsets = [(np.arange(shape[a])[w] - centre[a]) / radii[a] for a, w in enumerate(window)]  # in units of the radius
+    distance = np.sqrt(sum(g**2 for g in np.meshgrid(*offsets, indexing="ij", sparse=True)))
+    return window, 1 / (1 + np.exp(np.clip((distance - 1) * radii.mean() / rng.uniform(*softness), -30, 30)))
+
+
+def _other_intensity(mri: np.ndarray, soft: np.ndarray, rng: Generator) -> float:
+    """Draw an intensity of a lesion that differs from what is there, darker or brighter."""
+    local = _mean(mri, soft)
+    change = rng.uniform(0.15, 0.4)
+    return local - change if local - change > 0.05 and (local > 0.7 or rng.random() < 0.5) else local + change
+
+
+def _mean(image: np.ndarray, soft: np.ndarray) -> float:
+    return float((image * soft).sum() / soft.sum())

@@ -20,6 +20,7 @@ from medfuse.io.manifest import PLAIN_ID, read_rows
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 Bits = Literal[8, 16, 32]
 _MAX_NAME = 200  # bytes
+_ROWS = 256  # of an image that are rounded at once
 _FULL_RANGE = {8: 255.0, 16: 65535.0, 32: 1.0}
 _MAX_PIXELS = 80_000_000  # less than what Pillow warns of
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _SAMPLES_PER_PIXEL, _PLANAR = 258, 262, 274, 277, 284  # TIFF 6.0 tags
@@ -86,7 +87,9 @@ def read_image(path: str | Path, *, color: bool = False, allow_constant: bool = 
 
     bits = _bits(stored.dtype, what)
     with np.errstate(over="ignore"):
-        array = (stored / _FULL_RANGE[bits] if bits != 32 else stored).astype(np.float32)
+        array = stored.astype(np.float32)
+    if bits != 32:
+        array /= np.float32(_FULL_RANGE[bits])
     if not np.isfinite(array).all():
         raise ImageError(f"{what} must be finite, got NaN or infinity; repair it.")
     if array.ndim == 3 and (array == array[..., :1]).all():
@@ -126,9 +129,9 @@ def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
         with atomic_file(path) as file:
             np.save(file, np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)
         return
-    scaled = np.clip(values, 0, 1, dtype=np.float64)
-    scaled *= _FULL_RANGE[bits]
-    samples = np.rint(scaled, out=scaled).astype(np.uint8 if bits == 8 else np.uint16)
+    samples = np.empty(values.shape, np.uint8 if bits == 8 else np.uint16)
+    for some in (slice(i, i + _ROWS) for i in range(0, len(values), _ROWS)):
+        samples[some] = np.rint(np.clip(values[some], 0, 1, dtype=np.float64) * _FULL_RANGE[bits])
     with atomic_path(path) as temporary:
         if bits == 16 and samples.ndim == 3:  # which Pillow has no mode for
             sitk.WriteImage(sitk.GetImageFromArray(samples, isVector=True), temporary, useCompression=True)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_AT_ONCE = 2**21  # samples that a Fourier transform takes at once
 _SHORT = 256  # samples, up to which a product with the basis is faster than a Fourier transform
 
 
@@ -55,6 +56,17 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
         basis = cosine_basis(n, x)
         return apply_along(basis.T if inverse else basis, x, axis)
     x = x.movedim(axis + 2, -1)
+    if x.numel() > _AT_ONCE and x.shape[-2] > 1:  # large images leave room for little beside themselves
+        y, rows = torch.empty_like(x), max(1, _AT_ONCE * x.shape[-2] // x.numel())
+        for some in (slice(i, i + rows) for i in range(0, x.shape[-2], rows)):
+            y[..., some, :] = _fast_cosine_transform(x[..., some, :], inverse=inverse)
+        return y.movedim(-1, axis + 2)
+    return _fast_cosine_transform(x, inverse=inverse).movedim(-1, axis + 2)
+
+
+def _fast_cosine_transform(x: Tensor, *, inverse: bool) -> Tensor:
+    """Transform along the last axis by a Fourier transform of its length."""
+    n = x.shape[-1]
     half = n // 2
     k = torch.arange(half + 1, device=x.device, dtype=torch.float64)
     turn = torch.polar(torch.full_like(k, math.sqrt(2.0 / n)), -0.5 * math.pi / n * k)
@@ -64,11 +76,9 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
     order = torch.cat([i[::2], i[1::2].flip(0)])  # the even samples, and back along the odd ones
     if inverse:
         waves = torch.complex(x[..., : half + 1], F.pad(-x[..., n - half :].flip(-1), (1, 0))).div_(turn)
-        y = torch.fft.irfft(waves, n).index_select(-1, order.argsort())
-    else:
-        waves = torch.fft.rfft(x.index_select(-1, order)).mul_(turn)
-        y = torch.cat([waves.real, -waves.imag[..., 1 : n - half].flip(-1)], -1)
-    return y.movedim(-1, axis + 2)
+        return torch.fft.irfft(waves, n).index_select(-1, order.argsort())
+    waves = torch.fft.rfft(x.index_select(-1, order)).mul_(turn)
+    return torch.cat([waves.real, -waves.imag[..., 1 : n - half].flip(-1)], -1)
 
 
 def reflect_index(n: int, radius: int, device: torch.device | None = None) -> Tensor:

@@ -37,7 +37,7 @@ def make(tmp_path, mri, pet, save):
         volumes = [torch.as_tensor(scan.volume.copy(), dtype=torch.float32) for scan in (mri, pet)]
         registration = {"performed": True, "accepted": True} if moved else None
         record = {
-            "versions": {}, "weights_sha256": "w", "steps": 1, "degradation": {"version": 1},
+            "versions": {}, "weights_sha256": "w", "steps": 1, "settings": {}, "degradation": {"version": 1},
             "reference": {"source": reference}, "registration": registration,
             "sources": {"mri": {"sha256": "m"}, "pet": {"sha256": "p", "suv": suv}},
         }  # fmt: skip
@@ -129,6 +129,7 @@ def test_uids_follow_from_inputs_configuration_and_results(make, tmp_path):
     result = make()
     changed = {
         "other weights": replace(result, record={**result.record, "weights_sha256": "v"}),
+        "other settings": replace(result, record={**result.record, "settings": {"convex": True}}),
         "other degradation": replace(result, record={**result.record, "degradation": {"version": 1, "name": "x"}}),
         "other result": replace(result, fused=result.fused + 0.5),
         "other palette": replace(result, palette="PET"),

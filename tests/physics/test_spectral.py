@@ -27,6 +27,18 @@ def test_the_cosine_transform_is_that_of_scipy(n, axis):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_large_image_is_transformed_in_parts_with_the_same_result(axis, inverse, monkeypatch):
+    x = rand(2, 1, 301, 300).requires_grad_()
+    whole = cosine_transform(x, axis, inverse=inverse)
+    monkeypatch.setattr("medfuse.physics.spectral._AT_ONCE", 2**13)
+    parts = cosine_transform(x, axis, inverse=inverse)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-13)
+    gradients = (torch.autograd.grad((y * y).sum(), x)[0] for y in (whole, parts))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
 def test_the_gradient_of_a_long_transform_is_its_inverse(inverse):
     x = rand(1, 1, 2, 301).requires_grad_()
     y = cosine_transform(x, 1, inverse=inverse)
