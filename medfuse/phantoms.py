@@ -334,7 +334,7 @@ def _add_lesions(
 def _soft_ellipsoid(
     shape: Sequence[int], centre: np.ndarray, rng: Generator, *, softness: tuple[float, float]
 ) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Window round an ellipsoid of radius 2 to 8 px, and its soft mask in it, 0..1; `softness` is that of its edge, px."""
+    """Window round an ellipsoid of radius 2 to 8 px, and its mask there, 0..1; `softness` is that of its edge, px."""
     radii = rng.uniform(2, 8) * rng.uniform(0.8, 1.25, len(shape))
     reach = np.ceil(radii + 5).astype(int)
     window = tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip(centre, reach, strict=True))

@@ -173,6 +173,15 @@ def test_intensity_changes_stay_in_range_without_clipping():
         assert (image == image.amax()).float().mean() < 0.02  # a clipped patch would hold a plateau at 1
 
 
+def test_lesions_are_inserted_as_often_as_asked_and_stay_in_range():
+    pairs = pairs_of("pet", side=128)
+    for share, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 198, 200)):
+        patches = RandomPatches(pairs, size=64, length=200, lesions=share, **PLAIN)
+        images = [patches[k]["image"] for k in range(200)]
+        assert low <= sum(not torch.equal(*image) for image in images) <= high
+        assert all(image.min() >= 0 and image.max() <= 1 for image in images)
+
+
 def test_patches_come_in_eight_orientations():
     ramp = (np.arange(100)[:, None] * 2 + np.zeros(100)).astype(np.uint8) + np.arange(100, dtype=np.uint8)[None] // 2
     pairs = SlicePairs([SlicePair(ramp, ramp, "ramp", "s", "pet")])

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from medfuse.errors import BundleError, GeometryError
-from medfuse.phantoms import Atlas, Lesion, load_atlas, make_phantom, random_phantoms, random_slice
+from medfuse.phantoms import Atlas, Lesion, insert_lesions, load_atlas, make_phantom, random_phantoms, random_slice
 
 DEMO = Path(__file__).parents[1] / "bundles" / "pet_mri_fusion" / "demo"
 
@@ -84,6 +84,27 @@ def test_lesions_show_only_where_their_label_says(atlas):
             if kind is Lesion.PET_COLD:
                 assert pet[core].mean() < -0.1
     assert seen == set(Lesion)
+
+
+def test_an_inserted_lesion_changes_one_image_where_it_shows_something():
+    signs = set()
+    for seed in range(40):
+        mri, pet = np.zeros((2, 64, 64), np.float32)
+        mri[:, 20:], pet[:, 20:] = 0.6, 0.4
+        changed = [mri.copy(), pet.copy()]
+        insert_lesions(*changed, 1, np.random.default_rng(seed))
+        changes = [new - old for new, old in zip(changed, (mri, pet), strict=True)]
+        index = int(np.abs(changes[1]).max() > 0)
+        assert not changes[1 - index].any() and min(image.min() for image in changed) >= 0
+        assert max(np.ptp(places) for places in np.nonzero(changes[index])) <= 30  # 10 px and the soft edge, each way
+        signs.add((index, float(np.sign(changes[index].flat[np.abs(changes[index]).argmax()]))))
+    assert signs == {(0, -1.0), (0, 1.0), (1, -1.0), (1, 1.0)}
+
+
+def test_nothing_is_inserted_into_an_empty_image():
+    empty = np.zeros((2, 32, 32), np.float32)
+    insert_lesions(*empty, 3, np.random.default_rng(0))
+    assert not empty.any()
 
 
 def test_slices_are_deformed_cuts_of_each_plane(atlas):
