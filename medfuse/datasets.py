@@ -164,7 +164,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
             image = image.transpose(0, 2, 1)
         image = np.ascontiguousarray(image)
         if self.lesions and rng.random() < self.lesions:
-            insert_lesions(*image, int(rng.integers(1, 4)), rng)
+            insert_lesions(image[0], image[1], int(rng.integers(1, 4)), rng)
         if kind != "chroma":
             np.power(image[0], rng.uniform(*self.gamma), out=image[0])
             for source in image:

@@ -19,7 +19,7 @@ from torch import Tensor
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics.blur import GaussianBlur, Identity, SpectralOperator
 from medfuse.physics.degradation import Degradation, mean_variances, sigma_map
-from medfuse.physics.grid import lift
+from medfuse.physics.grid import lift, replicate
 from medfuse.physics.noise import RicianNoise, clipped_mean
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.sharpness import allowed_share
@@ -94,6 +94,10 @@ class SourceModel(ABC):
         """Return `A' (A A' + ridge)^-1 r`, an image."""
 
     # ---- what follows
+    def misfit(self, x: Tensor) -> Tensor:
+        """Return `y - A x` on the grid of the image, replicated where the observation is coarser."""
+        return replicate(self.y - self.operator.forward(x), self.operator, self.spatial)
+
     @cached_property
     def _bias(self) -> Callable[[Tensor], Tensor] | None:
         """By how much the observation of a noiseless signal `A x` lies above it on average; None for nothing.

@@ -18,7 +18,6 @@ from medfuse.physics import (
     SourceModel,
     SpectralModel,
     bind,
-    replicate,
     unreplicate,
 )
 
@@ -106,8 +105,7 @@ def residual_maps(
         for model, x in zip(
             _bound(part, inputs[:, i : i + 1], batch), restored[:, i : i + 1].split(batch), strict=True
         ):
-            residual = model.y - model.operator.forward(x)
-            pieces.append((replicate(residual, model.operator, model.spatial) / model.sigma())[:, 0])
+            pieces.append((model.misfit(x) / model.sigma())[:, 0])
         maps.append(torch.cat(pieces))
     return maps
 

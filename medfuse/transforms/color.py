@@ -19,7 +19,16 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
-from medfuse.physics import Degradation, GaussianNoise, JointDegradation, Noise, PoissonNoise, RicianNoise
+from medfuse.physics import (
+    Degradation,
+    GaussianNoise,
+    JointDegradation,
+    Noise,
+    PoissonNoise,
+    RicianNoise,
+    bind,
+    unreplicate,
+)
 
 ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
 
@@ -42,8 +51,11 @@ _TO_YCBCR = torch.tensor(
     dtype=torch.float64,
 )
 _TO_RGB = torch.linalg.inv(_TO_YCBCR)
-# Standard deviation of Y, Cb and Cr where each channel of RGB has independent noise of standard deviation 1
-_NOISE_GAINS = tuple(float(v) for v in _TO_YCBCR.norm(dim=1))
+# Where each channel of RGB has independent noise of standard deviation 1: that of Cb and of Cr; the regression of the
+# noise of Y on theirs; and the standard deviation of what it leaves, which is the noise of (R + G + B) / 3
+_CHROMA_GAINS = tuple(float(v) for v in _TO_YCBCR[1:].norm(dim=1))
+_LUMA_BY_CHROMA = tuple(map(float, torch.linalg.lstsq(_TO_YCBCR[1:].T, _TO_YCBCR[0]).solution))
+_LUMA_GAIN = 3**-0.5
 
 
 def palette(name: str) -> np.ndarray:
@@ -201,10 +213,11 @@ def recolor(luma: ArrayLike, chroma: ArrayLike) -> ArrayLike:
 def luma_degradation(channels: Degradation) -> Degradation:
     """Return what happened to the luma where this happened to each channel of RGB, the noise independent in each.
 
-    Linear operators act on luma as on each channel; the noise is averaged, its standard deviation 0.668 of that of a
-    channel. Of Poisson noise this holds for grey; Rician noise stays Rician.
+    Linear operators act on luma as on each channel. Of the noise it is what remains once that of the chroma is known
+    and subtracted, see `fuse_visible`: its standard deviation is 0.577 of that of a channel, and would else be 0.668.
+    Of Poisson noise this holds for grey; Rician noise stays Rician.
     """
-    return _mixed(channels, _NOISE_GAINS[0], lambda noise, gain: _LUMA_NOISES[type(noise)](noise, gain))
+    return _mixed(channels, _LUMA_GAIN, lambda noise, gain: _LUMA_NOISES[type(noise)](noise, gain))
 
 
 def chroma_degradation(channels: Degradation, luma: Tensor) -> JointDegradation:
@@ -222,7 +235,7 @@ def chroma_degradation(channels: Degradation, luma: Tensor) -> JointDegradation:
     def gaussian(noise: Noise, gain: float) -> Noise:
         return GaussianNoise(gain * noise.variance(level[:, None]).sqrt().flatten())
 
-    return JointDegradation(*(_mixed(channels, gain, gaussian) for gain in _NOISE_GAINS[1:]))
+    return JointDegradation(*(_mixed(channels, gain, gaussian) for gain in _CHROMA_GAINS))
 
 
 def fuse_visible(
@@ -233,9 +246,11 @@ def fuse_visible(
 ) -> dict[str, Tensor]:
     """Restore a batch of visible images, in colour or grey, and fuse them with images of another kind.
 
-    The luma is fused with the other image. The chroma is restored by the same network, as a pair and in one step, for
-    more steps serve the fusion alone; where nothing happened to the visible image it stays as it is. Both fused and
-    restored image get the restored chroma.
+    The luma is fused with the other image. Where something happened to the visible image, its chroma is restored
+    before, by the same network, as a pair and in one step, for more steps serve the fusion alone. What the restored
+    chroma leaves of the data is noise, which tells of the noise of the luma, for both are sums of the same noise of R,
+    G and B: its regression on the noise of the chroma is subtracted. Both fused and restored image get the restored
+    chroma.
 
     Args:
         fuse: From a pair **[B, 2, H, W]** and its degradation to `source1`, `source2`, `fused` and `weight`, each
@@ -250,14 +265,19 @@ def fuse_visible(
     if visible.ndim == 3:
         return _grey(fuse(torch.stack([visible, other], 1), degradation))
     channels, ycbcr = degradation.source1, rgb_to_ycbcr(visible)
-    luma, chroma = torch.stack([ycbcr[..., 0], other], 1), ycbcr[..., 1:].movedim(-1, 1) + 0.5
+    pair, chroma = torch.stack([ycbcr[..., 0], other], 1), ycbcr[..., 1:].movedim(-1, 1) + 0.5
     del visible, other, ycbcr  # large images leave room for both runs of the network
     if channels.steps:
-        restored = fuse(chroma, chroma_degradation(channels, luma[:, 0]), steps=1)
-        chroma = torch.cat([restored["source1"], restored["source2"]], 1)
+        what = chroma_degradation(channels, pair[:, 0])
+        answer = fuse(chroma, what, steps=1)
+        restored = torch.cat([answer["source1"], answer["source2"]], 1)
+        del answer
+        for part, y, x, share in zip(what, chroma.split(1, 1), restored.split(1, 1), _LUMA_BY_CHROMA, strict=True):
+            pair[:, :1] -= share * bind(part, unreplicate(y, part.operator), y.shape[2:]).misfit(x)
+        chroma, channels = restored, luma_degradation(channels)
         del restored
-    result = _grey(fuse(luma, JointDegradation(luma_degradation(channels), degradation.source2)))
-    del luma
+    result = _grey(fuse(pair, JointDegradation(channels, degradation.source2)))
+    del pair
     chroma = chroma.movedim(1, -1) - 0.5
     return result | {k: recolor(result[k], chroma) for k in ("source1", "fused")}
 

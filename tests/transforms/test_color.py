@@ -9,7 +9,16 @@ from monai.data import MetaTensor
 from pydicom.pixels import apply_color_lut
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
-from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, PoissonNoise, RicianNoise
+from medfuse.physics import (
+    Degradation,
+    Downsample,
+    GaussianBlur,
+    GaussianNoise,
+    JointDegradation,
+    PoissonNoise,
+    RicianNoise,
+    replicate,
+)
 from medfuse.transforms.color import (
     PALETTES,
     chroma_degradation,
@@ -225,8 +234,11 @@ def test_noise_of_luma_and_chroma_is_that_of_independent_channels(noise):
     generator = torch.Generator().manual_seed(0)
     rgb = torch.cat([channels.simulate(grey, generator) for _ in range(3)], 1).movedim(1, -1)
     ycbcr = rgb_to_ycbcr(rgb)
+    noise_of_chroma = ycbcr[..., 1:].flatten(0, 2).T
+    told = torch.linalg.lstsq(noise_of_chroma.T, (ycbcr[..., 0] - 0.4).reshape(-1, 1)).solution
+    images = (ycbcr[..., 0] - (ycbcr[..., 1:] @ told)[..., 0], *ycbcr[..., 1:].unbind(-1))
     parts = (luma_degradation(channels), *chroma_degradation(channels, grey[:, 0]))
-    for stored, part in zip(ycbcr.unbind(-1), parts, strict=True):
+    for stored, part in zip(images, parts, strict=True):
         (stated,) = part.steps
         level = grey if part is parts[0] else grey * 0 + 0.5
         assert stored.std() == pytest.approx(float(stated.variance(level).mean().sqrt()), rel=0.02)
@@ -236,9 +248,7 @@ def test_noise_of_luma_and_chroma_is_that_of_independent_channels(noise):
 def test_operators_act_on_luma_as_on_channels_and_unknown_noise_is_refused():
     blur = GaussianBlur(1.5)
     assert luma_degradation(Degradation((blur, GaussianNoise(0.1)))).steps[0] is blur
-    assert float(luma_degradation(Degradation((GaussianNoise(1.0),))).steps[0].sigma) == pytest.approx(
-        np.linalg.norm(LUMA)
-    )
+    assert float(luma_degradation(Degradation((GaussianNoise(1.0),))).steps[0].sigma) == pytest.approx(3**-0.5)
 
     class Speckle(GaussianNoise):
         pass
@@ -277,7 +287,7 @@ def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
     visible, infrared = torch.rand(2, 8, 9, 3, generator=rng), torch.rand(2, 8, 9, generator=rng)
     blur, noise, other = GaussianBlur(1.0), GaussianNoise(0.1), Degradation((GaussianNoise(0.3),))
     copier = Copier()
-    result = fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
+    fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
     (pair, chroma), (_, luma) = copier.calls
     assert luma.source2 is other and copier.steps == [1, 3]
     torch.testing.assert_close(pair.movedim(1, -1) - 0.5, rgb_to_ycbcr(visible)[..., 1:])
@@ -286,7 +296,29 @@ def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
     rows = (np.array([-0.299, -0.587, 0.886]) / 1.772, np.array([0.701, -0.587, -0.114]) / 1.402)
     for part, row in zip(chroma, rows, strict=True):
         assert float(part.steps[1].sigma[0]) == pytest.approx(0.1 * np.linalg.norm(row))
+    result = fuse_visible(copier, visible, infrared, JointDegradation(Degradation((noise,)), other))
     assert (result["source1"] - visible).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("before", [(), (GaussianBlur(1.0),), (Downsample(2),)])
+def test_what_restored_chroma_leaves_of_the_data_takes_its_part_of_the_noise_from_the_luma(before):
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.tensor([0.5, 0.4, 0.6]).expand(1, 64, 64, 3)
+    channels = Degradation((*before, GaussianNoise(0.05)))
+    noisy = torch.cat([channels.simulate(v[:, None], rng) for v in truth.unbind(-1)], 1)
+    visible = replicate(noisy, channels.operator, (64, 64)).movedim(1, -1)
+    chroma = rgb_to_ycbcr(truth)[..., 1:].movedim(-1, 1) + 0.5
+    pairs = []
+
+    def restorer(pair: torch.Tensor, _: JointDegradation, steps: int = 3) -> dict[str, torch.Tensor]:
+        pairs.append(pair)
+        x = chroma if steps == 1 else pair
+        return {"source1": x[:, :1], "source2": x[:, 1:], "fused": x[:, :1], "weight": x[:, :1]}
+
+    result = fuse_visible(restorer, visible, visible[..., 0], JointDegradation(channels, Degradation()))
+    mean = (visible - truth).mean(-1)
+    torch.testing.assert_close(pairs[1][:, 0] - rgb_to_ycbcr(truth)[..., 0], mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result["source1"] - truth, mean[..., None].expand_as(truth), rtol=0, atol=1e-5)
 
 
 def test_grey_visible_images_stay_grey_and_keep_their_degradation():
