@@ -30,6 +30,7 @@ SPEC: dict[str, Any] = {
 }
 DEGRADATION = parse_degradation(SPEC)
 METHODS = {"medfuse": "all", "input": "input", "Wiener filter": "wiener"}
+REGIONS = {1: "white matter", 2: "grey matter", 3: "CSF", 4: "deep nuclei"}
 _WHITE, _LARGE, _WIDTH, _PROBE = 1, 200, 4.0, 0.25
 
 
@@ -143,12 +144,15 @@ def _quantities(
         estimate = means[key][1][None, None]
         rows.append({f"total, {method}": float(estimate.sum() / reference.sum())})
         numbers = regional_quantitation(reference, estimate, marks, background=_WHITE)
-        large = (numbers["regions"] < min(kinds)) & (numbers["n"][0] >= _LARGE)
-        rows.append({f"largest bias of a large region, %, {method}": float(numbers["bias_pct"][0, large].abs().max())})
         inside = regional_quantitation(reference, estimate, interior)
-        large = (inside["regions"] < min(kinds)) & (inside["n"][0] >= _LARGE)
-        worst = float(inside["bias_pct"][0, large].abs().max())
-        rows.append({f"largest bias of the interior of a large region, %, {method}": worst})
+        for part, found in (("", numbers), ("the interior of ", inside)):
+            bias = {
+                REGIONS[region]: float(found["bias_pct"][0, k])
+                for k, region in enumerate(found["regions"].tolist())
+                if region in REGIONS and found["n"][0, k] >= _LARGE
+            }
+            rows.append({f"bias of {part}{region}, %, {method}": value for region, value in bias.items()})
+            rows.append({f"largest bias of {part}a large region, %, {method}": max(map(abs, bias.values()))})
         for k, region in enumerate(numbers["regions"].tolist()):
             if region in kinds and not kinds[region].startswith("mr_only"):
                 rows.append({f"contrast recovery, {kinds[region]}, {method}": float(numbers["CRC"][0, k])})
