@@ -103,6 +103,17 @@ def test_a_degradation_is_taken_in_any_of_its_forms(network, degradation):
     assert set(FusionInferer(degradation, amp=False)(rand(1, 2, 8, 8), network)) == KEYS
 
 
+def test_a_power_of_the_values_is_undone_and_changes_nothing_else(network):
+    y, steps = rand(2, 2, 16, 20), [{"noise": {"sigma": 0.05}}]
+    plain = {"version": 1, "source1": steps, "source2": []}
+    told = {"version": 1, "source1": [*steps, {"gamma": {"exponent": 0.8}}], "source2": [{"gamma": {"exponent": 2.0}}]}
+    linear = torch.cat([y[:, :1].sign() * y[:, :1].abs() ** 0.8, y[:, 1:].sign() * y[:, 1:].abs() ** 2.0], 1)
+    first, second = FusionInferer(plain)(y, network), FusionInferer(told)(linear, network)
+    for key in ("source1", "source2", "fused"):
+        torch.testing.assert_close(first[key], second[key], rtol=0, atol=2e-3)  # the floor of source 1 is higher
+    torch.testing.assert_close(second["source2"], y[:, 1:], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("degradation", ["noise", 3, ["noise"]])
 def test_other_forms_are_refused(network, degradation):
     with pytest.raises(DegradationError, match="must be a specification"):

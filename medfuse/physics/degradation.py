@@ -10,6 +10,7 @@ A `Degradation` is built from a declarative specification, one list of steps per
       - downsample: {factor: 2, kind: bicubic}  # average (default) or bicubic
       - motion: {length_px: 9, angle_deg: 30}
       - noise: {kind: poisson, counts: 60}      # expected events at full range; or {kind: rician, sigma: 0.04}
+      - gamma: {exponent: 0.8}                  # a power of the values, last of all
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from torch import Tensor
 from medfuse.errors import DegradationError
 from medfuse.physics.blur import Downsample, GaussianBlur, Identity
 from medfuse.physics.convolution import MotionBlur
+from medfuse.physics.grid import unreplicate
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.operators import LinearOperator, compose
+from medfuse.physics.operators import Gamma, LinearOperator, compose
 
 SPEC_VERSION = 1
 QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
 """Standard deviation of rounding to 8 bit, as a fraction of full range."""
 
 # Beyond all images: a slip of the pen must not become a kernel that fills the memory.
-_MOST = {"sigma_px": 1e3, "fwhm_mm": 1e3, "length_px": 1e4, "angle_deg": 360.0, "factor": 64}
+_MOST = {"sigma_px": 1e3, "fwhm_mm": 1e3, "length_px": 1e4, "angle_deg": 360.0, "factor": 64, "exponent": 10.0}
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class Degradation:
         steps: Linear operators and noise models.
         floor: Smallest noise std that an observation is credited with, as a fraction of full range: the rounding of the
             input (0.29/255 for 8 bit), so that nothing is ever trusted beyond what was stored.
+        gamma: Exponent of a point-wise power of the values, which acted last.
     """
 
     steps: tuple[LinearOperator | Noise, ...] = ()
     floor: float = QUANTIZATION
+    gamma: float = 1.0
 
     @property
     def operator(self) -> LinearOperator:
@@ -93,7 +97,15 @@ class Degradation:
         """
         for step in self.steps:
             x = step.sample(x, generator) if isinstance(step, Noise) else step.forward(x)
-        return x
+        return x if self.gamma == 1 else Gamma(self.gamma).forward(x)
+
+    def linear(self, stored: Tensor) -> Tensor:
+        """Undo the power of stored values, of any shape: what is left is linear in the image, but for its noise."""
+        return stored if self.gamma == 1 else Gamma(1 / self.gamma).forward(stored)
+
+    def observed(self, image: Tensor) -> Tensor:
+        """Return the observation **[B, C, *out_spatial]** of a stored image on the grid, where it may be replicated."""
+        return unreplicate(self.linear(image), self.operator)
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,7 @@ def parse_degradation(
         if not isinstance(steps, Sequence) or isinstance(steps, str):
             raise DegradationError(f"`{name}` must be a list of steps, got {steps!r}.")
         context = _Context(name, None if spacing is None else spacing[i], None if scale is None else scale[i])
-        sources.append(Degradation(tuple(_parse_step(step, context) for step in steps), floor))
+        sources.append(_in_order([_parse_step(step, context) for step in steps], floor, name))
     return JointDegradation(*sources)
 
 
@@ -188,7 +200,18 @@ def _linear(steps: Sequence[LinearOperator | Noise]) -> LinearOperator:
     return compose(Identity(), *reversed([s for s in steps if isinstance(s, LinearOperator)]))
 
 
-def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise:
+def _in_order(steps: Sequence[LinearOperator | Noise | Gamma], floor: float, source: str) -> Degradation:
+    """Build a degradation from its parsed steps, of which the last one alone may be a power."""
+    linear = tuple(step for step in steps if not isinstance(step, Gamma))
+    powers = [step.gamma for step in steps if isinstance(step, Gamma)]
+    if not powers:
+        return Degradation(linear, floor)
+    if len(powers) > 1 or not isinstance(steps[-1], Gamma):
+        raise DegradationError(f"`gamma` of `{source}` must be the last step, got others after it; reorder them.")
+    return Degradation(linear, floor / min(powers[0], 1.0), powers[0])  # rounding, by the slope of the inverse at 1
+
+
+def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise | Gamma:
     if not isinstance(step, Mapping) or len(step) != 1:
         raise DegradationError(
             f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {step!r}."
@@ -288,9 +311,17 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
     return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
 
 
-_PARSERS: dict[str, Callable[[dict[str, Any], _Context], LinearOperator | Noise]] = {
+def _parse_gamma(values: dict[str, Any], context: _Context) -> Gamma:
+    exponent = _number(_take(values, "gamma", context, exponent=...)["exponent"], "exponent", context)
+    if not exponent >= 0.1:
+        raise DegradationError(f"`exponent` of `{context.source}` must be at least 0.1, got {exponent:g}.")
+    return Gamma(exponent)
+
+
+_PARSERS: dict[str, Callable[[dict[str, Any], _Context], LinearOperator | Noise | Gamma]] = {
     "blur": _parse_blur,
     "motion": _parse_motion,
     "downsample": _parse_downsample,
     "noise": _parse_noise,
+    "gamma": _parse_gamma,
 }

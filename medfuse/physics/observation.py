@@ -14,7 +14,6 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError
 from medfuse.physics.degradation import JointDegradation
-from medfuse.physics.grid import unreplicate
 from medfuse.physics.solvers import conjugate_gradient
 from medfuse.physics.sources import SourceModel, bind, spread
 
@@ -36,10 +35,7 @@ class JointObservation:
             degradation: What happened to each source.
         """
         spatial = inputs.shape[2:]
-        models = [
-            bind(part, unreplicate(inputs[:, i : i + 1], part.operator), spatial) for i, part in enumerate(degradation)
-        ]
-        return cls(*models)
+        return cls(*(bind(part, part.observed(inputs[:, i : i + 1]), spatial) for i, part in enumerate(degradation)))
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter((self.source1, self.source2))

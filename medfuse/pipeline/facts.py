@@ -18,7 +18,6 @@ from medfuse.physics import (
     SourceModel,
     SpectralModel,
     bind,
-    unreplicate,
 )
 
 DIMENSIONLESS = "normalised, dimensionless"
@@ -113,7 +112,7 @@ def residual_maps(
 def _bound(degradation: Degradation, slices: Tensor, batch: int) -> Iterator[SourceModel]:
     """Bind the slices **[N, 1, H, W]** of a source to the models that restored them, so many at once."""
     for part in slices.split(batch):
-        yield bind(degradation, unreplicate(part, degradation.operator), slices.shape[2:])
+        yield bind(degradation, degradation.observed(part), slices.shape[2:])
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

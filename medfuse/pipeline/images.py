@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.io import check_pair, match_folders, match_manifest, read_image, write_image, write_json
 from medfuse.io.images import Bits
-from medfuse.physics import Degradation, Downsample, JointDegradation, parse_degradation, replicate
+from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, narrowed_blur, sha256, versions
 from medfuse.report import save_contact_sheet
@@ -192,7 +192,7 @@ def _with_factor(spec: Mapping[str, Any] | None, factor: int) -> JointDegradatio
         return given
     if stated != 1:
         raise GeometryError(f"source2 must be smaller by the {stated} of the degradation, got {factor}; change either.")
-    return JointDegradation(given.source1, Degradation((*source2.steps, Downsample(factor)), source2.floor))
+    return JointDegradation(given.source1, replace(source2, steps=(*source2.steps, Downsample(factor))))
 
 
 def _groups(pairs: Sequence[_ImagePair], batch: int) -> Iterator[list[_ImagePair]]:

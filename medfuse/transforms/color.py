@@ -11,6 +11,7 @@ was given: a tensor (same device, float32 or better) if any argument is a tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -27,7 +28,6 @@ from medfuse.physics import (
     PoissonNoise,
     RicianNoise,
     bind,
-    unreplicate,
 )
 
 ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
@@ -264,7 +264,7 @@ def fuse_visible(
     """
     if visible.ndim == 3:
         return _grey(fuse(torch.stack([visible, other], 1), degradation))
-    channels, ycbcr = degradation.source1, rgb_to_ycbcr(visible)
+    channels, ycbcr = replace(degradation.source1, gamma=1.0), rgb_to_ycbcr(degradation.source1.linear(visible))
     pair, chroma = torch.stack([ycbcr[..., 0], other], 1), ycbcr[..., 1:].movedim(-1, 1) + 0.5
     del visible, other, ycbcr  # large images leave room for both runs of the network
     if channels.steps:
@@ -273,7 +273,7 @@ def fuse_visible(
         restored = torch.cat([answer["source1"], answer["source2"]], 1)
         del answer
         for part, y, x, share in zip(what, chroma.split(1, 1), restored.split(1, 1), _LUMA_BY_CHROMA, strict=True):
-            pair[:, :1] -= share * bind(part, unreplicate(y, part.operator), y.shape[2:]).misfit(x)
+            pair[:, :1] -= share * bind(part, part.observed(y), y.shape[2:]).misfit(x)
         chroma, channels = restored, luma_degradation(channels)
         del restored
     result = _grey(fuse(pair, JointDegradation(channels, degradation.source2)))

@@ -20,6 +20,7 @@ from medfuse.physics import (
     RicianNoise,
     SpectralChain,
     parse_degradation,
+    replicate,
     sigma_map,
 )
 from medfuse.physics.degradation import QUANTIZATION, mean_variances
@@ -186,12 +187,39 @@ def test_a_specification_that_is_none_is_refused(spec, words):
         ({"noise": {"sigma": [0.1, 0.2]}}, "must be one number"),
         ({"noise": {"sigma": 0.1, "unit": "percent"}}, "`fraction` or `input`, got 'percent'"),
         ({"noise": {"sigma": 0.1, "unit": "input"}}, "must come with the source's range"),
+        ({"gamma": {}}, r"missing: \['exponent'\]"),
+        ({"gamma": {"exponent": 0.0}}, "at least 0.1, got 0"),
+        ({"gamma": {"exponent": math.nan}}, "at least 0.1, got nan"),
+        ({"gamma": {"exponent": 11}}, "at most 10"),
+        ({"gamma": {"exponent": [0.8, 0.8]}}, "must be one number"),
     ],
 )
 def test_a_step_that_makes_no_sense_is_refused(step, words):
     for source in ("source1", "source2"):
         with pytest.raises(DegradationError, match=words):
             only(step, source=source)
+
+
+@pytest.mark.parametrize("after", [{"noise": {"sigma": 0.1}}, {"gamma": {"exponent": 0.5}}])
+def test_a_power_acts_last(after):
+    with pytest.raises(DegradationError, match="`gamma` of `source1` must be the last step"):
+        only({"gamma": {"exponent": 0.8}}, after)
+
+
+@pytest.mark.parametrize("exponent", [0.8, 1.0, 2.2])
+def test_a_power_is_undone_before_anything_else(exponent):
+    told = only({"noise": {"sigma": 0.1}}, {"downsample": {"factor": 2}}, {"gamma": {"exponent": exponent}})
+    plain = only({"noise": {"sigma": 0.1}}, {"downsample": {"factor": 2}})
+    x = rand(2, 1, 12, 10)
+    y, linear = told.simulate(x, generator()), plain.simulate(x, generator())
+    torch.testing.assert_close(y, linear.sign() * linear.abs() ** exponent)
+    torch.testing.assert_close(told.observed(replicate(y, told.operator, (12, 10))), linear)
+    assert told.operator.out_spatial((12, 10)) == (6, 5) and len(told.noises) == 1
+
+
+def test_rounding_counts_more_where_a_power_was_undone():
+    darker, brighter = (only({"gamma": {"exponent": g}}).floor for g in (0.8, 1.25))
+    assert darker == pytest.approx(QUANTIZATION / 0.8) and brighter == QUANTIZATION
 
 
 def test_errors_name_the_source():

@@ -130,7 +130,7 @@ def _other_degradations() -> dict[str, tuple[tuple[Any, Any], tuple[Any, Any]]]:
     )
     poisson, poisson_told = [{"op": "poisson", "counts": 50}], [{"noise": {"kind": "poisson", "counts": 50}}]
     rician, rician_told = [{"op": "rician", "sigma": 15}], [{"noise": {"kind": "rician", "sigma": 15 / 255}}]
-    gamma = [{"op": "gamma", "g": 0.8}]
+    gamma, gamma_told = [{"op": "gamma", "g": 0.8}], [{"gamma": {"exponent": 0.8}}]
     blur, noise = {"op": "blur", "sigma": 1.0}, {"op": "gaussian", "sigma": 10}
     blur_told, noise_told = {"blur": {"sigma_px": 1.0}}, {"noise": {"sigma": 10 / 255}}
     shrink, shrink_told = {"op": "down", "scale": 4, "kind": "average"}, {"downsample": {"factor": 4}}
@@ -138,6 +138,7 @@ def _other_degradations() -> dict[str, tuple[tuple[Any, Any], tuple[Any, Any]]]:
         "motion of 15 px": ((motion, motion), (motion_told, motion_told)),
         "Poisson, 50 counts": ((poisson, poisson), (poisson_told, poisson_told)),
         "Rician, 15/255": ((rician, rician), (rician_told, rician_told)),
+        "gamma 0.8": ((gamma, gamma), (gamma_told, gamma_told)),
         "gamma 0.8, of which nothing is told": ((gamma, gamma), ([], [])),
         "blur of 1 px, function / 4, noise 10/255": (
             ([blur, noise], [blur, shrink, noise]),

@@ -321,6 +321,17 @@ def test_what_restored_chroma_leaves_of_the_data_takes_its_part_of_the_noise_fro
     torch.testing.assert_close(result["source1"] - truth, mean[..., None].expand_as(truth), rtol=0, atol=1e-5)
 
 
+def test_a_power_of_the_channels_is_undone_before_the_luma_is_made():
+    rng = torch.Generator().manual_seed(0)
+    visible, infrared = torch.rand(2, 8, 9, 3, generator=rng), torch.rand(2, 8, 9, generator=rng)
+    copier, other = Copier(), Degradation(gamma=2.0)
+    result = fuse_visible(copier, visible**0.8, infrared, JointDegradation(Degradation(gamma=0.8), other))
+    ((pair, degradation),) = copier.calls
+    torch.testing.assert_close(pair[:, 0], rgb_to_ycbcr(visible)[..., 0])
+    assert degradation.source1.gamma == 1 and degradation.source2 is other
+    torch.testing.assert_close(result["source1"], visible, rtol=0, atol=1e-5)
+
+
 def test_grey_visible_images_stay_grey_and_keep_their_degradation():
     grey, degradation = torch.rand(2, 8, 9), JointDegradation(Degradation((GaussianNoise(0.1),)))
     copier = Copier()
