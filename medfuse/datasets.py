@@ -99,8 +99,8 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
     """Random, augmented patches of slice pairs; patch k depends on `(seed, k)` only.
 
     Each patch: a kind by its weight, a slice of that kind, a crop (zeros beyond small slices), shrunk, flips and a
-    transposition, a gain per source and a gamma for source 1, neither of them for chroma, which is grey at 0.5; values
-    stay in 0..1 without clipping. Nine of ten crops that show next to nothing are drawn again.
+    transposition, lesions, a gain per source and a gamma for source 1, none of the three for chroma, which is grey at
+    0.5; values stay in 0..1 without clipping. Nine of ten crops that show next to nothing are drawn again.
     Draw in order and without shuffling: let `length` cover the whole training and give the trainer an `epoch_length`.
 
     Args:
@@ -163,9 +163,9 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         if rng.random() < 0.5:
             image = image.transpose(0, 2, 1)
         image = np.ascontiguousarray(image)
-        if self.lesions and rng.random() < self.lesions:
-            insert_lesions(image[0], image[1], int(rng.integers(1, 4)), rng)
         if kind != "chroma":
+            if self.lesions and rng.random() < self.lesions:
+                insert_lesions(image[0], image[1], int(rng.integers(1, 4)), rng)
             np.power(image[0], rng.uniform(*self.gamma), out=image[0])
             for source in image:
                 source *= min(rng.uniform(*self.gain), 1 / max(float(source.max()), 1e-3))

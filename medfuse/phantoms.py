@@ -207,7 +207,7 @@ def random_phantoms(atlas: Atlas, count: int, *, seed: int, size: int = 208) -> 
 
 
 def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator) -> None:
-    """Draw soft lesions into a real pair, each into one of its images alone, where that image shows something.
+    """Draw soft lesions into a pair, each into one of its images alone, where that image shows something.
 
     So a network learns that a border in one image says little of the other one, and a lesion of the PET, hot or cold,
     survives without a counterpart.
@@ -215,7 +215,7 @@ def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator)
     Args:
         mri: MRI **[H, W]**, changed in place.
         pet: Functional image of the same shape, changed in place: a cold lesion has 0.05 to 0.7 of the uptake around
-            it, a hot one 1.2 to 2.5 of it.
+            it, a hot one 1.2 to 2.5 of it; that may exceed the range of the image.
         count: Number of lesions.
         rng: Source of all randomness.
     """

@@ -126,6 +126,21 @@ def test_a_blur_that_the_images_disprove_is_told_of(bundle, tmp_path, caplog):
         assert sum("of street shows finer detail than its stated blur lets through" in text for text in warned) == said
 
 
+def test_a_power_is_undone_for_both_sources_and_a_smaller_one(bundle, tmp_path):
+    y, x = np.mgrid[:48, :64] / 64
+    visible = np.stack([0.2 + 0.6 * x, 0.5 + 0.3 * np.sin(9 * y), 0.7 - 0.4 * y], -1)
+    infrared = (0.1 + 0.8 * x)[::2, ::2]
+    for folder, image in (("visible", visible**0.8), ("infrared", infrared**1.5)):
+        write_image(tmp_path / folder / "a.png", image, bits=16)
+    spec = {"version": 1, "source1": [{"gamma": {"exponent": 0.8}}], "source2": [{"gamma": {"exponent": 1.5}}]}
+    (tmp_path / "power.yaml").write_text(json.dumps({"degradation": spec}))
+    options = ["--degradation", str(tmp_path / "power.yaml"), "--steps", "1"]
+    assert images(bundle, tmp_path, tmp_path / "out", *options) == 0
+    restored, second = (read_image(tmp_path / "out" / f"source{n}" / "a.png", color=n == 1).array for n in (1, 2))
+    assert np.abs(restored - visible).max() < 1e-4
+    assert np.abs(second.reshape(24, 2, 32, 2).mean((1, 3)) - infrared).max() < 0.01
+
+
 def test_results_are_as_deep_as_the_deeper_source(bundle, tmp_path):
     rng = np.random.default_rng(0)
     for folder, image in (("visible", rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)),

@@ -4,13 +4,14 @@ from medfuse.physics.blur import Downsample, GaussianBlur, Identity, SpectralCha
 from medfuse.physics.convolution import Convolution, MotionBlur
 from medfuse.physics.degradation import Degradation, JointDegradation, parse_degradation, sigma_map
 from medfuse.physics.grid import replicate, unreplicate
-from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
+from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import CORRECTIONS, JointObservation
 from medfuse.physics.operators import Composition, Gamma, LinearOperator, Mask, MissingSlices, Operator, compose
 from medfuse.physics.sources import KrylovModel, SourceModel, SpectralModel, bind
 
 __all__ = [
     "CORRECTIONS",
+    "AveragedNoise",
     "Composition",
     "Convolution",
     "Degradation",

@@ -45,7 +45,7 @@ class Degradation:
     Attributes:
         steps: Linear operators and noise models.
         floor: Smallest noise std that an observation is credited with, as a fraction of full range: the rounding of the
-            input (0.29/255 for 8 bit), so that nothing is ever trusted beyond what was stored.
+            input (0.29/255 for 8 bit), so that nothing is trusted beyond what was stored; once the power is undone.
         gamma: Exponent of a point-wise power of the values, which acted last.
     """
 
@@ -208,7 +208,17 @@ def _in_order(steps: Sequence[LinearOperator | Noise | Gamma], floor: float, sou
         return Degradation(linear, floor)
     if len(powers) > 1 or not isinstance(steps[-1], Gamma):
         raise DegradationError(f"`gamma` of `{source}` must be the last step, got others after it; reorder them.")
-    return Degradation(linear, floor / min(powers[0], 1.0), powers[0])  # rounding, by the slope of the inverse at 1
+    return Degradation(linear, _rounding(powers[0], floor), powers[0])
+
+
+def _rounding(power: float, floor: float) -> float:
+    """Return the root mean square of rounding of std `floor` once a power of values 0..1 was undone.
+
+    A power above 1 leaves few levels to the dark, whose rounding is far from that of the rest.
+    """
+    step = max(floor, 1e-6) * math.sqrt(12.0)
+    x = torch.linspace(0, 1, 10001, dtype=torch.float64)
+    return float(((x.pow(power) / step).round().mul(step).pow(1 / power) - x).square().mean().sqrt())
 
 
 def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise | Gamma:
@@ -313,6 +323,11 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
 
 def _parse_gamma(values: dict[str, Any], context: _Context) -> Gamma:
     exponent = _number(_take(values, "gamma", context, exponent=...)["exponent"], "exponent", context)
+    if context.scale is not None:
+        raise DegradationError(
+            f"`gamma` of `{context.source}` must be that of a 2-D image, whose full range is known, got a volume's; "
+            "undo the power before, and leave it out."
+        )
     if not exponent >= 0.1:
         raise DegradationError(f"`exponent` of `{context.source}` must be at least 0.1, got {exponent:g}.")
     return Gamma(exponent)

@@ -20,6 +20,10 @@ class Noise(ABC):
 
     depends_on_signal = False
     """Whether the variance depends on the signal."""
+    biased = False
+    """Whether the mean of many observations is not the signal."""
+    share = 1.0
+    """Std as a share of that in each of the images that were averaged after they had been stored."""
 
     @abstractmethod
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,6 +77,8 @@ class PoissonNoise(Noise):
 class RicianNoise(Noise):
     """Magnitude of a complex signal with Gaussian noise in both channels: `y = |x + sigma n1 + i sigma n2|`."""
 
+    biased = True
+
     def __init__(self, sigma: float | Sequence[float] | Tensor) -> None:
         self.sigma = _parameter(sigma, "the standard deviation of Rician noise")
 
@@ -91,6 +97,33 @@ class RicianNoise(Noise):
         z = (x.clamp_min(0.0) / (2.0 * sigma)).square()
         bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
         return sigma * math.sqrt(math.pi / 2.0) * bessel
+
+
+class AveragedNoise(Noise):
+    """Noise of a weighted mean of images of one signal, each with such noise of its own: less, around the same mean."""
+
+    def __init__(self, noise: Noise, share: float) -> None:
+        """Average.
+
+        Args:
+            noise: Noise of each image.
+            share: Std of the mean's noise, as a share of it: the norm of the weights, whose sum is 1.
+        """
+        self.noise, self.share = noise, share
+        self.depends_on_signal, self.biased = noise.depends_on_signal, noise.biased
+
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an observation; its mean and variance are right, its distribution is that of one image."""
+        mean = self.mean(x)
+        return mean + self.share * (self.noise.sample(x, generator) - mean)
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Return the variance of each image, times the share squared."""
+        return self.share**2 * self.noise.variance(x)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean in each image."""
+        return self.noise.mean(x)
 
 
 @torch.no_grad()

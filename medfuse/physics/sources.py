@@ -20,7 +20,7 @@ from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics.blur import GaussianBlur, Identity, SpectralOperator
 from medfuse.physics.degradation import Degradation, mean_variances, sigma_map
 from medfuse.physics.grid import lift, replicate
-from medfuse.physics.noise import RicianNoise, clipped_mean
+from medfuse.physics.noise import clipped_mean
 from medfuse.physics.operators import LinearOperator
 from medfuse.physics.sharpness import allowed_share
 from medfuse.physics.slow import LEAST_SIDE, octave_variances, slow_count
@@ -110,13 +110,14 @@ class SourceModel(ABC):
         if not noises or any(noise.depends_on_signal for noise in noises):
             return None
         cut = self.y.amin(tuple(range(1, self.y.ndim)), keepdim=True) == 0
-        if any(isinstance(noise, RicianNoise) for noise in noises):
+        if any(noise.biased for noise in noises):
             cut = torch.ones_like(cut)
         elif not bool(cut.any()):
             return None
         pool = F.max_pool2d if self.y.ndim == 4 else F.max_pool3d
         known = (pool(self.y, 5, stride=1, padding=2) > 0) & cut
         std = self.sigma().flatten(2).amax(2).reshape(-1, self.y.shape[1], *([1] * (self.y.ndim - 2)))
+        std = std / noises[0].share  # what is an average was cut in each of its images
 
         def bias(signal: Tensor) -> Tensor:
             mean = reduce(lambda v, noise: noise.mean(v), noises, signal)

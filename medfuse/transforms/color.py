@@ -20,15 +20,7 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
-from medfuse.physics import (
-    Degradation,
-    GaussianNoise,
-    JointDegradation,
-    Noise,
-    PoissonNoise,
-    RicianNoise,
-    bind,
-)
+from medfuse.physics import AveragedNoise, Degradation, GaussianNoise, JointDegradation, Noise, bind
 
 ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
 
@@ -215,9 +207,9 @@ def luma_degradation(channels: Degradation) -> Degradation:
 
     Linear operators act on luma as on each channel. Of the noise it is what remains once that of the chroma is known
     and subtracted, see `fuse_visible`: its standard deviation is 0.577 of that of a channel, and would else be 0.668.
-    Of Poisson noise this holds for grey; Rician noise stays Rician.
+    Poisson noise counts as that of grey. The mean of noise that is biased, or was cut at 0, stays that of a channel.
     """
-    return _mixed(channels, _LUMA_GAIN, lambda noise, gain: _LUMA_NOISES[type(noise)](noise, gain))
+    return _mixed(channels, _LUMA_GAIN, lambda noise: AveragedNoise(noise, _LUMA_GAIN))
 
 
 def chroma_degradation(channels: Degradation, luma: Tensor) -> JointDegradation:
@@ -232,10 +224,10 @@ def chroma_degradation(channels: Degradation, luma: Tensor) -> JointDegradation:
     """
     level = luma.clamp_min(0).mean((1, 2))
 
-    def gaussian(noise: Noise, gain: float) -> Noise:
-        return GaussianNoise(gain * noise.variance(level[:, None]).sqrt().flatten())
+    def gaussian(gain: float) -> Callable[[Noise], Noise]:
+        return lambda noise: GaussianNoise(gain * noise.variance(level[:, None]).sqrt().flatten())
 
-    return JointDegradation(*(_mixed(channels, gain, gaussian) for gain in _CHROMA_GAINS))
+    return JointDegradation(*(_mixed(channels, gain, gaussian(gain)) for gain in _CHROMA_GAINS))
 
 
 def fuse_visible(
@@ -268,12 +260,14 @@ def fuse_visible(
     pair, chroma = torch.stack([ycbcr[..., 0], other], 1), ycbcr[..., 1:].movedim(-1, 1) + 0.5
     del visible, other, ycbcr  # large images leave room for both runs of the network
     if channels.steps:
+        least = pair[:, :1].amin((1, 2, 3), keepdim=True).clamp_max(0)  # where values below 0 were cut, they stay so
         what = chroma_degradation(channels, pair[:, 0])
         answer = fuse(chroma, what, steps=1)
         restored = torch.cat([answer["source1"], answer["source2"]], 1)
         del answer
         for part, y, x, share in zip(what, chroma.split(1, 1), restored.split(1, 1), _LUMA_BY_CHROMA, strict=True):
             pair[:, :1] -= share * bind(part, part.observed(y), y.shape[2:]).misfit(x)
+        torch.maximum(pair[:, :1], least, out=pair[:, :1])
         chroma, channels = restored, luma_degradation(channels)
         del restored
     result = _grey(fuse(pair, JointDegradation(channels, degradation.source2)))
@@ -317,21 +311,12 @@ def _add_within_cube(luma: Tensor, chroma: Tensor) -> Tensor:
     return torch.addcmul(luma, chroma, scale).clamp_(0, 1)
 
 
-_LUMA_NOISES: dict[type, Callable[[Any, float], Noise]] = {
-    GaussianNoise: lambda noise, gain: GaussianNoise(gain * noise.sigma),
-    PoissonNoise: lambda noise, gain: PoissonNoise(noise.counts / gain**2),
-    RicianNoise: lambda noise, gain: RicianNoise(gain * noise.sigma),
-}
-
-
-def _mixed(channels: Degradation, gain: float, mix: Callable[[Noise, float], Noise]) -> Degradation:
+def _mixed(channels: Degradation, gain: float, mix: Callable[[Noise], Noise]) -> Degradation:
     """Return the degradation of a weighted sum of channels: the operators as they are, the noise mixed."""
-    if unknown := [s for s in channels.steps if isinstance(s, Noise) and type(s) not in _LUMA_NOISES]:
-        raise DegradationError(
-            f"the noise of a colour image must be gaussian, poisson or rician, got {type(unknown[0]).__name__}."
-        )
-    steps = (mix(step, gain) if isinstance(step, Noise) else step for step in channels.steps)
-    return Degradation(tuple(steps), channels.floor * gain)
+    if channels.gamma != 1:
+        raise DegradationError(f"the power must be undone before channels are mixed, got gamma {channels.gamma:g}.")
+    steps = tuple(mix(step) if isinstance(step, Noise) else step for step in channels.steps)
+    return Degradation(steps, channels.floor * gain)
 
 
 def _multiply(image: ArrayLike, matrix: Tensor) -> ArrayLike:

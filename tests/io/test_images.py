@@ -329,6 +329,15 @@ def test_constant_image_is_refused_on_demand(tmp_path):
         read_image(path, allow_constant=False)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("shape", [(600, 7), (513, 5, 3)])
+def test_every_row_of_a_high_image_is_written(tmp_path, bits, shape):
+    array = np.random.default_rng(0).random(shape, dtype=np.float32)
+    write_image(tmp_path / "a.png", array, bits=bits)
+    stored = read_image(tmp_path / "a.png", color=len(shape) == 3).array
+    assert np.abs(stored.astype(np.float64) - array).max() <= 0.500001 / (2**bits - 1)
+
+
 def test_rounding_is_half_to_even_and_clips_integers_only(tmp_path):
     write_image(tmp_path / "a.png", np.array([[-1, 0.5 / 255, 1.5 / 255, 2.5 / 255, 2]]), bits=8)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), [[0, 0, 2, 2, 255]])

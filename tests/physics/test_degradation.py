@@ -217,9 +217,17 @@ def test_a_power_is_undone_before_anything_else(exponent):
     assert told.operator.out_spatial((12, 10)) == (6, 5) and len(told.noises) == 1
 
 
-def test_rounding_counts_more_where_a_power_was_undone():
-    darker, brighter = (only({"gamma": {"exponent": g}}).floor for g in (0.8, 1.25))
-    assert darker == pytest.approx(QUANTIZATION / 0.8) and brighter == QUANTIZATION
+@pytest.mark.parametrize("exponent", [0.5, 0.8, 1.25, 2.2])
+def test_the_floor_is_the_rounding_that_is_left_once_a_power_is_undone(exponent):
+    told, x = only({"gamma": {"exponent": exponent}}), rand(1, 1, 400, 400)
+    stored = (told.simulate(x, generator()) * 255).round() / 255
+    assert told.floor == pytest.approx(float((told.linear(stored) - x).square().mean().sqrt()), rel=0.02)
+    assert told.floor > QUANTIZATION
+
+
+def test_a_power_of_a_volume_is_refused():
+    with pytest.raises(DegradationError, match="must be that of a 2-D image"):
+        only({"gamma": {"exponent": 0.8}}, scale=(2.0, 3.0))
 
 
 def test_errors_name_the_source():

@@ -189,6 +189,15 @@ def test_binding_takes_the_closed_form_where_there_is_one():
     assert all(model(d, (7, 5)) is KrylovModel for d in ODD.values())
 
 
+def test_the_misfit_is_on_the_grid_of_the_image_and_zero_for_what_explains_the_data():
+    degradation = Degradation((GaussianBlur(0.9), Downsample(2), GaussianNoise(0.05)))
+    x = rand(BATCH, 1, 9, 12)
+    y = degradation.operator.forward(x)
+    model = bind(degradation, y + 0.5, x.shape[2:])
+    torch.testing.assert_close(model.misfit(x), torch.full_like(x, 0.5))
+    torch.testing.assert_close(model.misfit(x - x), replicate(y, degradation.operator, (9, 12)) + 0.5)
+
+
 def test_an_observation_of_the_wrong_shape_is_refused():
     with pytest.raises(GeometryError, match=r"must have shape \(4, 3\), got \(8, 6\)"):
         bind(DEGRADATIONS["composite"], torch.zeros(1, 1, 8, 6), (8, 6))
