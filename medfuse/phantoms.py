@@ -22,6 +22,8 @@ PLANES = ("sagittal", "coronal", "axial")
 
 # Nominal (grey, white, csf) MRI intensities of each contrast; every phantom jitters them.
 _CONTRASTS = {"t1": (0.60, 0.85, 0.20), "t2": (0.60, 0.42, 0.95), "pd": (0.88, 0.70, 0.95)}
+# Share of each `Lesion`: hardly any shows in both, or a network would take every lesion of the MRI for one of the PET.
+_LESION_SHARES = (0.1, 0.3, 0.3, 0.3)
 _FWHM_TO_SIGMA = 1 / (2 * np.sqrt(2 * np.log(2)))
 
 
@@ -173,12 +175,12 @@ def make_phantom(
     tissues = _tissues(t1, gm, wm, hardness=rng.uniform(1, 4))
     rings = _head(tissues.sum(0) > 0.5, rng) if rng.random() < 0.6 else np.zeros((2, *t1.shape))
     mri = _draw_mri(t1, tissues, rings, contrast or rng.choice(list(_CONTRASTS)), rng)
-    pet, grey = _draw_pet(tissues, rings, rng)
+    pet = _draw_pet(tissues, rings, rng)
     drawn = rng.uniform(1.5, 5)
     sigma = (drawn if fwhm is None else fwhm) * _FWHM_TO_SIGMA
     labels = np.zeros(t1.shape, np.uint8)
     number = int(rng.integers(7))
-    _add_lesions(mri, pet, labels, tissues, number if lesions is None else lesions, grey, rng)
+    _add_lesions(mri, pet, labels, tissues, number if lesions is None else lesions, rng)
     pet = ndimage.gaussian_filter(pet, sigma)
     return Phantom(mri.astype(np.float32), pet.astype(np.float32), labels)
 
@@ -300,27 +302,27 @@ def _draw_mri(t1: np.ndarray, tissues: np.ndarray, rings: np.ndarray, contrast: 
     return np.maximum(mri * np.exp(rng.uniform(0, 0.1) * _smooth_field(t1.shape, 90, rng)), 0)
 
 
-def _draw_pet(tissues: np.ndarray, rings: np.ndarray, rng: Generator) -> tuple[np.ndarray, float]:
-    """Uptake before the point spread (white matter 1), regionally varied, and the uptake of grey matter."""
+def _draw_pet(tissues: np.ndarray, rings: np.ndarray, rng: Generator) -> np.ndarray:
+    """Uptake before the point spread, regionally varied; that of white matter is 1."""
     shape = tissues.shape[1:]
     grey = rng.uniform(2.5, 5)
-    pet = np.tensordot([grey, 1, rng.uniform(0.05, 0.3)], tissues, 1)
+    pet = np.tensordot([grey, 1, rng.uniform(0.05, 0.6)], tissues, 1)
     pet += rings[1] * rng.uniform(0.1, 0.6)
     pet *= np.exp(rng.uniform(0.05, 0.15) * _smooth_field(shape, 30, rng))
-    return pet, float(grey)
+    return pet
 
 
 def _add_lesions(
-    mri: np.ndarray, pet: np.ndarray, labels: np.ndarray, tissues: np.ndarray, count: int, grey: float, rng: Generator
+    mri: np.ndarray, pet: np.ndarray, labels: np.ndarray, tissues: np.ndarray, count: int, rng: Generator
 ) -> None:
     """Draw soft ellipsoidal lesions of radius 2 to 8 px into fresh arrays, at random places in the brain."""
     places = np.flatnonzero(tissues[0] + tissues[1] > 0.5)
     for _ in range(count):
-        kind = Lesion(int(rng.integers(1, 5)))
+        kind = Lesion(int(rng.choice(4, p=_LESION_SHARES)) + 1)
         centre = np.array(np.unravel_index(rng.choice(places), labels.shape))
         window, soft = _soft_ellipsoid(labels.shape, centre, rng, softness=(0.3, 0.7))
         hot = kind is Lesion.PET_HOT or (kind is Lesion.BOTH and rng.random() < 0.7)
-        uptake = grey * rng.uniform(1.1, 2.5) if hot else rng.uniform(0.05, 0.5)
+        uptake = _mean(pet[window], soft) * rng.uniform(1.3, 2.5) if hot else rng.uniform(0.05, 0.5)
         intensity = _other_intensity(mri[window], soft, rng)
         if labels[window][soft > 0.05].any():
             continue
