@@ -113,7 +113,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         gamma: Range of the exponent on source 1.
         shrink: Range of the factor, 1 or more, by which a crop is shrunk: photographs get sharper, and their noise and
             JPEG blocks fainter.
-        lesions: Probability that one to three lesions are inserted, each into one source alone.
+        lesions: Probability that 1 to 12 lesions are inserted, each into one source alone.
 
     Raises:
         BundleError: No kind among the pairs has a weight above 0.
@@ -165,7 +165,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         image = np.ascontiguousarray(image)
         if kind != "chroma":
             if self.lesions and rng.random() < self.lesions:
-                insert_lesions(image[0], image[1], int(rng.integers(1, 4)), rng)
+                insert_lesions(image[0], image[1], int(rng.integers(1, 13)), rng)
             np.power(image[0], rng.uniform(*self.gamma), out=image[0])
             for source in image:
                 source *= min(rng.uniform(*self.gain), 1 / max(float(source.max()), 1e-3))
