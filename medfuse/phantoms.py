@@ -202,10 +202,19 @@ def random_phantoms(atlas: Atlas, count: int, *, seed: int, size: int = 208) -> 
     splines = Atlas(ndimage.spline_filter(atlas.t1, order=3, output=np.float32), atlas.gm, atlas.wm)
     phantoms = []
     for k in range(count):
-        cut = random_slice(splines, PLANES[k % 3], seed=(seed, k, 0), size=size)
+        cut = _slice_with_brain(splines, PLANES[k % 3], (seed, k, 0), size)
         fwhm = float(np.random.default_rng((seed, k, 2)).uniform(0, 1.5)) if k % 2 else None
         phantoms.append(make_phantom(*cut, seed=(seed, k, 1), deformation=0, fwhm=fwhm))
     return phantoms
+
+
+def _slice_with_brain(atlas: Atlas, plane: str, seed: tuple[int, ...], size: int) -> tuple[np.ndarray, ...]:
+    """Cut a random slice; one that misses the brain, as rarely happens near its ends, is drawn again."""
+    for again in range(100):
+        t1, gm, wm = random_slice(atlas, plane, seed=(*seed, again) if again else seed, size=size)
+        if (gm + wm > 0.5).any():
+            return t1, gm, wm
+    raise GeometryError("A slice of the atlas must hold brain tissue, got none in 100 draws; check its tissue maps.")
 
 
 def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator) -> None:

@@ -115,6 +115,15 @@ def test_slices_are_deformed_cuts_of_each_plane(atlas):
     assert len(random_phantoms(atlas, 4, seed=0, size=80)) == 4
 
 
+def test_a_slice_that_misses_the_brain_is_drawn_again():
+    r = np.linalg.norm(np.indices((64, 64, 64)) - np.array([31.5, 31.5, 20])[:, None, None, None], axis=0)
+    ball = (r < 8).astype(np.float32)  # near one end: many a slice misses it
+    phantoms = random_phantoms(Atlas(ball, ball, 0 * ball), 24, seed=0, size=64)
+    assert all(phantom.pet.max() > 0 for phantom in phantoms)
+    with pytest.raises(GeometryError, match="got none in 100 draws"):
+        random_phantoms(Atlas(ball, 0 * ball, 0 * ball), 1, seed=0, size=64)
+
+
 def test_phantom_k_depends_on_seed_and_k_only(atlas):
     few, more = random_phantoms(atlas, 2, seed=5, size=80), random_phantoms(atlas, 3, seed=5, size=80)
     np.testing.assert_array_equal(few[1].pet, more[1].pet)
