@@ -75,6 +75,7 @@ class FusionInferer(Inferer):
         degradation: Spec = None,
         steps: int | None = None,
         until: int | None = None,
+        evidence: bool = False,
     ) -> dict[str, Any]:
         """Restore and fuse.
 
@@ -85,10 +86,13 @@ class FusionInferer(Inferer):
             degradation: Overrides the inferer's own.
             steps: Overrides the inferer's own.
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
+            evidence: Return also what the data say of the result.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
-            each restored source), each **[B, 1, H, W]**.
+            each restored source), each **[B, 1, H, W]**. As evidence, `misfit` (`y - A x` of each source, **[B, 2, H,
+            W]**) and `blur_share` (the share of its stated width to which each blur was undone, **[B, 2]**: below 1
+            where the data show it to be narrower).
         """
         states = sample(
             network,
@@ -100,6 +104,7 @@ class FusionInferer(Inferer):
             autocast=torch.bfloat16 if uses_bfloat16(self.amp, inputs.device) else None,
             until=until,
             trajectory=self.trajectory,
+            evidence=evidence,
             limit=self.limit,
             views=self.views,
         )
@@ -113,6 +118,8 @@ class FusionInferer(Inferer):
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
         }
+        if evidence:
+            result |= {"misfit": final.misfit, "blur_share": final.blur_share}
         if self.trajectory:
             result["states"] = states
         return result

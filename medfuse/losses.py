@@ -8,11 +8,15 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfuse.diffusion import FusionState
 
 _ROUNDING = (0.25 / 255.0) ** 2  # mean squared error below which nothing is left to restore
+_REGION = 6  # side of a region, px: what a lesion of 4 px radius holds
+_FAINT = 0.05  # level added to that of a region, so that the relative error of an empty one is finite
+_RELATIVE_ROUNDING = 1e-3**2  # mean squared relative error of regions below which nothing is left to restore
 
 
 def structural_similarity(x: Tensor, y: Tensor, *, size: int = 11, std: float = 1.5, data_range: float = 1.0) -> Tensor:
@@ -24,10 +28,8 @@ def structural_similarity(x: Tensor, y: Tensor, *, size: int = 11, std: float = 
     Reference:
         Wang et al., Image quality assessment: from error visibility to structural similarity (TIP 2004).
     """
-    mx, my, xx, yy, xy = _windowed((x, y, x * x, y * y, x * y), size, std)
-    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    luminance, structure = _similarity(x, y, size, std, data_range)
+    return luminance * structure
 
 
 def visual_information(reference: Tensor, x: Tensor, *, data_range: float = 1.0) -> Tensor:
@@ -136,6 +138,7 @@ class FusionLoss(nn.Module):
     Restoration: the log of the root mean square error of each source of each sample, the PSNR up to scale. Thus each
     strength of each degradation counts alike, and the best estimate is a mean, not a median, which would be biased
     where uptake is sparse. Total: the bias of the mean of each restored source, which that log hardly feels.
+    Regions: the same log of the error of local means relative to what is there: a cold region counts as a hot one.
     Fusion: structure, visual information and edges of both sources, as bright as the brighter one, as steep as the
     steeper one: `1 - SSIM(f, x_i)`, `1 - VIF(x_i, f)`, `1 - edges(x_i, f)`, `|f - max(x_1, x_2)|`, `|grad f - grad
     x_k|`, k the steeper. A mere maximum washes out the MRI's sulci under high uptake; their gradients keep them.
@@ -151,6 +154,7 @@ class FusionLoss(nn.Module):
         *,
         restoration: float = 0.08,
         total: float = 0.5,
+        regions: float = 0.0,
         fusion: float = 0.1,
         ssim: float = 1.0,
         weaker: float = 0.0,
@@ -168,9 +172,11 @@ class FusionLoss(nn.Module):
         Args:
             restoration: Weight of the restoration terms.
             total: Weight of the bias of the total.
+            regions: Weight of the relative error of the means of small regions.
             fusion: Weight of all fusion terms.
             ssim: Weight of the structural term within the fusion.
-            weaker: Weight of the structural term of the source that is worse off, in each sample.
+            weaker: Weight of contrast and structure of the source that is worse off, in each sample; its local means
+                are left out, for which a bright sky would be darkened beside a dark one.
             information: Weight of the visual information within the fusion.
             intensity: Weight of the brighter source within the fusion.
             gradient: Weight of the gradient term within the fusion.
@@ -181,7 +187,7 @@ class FusionLoss(nn.Module):
             uncertainty: Weight of the likelihood.
         """
         super().__init__()
-        self.restoration, self.total, self.fusion = restoration, total, fusion
+        self.restoration, self.total, self.regions, self.fusion = restoration, total, regions, fusion
         self.ssim, self.weaker, self.information = ssim, weaker, information
         self.intensity, self.gradient = intensity, gradient
         self.edges, self.shared, self.complement = edges, shared, complement
@@ -203,15 +209,22 @@ class FusionLoss(nn.Module):
         restoration = 0.5 * torch.log1p(squared.mean((2, 3)) / _ROUNDING).mean()
         bias = error.mean((2, 3)).abs().mean()
         likelihood = squared.detach() * torch.exp(-state.log_variance) + state.log_variance
-        return self.restoration * restoration + self.total * bias + self.uncertainty * likelihood.mean()
+        loss = self.restoration * restoration + self.total * bias + self.uncertainty * likelihood.mean()
+        return loss + self.regions * self._regional(error, target) if self.regions else loss
+
+    def _regional(self, error: Tensor, target: Tensor) -> Tensor:
+        """Return the mean log of the root mean square of the relative error of the means of regions."""
+        bias, level = (F.avg_pool2d(v, _REGION, _REGION // 2) for v in (error, target))
+        relative = bias / (level + _FAINT)
+        return 0.5 * torch.log1p(relative.square().mean((2, 3)) / _RELATIVE_ROUNDING).mean()
 
     def _fusion(self, fused: Tensor, target: Tensor) -> Tensor:
         pair = fused.expand_as(target)
         brighter = target.amax(1, keepdim=True)
-        dissimilarity = cache(lambda: 1 - structural_similarity(pair, target).mean((2, 3)))
+        similarity = cache(lambda: _similarity(pair, target))
         terms: list[tuple[float, Callable[[], Tensor]]] = [
-            (self.ssim, lambda: dissimilarity().mean()),
-            (self.weaker, lambda: dissimilarity().amax(1).mean()),
+            (self.ssim, lambda: 1 - torch.mul(*similarity()).mean()),
+            (self.weaker, lambda: (1 - similarity()[1].mean((2, 3))).amax(1).mean()),
             (self.information, lambda: (1 - visual_information(target, pair)).mean()),
             (self.edges, lambda: (1 - edge_preservation(target, pair)).mean()),
             (self.shared, lambda: -shared_information(_pooled(target), _pooled(fused)).clamp_min(1e-3).log().mean()),
@@ -253,6 +266,16 @@ def _sobel(x: Tensor) -> tuple[Tensor, Tensor]:
         rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:],
         columns[..., :-2, :] + 2 * columns[..., 1:-1, :] + columns[..., 2:, :],
     )
+
+
+def _similarity(
+    x: Tensor, y: Tensor, size: int = 11, std: float = 1.5, data_range: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the two factors of the SSIM map: of the local means, and of local contrast and structure."""
+    mx, my, xx, yy, xy = _windowed((x, y, x * x, y * y, x * y), size, std)
+    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return (2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * vxy + c2) / (vx + vy + c2)
 
 
 def _windowed(images: Sequence[Tensor], size: int, std: float) -> list[Tensor]:

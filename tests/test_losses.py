@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
@@ -270,17 +271,44 @@ def test_the_step_that_was_run_last_counts():
     assert torch.equal(loss({"states": [*perfect(target), s]}, target), loss({"states": [s]}, target))
 
 
-def test_the_weaker_source_is_the_one_of_less_similarity():
-    target, s = rand(3, 2, 20, 20), perfect(rand(3, 2, 20, 20), 1)[0]
-    s = dataclasses.replace(s, x=torch.cat([target, target[:, :1]], 1))
-    cost = float(
-        FusionLoss(weaker=1, ssim=0, intensity=0, gradient=0, information=0, edges=0, total=0)({"states": [s]}, target)
+NOTHING = dict.fromkeys(("restoration", "total", "ssim", "information", "intensity", "gradient", "edges", "black"), 0.0)
+
+
+def cost(target: Tensor, x: Tensor, **weights: float) -> float:
+    """Return the loss of a state **[B, 3, H, W]** by the terms that have a weight here."""
+    s = dataclasses.replace(perfect(target, 1)[0], x=x)
+    return float(FusionLoss(**(NOTHING | {"uncertainty": 0.0} | weights))({"states": [s]}, target))
+
+
+def test_the_weaker_source_is_the_one_of_less_similar_contrast_whatever_its_means():
+    target = rand(3, 2, 20, 20)
+    x = torch.cat([target, target[:, :1]], 1)
+    first, second = (
+        np.stack([gaussian_filter(v, 1.5, radius=5)[5:-5, 5:-5] for v in source]) for source in target.unbind(1)
     )
-    base = float(
-        FusionLoss(weaker=0, ssim=0, intensity=0, gradient=0, information=0, edges=0, total=0)({"states": [s]}, target)
+    luminance = torch.from_numpy((2 * first * second + 1e-4) / (first**2 + second**2 + 1e-4))
+    expected = 1 - float((structural_similarity(target[:, :1], target[:, 1:])[:, 0] / luminance).mean())
+    assert cost(target, x, weaker=1) == pytest.approx(0.1 * expected)
+    darker = target - torch.tensor([0.0, 0.5])[:, None, None]
+    assert cost(darker, x, weaker=1) == pytest.approx(0.1 * expected)
+
+
+def test_the_same_error_costs_more_in_a_cold_region():
+    target = torch.full((1, 2, 24, 24), 0.2, dtype=torch.float64)
+    target[..., 12:] = 0.8
+    off = {}
+    for side, where in (("cold", slice(0, 12)), ("hot", slice(12, None))):
+        x = perfect(target, 1)[0].x.clone()
+        x[:, 1, :, where] -= 0.02
+        off[side] = cost(target, x, regions=1)
+    assert off["cold"] - off["hot"] == pytest.approx(0.5 * np.log(0.85 / 0.25), abs=0.1)  # one source of two
+    noise = perfect(target, 1)[0].x + 0.02 * (2 * (torch.arange(24) % 2) - 1)  # the mean of no region changes
+    assert cost(target, noise, regions=1) == pytest.approx(0, abs=1e-9)
+    level = torch.full((1, 1, 24, 24), 0.45, dtype=torch.float64)
+    everywhere = torch.cat([level + 0.05, level - 0.05, level], 1)
+    assert cost(level.expand(-1, 2, -1, -1), everywhere, regions=1) == pytest.approx(
+        0.5 * np.log1p((0.05 / 0.5) ** 2 / 1e-6)
     )
-    expected = 1 - float(structural_similarity(target[:, :1], target[:, 1:]).mean())
-    assert cost - base == pytest.approx(0.1 * expected)
 
 
 def test_a_term_without_weight_is_not_computed():

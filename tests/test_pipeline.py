@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from medfuse.physics import GaussianBlur, parse_degradation, replicate
-from medfuse.pipeline import residual_chi2, write_group_page
-from medfuse.pipeline.facts import narrowed_blur, residual_maps
+from medfuse.pipeline import agreements, write_group_page
 
 NOISE = {"noise": {"kind": "gaussian", "sigma": 0.05}}
 STEPS = {
@@ -21,29 +20,30 @@ STEPS = {
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-def test_residual_maps_of_the_truth_are_the_noise(steps, generator):
+def test_residuals_of_the_truth_are_the_noise(steps, generator):
     joint = parse_degradation({"version": 1, "source2": steps})
     truth = torch.rand(6, 1, 32, 48, generator=generator)
     y = replicate(joint.source2.simulate(truth, generator), joint.source2.operator, truth.shape[2:])
     pair, restored = torch.cat([truth, y], 1), torch.cat([truth, truth], 1)
-    first, second = residual_maps(pair, restored, joint, batch=4)
+    first, second = agreements(pair, restored, joint, batch=4)
     assert first is None
-    assert second.shape == (6, 32, 48)
-    assert float(second.mean()) == pytest.approx(0, abs=0.05)
-    assert float(second.square().mean()) == pytest.approx(1, rel=0.06)
-    assert float(second.square().mean()) == pytest.approx(residual_chi2(pair, restored, joint)[1], rel=0.05)
+    assert second.narrowed_blur is None
+    assert second.residual.shape == (6, 32, 48)
+    assert float(second.residual.mean()) == pytest.approx(0, abs=0.05)
+    assert float(second.residual.square().mean()) == pytest.approx(1, rel=0.06)
+    assert float(second.residual.square().mean()) == pytest.approx(second.chi2, rel=0.05)
 
 
 def test_blur_that_the_data_disprove_is_told_of_slice_by_slice(generator):
     truth = GaussianBlur(0.7).forward(torch.rand(4, 2, 96, 96, generator=generator))
     blurred = torch.cat([GaussianBlur(1.0).forward(truth[:3]), GaussianBlur(2.0).forward(truth[3:])])
     told = parse_degradation({"version": 1, "source1": [{"blur": {"sigma_px": 2.0}}], "source2": [NOISE]})
-    first, second = narrowed_blur(blurred, told, batch=2)
-    assert second is None
-    assert first["slices"] == 0.75
-    assert first["share"] == pytest.approx(0.5, abs=0.12)
-    assert narrowed_blur(blurred[3:], told) == [None, None]
-    left = residual_maps(blurred[:3], truth[:3], told)[0]
+    first, second = agreements(blurred, truth, told, batch=2)
+    assert second.narrowed_blur is None
+    assert first.narrowed_blur["slices"] == 0.75
+    assert first.narrowed_blur["share"] == pytest.approx(0.5, abs=0.12)
+    assert [a.narrowed_blur for a in agreements(blurred[3:], truth[3:], told)] == [None, None]
+    left = first.residual[:3]
     as_stated = (blurred[:3, :1] - GaussianBlur(2.0).forward(truth[:3, :1]))[:, 0] / told.source1.floor
     assert left.square().mean() < 0.1 * as_stated.square().mean()
 

@@ -6,7 +6,7 @@ One function serves training and inference. It keeps no state, draws no random n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,11 +31,16 @@ class FusionState:
         x: Restored source 1, restored source 2, fused: **[B, 3, H, W]**.
         weight: Fusion weight of source 1, **[B, 1, H, W]**, 0..1.
         log_variance: Predicted log-variance of the error of each restored source, **[B, 2, H, W]**.
+        misfit: What the restored sources leave of the data, `y - A x`, **[B, 2, H, W]**; None unless asked for.
+        blur_share: Share of the stated width of each source's blur that was undone, **[B, 2]**, 1 unless the data
+            disprove the blur; None likewise.
     """
 
     x: Tensor
     weight: Tensor
     log_variance: Tensor
+    misfit: Tensor | None = None
+    blur_share: Tensor | None = None
 
 
 def describe(model: SourceModel) -> Tensor:
@@ -64,6 +69,7 @@ def sample(
     autocast: torch.dtype | None = None,
     until: int | None = None,
     trajectory: bool = True,
+    evidence: bool = False,
     limit: int | None = None,
     views: int = 1,
 ) -> list[FusionState]:
@@ -82,6 +88,7 @@ def sample(
         until: Stop after so many steps of the `steps`, and track gradients through the last of them only. As each step
             regresses the truth directly, each can be trained by itself.
         trajectory: Return the state after each step; else that after the last alone, in a list of one.
+        evidence: Let the last state tell of its misfit, and of blurs that the data disprove.
         limit: Number of pixels, B x H x W, on which to run the network at once; see `medfuse.diffusion.evaluate`. The
             physics, which need little memory, always see the whole image.
         views: Number of mirrored views, 1 to 4, of which the network's answers are averaged in each step: the nature of
@@ -120,6 +127,9 @@ def sample(
             state = (torch.cat(x, 1), weight, log_variance.to(inputs.dtype))
             states.append(FusionState(*(v[..., :height, :width] for v in state)))
         del x, weight, log_variance  # a large image leaves room for what is needed only
+    if evidence:
+        misfit, share = chain.evidence()
+        states[-1] = replace(states[-1], misfit=misfit[..., :height, :width], blur_share=share)
     return states
 
 
@@ -179,6 +189,11 @@ class _Chain:
             ratio = self._spread[step + 1] / self._spread[step]
             self.level = [torch.addcmul(x, r, ratio) for x, r in zip(self.estimate, self.level, strict=True)]
         return self.estimate, weight, log_variance
+
+    def evidence(self) -> tuple[Tensor, Tensor]:
+        """Return the `misfit` and the `blur_share` of a `FusionState`."""
+        misfit = torch.cat([m.misfit(x) for m, x in zip(self._observation, self.estimate, strict=False)], 1)
+        return misfit, torch.stack([m.blur_share for m in self._observation], 1)
 
     def _regress(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Let the network replace the estimate; return the fusion weight, the log-variances and the gains."""

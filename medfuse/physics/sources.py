@@ -38,6 +38,9 @@ class SourceModel(ABC):
 
     Tensors called `x` are images **[B, C, *spatial]**; variances are **[B]** or scalars, in squared fractions of full
     range. Residuals live in the model's data space; only this class and its sub-classes look inside.
+
+    Attributes:
+        blur_share: Share of the width that was stated of the blur with which the model works, **[B]**, 0..1.
     """
 
     def __init__(self, degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> None:
@@ -61,6 +64,7 @@ class SourceModel(ABC):
                 f"got {tuple(y.shape[2:])}."
             )
         self.y = y
+        self.blur_share = y.new_ones(len(y))
         dependent = any(noise.depends_on_signal for noise, _ in degradation.noises)
         self._level = smooth(self.lifted) if dependent else y.new_zeros(()).expand(*y.shape[:2], *self.spatial)
 
@@ -197,11 +201,7 @@ class SourceModel(ABC):
 
 
 class SpectralModel(SourceModel):
-    """Blur and decimation in closed form: the data space are the cosine coefficients of the observation.
-
-    Attributes:
-        blur_share: Share of the width that was stated of the blur with which the model works, **[B]**, 0..1.
-    """
+    """Blur and decimation in closed form: the data space are the cosine coefficients of the observation."""
 
     def __init__(self, degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> None:
         super().__init__(degradation, y, spatial)
@@ -223,7 +223,6 @@ class SpectralModel(SourceModel):
         self._data = y if self._plain else _waves(y)
         self._excess = y.new_ones(len(y)) if self._plain else self._proven()
         self._noise = spectrum * spread(self._excess, y)
-        self.blur_share = y.new_ones(len(y))
 
     @property
     def _gram(self) -> Tensor:

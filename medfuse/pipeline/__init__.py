@@ -14,7 +14,7 @@ from medfuse.pipeline.case import (
     write_transform,
     write_volumes,
 )
-from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, residual_chi2, sha256, versions
+from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
 from medfuse.pipeline.images import fuse_images
 from medfuse.pipeline.report import write_group_page, write_mosaic, write_preview, write_report
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
@@ -28,6 +28,7 @@ __all__ = [
     "Fusion",
     "SaveFusiond",
     "Workflow",
+    "agreements",
     "collect",
     "fidelity",
     "fuse",
@@ -35,7 +36,6 @@ __all__ = [
     "load_fusion",
     "load_workflow",
     "require_weights",
-    "residual_chi2",
     "restore_network",
     "run_batch",
     "run_bundle",

@@ -22,10 +22,8 @@ from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb
 from medfuse.pipeline.dicom import write_dicom
 from medfuse.pipeline.facts import (
     DIMENSIONLESS,
+    agreements,
     fidelity,
-    narrowed_blur,
-    residual_chi2,
-    residual_maps,
     sha256,
     versions,
 )
@@ -269,11 +267,12 @@ class SaveFusiond(MapTransform):
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         y, x = (v.movedim(self.spatial_dim + 1, 0) for v in (inputs, outputs))
-        first, second = (
-            None if m is None else m.movedim(0, self.spatial_dim) for m in residual_maps(y, x, degradation)
-        )
-        figures = zip(residual_chi2(y, x, degradation), narrowed_blur(y, degradation), strict=True)
-        return [{"residual_chi2": chi2, "narrowed_blur": blur} for chi2, blur in figures], (first, second)
+        found = agreements(y, x, degradation)
+        first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
+        figures = [
+            {"residual_chi2": a.chi2 if a else None, "narrowed_blur": a.narrowed_blur if a else None} for a in found
+        ]
+        return figures, (first, second)
 
     def _record(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,14 +11,7 @@ import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import (
-    Degradation,
-    GaussianBlur,
-    JointDegradation,
-    SourceModel,
-    SpectralModel,
-    bind,
-)
+from medfuse.physics import JointDegradation, bind
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -29,62 +22,27 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in _PACKAGES}
 
 
-def residual_chi2(
-    inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16
-) -> list[float | None]:
-    """Return the chi-square per datum of the residual of each source: about 1 when the restoration explains the data.
+@dataclass(frozen=True)
+class Agreement:
+    """What the data say of the restoration of a source to which something happened.
 
-    None for a source to which nothing happened: it comes back as it was, and there is nothing to explain.
-
-    Args:
-        inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
-        restored: Restored sources **[N, 2, H, W]**.
-        degradation: What happened to them.
-        batch: Slices per step.
+    Attributes:
+        chi2: Chi-square per datum of the residual: about 1 when the restoration explains the data.
+        narrowed_blur: By how much the blur was undone less than stated, see `narrowed_blur`.
+        residual: What the restoration leaves of its data, `y - A x`, **[N, H, W]**, in standard deviations of the
+            noise; a low-resolution source is replicated. `A` is the operator of the model, in which a blur that the
+            data disprove is narrowed. Noise that a later step has correlated counts with its deviation in a pixel.
     """
-    figures: list[float | None] = []
-    for i, part in enumerate(degradation):
-        if not part.steps:
-            figures.append(None)
-            continue
-        models = _bound(part, inputs[:, i : i + 1], batch)
-        pieces = zip(models, restored[:, i : i + 1].split(batch), strict=True)
-        figures.append(sum(float(model.chi2(x).sum()) for model, x in pieces) / len(inputs))
-    return figures
+
+    chi2: float
+    narrowed_blur: dict[str, float] | None
+    residual: Tensor
 
 
-def narrowed_blur(inputs: Tensor, degradation: JointDegradation, *, batch: int = 16) -> list[dict[str, float] | None]:
-    """Return by how much the blur of each source was undone less than stated, for the data show it to be narrower.
-
-    Args:
-        inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
-        degradation: What is said to have happened to them.
-        batch: Slices per step.
-
-    Returns:
-        Of each source `slices`, the fraction of slices where that was so, and `share`, the median share of the stated
-        width that was undone there; None where the blur was undone as stated, or none was.
-    """
-    figures: list[dict[str, float] | None] = []
-    for i, part in enumerate(degradation):
-        shares = [inputs.new_ones(1)]
-        if any(isinstance(step, GaussianBlur) for step in part.steps):
-            models = _bound(part, inputs[:, i : i + 1], batch)
-            shares = [model.blur_share for model in models if isinstance(model, SpectralModel)] or shares
-        share = torch.cat(shares)
-        narrowed = share[share < 1]
-        known = {"slices": len(narrowed) / len(share), "share": float(narrowed.median())} if len(narrowed) else None
-        figures.append(known)
-    return figures
-
-
-def residual_maps(
+def agreements(
     inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16
-) -> list[Tensor | None]:
-    """Return what each restoration leaves of its data, `y - A x`, in standard deviations of the noise.
-
-    `A` is the operator of the model, in which a blur that the data disprove is narrowed. Noise that a later step has
-    correlated counts with its standard deviation in a pixel. None for a source to which nothing happened.
+) -> list[Agreement | None]:
+    """Hold the restoration of each source against its data.
 
     Args:
         inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
@@ -93,26 +51,35 @@ def residual_maps(
         batch: Slices per step.
 
     Returns:
-        **[N, H, W]** for each source; a low-resolution one is replicated.
+        The agreement of each source; None for one to which nothing happened: it comes back as it was, and there is
+        nothing to explain.
     """
-    maps: list[Tensor | None] = []
+    found: list[Agreement | None] = []
     for i, part in enumerate(degradation):
-        if not part.steps:
-            maps.append(None)
-            continue
-        pieces = []
-        for model, x in zip(
-            _bound(part, inputs[:, i : i + 1], batch), restored[:, i : i + 1].split(batch), strict=True
-        ):
-            pieces.append((model.misfit(x) / model.sigma())[:, 0])
-        maps.append(torch.cat(pieces))
-    return maps
+        chi2, shares, residuals = [], [], []
+        for y, x in zip(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), strict=True):
+            if part.steps:
+                model = bind(part, part.observed(y), y.shape[2:])
+                chi2.append(model.chi2(x))
+                shares.append(model.blur_share)
+                residuals.append((model.misfit(x) / model.sigma())[:, 0])
+        parts = [torch.cat(values) for values in (chi2, shares, residuals)] if chi2 else []
+        found.append(Agreement(float(parts[0].mean()), narrowed_blur(parts[1]), parts[2]) if parts else None)
+    return found
 
 
-def _bound(degradation: Degradation, slices: Tensor, batch: int) -> Iterator[SourceModel]:
-    """Bind the slices **[N, 1, H, W]** of a source to the models that restored them, so many at once."""
-    for part in slices.split(batch):
-        yield bind(degradation, degradation.observed(part), slices.shape[2:])
+def narrowed_blur(shares: Tensor) -> dict[str, float] | None:
+    """Return in how many slices the data show a narrower blur than was stated.
+
+    Args:
+        shares: Share of the stated width of the blur that was undone in each slice, **[N]**, 1 at most.
+
+    Returns:
+        `slices`, the fraction of slices where it is below 1, and `share`, the median share there; None where the blur
+        was undone as stated, or none was.
+    """
+    narrowed = shares[shares < 1]
+    return {"slices": len(narrowed) / len(shares), "share": float(narrowed.median())} if len(narrowed) else None
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

@@ -86,12 +86,14 @@ def fuse_images(
 
     narrowed: list[dict[str, Any]] = []
 
-    def fuse(image: Tensor, what: JointDegradation, **chroma: int) -> Mapping[str, Tensor]:
+    def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
+        settings = {"steps": steps, "evidence": True, **chroma}
+        result = fusion.inferer(image, fusion.network, degradation=what, **settings)
         if not chroma:
-            for n, blur in enumerate(narrowed_blur(image, what), start=1):
-                if blur is not None:
+            for n, shares in enumerate(result["blur_share"].unbind(1), start=1):
+                if blur := narrowed_blur(shares):
                     narrowed.append({"source": n, **blur})
-        return fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
+        return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
     figures: dict[str, dict[str, Any]] = {kind: {} for kind in references}

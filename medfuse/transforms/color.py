@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
-from medfuse.physics import AveragedNoise, Degradation, GaussianNoise, JointDegradation, Noise, bind
+from medfuse.physics import AveragedNoise, Degradation, GaussianNoise, JointDegradation, Noise
 
 ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
 
@@ -246,7 +246,8 @@ def fuse_visible(
 
     Args:
         fuse: From a pair **[B, 2, H, W]** and its degradation to `source1`, `source2`, `fused` and `weight`, each
-            **[B, 1, H, W]**: a bundle's inferer and network. The keyword `steps` overrides its number of steps.
+            **[B, 1, H, W]**: a bundle's inferer and network. The keyword `steps` overrides its number of steps, and
+            `evidence` asks for the `misfit` of `medfuse.inferers.FusionInferer`.
         visible: **[B, H, W, 3]** or **[B, H, W]**, 0..1.
         other: Infrared **[B, H, W]**, 0..1.
         degradation: What happened to each channel of the visible image, and to the other one.
@@ -262,14 +263,12 @@ def fuse_visible(
     if channels.steps:
         least = pair[:, :1].amin((1, 2, 3), keepdim=True).clamp_max(0)  # where values below 0 were cut, they stay so
         what = chroma_degradation(channels, pair[:, 0])
-        answer = fuse(chroma, what, steps=1)
-        restored = torch.cat([answer["source1"], answer["source2"]], 1)
-        del answer
-        for part, y, x, share in zip(what, chroma.split(1, 1), restored.split(1, 1), _LUMA_BY_CHROMA, strict=True):
-            pair[:, :1] -= share * bind(part, part.observed(y), y.shape[2:]).misfit(x)
+        answer = fuse(chroma, what, steps=1, evidence=True)
+        for share, misfit in zip(_LUMA_BY_CHROMA, answer["misfit"].split(1, 1), strict=True):
+            pair[:, :1] -= share * misfit
         torch.maximum(pair[:, :1], least, out=pair[:, :1])
-        chroma, channels = restored, luma_degradation(channels)
-        del restored
+        chroma, channels = torch.cat([answer["source1"], answer["source2"]], 1), luma_degradation(channels)
+        del answer, misfit
     result = _grey(fuse(pair, JointDegradation(channels, degradation.source2)))
     del pair
     chroma = chroma.movedim(1, -1) - 0.5

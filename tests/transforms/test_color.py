@@ -270,29 +270,35 @@ def test_the_dark_of_a_noisy_colour_image_is_not_brighter_than_it_was(noise):
     rgb = torch.cat([channels.simulate(truth, rng) for _ in range(3)], 1).clamp(0, 1).movedim(1, -1)
     lumas = []
 
-    def restorer(pair: torch.Tensor, what: JointDegradation, steps: int = 3) -> dict[str, torch.Tensor]:
-        if steps == 1:
-            pair = torch.full_like(pair, 0.5)
-        else:
-            model = JointObservation.from_images(pair, what).source1
-            lumas.append(model.residual(truth))
-        return {"source1": pair[:, :1], "source2": pair[:, 1:], "fused": pair[:, :1], "weight": pair[:, :1]}
+    def restorer(pair: torch.Tensor, what: JointDegradation, **chroma: int) -> dict[str, torch.Tensor]:
+        if chroma:
+            return answered(pair, torch.full_like(pair, 0.5), what)
+        lumas.append(JointObservation.from_images(pair, what).source1.residual(truth))
+        return answered(pair, pair, what)
 
     fuse_visible(restorer, rgb, truth[:, 0], JointDegradation(channels, Degradation()))
     biased = (rgb @ torch.tensor(LUMA).float() - truth[:, 0])[..., :40].mean()
     assert biased > 0.025 and lumas[0][..., :40].mean().abs() < 0.12 * biased
 
 
+def answered(image: torch.Tensor, restored: torch.Tensor, degradation: JointDegradation) -> dict[str, torch.Tensor]:
+    """Return what an inferer would that restores an image like this, and fuses to source 1."""
+    first, second = restored.split(1, 1)
+    models = JointObservation.from_images(image, degradation)
+    misfit = torch.cat([m.misfit(x) for m, x in zip(models, (first, second), strict=True)], 1)
+    return {"source1": first, "source2": second, "fused": first, "weight": torch.ones_like(first), "misfit": misfit}
+
+
 class Copier:
     """Stands in for a network: sources come back as they are, the fused image is source 1; notes its calls."""
 
     def __init__(self):
-        self.calls, self.steps = [], []
+        self.calls, self.settings = [], []
 
-    def __call__(self, image, degradation, steps=3):
+    def __call__(self, image, degradation, **settings):
         self.calls.append((image, degradation))
-        self.steps.append(steps)
-        return {"source1": image[:, :1], "source2": image[:, 1:], "fused": image[:, :1], "weight": image[:, :1] * 0 + 1}
+        self.settings.append(settings)
+        return answered(image, image, degradation)
 
 
 def test_visible_is_fused_by_its_luma_and_comes_back_in_colour():
@@ -315,7 +321,7 @@ def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
     copier = Copier()
     fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
     (pair, chroma), (_, luma) = copier.calls
-    assert luma.source2 is other and copier.steps == [1, 3]
+    assert luma.source2 is other and copier.settings == [{"steps": 1, "evidence": True}, {}]
     torch.testing.assert_close(pair.movedim(1, -1) - 0.5, rgb_to_ycbcr(visible)[..., 1:])
     assert [part.steps[0] for part in chroma] == [blur, blur]
     # ITU-R BT.601-7: Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402
@@ -336,10 +342,9 @@ def test_what_restored_chroma_leaves_of_the_data_takes_its_part_of_the_noise_fro
     chroma = rgb_to_ycbcr(truth)[..., 1:].movedim(-1, 1) + 0.5
     pairs = []
 
-    def restorer(pair: torch.Tensor, _: JointDegradation, steps: int = 3) -> dict[str, torch.Tensor]:
+    def restorer(pair: torch.Tensor, what: JointDegradation, **settings: int) -> dict[str, torch.Tensor]:
         pairs.append(pair)
-        x = chroma if steps == 1 else pair
-        return {"source1": x[:, :1], "source2": x[:, 1:], "fused": x[:, :1], "weight": x[:, :1]}
+        return answered(pair, chroma if settings else pair, what)
 
     result = fuse_visible(restorer, visible, visible[..., 0], JointDegradation(channels, Degradation()))
     mean = (visible - truth).mean(-1)
