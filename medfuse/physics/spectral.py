@@ -72,12 +72,13 @@ def _fast_cosine_transform(x: Tensor, *, inverse: bool) -> Tensor:
     turn = torch.polar(torch.full_like(k, math.sqrt(2.0 / n)), -0.5 * math.pi / n * k)
     turn[0] *= math.sqrt(0.5)
     turn = turn.to(x.dtype.to_complex())
-    i = torch.arange(n, device=x.device)
-    order = torch.cat([i[::2], i[1::2].flip(0)])  # the even samples, and back along the odd ones
     if inverse:
         waves = torch.complex(x[..., : half + 1], F.pad(-x[..., n - half :].flip(-1), (1, 0))).div_(turn)
-        return torch.fft.irfft(waves, n).index_select(-1, order.argsort())
-    waves = torch.fft.rfft(x.index_select(-1, order)).mul_(turn)
+        x = torch.fft.irfft(waves, n)
+        there, back = x[..., : n - half], F.pad(x[..., n - half :].flip(-1), (0, n % 2))
+        return torch.stack([there, back], -1).flatten(-2)[..., :n]
+    # there along the even samples, and back along the odd ones
+    waves = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)).mul_(turn)
     return torch.cat([waves.real, -waves.imag[..., 1 : n - half].flip(-1)], -1)
 
 
