@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -101,6 +101,20 @@ class DegradationPrior:
         return RicianNoise(sigma) if kind < self.poisson + self.rician else GaussianNoise(sigma)
 
 
+def around(degradation: Degradation, batch: int, generator: torch.Generator) -> Degradation:
+    """Vary a degradation for each of `batch` samples: each Gaussian blur and noise by a factor of 0.7 to 1.4."""
+
+    def varied(sigma: Tensor) -> Tensor:
+        return sigma * 2.0 ** (torch.rand(batch, *[1] * (sigma.ndim - 1), generator=generator) - 0.5)
+
+    def step(given: LinearOperator | Noise) -> LinearOperator | Noise:
+        if isinstance(given, GaussianBlur | GaussianNoise):
+            return type(given)(varied(given.sigma))
+        return given
+
+    return replace(degradation, steps=tuple(map(step, degradation.steps)))
+
+
 def degrade(image: Tensor, degradation: JointDegradation, generator: torch.Generator, *, stored: bool) -> Tensor:
     """Degrade both channels of a batch and bring them back to the grid of the image.
 
@@ -132,7 +146,8 @@ class DegradeBatch:
     """Prepare a batch for MONAI's engines: degrade clean pairs, hand over the degradation, draw the number of steps.
 
     A batch with the key `scenario` (names, all equal) is degraded by that scenario, always in the same way; others at
-    random. Training draws the number of steps T, and which of them is trained: each as often.
+    random: over the whole of the priors or, in some of the batches, around a scenario, see `around`. Training draws the
+    number of steps T, and which of them is trained: each as often.
     """
 
     def __init__(
@@ -141,6 +156,7 @@ class DegradeBatch:
         source1: DegradationPrior | None = None,
         source2: DegradationPrior | None = None,
         scenarios: Mapping[str, Mapping[str, Any]] | None = None,
+        near: float = 0.0,
         steps: tuple[int, ...] | None = None,
         key: str = "image",
         seed: int = 0,
@@ -151,6 +167,7 @@ class DegradeBatch:
             source1: Prior of the degradations of source 1 (MRI, visible).
             source2: Prior of those of source 2 (PET, infrared), down-sampled more often by default.
             scenarios: Specifications by name, for batches with the key `scenario`.
+            near: Probability that a batch is degraded around a scenario, each as often; at least one must be given.
             steps: Numbers of steps to draw from; None leaves it to the inferer.
             key: Key of the clean pair **[B, 2, H, W]** in a batch.
             seed: Seed of all draws.
@@ -159,8 +176,10 @@ class DegradeBatch:
             DegradationPrior(downsample=0.15) if source1 is None else source1,
             DegradationPrior(downsample=0.35) if source2 is None else source2,
         )
-        self.steps, self.key, self.seed = steps, key, seed
+        self.steps, self.key, self.seed, self.near = steps, key, seed, near
         self.scenarios = {name: parse_degradation(spec) for name, spec in (scenarios or {}).items()}
+        if near > 0 and not self.scenarios:
+            raise DegradationError("the scenarios must be at least one to draw near them, got none; give some.")
         self._generator = torch.Generator().manual_seed(seed)
         self._noise: dict[torch.device, torch.Generator] = {}
 
@@ -178,7 +197,7 @@ class DegradeBatch:
             inputs = degrade(clean, fixed, torch.Generator().manual_seed(self.seed), stored=True)
             return inputs, clean, (), {"degradation": fixed}
         generator = self._generator
-        degradation = JointDegradation(*(prior.sample(len(clean), generator) for prior in self.priors))
+        degradation = self._drawn(len(clean))
         stored = float(torch.rand((), generator=generator)) < 0.5
         kwargs: dict[str, Any] = {"degradation": degradation}
         if self.steps is not None:
@@ -186,6 +205,14 @@ class DegradeBatch:
         if clean.device not in self._noise:  # drawn where the batch is: copies from the host would take longer
             self._noise[clean.device] = torch.Generator(clean.device).manual_seed(self.seed)
         return degrade(clean, degradation, self._noise[clean.device], stored=stored), clean, (), kwargs
+
+    def _drawn(self, batch: int) -> JointDegradation:
+        generator = self._generator
+        if self.near and float(torch.rand((), generator=generator)) < self.near:
+            scenarios = list(self.scenarios.values())
+            chosen = scenarios[int(torch.randint(len(scenarios), (), generator=generator))]
+            return JointDegradation(*(around(part, batch, generator) for part in chosen))
+        return JointDegradation(*(prior.sample(batch, generator) for prior in self.priors))
 
 
 class RandDegrade(RandomizableTransform):

@@ -15,6 +15,7 @@ from medfuse.physics import (
     PoissonNoise,
     RicianNoise,
     bind,
+    parse_degradation,
     unreplicate,
 )
 from medfuse.transforms.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
@@ -185,6 +186,37 @@ def test_a_scenario_is_always_the_same():
     assert first[3]["degradation"] is second[3]["degradation"]
     assert torch.allclose(first[0] * 255, (first[0] * 255).round(), atol=1e-4)
     assert torch.equal(first[1], batch["image"])
+
+
+def test_some_batches_are_degraded_around_a_scenario():
+    spec = {
+        "version": 1,
+        "source1": [{"blur": {"sigma_px": [2.0, 1.0]}}, {"noise": {"sigma": 0.1}}],
+        "source2": [
+            {"blur": {"sigma_px": 2.0}},
+            {"downsample": {"factor": 4}},
+            {"noise": {"kind": "poisson", "counts": 9}},
+        ],
+    }
+    prepare, clean = DegradeBatch(scenarios={"composite": spec}, near=0.5, seed=3), {"image": rand(64, 2, 16, 16)}
+    drawn = [prepare(clean)[3]["degradation"] for _ in range(24)]
+    kinds = [type(step) for part in parse_degradation(spec) for step in part.steps]
+    near = [
+        d for d in drawn if [type(step) for part in d for step in part.steps] == kinds and len(d.source1.steps) == 2
+    ]
+    assert 6 <= len(near) <= 18
+    (blur, noise), (other, shrink, poisson) = near[0].source1.steps, near[0].source2.steps
+    for sigma, stated in ((blur.sigma, torch.tensor([2.0, 1.0])), (noise.sigma, 0.1), (other.sigma, 2.0)):
+        factor = sigma / stated
+        assert 0.7 < float(factor.min()) < 0.75 and 1.37 < float(factor.max()) < 1.42
+    assert torch.allclose(blur.sigma[:, 0], 2 * blur.sigma[:, 1])
+    assert int(shrink.factor[0]) == 4 and float(poisson.counts) == 9
+    assert not torch.equal(near[0].source1.steps[1].sigma, near[1].source1.steps[1].sigma)
+
+
+def test_near_what_must_be_given():
+    with pytest.raises(DegradationError, match="must be at least one to draw near them"):
+        DegradeBatch(near=0.1)
 
 
 def test_the_global_generator_is_left_alone():
