@@ -75,7 +75,7 @@ class FusionInferer(Inferer):
         degradation: Spec = None,
         steps: int | None = None,
         until: int | None = None,
-        evidence: bool = False,
+        misfit: bool = False,
     ) -> dict[str, Any]:
         """Restore and fuse.
 
@@ -86,13 +86,13 @@ class FusionInferer(Inferer):
             degradation: Overrides the inferer's own.
             steps: Overrides the inferer's own.
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
-            evidence: Return also what the data say of the result.
+            misfit: Return also what the restored sources leave of the data.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
-            each restored source), each **[B, 1, H, W]**. As evidence, `misfit` (`y - A x` of each source, **[B, 2, H,
-            W]**) and `blur_share` (the share of its stated width to which each blur was undone, **[B, 2]**: below 1
-            where the data show it to be narrower).
+            each restored source), each **[B, 1, H, W]**; `blur_share`, the share of its stated width to which the blur
+            of each source was undone, **[B, 2]**, below 1 where the data show it to be narrower; where asked for,
+            `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
         """
         states = sample(
             network,
@@ -104,7 +104,7 @@ class FusionInferer(Inferer):
             autocast=torch.bfloat16 if uses_bfloat16(self.amp, inputs.device) else None,
             until=until,
             trajectory=self.trajectory,
-            evidence=evidence,
+            misfit=misfit,
             limit=self.limit,
             views=self.views,
         )
@@ -117,9 +117,10 @@ class FusionInferer(Inferer):
             "weight": final.weight,
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
+            "blur_share": final.blur_share,
         }
-        if evidence:
-            result |= {"misfit": final.misfit, "blur_share": final.blur_share}
+        if misfit:
+            result["misfit"] = final.misfit
         if self.trajectory:
             result["states"] = states
         return result
@@ -157,6 +158,8 @@ class VolumeFusionInferer(SliceInferer):
     def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.
 
+        Of a volume, `blur_share` is **[B, 2, slices]**.
+
         Raises:
             GeometryError: Neither four nor five axes.
         """
@@ -165,11 +168,16 @@ class VolumeFusionInferer(SliceInferer):
         if inputs.ndim != 5:
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
 
+        shares: list[Tensor] = []
+
         def fuse(slices: Tensor, *_: Any) -> dict[str, Tensor]:
-            return self.inner(slices, network, **kwargs)
+            result = self.inner(slices, network, **kwargs)
+            shares.append(result.pop("blur_share"))
+            return result
 
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        return super().__call__(plain, fuse)
+        result: dict[str, Tensor] = super().__call__(plain, fuse)
+        return result | {"blur_share": torch.cat(shares).unflatten(0, (len(plain), -1)).movedim(1, -1)}
 
 
 def as_degradation(degradation: Spec) -> JointDegradation:

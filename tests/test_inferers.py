@@ -13,7 +13,7 @@ from medfuse.diffusion import FusionModel
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
 from medfuse.networks import FusionUNet
-from medfuse.physics import Degradation, GaussianNoise, JointDegradation, parse_degradation
+from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, parse_degradation
 from medfuse.transforms import DegradeBatch
 
 NOISE = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"noise": {"sigma": 0.1}}]}
@@ -23,6 +23,7 @@ COMPOSITE = {
     "source2": [{"downsample": {"factor": 2}}, {"noise": {"kind": "poisson", "counts": 200}}],
 }
 KEYS = {"source1", "source2", "fused", "weight", "std1", "std2"}
+BLURRED = {"version": 1, "source1": [{"blur": {"sigma_px": 2.5}}]}
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,9 @@ def test_it_is_called_by_keyword_and_by_position(network):
     inferer, inputs = FusionInferer(NOISE, amp=False), rand(2, 2, 16, 20)
     result = inferer(inputs=inputs, network=network)
     assert_same(result, inferer(inputs, network), atol=0)
-    assert set(result) == KEYS
-    assert all(v.shape == (2, 1, 16, 20) and v.dtype == torch.float32 for v in result.values())
+    assert set(result) == KEYS | {"blur_share"}
+    assert all(result[k].shape == (2, 1, 16, 20) and result[k].dtype == torch.float32 for k in KEYS)
+    assert torch.equal(result["blur_share"], torch.ones(2, 2))
     assert bool((result["weight"] >= 0).all() & (result["weight"] <= 1).all())
     assert bool((result["std1"] > 0).all() & (result["std2"] > 0).all())
 
@@ -92,7 +94,7 @@ def test_options_reach_the_sampler(network):
 def test_training_gets_the_whole_trajectory(network):
     inferer, inputs = FusionInferer(NOISE, trajectory=True, amp=False), rand(1, 2, 16, 16)
     result = inferer(inputs, network, steps=4)
-    assert set(result) == KEYS | {"states"}
+    assert set(result) == KEYS | {"blur_share", "states"}
     assert len(result["states"]) == 4
     assert torch.equal(result["states"][-1].x[:, 2:], result["fused"])
 
@@ -102,7 +104,7 @@ def test_training_gets_the_whole_trajectory(network):
 )
 def test_a_degradation_is_taken_in_any_of_its_forms(network, degradation):
     assert isinstance(as_degradation(degradation), JointDegradation)
-    assert set(FusionInferer(degradation, amp=False)(rand(1, 2, 8, 8), network)) == KEYS
+    assert set(FusionInferer(degradation, amp=False)(rand(1, 2, 8, 8), network)) >= KEYS
 
 
 def test_a_power_of_the_values_is_undone_and_changes_nothing_else(network):
@@ -236,7 +238,7 @@ def test_a_prepared_batch_brings_its_own_degradation(network):
 def by_hand(inferer: FusionInferer, volume: Tensor, network: FusionModel, axis: int) -> dict[str, Tensor]:
     """Fuse a volume by a plain loop over slices."""
     slices = [inferer(s, network) for s in volume.unbind(axis + 2)]
-    return {key: torch.stack([s[key] for s in slices], axis + 2) for key in slices[0]}
+    return {key: torch.stack([s[key] for s in slices], -1 if key == "blur_share" else axis + 2) for key in slices[0]}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -278,6 +280,21 @@ def test_keyword_arguments_reach_every_slice(network):
     inner, volume = FusionInferer(amp=False), rand(1, 2, 8, 8, 4)
     result = VolumeFusionInferer(inner)(volume, network, degradation=NOISE, steps=1)
     assert_same(result, by_hand(FusionInferer(NOISE, steps=1, amp=False), volume, network, 2))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_tells_of_each_slice_what_the_data_say(network, axis):
+    sharp, blurred = (GaussianBlur(sigma).forward(rand(5, 2, 48, 48)) for sigma in (1.0, 2.5))
+    slices = torch.stack([(sharp, blurred)[k in (0, 3)][k] for k in range(5)])
+    volume = torch.stack([slices, slices.flip(0)]).movedim(1, axis + 2)  # [2, 2, X, Y, Z]
+    inferer = VolumeFusionInferer(FusionInferer(BLURRED, amp=False), spatial_dim=axis, slice_batch=3)
+    result = inferer(volume, network, misfit=True)
+    whole = torch.tensor([True, False, False, True, False])
+    assert result["blur_share"].shape == (2, 2, 5)
+    assert torch.equal(result["blur_share"][0, 0] == 1, whole)
+    assert torch.equal(result["blur_share"][1, 0] == 1, whole.flip(0))
+    assert torch.equal(result["blur_share"][:, 1], torch.ones(2, 5))
+    assert result["misfit"].shape == volume.shape and float(result["misfit"].abs().max()) > 0
 
 
 def test_a_meta_tensor_volume_is_taken(network):

@@ -30,7 +30,10 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 def state(seed: int = 0, batch: int = 2, size: tuple[int, int] = (13, 14)) -> FusionState:
     return FusionState(
-        rand(batch, 3, *size, seed=seed), rand(batch, 1, *size, seed=seed + 1), rand(batch, 2, *size, seed=seed + 2) - 4
+        rand(batch, 3, *size, seed=seed),
+        rand(batch, 1, *size, seed=seed + 1),
+        rand(batch, 2, *size, seed=seed + 2) - 4,
+        torch.ones(batch, 2),
     )
 
 
@@ -219,7 +222,8 @@ def perfect(target: Tensor, steps: int = 2) -> list[FusionState]:
     """Return states that restore both sources exactly, and fuse equal sources exactly."""
     b, _, h, w = target.shape
     x = torch.cat([target, target[:, :1]], 1)
-    return [FusionState(x, target.new_full((b, 1, h, w), 0.5), target.new_zeros(b, 2, h, w)) for _ in range(steps)]
+    weight, log_variance = target.new_full((b, 1, h, w), 0.5), target.new_zeros(b, 2, h, w)
+    return [FusionState(x, weight, log_variance, target.new_ones(b, 2)) for _ in range(steps)]
 
 
 def test_perfect_restoration_and_fusion_of_equal_sources_cost_nothing():
@@ -302,6 +306,14 @@ def test_the_same_error_costs_more_in_a_cold_region():
         x[:, 1, :, where] -= 0.02
         off[side] = cost(target, x, regions=1)
     assert off["cold"] - off["hot"] == pytest.approx(0.5 * np.log(0.85 / 0.25), abs=0.1)  # one source of two
+    spot = perfect(target, 1)[0].x.clone()
+    spot[:, 1, 7, 9] += 0.1
+    error = np.zeros((24, 24))
+    error[7, 9] = 0.1
+    means = np.lib.stride_tricks.sliding_window_view(error, (6, 6))[::3, ::3].mean((2, 3))
+    level = np.lib.stride_tricks.sliding_window_view(target[0, 1].numpy(), (6, 6))[::3, ::3].mean((2, 3))
+    expected = 0.25 * np.log1p(((means / (level + 0.05)) ** 2).mean() / 1e-6)  # of the mean over two sources
+    assert cost(target, spot, regions=1) == pytest.approx(expected)
     noise = perfect(target, 1)[0].x + 0.02 * (2 * (torch.arange(24) % 2) - 1)  # the mean of no region changes
     assert cost(target, noise, regions=1) == pytest.approx(0, abs=1e-9)
     level = torch.full((1, 1, 24, 24), 0.45, dtype=torch.float64)

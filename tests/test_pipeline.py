@@ -7,6 +7,9 @@ import json
 import pytest
 import torch
 
+from medfuse.diffusion import FusionModel
+from medfuse.inferers import FusionInferer
+from medfuse.networks import FusionUNet
 from medfuse.physics import GaussianBlur, parse_degradation, replicate
 from medfuse.pipeline import agreements, write_group_page
 
@@ -32,6 +35,22 @@ def test_residuals_of_the_truth_are_the_noise(steps, generator):
     assert float(second.residual.mean()) == pytest.approx(0, abs=0.05)
     assert float(second.residual.square().mean()) == pytest.approx(1, rel=0.06)
     assert float(second.residual.square().mean()) == pytest.approx(second.chi2, rel=0.05)
+
+
+@pytest.mark.parametrize("side", [192, 191])
+def test_a_blur_is_told_of_as_the_sampler_narrowed_it_at_any_size(side, generator):
+    told = [{"blur": {"sigma_px": 2.5}}, {"downsample": {"factor": 2}}]
+    joint = parse_degradation({"version": 1, "source1": told})
+    truth = GaussianBlur(0.7).forward(torch.rand(1, 2, side, side, generator=generator))
+    given = parse_degradation({"version": 1, "source1": [{"blur": {"sigma_px": 1.2}}, told[1]]})
+    y = truth.clone()
+    y[:, :1] = replicate(given.source1.simulate(truth[:, :1], generator), given.source1.operator, truth.shape[2:])
+    with torch.no_grad():
+        found = FusionInferer(joint, steps=1)(y, FusionModel(FusionUNet()))
+    agreement, _ = agreements(y, torch.cat([found["source1"], found["source2"]], 1), joint)
+    assert float(found["blur_share"][0, 0]) < 0.7
+    assert agreement.narrowed_blur["share"] == pytest.approx(float(found["blur_share"][0, 0]))
+    assert agreement.chi2 < 10  # by the blur as stated it is 800
 
 
 def test_blur_that_the_data_disprove_is_told_of_slice_by_slice(generator):

@@ -31,16 +31,17 @@ class FusionState:
         x: Restored source 1, restored source 2, fused: **[B, 3, H, W]**.
         weight: Fusion weight of source 1, **[B, 1, H, W]**, 0..1.
         log_variance: Predicted log-variance of the error of each restored source, **[B, 2, H, W]**.
-        misfit: What the restored sources leave of the data, `y - A x`, **[B, 2, H, W]**; None unless asked for.
-        blur_share: Share of the stated width of each source's blur that was undone, **[B, 2]**, 1 unless the data
-            disprove the blur; None likewise.
+        blur_share: Share of the stated width of each source's blur that is undone, **[B, 2]**: 1 unless the data show
+            the blur to be narrower.
+        misfit: What the restored sources leave of the data, `y - A x`, **[B, 2, H, W]**, a power undone in `y`; None
+            unless asked for.
     """
 
     x: Tensor
     weight: Tensor
     log_variance: Tensor
+    blur_share: Tensor
     misfit: Tensor | None = None
-    blur_share: Tensor | None = None
 
 
 def describe(model: SourceModel) -> Tensor:
@@ -69,7 +70,7 @@ def sample(
     autocast: torch.dtype | None = None,
     until: int | None = None,
     trajectory: bool = True,
-    evidence: bool = False,
+    misfit: bool = False,
     limit: int | None = None,
     views: int = 1,
 ) -> list[FusionState]:
@@ -88,7 +89,7 @@ def sample(
         until: Stop after so many steps of the `steps`, and track gradients through the last of them only. As each step
             regresses the truth directly, each can be trained by itself.
         trajectory: Return the state after each step; else that after the last alone, in a list of one.
-        evidence: Let the last state tell of its misfit, and of blurs that the data disprove.
+        misfit: Let the last state hold its misfit.
         limit: Number of pixels, B x H x W, on which to run the network at once; see `medfuse.diffusion.evaluate`. The
             physics, which need little memory, always see the whole image.
         views: Number of mirrored views, 1 to 4, of which the network's answers are averaged in each step: the nature of
@@ -111,7 +112,7 @@ def sample(
     if until is not None and not 1 <= until <= steps:
         raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
     height, width = inputs.shape[2:]
-    padding = _padding((height, width), degradation)
+    padding = degradation.padding((height, width))
     if any(padding):
         inputs = F.pad(inputs, padding, mode="replicate")
     chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit, views)
@@ -124,12 +125,12 @@ def sample(
             if convex and step + 1 == steps:
                 x = [*x[:2], weight * x[0] + (1 - weight) * x[1]]
         if trajectory or step + 1 in (steps, until):
-            state = (torch.cat(x, 1), weight, log_variance.to(inputs.dtype))
-            states.append(FusionState(*(v[..., :height, :width] for v in state)))
+            images = (torch.cat(x, 1), weight, log_variance.to(inputs.dtype))
+            first, second, third = (v[..., :height, :width] for v in images)
+            states.append(FusionState(first, second, third, chain.blur_share))
         del x, weight, log_variance  # a large image leaves room for what is needed only
-    if evidence:
-        misfit, share = chain.evidence()
-        states[-1] = replace(states[-1], misfit=misfit[..., :height, :width], blur_share=share)
+    if misfit:
+        states[-1] = replace(states[-1], misfit=chain.misfit()[..., :height, :width])
     return states
 
 
@@ -151,6 +152,7 @@ class _Chain:
     Attributes:
         estimate: The clean state as far as it is known: source 1, source 2, fused, each **[B, 1, H, W]**.
         level: The state of the reverse process, `x / sqrt(alpha_bar)`, likewise.
+        blur_share: That of `FusionState`.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class _Chain:
         self._network, self._steps, self._correction = network, steps, correction
         self._autocast, self._limit, self._views = autocast, limit, _VIEWS[:views]
         self._observation = JointObservation.from_images(inputs, degradation)
+        self.blur_share = torch.stack([m.blur_share for m in self._observation], 1)
         self._inverses = [m.inverse() for m in self._observation]
         self._sigmas = [m.sigma() for m in self._observation]
         self._described = torch.cat([describe(m) for m in self._observation], 1)
@@ -190,10 +193,9 @@ class _Chain:
             self.level = [torch.addcmul(x, r, ratio) for x, r in zip(self.estimate, self.level, strict=True)]
         return self.estimate, weight, log_variance
 
-    def evidence(self) -> tuple[Tensor, Tensor]:
-        """Return the `misfit` and the `blur_share` of a `FusionState`."""
-        misfit = torch.cat([m.misfit(x) for m, x in zip(self._observation, self.estimate, strict=False)], 1)
-        return misfit, torch.stack([m.blur_share for m in self._observation], 1)
+    def misfit(self) -> Tensor:
+        """Return the `misfit` of a `FusionState`."""
+        return torch.cat([m.misfit(x) for m, x in zip(self._observation, self.estimate, strict=False)], 1)
 
     def _regress(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Let the network replace the estimate; return the fusion weight, the log-variances and the gains."""
@@ -236,15 +238,3 @@ class _Chain:
                 variances[i] = torch.maximum(variances[i], m.consistency(self.estimate[i]))
         form = "none" if last and self._correction == "paper" else self._correction
         return self._observation.correct(self.estimate, weight, variances=variances, fusion_gain=gain, form=form)
-
-
-def _padding(shape: tuple[int, int], degradation: JointDegradation) -> list[int]:
-    """Return the padding after each axis, last axis first, to a size that every decimation divides."""
-    padding = []
-    for axis in (1, 0):
-        factors = [
-            part.operator.in_spatial(part.operator.out_spatial(shape))[axis] // part.operator.out_spatial(shape)[axis]
-            for part in degradation
-        ]
-        padding += [0, -shape[axis] % math.lcm(*factors)]
-    return padding

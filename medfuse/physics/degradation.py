@@ -118,6 +118,20 @@ class JointDegradation:
     def __iter__(self) -> Any:
         return iter((self.source1, self.source2))
 
+    def padding(self, shape: Sequence[int]) -> list[int]:
+        """Return by how much to continue the end of each axis, last axis first, to where every decimation divides it.
+
+        As `torch.nn.functional.pad` takes it: (0, after the last axis, 0, after the one before, ...).
+        """
+        padding = []
+        for axis in reversed(range(len(shape))):
+            factors = []
+            for operator in (part.operator for part in self):
+                small = operator.out_spatial(shape)
+                factors.append(operator.in_spatial(small)[axis] // small[axis])
+            padding += [0, -shape[axis] % math.lcm(*factors)]
+        return padding
+
 
 def parse_degradation(
     spec: Mapping[str, Any] | None,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import JointDegradation, bind
+from medfuse.physics import Degradation, JointDegradation, bind
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -54,18 +56,28 @@ def agreements(
         The agreement of each source; None for one to which nothing happened: it comes back as it was, and there is
         nothing to explain.
     """
-    found: list[Agreement | None] = []
-    for i, part in enumerate(degradation):
-        chi2, shares, residuals = [], [], []
-        for y, x in zip(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), strict=True):
-            if part.steps:
-                model = bind(part, part.observed(y), y.shape[2:])
-                chi2.append(model.chi2(x))
-                shares.append(model.blur_share)
-                residuals.append((model.misfit(x) / model.sigma())[:, 0])
-        parts = [torch.cat(values) for values in (chi2, shares, residuals)] if chi2 else []
-        found.append(Agreement(float(parts[0].mean()), narrowed_blur(parts[1]), parts[2]) if parts else None)
-    return found
+    return [
+        _agreement(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), part, degradation)
+        if part.steps
+        else None
+        for i, part in enumerate(degradation)
+    ]
+
+
+def _agreement(
+    inputs: Sequence[Tensor], restored: Sequence[Tensor], part: Degradation, degradation: JointDegradation
+) -> Agreement:
+    """Hold the restoration of one source against its data, batch by batch, on the grid on which it was restored."""
+    height, width = inputs[0].shape[2:]
+    padding = degradation.padding((height, width))
+    chi2, shares, residuals = [], [], []
+    for y, x in zip(inputs, restored, strict=True):
+        y, x = (F.pad(v, padding, mode="replicate") if any(padding) else v for v in (y, x))
+        model = bind(part, part.observed(y), y.shape[2:])
+        chi2.append(model.chi2(x))
+        shares.append(model.blur_share)
+        residuals.append((model.misfit(x) / model.sigma())[:, 0, :height, :width])
+    return Agreement(float(torch.cat(chi2).mean()), narrowed_blur(torch.cat(shares)), torch.cat(residuals))
 
 
 def narrowed_blur(shares: Tensor) -> dict[str, float] | None:

@@ -87,8 +87,7 @@ def fuse_images(
     narrowed: list[dict[str, Any]] = []
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
-        settings = {"steps": steps, "evidence": True, **chroma}
-        result = fusion.inferer(image, fusion.network, degradation=what, **settings)
+        result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
         if not chroma:
             for n, shares in enumerate(result["blur_share"].unbind(1), start=1):
                 if blur := narrowed_blur(shares):

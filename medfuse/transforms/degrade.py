@@ -102,15 +102,18 @@ class DegradationPrior:
 
 
 def around(degradation: Degradation, batch: int, generator: torch.Generator) -> Degradation:
-    """Vary a degradation for each of `batch` samples: each Gaussian blur and noise by a factor of 0.7 to 1.4."""
+    """Vary a degradation for each of `batch` samples: the std of each blur and noise by a factor of 0.7 to 1.4.
 
-    def varied(sigma: Tensor) -> Tensor:
-        return sigma * 2.0 ** (torch.rand(batch, *[1] * (sigma.ndim - 1), generator=generator) - 0.5)
+    Decimation and motion stay as they are.
+    """
 
     def step(given: LinearOperator | Noise) -> LinearOperator | Noise:
-        if isinstance(given, GaussianBlur | GaussianNoise):
-            return type(given)(varied(given.sigma))
-        return given
+        factor = 2.0 ** (torch.rand(batch, generator=generator) - 0.5)
+        if isinstance(given, GaussianBlur):
+            return GaussianBlur(given.sigma * factor[:, None])
+        if isinstance(given, GaussianNoise | RicianNoise):
+            return type(given)(given.sigma * factor)
+        return PoissonNoise(given.counts / factor.square()) if isinstance(given, PoissonNoise) else given
 
     return replace(degradation, steps=tuple(map(step, degradation.steps)))
 
@@ -178,7 +181,9 @@ class DegradeBatch:
         )
         self.steps, self.key, self.seed, self.near = steps, key, seed, near
         self.scenarios = {name: parse_degradation(spec) for name, spec in (scenarios or {}).items()}
-        if near > 0 and not self.scenarios:
+        if not 0 <= near <= 1:
+            raise DegradationError(f"near must be a probability, 0 to 1, got {near:g}; change it.")
+        if near and not self.scenarios:
             raise DegradationError("the scenarios must be at least one to draw near them, got none; give some.")
         self._generator = torch.Generator().manual_seed(seed)
         self._noise: dict[torch.device, torch.Generator] = {}

@@ -226,25 +226,28 @@ def test_the_result_explains_the_data(degradation, steps):
 
 
 @pytest.mark.parametrize("size", [(24, 24), (23, 27)])
-@pytest.mark.parametrize("correction", ["cut", "none"])
-def test_the_evidence_is_what_the_result_leaves_of_the_data(size, correction):
+@pytest.mark.parametrize(
+    "settings", [{}, {"correction": "none"}, {"convex": True}, {"trajectory": False}, {"until": 2}]
+)
+def test_the_misfit_is_what_the_result_leaves_of_the_data(size, settings):
     inputs = pair(COMPOSITE, size)
-    *_, state = sample(model(std=0.05), inputs, COMPOSITE, correction=correction, evidence=True)
-    padded = [-n % 2 for n in size]
-    grid = torch.nn.functional.pad(inputs, [0, padded[1], 0, padded[0]], mode="replicate")
+    *_, state = sample(model(std=0.05), inputs, COMPOSITE, misfit=True, **settings)
+    padding = COMPOSITE.padding(size)
+    assert padding == [0, size[1] % 2, 0, size[0] % 2]
+    inside = slice(0, 16 if any(padding) else None)  # what was cut off at the end tells on its neighbours
+    grid, restored = (torch.nn.functional.pad(v, padding, mode="replicate") for v in (inputs, state.x))
     for i, source in enumerate(JointObservation.from_images(grid, COMPOSITE)):
-        inside = slice(0, 16)  # what was cut off at the end tells on its neighbours
-        misfit = source.misfit(torch.nn.functional.pad(state.x[:, i : i + 1], [0, padded[1], 0, padded[0]]))
-        torch.testing.assert_close(state.misfit[:, i, inside, inside], misfit[:, 0, inside, inside], atol=1e-4, rtol=0)
+        expected = source.misfit(restored[:, i : i + 1])[:, 0, inside, inside]
+        torch.testing.assert_close(state.misfit[:, i, inside, inside], expected, atol=1e-4, rtol=0)
     assert state.misfit.shape == (2, 2, *size) and float(state.misfit.detach().abs().max()) > 0.01
     assert sample(model(), inputs, COMPOSITE)[-1].misfit is None
 
 
-def test_the_evidence_tells_of_a_blur_that_the_data_disprove():
+def test_a_state_tells_of_a_blur_that_the_data_disprove():
     truth = GaussianBlur(0.7).forward(torch.rand(2, 1, 96, 96, dtype=torch.float64, generator=generator()))
     y = torch.cat([GaussianBlur(1.0).forward(truth[:1]), GaussianBlur(2.0).forward(truth[1:])])
     told = JointDegradation(Degradation((GaussianBlur(2.0),)), Degradation())
-    (state,) = sample(model(), torch.cat([y, truth], 1), told, steps=1, evidence=True)
+    (state,) = sample(model(), torch.cat([y, truth], 1), told, steps=1)
     assert state.blur_share.shape == (2, 2)
     assert float(state.blur_share[0, 0]) == pytest.approx(0.5, abs=0.12)
     assert state.blur_share.flatten()[1:].tolist() == [1, 1, 1]

@@ -29,8 +29,10 @@ Every figure on this page was measured by `make results`. It belongs to the weig
 **Protocol.** The dev set has 26 pairs of MRI and SPECT, CT or PET (as scalar uptake) of {subjects} subjects, none of
 which was in the training. That is no population, and the weights were chosen by looking at it. Sources are 8-bit PNG,
 degraded by an independent simulator; results are written as 8-bit PNG, and what was written is scored against the
-clean sources. One set of weights serves all scenarios. Intervals are 95 % bootstrap intervals of the mean that draw
-whole subjects; with so few of them they are rough.
+clean sources. One set of weights serves all scenarios. In training three batches of ten are drawn around the presets,
+which these scenarios are, the others over continuous ranges: see also [what is no
+preset](#degradations-that-are-no-preset). Intervals are 95 % bootstrap intervals of the mean that draw whole subjects;
+with so few of them they are rough.
 
 **Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation.
 Each published fusion (IFCNN, MATR, SDNet, U2Fusion, with its authors' weights), the average and a Laplacian pyramid
@@ -48,8 +50,9 @@ and TNO was, but of RoadScene 176 other pictures were. That is no population, an
 it. Sources are 8-bit PNG, degraded by an independent simulator: the visible one in colour (that of TNO with three equal
 channels), with noise of its own in each channel. Results are written as 8-bit PNG, and what was written is scored
 against the clean sources: the luma, and where the table says so R, G and B. One set of weights serves all scenarios,
-which are [the presets](../how-to/fuse-infrared-and-visible.md#say-what-happened). Intervals are 95 % bootstrap
-intervals of the mean that draw whole scenes; with so few of them they are rough.
+which are [the presets](../how-to/fuse-infrared-and-visible.md#say-what-happened); in training three batches of ten
+are drawn around them, the others over continuous ranges. Intervals are 95 % bootstrap intervals of the mean that draw
+whole scenes; with so few of them they are rough.
 
 **Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation. R,
 G and B were restored each by itself with scikit-image, with the parameters that are best on these very pairs

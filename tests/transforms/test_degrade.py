@@ -15,7 +15,6 @@ from medfuse.physics import (
     PoissonNoise,
     RicianNoise,
     bind,
-    parse_degradation,
     unreplicate,
 )
 from medfuse.transforms.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
@@ -188,40 +187,60 @@ def test_a_scenario_is_always_the_same():
     assert torch.equal(first[1], batch["image"])
 
 
-def test_some_batches_are_degraded_around_a_scenario():
-    spec = {
+AROUND = {
+    "gaussian": {
         "version": 1,
         "source1": [{"blur": {"sigma_px": [2.0, 1.0]}}, {"noise": {"sigma": 0.1}}],
-        "source2": [
-            {"blur": {"sigma_px": 2.0}},
-            {"downsample": {"factor": 4}},
-            {"noise": {"kind": "poisson", "counts": 9}},
-        ],
-    }
-    prepare, clean = DegradeBatch(scenarios={"composite": spec}, near=0.5, seed=3), {"image": rand(64, 2, 16, 16)}
+        "source2": [{"blur": {"sigma_px": 2.0}}, {"downsample": {"factor": 4}}, {"noise": {"sigma": 0.2}}],
+    },
+    "counts": {
+        "version": 1,
+        "source1": [{"noise": {"kind": "rician", "sigma": 0.1}}],
+        "source2": [{"noise": {"kind": "poisson", "counts": 9}}],
+    },
+}
+
+
+def test_batches_are_degraded_around_each_scenario():
+    prepare, clean = DegradeBatch(scenarios=AROUND, near=1.0, seed=3), {"image": rand(64, 2, 16, 16)}
     drawn = [prepare(clean)[3]["degradation"] for _ in range(24)]
-    kinds = [type(step) for part in parse_degradation(spec) for step in part.steps]
-    near = [
-        d for d in drawn if [type(step) for part in d for step in part.steps] == kinds and len(d.source1.steps) == 2
-    ]
-    assert 6 <= len(near) <= 18
-    (blur, noise), (other, shrink, poisson) = near[0].source1.steps, near[0].source2.steps
-    for sigma, stated in ((blur.sigma, torch.tensor([2.0, 1.0])), (noise.sigma, 0.1), (other.sigma, 2.0)):
-        factor = sigma / stated
-        assert 0.7 < float(factor.min()) < 0.75 and 1.37 < float(factor.max()) < 1.42
-    assert torch.allclose(blur.sigma[:, 0], 2 * blur.sigma[:, 1])
-    assert int(shrink.factor[0]) == 4 and float(poisson.counts) == 9
-    assert not torch.equal(near[0].source1.steps[1].sigma, near[1].source1.steps[1].sigma)
+    gaussian, counts = ([d for d in drawn if len(d.source1.steps) == n] for n in (2, 1))
+    assert min(len(gaussian), len(counts)) >= 6 and len(gaussian) + len(counts) == 24
+    (blur, noise), (other, shrink, coarse) = gaussian[0].source1.steps, gaussian[0].source2.steps
+    (rician,), (poisson,) = counts[0].source1.steps, counts[0].source2.steps
+    factors = [blur.sigma / torch.tensor([2.0, 1.0]), noise.sigma / 0.1, other.sigma / 2, coarse.sigma / 0.2]
+    for factor in (*factors, rician.sigma / 0.1, (9 / poisson.counts).sqrt()):
+        assert 0.7 < float(factor.min()) < 0.78 and 1.3 < float(factor.max()) < 1.42
+    assert torch.allclose(blur.sigma[:, 0], 2 * blur.sigma[:, 1]) and int(shrink.factor[0]) == 4
+    assert not torch.equal(noise.sigma, gaussian[1].source1.steps[1].sigma)
+    again = DegradeBatch(scenarios=AROUND, near=1.0, seed=3)(clean)[3]["degradation"]
+    first, second = (d.source2.steps[-1] for d in (drawn[0], again))
+    assert all(torch.equal(v, vars(second)[k]) for k, v in vars(first).items())
 
 
-def test_near_what_must_be_given():
-    with pytest.raises(DegradationError, match="must be at least one to draw near them"):
-        DegradeBatch(near=0.1)
+def test_some_batches_are_drawn_from_the_priors():
+    prepare = DegradeBatch(source1=DegradationPrior(clean=1.0), scenarios=AROUND, near=0.5)
+    near = sum(bool(prepare({"image": rand(1, 2, 16, 16)})[3]["degradation"].source1.steps) for _ in range(40))
+    assert 10 <= near <= 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"near": 0.1}, "must be at least one to draw near them"),
+        ({"near": 7, "scenarios": AROUND}, "near must be a probability, 0 to 1, got 7"),
+        ({"near": -1, "scenarios": AROUND}, "near must be a probability, 0 to 1, got -1"),
+    ],
+)
+def test_an_impossible_share_near_scenarios_is_refused(settings, message):
+    with pytest.raises(DegradationError, match=message):
+        DegradeBatch(**settings)
 
 
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     DegradeBatch()({"image": rand(2, 2, 16, 16)})
+    DegradeBatch(scenarios=AROUND, near=1.0)({"image": rand(2, 2, 16, 16)})
     RandDegrade().set_random_state(0)(rand(2, 16, 16))
     assert torch.equal(before, torch.get_rng_state())
 
