@@ -39,7 +39,12 @@ class Fusion:
     color: bool = False
 
     def __call__(
-        self, image: Tensor, *, degradation: Mapping[str, Any] | str | None = None, steps: int | None = None
+        self,
+        image: Tensor,
+        *,
+        degradation: Mapping[str, Any] | str | None = None,
+        steps: int | None = None,
+        misfit: bool = False,
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
@@ -47,7 +52,7 @@ class Fusion:
         """
         spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
         with torch.inference_mode():
-            return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps)
+            return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
 
 
 def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "cpu") -> Fusion:
