@@ -220,8 +220,8 @@ def _slice_with_brain(atlas: Atlas, plane: str, seed: tuple[int, ...], size: int
 def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator) -> None:
     """Draw soft lesions into a pair, each into one of its images alone, where that image shows something.
 
-    Seven of ten are drawn into the MRI. So a network learns that a border in one image says little of the other one,
-    and that a lesion of the PET, hot or cold, needs no counterpart.
+    Six of ten are drawn into the MRI, and of those of the PET two of three are cold. So a network learns that a border
+    in one image says little of the other one, and that a lesion of the PET, hot or cold, needs no counterpart.
 
     Args:
         mri: MRI **[H, W]**, changed in place.
@@ -231,7 +231,7 @@ def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator)
         rng: Source of all randomness.
     """
     for _ in range(count):
-        image = mri if rng.random() < 0.7 else pet
+        image = mri if rng.random() < 0.6 else pet
         places = np.flatnonzero(image > 0.1 * image.max())
         if not len(places):
             continue
@@ -241,7 +241,7 @@ def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator)
         if image is mri:
             level = _other_intensity(there, soft, rng)
         else:
-            level = _mean(there, soft) * (rng.uniform(1.2, 2.5) if rng.random() < 0.5 else rng.uniform(0.05, 0.7))
+            level = _mean(there, soft) * (rng.uniform(1.2, 2.5) if rng.random() < 0.35 else rng.uniform(0.05, 0.7))
         there += soft * (level - there)
 
 

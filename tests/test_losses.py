@@ -10,8 +10,11 @@ from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
 from medfuse.diffusion import FusionState
-from medfuse.losses import (
-    FusionLoss,
+from medfuse.losses import FusionLoss
+from medfuse.metrics import mutual_information, sum_of_correlations_of_differences
+from medfuse.metrics.gradients import edge_transfer
+from medfuse.physics import GaussianBlur
+from medfuse.similarity import (
     complementarity,
     edge_preservation,
     gradients,
@@ -19,9 +22,6 @@ from medfuse.losses import (
     structural_similarity,
     visual_information,
 )
-from medfuse.metrics import mutual_information, sum_of_correlations_of_differences
-from medfuse.metrics.gradients import edge_transfer
-from medfuse.physics import GaussianBlur
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
