@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
 
+from medfuse.balance import balanced
 from medfuse.diffusion import check_settings, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
@@ -36,6 +37,7 @@ class FusionInferer(Inferer):
         trajectory: bool = False,
         limit: int | None = LIMIT,
         views: int = 1,
+        balance: int = 0,
     ) -> None:
         """Make an inferer.
 
@@ -51,21 +53,30 @@ class FusionInferer(Inferer):
                 that overlap so far that the result is the same, see `medfuse.diffusion.evaluate`. None for no limit.
             views: Number of mirrored views, 1 to 4, of which the network's answers are averaged: a little better, and
                 so many times slower.
+            balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
+                `medfuse.balance`. A convex one is left alone. A call may override it.
 
         Raises:
-            DegradationError: The limit is not positive, or the steps, the correction or the views are impossible.
+            DegradationError: The limit is not positive, or the steps, the correction, the views or the balance are
+                impossible.
         """
+        _check_balance(balance)
         if limit is not None and limit < 1:
             raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {limit}; raise it.")
         check_settings(steps, correction, views)
         self.degradation = degradation
         self.steps, self.correction, self.convex = steps, correction, convex
-        self.amp, self.trajectory, self.limit, self.views = amp, trajectory, limit, views
+        self.amp, self.trajectory, self.limit, self.views, self.balance = amp, trajectory, limit, views, balance
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside weights, degradation and steps, for the records."""
-        return {"correction": self.correction, "convex": self.convex, "views": self.views}
+        return {
+            "correction": self.correction,
+            "convex": self.convex,
+            "views": self.views,
+            "balance": 0 if self.convex else self.balance,
+        }
 
     def __call__(
         self,
@@ -76,6 +87,7 @@ class FusionInferer(Inferer):
         steps: int | None = None,
         until: int | None = None,
         misfit: bool = False,
+        balance: int | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse.
 
@@ -87,6 +99,7 @@ class FusionInferer(Inferer):
             steps: Overrides the inferer's own.
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
             misfit: Return also what the restored sources leave of the data.
+            balance: Overrides the inferer's own.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
@@ -94,6 +107,8 @@ class FusionInferer(Inferer):
             of each source was undone, **[B, 2]**, below 1 where the data show it to be narrower; where asked for,
             `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
         """
+        balance = self.balance if balance is None else balance
+        _check_balance(balance)
         states = sample(
             network,
             inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs,
@@ -113,7 +128,7 @@ class FusionInferer(Inferer):
         result: dict[str, Any] = {
             "source1": final.x[:, 0:1],
             "source2": final.x[:, 1:2],
-            "fused": final.x[:, 2:3],
+            "fused": final.x[:, 2:3] if self.convex else balanced(final.x[:, 2:3], final.x[:, :2], steps=balance),
             "weight": final.weight,
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
@@ -124,6 +139,11 @@ class FusionInferer(Inferer):
         if self.trajectory:
             result["states"] = states
         return result
+
+
+def _check_balance(steps: int) -> None:
+    if steps < 0:
+        raise DegradationError(f"the steps of the balance must be 0 or more, got {steps}.")
 
 
 class VolumeFusionInferer(SliceInferer):

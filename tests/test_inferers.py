@@ -9,6 +9,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
+from medfuse.balance import balanced
 from medfuse.diffusion import FusionModel
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
@@ -167,7 +168,7 @@ def test_an_impossible_setting_is_refused_before_anything_runs(setting, message)
 
 def test_settings_are_those_that_a_result_depends_on():
     inferer = FusionInferer(correction="joint", convex=True, views=2)
-    assert inferer.settings == {"correction": "joint", "convex": True, "views": 2}
+    assert inferer.settings == {"correction": "joint", "convex": True, "views": 2, "balance": 0}
     assert VolumeFusionInferer(inferer).settings == inferer.settings
 
 
@@ -269,6 +270,26 @@ def test_odd_slices_with_a_decimation(network):
         rand(1, 2, 3, 9, 7), network
     )
     assert result["source2"].shape == (1, 1, 3, 9, 7)
+
+
+def test_the_balance_moves_the_fused_image_alone(network):
+    inputs = rand(2, 2, 24, 24)
+    plain, moved = (FusionInferer(NOISE, amp=False, balance=k)(inputs, network) for k in (0, 3))
+    assert_same({k: v for k, v in plain.items() if k != "fused"}, {k: v for k, v in moved.items() if k != "fused"})
+    restored = torch.cat([plain["source1"], plain["source2"]], 1)
+    assert torch.equal(moved["fused"], balanced(plain["fused"], restored, steps=3))
+    assert float((moved["fused"] - plain["fused"]).abs().max()) > 0.006
+    assert torch.equal(FusionInferer(NOISE, amp=False, balance=3)(inputs, network, balance=0)["fused"], plain["fused"])
+    convex = FusionInferer(NOISE, amp=False, balance=3, convex=True)
+    assert torch.equal(convex(inputs, network)["fused"], convex(inputs, network, balance=0)["fused"])
+    assert convex.settings["balance"] == 0 and FusionInferer(balance=3).settings["balance"] == 3
+
+
+def test_an_impossible_balance_is_refused(network):
+    with pytest.raises(DegradationError, match="balance must be 0 or more, got -1"):
+        FusionInferer(balance=-1)
+    with pytest.raises(DegradationError, match="balance must be 0 or more, got -2"):
+        FusionInferer(NOISE, amp=False)(rand(1, 2, 16, 16), network, balance=-2)
 
 
 def test_images_pass_straight_to_the_inner_inferer(network):

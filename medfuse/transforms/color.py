@@ -246,8 +246,8 @@ def fuse_visible(
 
     Args:
         fuse: From a pair **[B, 2, H, W]** and its degradation to `source1`, `source2`, `fused` and `weight`, each
-            **[B, 1, H, W]**: a bundle's inferer and network. For the chroma it is called with the keywords `steps`,
-            which overrides its number of steps, and `misfit`, by which it returns also what its sources leave of the
+            **[B, 1, H, W]**: a bundle's inferer and network. For the chroma it is called with the keywords `steps` and
+            `balance`, which override its own, and `misfit`, by which it returns also what its sources leave of the
             data, as `medfuse.inferers.FusionInferer` does.
         visible: **[B, H, W, 3]** or **[B, H, W]**, 0..1.
         other: Infrared **[B, H, W]**, 0..1.
@@ -264,7 +264,7 @@ def fuse_visible(
     if channels.steps:
         least = pair[:, :1].amin((1, 2, 3), keepdim=True).clamp_max(0)  # where values below 0 were cut, they stay so
         what = chroma_degradation(channels, pair[:, 0])
-        answer = fuse(chroma, what, steps=1, misfit=True)
+        answer = fuse(chroma, what, steps=1, misfit=True, balance=0)
         for share, misfit in zip(_LUMA_BY_CHROMA, answer["misfit"].split(1, 1), strict=True):
             pair[:, :1] -= share * misfit
         torch.maximum(pair[:, :1], least, out=pair[:, :1])

@@ -321,7 +321,7 @@ def test_chroma_is_restored_under_the_degradation_of_the_visible_image():
     copier = Copier()
     fuse_visible(copier, visible, infrared, JointDegradation(Degradation((blur, noise)), other))
     (pair, chroma), (_, luma) = copier.calls
-    assert luma.source2 is other and copier.settings == [{"steps": 1, "misfit": True}, {}]
+    assert luma.source2 is other and copier.settings == [{"steps": 1, "misfit": True, "balance": 0}, {}]
     torch.testing.assert_close(pair.movedim(1, -1) - 0.5, rgb_to_ycbcr(visible)[..., 1:])
     assert [part.steps[0] for part in chroma] == [blur, blur]
     # ITU-R BT.601-7: Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402
