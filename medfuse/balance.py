@@ -50,9 +50,10 @@ def balanced(fused: Tensor, sources: Tensor, *, steps: int) -> Tensor:
         weaker = (-sums[:, :2] / windows / _TEMPERATURE).softmax(1)
         weights = torch.cat([(_WEAKER * weaker + _BOTH / 2) / windows, _EDGES / sums[:, 2:]], 1)
         ascent = torch.einsum("bc,bchw->bhw", weights, slopes)[:, None]
-        typical = ascent.square().mean((1, 2, 3), keepdim=True).sqrt()
-        change = ascent / (ascent.abs() + 0.5 * typical).clamp_min(torch.finfo(ascent.dtype).tiny)
-        fused = torch.add(fused, change, alpha=_STRIDE)
+        del slopes  # a large image leaves room for little
+        typical = torch.linalg.vector_norm(ascent, dim=(1, 2, 3), keepdim=True) / (height * width) ** 0.5
+        limit = ascent.abs().add_(0.5 * typical).clamp_min_(torch.finfo(ascent.dtype).tiny)
+        fused = torch.add(fused, ascent.div_(limit), alpha=_STRIDE)
     return fused
 
 

@@ -124,11 +124,14 @@ class FusionInferer(Inferer):
             views=self.views,
         )
         final = states[-1]
+        fused = final.x[:, 2:3]
+        if not self.convex:  # before anything else is made: it takes room where an image is large
+            fused = balanced(fused, final.x[:, :2], steps=balance)
         std = (0.5 * final.log_variance).exp()
         result: dict[str, Any] = {
             "source1": final.x[:, 0:1],
             "source2": final.x[:, 1:2],
-            "fused": final.x[:, 2:3] if self.convex else balanced(final.x[:, 2:3], final.x[:, :2], steps=balance),
+            "fused": fused,
             "weight": final.weight,
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
