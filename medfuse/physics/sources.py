@@ -8,6 +8,7 @@ Each answers (residual, chi-square, gradient, the noise-aware update) in a data 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, reduce
@@ -30,6 +31,7 @@ from medfuse.physics.spectral import Analysis, apply_along, cosine_basis, cosine
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
 _NARROWINGS = 8  # rounds in which a blur is narrowed that the data disprove
+_WINDOWS = (4.0, 2.0)  # std, px, of the windows in which a residual is settled in place
 _SILENT = 1e-5  # power gain below which nothing of an image passes
 
 
@@ -312,6 +314,9 @@ class SpectralModel(SourceModel):
         difference is taken for the error variance P of the octave, which is updated with it. So totals and the means of
         large regions are those of the data, whatever the network has learned, and hardly any noise comes along.
 
+        Where the noise depends on the signal, the update of all waves at once knows its mean variance only, which is
+        too much where the signal is low. There the residual is settled in place, too, see `_settled_in_place`.
+
         Reference:
             Mehra, On the identification of variances and adaptive Kalman filtering (IEEE TAC 1970).
         """
@@ -330,7 +335,30 @@ class SpectralModel(SourceModel):
         noise = self._noise.expand(*r.shape[:2], *sizes)[low]
         variance = octave_variances(r, gram, noise, sizes)
         change = variance * r / (variance * gram + noise)
-        return x0 + _along_all([matrix.mT for matrix in slow], change)
+        x0 = x0 + _along_all([matrix.mT for matrix in slow], change)
+        white = all(isinstance(after, Identity) for _, after in self.degradation.noises)
+        dependent = any(noise.depends_on_signal for noise, _ in self.degradation.noises)
+        return self._settled_in_place(x0) if dependent and white and sizes == self.spatial else x0
+
+    def _settled_in_place(self, x: Tensor) -> Tensor:
+        """Add what the local mean of the residual proves, by the variance of the noise there.
+
+        The residual is averaged with Gaussian windows; of a mean m whose noise has the variance v, `m (1 - 4 v / m^2)`
+        is believed where it is positive: nothing below two standard deviations.
+
+        Reference:
+            Breiman, Better subset regression using the nonnegative garrote (Technometrics 1995).
+        """
+        variance = self.sigma().square()
+        for width in 2 * _WINDOWS:
+            r = self.residual(x)
+            mean = GaussianBlur(width).forward(r if self._plain else _waves(r, inverse=True))
+            noise = GaussianBlur(width / math.sqrt(2)).forward(variance) / (2 * math.sqrt(math.pi) * width) ** (
+                r.ndim - 2
+            )
+            tiny = torch.finfo(mean.dtype).tiny
+            x = x + mean * (1 - 4 * noise / mean.square().clamp_min(tiny)).clamp_min(0)
+        return x
 
 
 class KrylovModel(SourceModel):

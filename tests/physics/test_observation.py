@@ -343,6 +343,30 @@ def test_settling_hardly_moves_what_agrees_with_the_data():
     assert float(moved.std()) < 0.05 * 0.05  # a twentieth of the noise
 
 
+@pytest.mark.parametrize("before", [(), (GaussianBlur(1.7),)])
+def test_a_cold_spot_is_settled_in_place_under_poisson_noise(before):
+    degradation = Degradation((*before, PoissonNoise(60.0)))
+    x = torch.full((40, 1, 96, 96), 0.25, dtype=torch.float64)
+    x[..., :40] = 0.9  # so that the mean variance is too much for the spot
+    rows, columns = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    spot = (rows - 48) ** 2 + (columns - 70) ** 2 < 4.5**2
+    x[..., spot] = 0.1
+    y = degradation.simulate(x, torch.Generator().manual_seed(1))
+    model = bind(degradation, y, (96, 96))
+    filled = x.clone()
+    filled[..., spot] = 0.16
+    settled = model.settle(filled)
+    assert float(settled[..., spot].mean()) < 0.16 - 0.4 * 0.06
+    far = columns > 80
+    assert float((settled - x)[..., far].mean().abs()) < 0.002
+    moved = model.settle(x) - x
+    assert (
+        float(moved[..., columns > 44].std()) < 0.15 * (0.25 / 60) ** 0.5
+    )  # of the noise, where the estimate was right
+    gaussian = bind(Degradation((*before, GaussianNoise(0.06))), y, (96, 96))
+    assert float(gaussian.settle(filled)[..., spot].mean()) > 0.15  # left to the update of all waves
+
+
 def test_settling_is_not_led_by_understated_noise_and_spares_what_was_not_degraded():
     x = smooth_image(96)
     y = Degradation((GaussianBlur(2.0), GaussianNoise(0.06))).simulate(x, torch.Generator().manual_seed(3))
