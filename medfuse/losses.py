@@ -16,7 +16,7 @@ from medfuse.similarity import (
     edge_preservation,
     gradients,
     shared_information,
-    similarity_factors,
+    structural_similarity,
     visual_information,
 )
 
@@ -69,8 +69,7 @@ class FusionLoss(nn.Module):
             regions: Weight of the relative error of the means of small regions.
             fusion: Weight of all fusion terms.
             ssim: Weight of the structural term within the fusion.
-            weaker: Weight of contrast and structure of the source that is worse off, in each sample; its local means
-                are left out, for which a bright sky would be darkened beside a dark one.
+            weaker: Weight of the structural term of the source that is worse off, in each sample.
             information: Weight of the visual information within the fusion.
             intensity: Weight of the brighter source within the fusion.
             gradient: Weight of the gradient term within the fusion.
@@ -115,10 +114,10 @@ class FusionLoss(nn.Module):
     def _fusion(self, fused: Tensor, target: Tensor) -> Tensor:
         pair = fused.expand_as(target)
         brighter = target.amax(1, keepdim=True)
-        similarity = cache(lambda: similarity_factors(pair, target))
+        dissimilarity = cache(lambda: 1 - structural_similarity(pair, target).mean((2, 3)))
         terms: list[tuple[float, Callable[[], Tensor]]] = [
-            (self.ssim, lambda: 1 - torch.mul(*similarity()).mean()),
-            (self.weaker, lambda: (1 - similarity()[1].mean((2, 3))).amax(1).mean()),
+            (self.ssim, lambda: dissimilarity().mean()),
+            (self.weaker, lambda: dissimilarity().amax(1).mean()),
             (self.information, lambda: (1 - visual_information(target, pair)).mean()),
             (self.edges, lambda: (1 - edge_preservation(target, pair)).mean()),
             (self.shared, lambda: -shared_information(_pooled(target), _pooled(fused)).clamp_min(1e-3).log().mean()),

@@ -22,8 +22,10 @@ def structural_similarity(x: Tensor, y: Tensor, *, size: int = 11, std: float = 
     Reference:
         Wang et al., Image quality assessment: from error visibility to structural similarity (TIP 2004).
     """
-    luminance, structure = similarity_factors(x, y, size, std, data_range)
-    return luminance * structure
+    mx, my, xx, yy, xy = _windowed((x, y, x * x, y * y, x * y), size, std)
+    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
 
 
 def visual_information(reference: Tensor, x: Tensor, *, data_range: float = 1.0) -> Tensor:
@@ -175,16 +177,6 @@ def _sobel(x: Tensor) -> tuple[Tensor, Tensor]:
         rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:],
         columns[..., :-2, :] + 2 * columns[..., 1:-1, :] + columns[..., 2:, :],
     )
-
-
-def similarity_factors(
-    x: Tensor, y: Tensor, size: int = 11, std: float = 1.5, data_range: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Return the two factors of the SSIM map: of the local means, and of local contrast and structure."""
-    mx, my, xx, yy, xy = _windowed((x, y, x * x, y * y, x * y), size, std)
-    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    return (2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * vxy + c2) / (vx + vy + c2)
 
 
 def _windowed(images: Sequence[Tensor], size: int, std: float) -> list[Tensor]:

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
@@ -284,17 +283,10 @@ def cost(target: Tensor, x: Tensor, **weights: float) -> float:
     return float(FusionLoss(**(NOTHING | {"uncertainty": 0.0} | weights))({"states": [s]}, target))
 
 
-def test_the_weaker_source_is_the_one_of_less_similar_contrast_whatever_its_means():
+def test_the_weaker_source_is_the_one_of_less_similarity():
     target = rand(3, 2, 20, 20)
-    x = torch.cat([target, target[:, :1]], 1)
-    first, second = (
-        np.stack([gaussian_filter(v, 1.5, radius=5)[5:-5, 5:-5] for v in source]) for source in target.unbind(1)
-    )
-    luminance = torch.from_numpy((2 * first * second + 1e-4) / (first**2 + second**2 + 1e-4))
-    expected = 1 - float((structural_similarity(target[:, :1], target[:, 1:])[:, 0] / luminance).mean())
-    assert cost(target, x, weaker=1) == pytest.approx(0.1 * expected)
-    darker = target - torch.tensor([0.0, 0.5])[:, None, None]
-    assert cost(darker, x, weaker=1) == pytest.approx(0.1 * expected)
+    expected = 1 - float(structural_similarity(target[:, :1], target[:, 1:]).mean())
+    assert cost(target, torch.cat([target, target[:, :1]], 1), weaker=1) == pytest.approx(0.1 * expected)
 
 
 def test_the_same_error_costs_more_in_a_cold_region():

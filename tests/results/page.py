@@ -50,9 +50,8 @@ and TNO was, but of RoadScene 176 other pictures were. That is no population, an
 it. Sources are 8-bit PNG, degraded by an independent simulator: the visible one in colour (that of TNO with three equal
 channels), with noise of its own in each channel. Results are written as 8-bit PNG, and what was written is scored
 against the clean sources: the luma, and where the table says so R, G and B. One set of weights serves all scenarios,
-which are [the presets](../how-to/fuse-infrared-and-visible.md#say-what-happened); in training three batches of ten
-are drawn around them, the others over continuous ranges. Intervals are 95 % bootstrap intervals of the mean that draw
-whole scenes; with so few of them they are rough.
+which are [the presets](../how-to/fuse-infrared-and-visible.md#say-what-happened). Intervals are 95 % bootstrap
+intervals of the mean that draw whole scenes; with so few of them they are rough.
 
 **Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation. R,
 G and B were restored each by itself with scikit-image, with the parameters that are best on these very pairs
