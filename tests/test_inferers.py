@@ -278,7 +278,7 @@ def test_the_balance_moves_the_fused_image_alone(network):
     assert_same({k: v for k, v in plain.items() if k != "fused"}, {k: v for k, v in moved.items() if k != "fused"})
     restored = torch.cat([plain["source1"], plain["source2"]], 1)
     assert torch.equal(moved["fused"], balanced(plain["fused"], restored, steps=3))
-    assert float((moved["fused"] - plain["fused"]).abs().max()) > 0.006
+    assert float((moved["fused"] - plain["fused"]).abs().max()) > 0.005
     assert torch.equal(FusionInferer(NOISE, amp=False, balance=3)(inputs, network, balance=0)["fused"], plain["fused"])
     convex = FusionInferer(NOISE, amp=False, balance=3, convex=True)
     assert torch.equal(convex(inputs, network)["fused"], convex(inputs, network, balance=0)["fused"])

@@ -304,7 +304,9 @@ class SpectralModel(SourceModel):
             analysis = narrowed.analysis(self.spatial, self.y)  # type: ignore[attr-defined]
             return _outer([along.gram for along in analysis])
 
-        return allowed_share(self._data, self._noise, gram, rounding=self.degradation.floor**2)
+        # what is left of the noise of an average is not white: no more is known than the noise of what was averaged
+        noise = self._noise / min([noise.share for noise, _ in self.degradation.noises], default=1.0) ** 2
+        return allowed_share(self._data, noise, gram, rounding=self.degradation.floor**2)
 
     def settle(self, x0: Tensor) -> Tensor:
         """Move the slowest waves of an estimate to where the data prove them to be.
