@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise, KrylovModel, bind
+from medfuse.physics import AveragedNoise, Degradation, Downsample, GaussianBlur, GaussianNoise, KrylovModel, bind
 
 
 def scene(seed=0, side=192, fall=2.6):
@@ -97,3 +97,17 @@ def test_a_small_image_says_nothing():
 def test_what_has_no_closed_form_is_not_judged():
     y = torch.rand(1, 1, 65, 65)
     assert isinstance(bind(Degradation((GaussianBlur(2.0), Downsample(2))), y[..., ::2, ::2], (65, 65)), KrylovModel)
+
+
+def test_what_is_left_of_the_noise_of_an_average_disproves_no_blur():
+    """Where the restored chroma followed its noise, the luma keeps more of it than is stated, at waves that pass."""
+    generator = torch.Generator().manual_seed(0)
+    image = GaussianBlur(0.7).forward(torch.rand(8, 1, 128, 128, generator=generator, dtype=torch.float64))
+    white = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+    slow = GaussianBlur(0.7).forward(torch.randn(image.shape, generator=generator, dtype=torch.float64))
+    blur, channel = GaussianBlur(2.0), GaussianNoise(0.05)
+    y = blur.forward(image) + 0.05 * 3**-0.5 * white + 0.07 * slow
+    averaged = bind(Degradation((blur, AveragedNoise(channel, 3**-0.5))), y, image.shape[2:]).blur_share
+    plain = bind(Degradation((blur, GaussianNoise(0.05 * 3**-0.5))), y, image.shape[2:]).blur_share
+    assert bool((averaged == 1).all())
+    assert bool((plain < 1).any())
