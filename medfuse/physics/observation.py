@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError
+from medfuse.physics.binding import bind
 from medfuse.physics.degradation import JointDegradation
 from medfuse.physics.solvers import conjugate_gradient
-from medfuse.physics.sources import SourceModel, bind, spread
+from medfuse.physics.sources import SourceModel, spread
 
 CORRECTIONS = ("cut", "joint", "paper", "none")
 
