@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
 
 from medfuse.balance import balanced
-from medfuse.diffusion import check_settings, sample
+from medfuse.diffusion import Settle, check_settings, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
 
@@ -37,6 +37,7 @@ class FusionInferer(Inferer):
         trajectory: bool = False,
         limit: int | None = LIMIT,
         views: int = 1,
+        settle: Settle = (None, None),
         balance: int = 0,
     ) -> None:
         """Make an inferer.
@@ -53,20 +54,23 @@ class FusionInferer(Inferer):
                 that overlap so far that the result is the same, see `medfuse.diffusion.evaluate`. None for no limit.
             views: Number of mirrored views, 1 to 4, of which the network's answers are averaged: a little better, and
                 so many times slower.
+            settle: Standard deviations, for each source, by which local means of what it leaves of its data must exceed
+                the noise to be believed; None: never. See `medfuse.diffusion.sample`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.balance`. A convex one is left alone. A call may override it.
 
         Raises:
-            DegradationError: The limit is not positive, or the steps, the correction, the views or the balance are
-                impossible.
+            DegradationError: The limit is not positive, or the steps, the correction, the views, the settling or the
+                balance are impossible.
         """
         _check_balance(balance)
         if limit is not None and limit < 1:
             raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {limit}; raise it.")
-        check_settings(steps, correction, views)
+        check_settings(steps, correction, views, settle)
         self.degradation = degradation
         self.steps, self.correction, self.convex = steps, correction, convex
         self.amp, self.trajectory, self.limit, self.views, self.balance = amp, trajectory, limit, views, balance
+        self.settle = tuple(settle)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,6 +79,7 @@ class FusionInferer(Inferer):
             "correction": self.correction,
             "convex": self.convex,
             "views": self.views,
+            "settle": list(self.settle),
             "balance": 0 if self.convex else self.balance,
         }
 
@@ -122,6 +127,7 @@ class FusionInferer(Inferer):
             misfit=misfit,
             limit=self.limit,
             views=self.views,
+            settle=self.settle,
         )
         final = states[-1]
         fused = final.x[:, 2:3]

@@ -17,6 +17,7 @@ import yaml
 from medfuse import cli
 from medfuse.bundles import bundle_names, preset_names
 from medfuse.physics import parse_degradation
+from medfuse.pipeline import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "pet_mri_fusion"
@@ -166,3 +167,30 @@ def test_configuration_page_names_every_preset_overlay_and_value() -> None:
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda p: p.name)
 def test_the_bundles_licence_is_that_of_the_code(bundle: Path) -> None:
     assert (bundle / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+RESULTS = {
+    "pet_mri_fusion": (ROOT / "docs/explanation/results.json", "function degraded"),
+    "ir_vis_fusion": (ROOT / "docs/explanation/results-infrared-visible.json", "infrared degraded"),
+}
+
+
+@pytest.mark.parametrize("bundle", RESULTS)
+def test_figures_of_the_results_are_those_of_the_weights_that_are_shipped(bundle):
+    results = json.loads(RESULTS[bundle][0].read_text(encoding="utf-8"))
+    assert results["weights_sha256"] == sha256(ROOT / "bundles" / bundle / "models" / "model.pt")
+
+
+@pytest.mark.parametrize("bundle", RESULTS)
+@pytest.mark.parametrize("page", [ROOT / "README.md", None], ids=["README", "bundle"])
+def test_figures_that_a_page_repeats_are_those_of_the_results(bundle, page):
+    path, column = RESULTS[bundle]
+    page = page or ROOT / "bundles" / bundle / "docs" / "README.md"
+    scenarios = json.loads(path.read_text(encoding="utf-8"))["scenarios"]
+    table = next(t for t in page.read_text(encoding="utf-8").split("\n\n") if t.startswith("| PSNR") and column in t)
+    rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["noise", "blur", "composite"]
+    for scenario, *figures in rows:
+        found = scenarios[scenario]["3"]
+        known = [f"{found[key]['mean']:.2f}" for key in ("d1_PSNR", "r1_PSNR", "d2_PSNR", "r2_PSNR")]
+        assert [figures[k] for k in (0, 2, 3, 5)] == known

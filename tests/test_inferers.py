@@ -167,8 +167,14 @@ def test_an_impossible_setting_is_refused_before_anything_runs(setting, message)
 
 
 def test_settings_are_those_that_a_result_depends_on():
-    inferer = FusionInferer(correction="joint", convex=True, views=2)
-    assert inferer.settings == {"correction": "joint", "convex": True, "views": 2, "balance": 0}
+    inferer = FusionInferer(correction="joint", convex=True, views=2, settle=(None, 0.5))
+    assert inferer.settings == {
+        "correction": "joint",
+        "convex": True,
+        "views": 2,
+        "settle": [None, 0.5],
+        "balance": 0,
+    }
     assert VolumeFusionInferer(inferer).settings == inferer.settings
 
 
@@ -283,6 +289,19 @@ def test_the_balance_moves_the_fused_image_alone(network):
     convex = FusionInferer(NOISE, amp=False, balance=3, convex=True)
     assert torch.equal(convex(inputs, network)["fused"], convex(inputs, network, balance=0)["fused"])
     assert convex.settings["balance"] == 0 and FusionInferer(balance=3).settings["balance"] == 3
+
+
+def test_local_means_settle_for_the_sources_that_are_told_to(network):
+    inputs = rand(1, 2, 48, 48)
+    plain, settled = (FusionInferer(NOISE, amp=False, settle=s)(inputs, network) for s in [(None, None), (None, 0.5)])
+    assert torch.equal(plain["source1"], settled["source1"])
+    assert not torch.equal(plain["source2"], settled["source2"])
+
+
+@pytest.mark.parametrize("settle", [(None,), (-0.1, None), (None, float("inf")), (None, float("nan"))])
+def test_an_impossible_settling_is_refused(settle):
+    with pytest.raises(DegradationError, match="settle must be two numbers"):
+        FusionInferer(settle=settle)
 
 
 def test_an_impossible_balance_is_refused(network):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from medfuse.diffusion.windows import evaluate
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, SourceModel
+
+Settle = Sequence[float | None]
 
 _VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Axes along which an image is mirrored for each view of the network."""
@@ -73,6 +76,7 @@ def sample(
     misfit: bool = False,
     limit: int | None = None,
     views: int = 1,
+    settle: Settle = (None, None),
 ) -> list[FusionState]:
     r"""Restore two sources and fuse them.
 
@@ -94,13 +98,15 @@ def sample(
             physics, which need little memory, always see the whole image.
         views: Number of mirrored views, 1 to 4, of which the network's answers are averaged in each step: the nature of
             an image knows no left and right, the network hardly.
+        settle: Standard deviations, for source 1 and source 2, by which the local mean of what a restored source leaves
+            of its data must exceed the noise to be believed in the last step; None: only slow waves are looked at.
 
     Returns:
         The state after each step, the last one the result.
 
     Raises:
         GeometryError: `inputs` has not the shape [B, 2, H, W].
-        DegradationError: An impossible number of steps or views, or form of correction.
+        DegradationError: An impossible number of steps or views, form of correction or settling.
 
     Reference:
         Shi et al., DRFusion (CVPR 2026), with the joint correction of `medfuse.physics.observation`; the network sees
@@ -108,14 +114,14 @@ def sample(
     """
     if inputs.ndim != 4 or inputs.shape[1] != 2:
         raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
-    check_settings(steps, correction, views)
+    check_settings(steps, correction, views, settle)
     if until is not None and not 1 <= until <= steps:
         raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
     height, width = inputs.shape[2:]
     padding = degradation.padding((height, width))
     if any(padding):
         inputs = F.pad(inputs, padding, mode="replicate")
-    chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit, views)
+    chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit, views, settle)
     states: list[FusionState] = []
     for step in range(steps if until is None else until):
         if step + 1 == until:
@@ -134,14 +140,18 @@ def sample(
     return states
 
 
-def check_settings(steps: int, correction: str, views: int) -> None:
-    """Refuse an impossible number of steps or views, or form of correction, with a `DegradationError`."""
+def check_settings(steps: int, correction: str, views: int, settle: Settle = (None, None)) -> None:
+    """Refuse an impossible number of steps or views, form of correction or settling, with a `DegradationError`."""
     if steps < 1:
         raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
     if not 1 <= views <= len(_VIEWS):
         raise DegradationError(f"the number of views must be 1 to {len(_VIEWS)}, got {views}.")
     if correction not in CORRECTIONS:
         raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
+    if len(settle) != 2 or any(local is not None and not 0 <= local < math.inf for local in settle):
+        raise DegradationError(
+            f"settle must be two numbers of standard deviations, each 0 or more or null, got {settle!r}."
+        )
 
 
 class _Chain:
@@ -165,10 +175,11 @@ class _Chain:
         autocast: torch.dtype | None,
         limit: int | None,
         views: int,
+        settle: Settle,
     ) -> None:
         """Begin with the regularised inverses and their mean; the arguments are those of `sample`."""
         self._network, self._steps, self._correction = network, steps, correction
-        self._autocast, self._limit, self._views = autocast, limit, _VIEWS[:views]
+        self._autocast, self._limit, self._views, self._settle = autocast, limit, _VIEWS[:views], settle
         self._observation = JointObservation.from_images(inputs, degradation)
         self.blur_share = torch.stack([m.blur_share for m in self._observation], 1)
         self._inverses = [m.inverse() for m in self._observation]
@@ -233,8 +244,8 @@ class _Chain:
         """Return the estimate, corrected by the data, which have the last word."""
         *variances, gain = gains[:, :3].unbind(1)
         if last and self._correction in ("cut", "joint"):
-            for i, m in enumerate(self._observation):
-                self.estimate[i] = m.settle(self.estimate[i])
+            for i, (m, local) in enumerate(zip(self._observation, self._settle, strict=True)):
+                self.estimate[i] = m.settle(self.estimate[i], local)
                 variances[i] = torch.maximum(variances[i], m.consistency(self.estimate[i]))
         form = "none" if last and self._correction == "paper" else self._correction
         return self._observation.correct(self.estimate, weight, variances=variances, fusion_gain=gain, form=form)

@@ -18,7 +18,8 @@ from medfuse.physics.solvers import inner
 from medfuse.physics.sources import SourceModel, spread
 from medfuse.physics.spectral import Analysis, apply_along, cosine_basis, cosine_transform
 
-_WINDOWS = (4.0, 2.0)  # std, px, of the windows in which a residual is settled in place
+_WINDOW = 2.0  # std, px, of the window in which a residual is settled in place
+_ROUNDS = 3  # of settling in place: each takes a part of what the one before has left
 _SILENT = 1e-5  # power gain below which nothing of an image passes
 
 
@@ -128,7 +129,7 @@ class SpectralModel(SourceModel):
         noise = self._noise / min([noise.share for noise, _ in self.degradation.noises], default=1.0) ** 2
         return allowed_share(self._data, noise, gram, rounding=self.degradation.floor**2)
 
-    def settle(self, x0: Tensor) -> Tensor:
+    def settle(self, x0: Tensor, local: float | None = None) -> Tensor:
         """Move the slowest waves of an estimate to where the data prove them to be.
 
         In the mean, and in each octave of waves longer than 32 px of the data that keep half of their power, the power
@@ -136,8 +137,8 @@ class SpectralModel(SourceModel):
         difference is taken for the error variance P of the octave, which is updated with it. So totals and the means of
         large regions are those of the data, whatever the network has learned, and hardly any noise comes along.
 
-        Where the noise depends on the signal, the update of all waves at once knows its mean variance only, which is
-        too much where the signal is low. There the residual is settled in place, too, see `_settled_in_place`.
+        With `local`, the residual is settled in place, too, see `_settled_in_place`, where data with noise are as fine
+        as the image.
 
         Reference:
             Mehra, On the identification of variances and adaptive Kalman filtering (IEEE TAC 1970).
@@ -159,27 +160,27 @@ class SpectralModel(SourceModel):
         change = variance * r / (variance * gram + noise)
         x0 = x0 + _along_all([matrix.mT for matrix in slow], change)
         white = all(isinstance(after, Identity) for _, after in self.degradation.noises)
-        dependent = any(noise.depends_on_signal for noise, _ in self.degradation.noises)
-        return self._settled_in_place(x0) if dependent and white and sizes == self.spatial else x0
+        known = local is not None and self.degradation.noises and white and sizes == self.spatial
+        return self._settled_in_place(x0, local) if known else x0
 
-    def _settled_in_place(self, x: Tensor) -> Tensor:
-        """Add what the local mean of the residual proves, by the variance of the noise there.
+    def _settled_in_place(self, x: Tensor, local: float) -> Tensor:
+        """Add what the local mean of the residual tells, by the variance of the noise there.
 
-        The residual is averaged with Gaussian windows; of a mean m whose noise has the variance v, `m (1 - 4 v / m^2)`
-        is believed where it is positive: nothing below two standard deviations.
+        The best estimate of least squares shrinks what is rare: a small cold spot is filled in. So the residual is
+        averaged with a Gaussian window; of a mean m whose noise has the variance v, `m (1 - local^2 v / m^2)` is added
+        where that is positive.
 
         Reference:
             Breiman, Better subset regression using the nonnegative garrote (Technometrics 1995).
         """
         variance = self.sigma().square()
-        for width in 2 * _WINDOWS:
+        window, narrower = GaussianBlur(_WINDOW), GaussianBlur(_WINDOW / math.sqrt(2))
+        noise = narrower.forward(variance) / (2 * math.sqrt(math.pi) * _WINDOW) ** (x.ndim - 2)
+        for _ in range(_ROUNDS):
             r = self.residual(x)
-            mean = GaussianBlur(width).forward(r if self._plain else _waves(r, inverse=True))
-            noise = GaussianBlur(width / math.sqrt(2)).forward(variance) / (2 * math.sqrt(math.pi) * width) ** (
-                r.ndim - 2
-            )
+            mean = window.forward(r if self._plain else _waves(r, inverse=True))
             tiny = torch.finfo(mean.dtype).tiny
-            x = x + mean * (1 - 4 * noise / mean.square().clamp_min(tiny)).clamp_min(0)
+            x = x + mean * (1 - local**2 * noise / mean.square().clamp_min(tiny)).clamp_min(0)
         return x
 
 

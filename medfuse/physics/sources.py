@@ -188,8 +188,14 @@ class SourceModel(ABC):
             return self.y.new_full((len(self.y),), _LARGEST_VARIANCE)
         return self.discrepancy(x0)
 
-    def settle(self, x0: Tensor) -> Tensor:
-        """Return the estimate, moved to where the mean of the data proves it to be off; itself if that is not known."""
+    def settle(self, x0: Tensor, local: float | None = None) -> Tensor:
+        """Return the estimate, moved to where means of the data tell it to be; itself if they are not known.
+
+        Args:
+            x0: The estimate.
+            local: Standard deviations by which the local mean of the residual must exceed its noise to be believed;
+                None: local means are not looked at.
+        """
         return x0
 
 

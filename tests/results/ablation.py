@@ -12,7 +12,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -74,12 +74,13 @@ class Variant:
 
 PARTS = {  # where a part is, and what stands for it when it is taken away
     "_bias": (SourceModel, None),
-    "settle": (SpectralModel, lambda model, x0: x0),
+    "settle": (SpectralModel, lambda model, x0, local=None: x0),
 }
 VARIANTS = {
     "as shipped": Variant({}),
     "the mean of the noise not subtracted": Variant({}, without="_bias"),
-    "slow waves not settled": Variant({}, without="settle"),
+    "local means not settled": Variant({"settle": (None, None)}),
+    "nothing settled": Variant({}, without="settle"),
     "correction: joint": Variant({"correction": "joint"}),
     "correction: the paper's": Variant({"correction": "paper"}),
     "correction: none": Variant({"correction": "none"}),
@@ -101,6 +102,7 @@ def ablation(bench: Path, data: Path, *, iterations: int) -> dict[str, Any]:
     patches = RandomPatches(slice_pairs(data, split="train"), size=96, length=8 * iterations, seed=_SEED)
     figures: dict[str, Any] = {}
     for name, variant in VARIANTS.items():
+        variant = replace(variant, settings={"settle": shipped.inferer.settings["settle"], **variant.settings})
         network: nn.Module = copy.deepcopy(shipped.network)
         if variant.blind:
             network = WithoutGradients(network)
