@@ -11,9 +11,9 @@ from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
 
 from medfuse.balance import balanced
-from medfuse.diffusion import Settle, check_settings, sample
+from medfuse.diffusion import Settle, blur_shares, check_settings, sample
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.physics import JointDegradation, parse_degradation
+from medfuse.physics import JointDegradation, common_share, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
 LIMIT = 3 * 2**18
@@ -93,6 +93,7 @@ class FusionInferer(Inferer):
         until: int | None = None,
         misfit: bool = False,
         balance: int | None = None,
+        blur_share: Tensor | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse.
 
@@ -105,6 +106,7 @@ class FusionInferer(Inferer):
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
             misfit: Return also what the restored sources leave of the data.
             balance: Overrides the inferer's own.
+            blur_share: Share of its stated width that the blur of each source has, **[B, 2]**; None: as the data allow.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
@@ -128,6 +130,7 @@ class FusionInferer(Inferer):
             limit=self.limit,
             views=self.views,
             settle=self.settle,
+            blur_share=blur_share,
         )
         final = states[-1]
         fused = final.x[:, 2:3]
@@ -160,7 +163,8 @@ class VolumeFusionInferer(SliceInferer):
 
     The result does not depend on the number of slices in a batch. `SliceInferer` drops keyword arguments, hence they
     are bound to the network here. Each slice is corrected by the in-plane operator; a correction of the whole volume on
-    the PET's own grid takes the place of the inner call, not of this class.
+    the PET's own grid takes the place of the inner call, not of this class. A blur that the data show to be narrower
+    than stated is narrowed alike in all slices of a volume, see `medfuse.physics.common_share`.
     """
 
     def __init__(
@@ -187,7 +191,7 @@ class VolumeFusionInferer(SliceInferer):
     def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.
 
-        Of a volume, `blur_share` is **[B, 2, slices]**.
+        Of a volume, too, `blur_share` is **[B, 2]**: one for all slices.
 
         Raises:
             GeometryError: Neither four nor five axes.
@@ -197,16 +201,26 @@ class VolumeFusionInferer(SliceInferer):
         if inputs.ndim != 5:
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
 
-        shares: list[Tensor] = []
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        degradation = as_degradation(kwargs.pop("degradation", None) or self.inner.degradation)
+        share = self._blur_share(plain, degradation)
+        of_slices = iter(share.repeat_interleave(inputs.shape[self.spatial_dim + 2], 0))
 
         def fuse(slices: Tensor, *_: Any) -> dict[str, Tensor]:
-            result = self.inner(slices, network, **kwargs)
-            shares.append(result.pop("blur_share"))
+            shares = torch.stack([next(of_slices) for _ in slices])
+            result = self.inner(slices, network, degradation=degradation, blur_share=shares, **kwargs)
+            del result["blur_share"]
             return result
 
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        result: dict[str, Tensor] = super().__call__(plain, fuse)
-        return result | {"blur_share": torch.cat(shares).unflatten(0, (len(plain), -1)).movedim(1, -1)}
+        return super().__call__(plain, fuse) | {"blur_share": share}
+
+    def _blur_share(self, volumes: Tensor, degradation: JointDegradation) -> Tensor:
+        """Return the share of the stated width of each source's blur that is undone in each volume, **[B, 2]**."""
+        if not any(part.blurred for part in degradation):
+            return volumes.new_ones(len(volumes), 2)
+        slices = volumes.movedim(self.spatial_dim + 2, 1).flatten(0, 1)
+        shares = torch.cat([blur_shares(part, degradation) for part in slices.split(self.sw_batch_size)])
+        return common_share(shares.unflatten(0, (len(volumes), -1)).movedim(1, -1))
 
 
 def as_degradation(degradation: Spec) -> JointDegradation:

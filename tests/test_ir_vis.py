@@ -80,7 +80,13 @@ def test_command_line_and_monai_write_the_same_bytes(bundle, data, tmp_path, cap
     for record in records:
         assert record.pop("speed")["megapixels_per_second"] > 0
     assert records[0] == records[1]
-    assert records[0]["settings"] == {"correction": "cut", "convex": False, "views": 1, "settle": [None, None], "balance": 8}
+    assert records[0]["settings"] == {
+        "correction": "cut",
+        "convex": False,
+        "views": 1,
+        "settle": [None, None],
+        "balance": 8,
+    }
 
 
 def test_what_was_not_degraded_comes_back_in_its_colours_and_source_1_is_the_visible(bundle, data, tmp_path):

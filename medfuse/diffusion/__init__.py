@@ -1,7 +1,7 @@
 """Diffusion: a few learned steps from two degraded sources to two restored ones and their fusion."""
 
 from medfuse.diffusion.model import FusionModel, Gains
-from medfuse.diffusion.sampler import FusionState, Settle, check_settings, describe, sample
+from medfuse.diffusion.sampler import FusionState, Settle, blur_shares, check_settings, describe, sample
 from medfuse.diffusion.schedule import MonotoneSchedule
 from medfuse.diffusion.windows import evaluate
 
@@ -11,6 +11,7 @@ __all__ = [
     "Gains",
     "MonotoneSchedule",
     "Settle",
+    "blur_shares",
     "check_settings",
     "describe",
     "evaluate",

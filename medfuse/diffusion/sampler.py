@@ -6,8 +6,8 @@ One function serves training and inference. It keeps no state, draws no random n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ def sample(
     limit: int | None = None,
     views: int = 1,
     settle: Settle = (None, None),
+    blur_share: Tensor | None = None,
 ) -> list[FusionState]:
     r"""Restore two sources and fuse them.
 
@@ -100,6 +101,7 @@ def sample(
             an image knows no left and right, the network hardly.
         settle: Standard deviations, for source 1 and source 2, by which the local mean of what a restored source leaves
             of its data must exceed the noise to be believed in the last step; None: only slow waves are looked at.
+        blur_share: Share of its stated width that the blur of each source has, **[B, 2]**; None: as the data allow.
 
     Returns:
         The state after each step, the last one the result.
@@ -118,10 +120,8 @@ def sample(
     if until is not None and not 1 <= until <= steps:
         raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
     height, width = inputs.shape[2:]
-    padding = degradation.padding((height, width))
-    if any(padding):
-        inputs = F.pad(inputs, padding, mode="replicate")
-    chain = _Chain(network, inputs, degradation, steps, correction, autocast, limit, views, settle)
+    observation = _observe(inputs, degradation, blur_share)
+    chain = _Chain(network, observation, steps, correction, autocast, limit, views, settle)
     states: list[FusionState] = []
     for step in range(steps if until is None else until):
         if step + 1 == until:
@@ -138,6 +138,20 @@ def sample(
     if misfit:
         states[-1] = replace(states[-1], misfit=chain.misfit()[..., :height, :width])
     return states
+
+
+@torch.no_grad()
+def blur_shares(inputs: Tensor, degradation: JointDegradation) -> Tensor:
+    """Return the `blur_share` of a `FusionState`, **[B, 2]**, without restoring anything; the inputs are as there."""
+    return torch.stack([m.blur_share for m in _observe(inputs, degradation)], 1)
+
+
+def _observe(inputs: Tensor, degradation: JointDegradation, blur_share: Tensor | None = None) -> JointObservation:
+    """Bind the sources, continued to where every decimation divides their size."""
+    padding = degradation.padding(inputs.shape[2:])
+    if any(padding):
+        inputs = F.pad(inputs, padding, mode="replicate")
+    return JointObservation.from_images(inputs, degradation, blur_share=blur_share)
 
 
 def check_settings(steps: int, correction: str, views: int, settle: Settle = (None, None)) -> None:
@@ -168,8 +182,7 @@ class _Chain:
     def __init__(
         self,
         network: Any,
-        inputs: Tensor,
-        degradation: JointDegradation,
+        observation: JointObservation,
         steps: int,
         correction: str,
         autocast: torch.dtype | None,
@@ -180,13 +193,14 @@ class _Chain:
         """Begin with the regularised inverses and their mean; the arguments are those of `sample`."""
         self._network, self._steps, self._correction = network, steps, correction
         self._autocast, self._limit, self._views, self._settle = autocast, limit, _VIEWS[:views], settle
-        self._observation = JointObservation.from_images(inputs, degradation)
+        self._observation = observation
         self.blur_share = torch.stack([m.blur_share for m in self._observation], 1)
         self._inverses = [m.inverse() for m in self._observation]
         self._sigmas = [m.sigma() for m in self._observation]
         self._described = torch.cat([describe(m) for m in self._observation], 1)
-        self._times = torch.arange(steps, -1, -1, device=inputs.device, dtype=inputs.dtype) / steps
-        alpha_bar = network.alpha_bar(self._times).to(inputs.dtype)
+        like = observation.source1.y
+        self._times = torch.arange(steps, -1, -1, device=like.device, dtype=like.dtype) / steps
+        alpha_bar = network.alpha_bar(self._times).to(like.dtype)
         self._spread = ((1 - alpha_bar[:-1]) / alpha_bar[:-1]).sqrt()
         self.level = [*self._inverses, 0.5 * (self._inverses[0] + self._inverses[1])]
         self.estimate = list(self.level)

@@ -1,6 +1,6 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
-from medfuse.physics.binding import bind
+from medfuse.physics.binding import bind, common_share
 from medfuse.physics.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
 from medfuse.physics.closed_form import SpectralModel
 from medfuse.physics.convolution import Convolution, MotionBlur
@@ -39,6 +39,7 @@ __all__ = [
     "SpectralModel",
     "SpectralOperator",
     "bind",
+    "common_share",
     "compose",
     "parse_degradation",
     "replicate",

@@ -117,7 +117,7 @@ class SpectralModel(SourceModel):
 
     def allowed_share(self) -> Tensor:
         """Return the share of its width up to which the blur agrees with the data, **[B]**, 0..1."""
-        if not any(isinstance(step, GaussianBlur) for step in self.degradation.steps):
+        if not self.degradation.blurred:
             return self.y.new_ones(len(self.y))
 
         def gram(share: Tensor) -> Tensor:
@@ -160,8 +160,9 @@ class SpectralModel(SourceModel):
         change = variance * r / (variance * gram + noise)
         x0 = x0 + _along_all([matrix.mT for matrix in slow], change)
         white = all(isinstance(after, Identity) for _, after in self.degradation.noises)
-        known = local is not None and self.degradation.noises and white and sizes == self.spatial
-        return self._settled_in_place(x0, local) if known else x0
+        if local is None or not self.degradation.noises or not white or sizes != self.spatial:
+            return x0
+        return self._settled_in_place(x0, local)
 
     def _settled_in_place(self, x: Tensor, local: float) -> Tensor:
         """Add what the local mean of the residual tells, by the variance of the noise there.

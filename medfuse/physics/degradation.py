@@ -65,6 +65,11 @@ class Degradation:
             (step, _linear(self.steps[i + 1 :])) for i, step in enumerate(self.steps) if isinstance(step, Noise)
         )
 
+    @property
+    def blurred(self) -> bool:
+        """Whether a Gaussian blur is among the steps."""
+        return any(isinstance(step, GaussianBlur) for step in self.steps)
+
     def noise_shapes(self, spatial: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the spatial shape at which each noise acts on an image of shape `spatial`."""
         shapes, shape = [], tuple(spatial)

@@ -28,15 +28,23 @@ class JointObservation:
         self.source1, self.source2 = source1, source2
 
     @classmethod
-    def from_images(cls, inputs: Tensor, degradation: JointDegradation) -> JointObservation:
+    def from_images(
+        cls, inputs: Tensor, degradation: JointDegradation, *, blur_share: Tensor | None = None
+    ) -> JointObservation:
         """Bind both channels of a batch on the reference grid.
 
         Args:
             inputs: **[B, 2, *spatial]**; a low-resolution source is replicated to the grid, each sample `s x s`.
             degradation: What happened to each source.
+            blur_share: Share of its stated width that the blur of each source has, **[B, 2]**; None: as the data allow.
         """
-        spatial = inputs.shape[2:]
-        return cls(*(bind(part, part.observed(inputs[:, i : i + 1]), spatial) for i, part in enumerate(degradation)))
+        shares = (None, None) if blur_share is None else blur_share.unbind(1)
+        return cls(
+            *(
+                bind(part, part.observed(inputs[:, i : i + 1]), inputs.shape[2:], blur_share=share)
+                for i, (part, share) in enumerate(zip(degradation, shares, strict=True))
+            )
+        )
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter((self.source1, self.source2))

@@ -30,19 +30,20 @@ class Agreement:
 
     Attributes:
         chi2: Chi-square per datum of the residual: about 1 when the restoration explains the data.
-        narrowed_blur: By how much the blur was undone less than stated, see `narrowed_blur`.
+        narrowed_blur: Share of its stated width to which the blur was undone, where the data show it to be narrower;
+            None where it was undone as stated, or none was.
         residual: What the restoration leaves of its data, `y - A x`, **[N, H, W]**, in standard deviations of the
             noise; a low-resolution source is replicated. `A` is the operator of the model, in which a blur that the
             data disprove is narrowed. Noise that a later step has correlated counts with its deviation in a pixel.
     """
 
     chi2: float
-    narrowed_blur: dict[str, float] | None
+    narrowed_blur: float | None
     residual: Tensor
 
 
 def agreements(
-    inputs: Tensor, restored: Tensor, degradation: JointDegradation, *, batch: int = 16
+    inputs: Tensor, restored: Tensor, degradation: JointDegradation, blur_share: Tensor, *, batch: int = 16
 ) -> list[Agreement | None]:
     """Hold the restoration of each source against its data.
 
@@ -50,6 +51,7 @@ def agreements(
         inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
         restored: Restored sources **[N, 2, H, W]**.
         degradation: What happened to them.
+        blur_share: Share of its stated width to which the blur of each source was undone, **[2]**.
         batch: Slices per step.
 
     Returns:
@@ -57,41 +59,30 @@ def agreements(
         nothing to explain.
     """
     return [
-        _agreement(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), part, degradation)
+        _agreement(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), part, degradation, share)
         if part.steps
         else None
-        for i, part in enumerate(degradation)
+        for i, (part, share) in enumerate(zip(degradation, blur_share, strict=True))
     ]
 
 
 def _agreement(
-    inputs: Sequence[Tensor], restored: Sequence[Tensor], part: Degradation, degradation: JointDegradation
+    inputs: Sequence[Tensor],
+    restored: Sequence[Tensor],
+    part: Degradation,
+    degradation: JointDegradation,
+    share: Tensor,
 ) -> Agreement:
     """Hold the restoration of one source against its data, batch by batch, on the grid on which it was restored."""
     height, width = inputs[0].shape[2:]
     padding = degradation.padding((height, width))
-    chi2, shares, residuals = [], [], []
+    chi2, residuals = [], []
     for y, x in zip(inputs, restored, strict=True):
         y, x = (F.pad(v, padding, mode="replicate") if any(padding) else v for v in (y, x))
-        model = bind(part, part.observed(y), y.shape[2:])
+        model = bind(part, part.observed(y), y.shape[2:], blur_share=share.expand(len(y)))
         chi2.append(model.chi2(x))
-        shares.append(model.blur_share)
         residuals.append((model.misfit(x) / model.sigma())[:, 0, :height, :width])
-    return Agreement(float(torch.cat(chi2).mean()), narrowed_blur(torch.cat(shares)), torch.cat(residuals))
-
-
-def narrowed_blur(shares: Tensor) -> dict[str, float] | None:
-    """Return in how many slices the data show a narrower blur than was stated.
-
-    Args:
-        shares: Share of the stated width of the blur that was undone in each slice, **[N]**, 1 at most.
-
-    Returns:
-        `slices`, the fraction of slices where it is below 1, and `share`, the median share there; None where the blur
-        was undone as stated, or none was.
-    """
-    narrowed = shares[shares < 1]
-    return {"slices": len(narrowed) / len(shares), "share": float(narrowed.median())} if len(narrowed) else None
+    return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, torch.cat(residuals))
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

@@ -22,7 +22,7 @@ from medfuse.io import check_pair, match_folders, match_manifest, read_image, wr
 from medfuse.io.images import Bits
 from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
-from medfuse.pipeline.facts import fidelity, narrowed_blur, sha256, versions
+from medfuse.pipeline.facts import fidelity, sha256, versions
 from medfuse.report import save_contact_sheet
 from medfuse.transforms.color import fuse_visible
 
@@ -84,14 +84,12 @@ def fuse_images(
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
     out = Path(out)
 
-    narrowed: list[dict[str, Any]] = []
+    blur_shares: list[Tensor] = []
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
         result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
         if not chroma:
-            for n, shares in enumerate(result["blur_share"].unbind(1), start=1):
-                if blur := narrowed_blur(shares):
-                    narrowed.append({"source": n, **blur})
+            blur_shares.append(result["blur_share"])
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
@@ -106,9 +104,11 @@ def fuse_images(
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
-        for blur in narrowed:
-            _logger.warning(_NARROWED, blur["source"], " or ".join(p.name for p in group), 100 * blur["share"])
-        narrowed.clear()
+        for pair, shares in zip(group, torch.cat(blur_shares), strict=True):
+            for n, share in enumerate(shares.tolist(), start=1):
+                if share < 1:
+                    _logger.warning(_NARROWED, n, pair.name, 100 * share)
+        blur_shares.clear()
         for i, pair in enumerate(group):
             for kind in _KINDS:
                 written = _write(out / kind, pair, fused[kind][i], file_format)

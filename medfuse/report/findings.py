@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
-_NARROWED_MANY = 0.1  # of the slices: a single one may be an accident
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
 _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
 _CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
@@ -108,10 +107,10 @@ def _degradation(record: Mapping[str, Any]) -> list[Finding]:
             found.append(Finding("warning", text))
         if blur := source.get("narrowed_blur"):
             text = (
-                f"The {name.upper()} shows finer detail than its stated blur lets through, in {blur['slices']:.0%} of "
-                f"the slices. There the blur was undone to {blur['share']:.0%} of its width only. State a narrower one."
+                f"The {name.upper()} shows finer detail than its stated blur lets through. "
+                f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
-            found.append(Finding("warning" if blur["slices"] >= _NARROWED_MANY else "note", text))
+            found.append(Finding("warning", text))
         if chi2 is not None and chi2 < CHI2_LOW:
             text = (
                 f"The residual chi-square of the {name.upper()} is {chi2:.2f}, far below 1. "

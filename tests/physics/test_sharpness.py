@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from medfuse.physics import AveragedNoise, Degradation, Downsample, GaussianBlur, GaussianNoise, KrylovModel, bind
+from medfuse.physics import (
+    AveragedNoise,
+    Degradation,
+    Downsample,
+    GaussianBlur,
+    GaussianNoise,
+    KrylovModel,
+    bind,
+    common_share,
+)
 
 
 def scene(seed=0, side=192, fall=2.6):
@@ -75,6 +84,13 @@ def test_each_image_of_a_batch_is_judged_by_itself():
     both = share(torch.cat([wide, narrow]), GaussianBlur(3.0))
     assert both[0] == 1
     assert both[1] == share(narrow, GaussianBlur(3.0)) < 1
+
+
+def test_slices_of_a_volume_share_one_blur():
+    shares = torch.ones(3, 2, 40)
+    shares[0, 0, :3] = torch.tensor([0.5, 0.6, 0.9])  # more than a twentieth
+    shares[1, 1, :2] = 0.5  # a twentieth
+    assert torch.equal(common_share(shares), torch.tensor([[0.6, 1.0], [1.0, 1.0], [1.0, 1.0]]))
 
 
 def test_the_model_works_with_the_narrowed_blur():
