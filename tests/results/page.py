@@ -29,7 +29,7 @@ Every figure on this page was measured by `make results`. It belongs to the weig
 **Protocol.** The dev set has 26 pairs of MRI and SPECT, CT or PET (as scalar uptake) of {subjects} subjects, none of
 which was in the training. That is no population, and the weights were chosen by looking at it. Sources are 8-bit PNG,
 degraded by an independent simulator; results are written as 8-bit PNG, and what was written is scored against the
-clean sources. One set of weights serves all scenarios. In training three batches of ten are drawn around the presets,
+clean sources. One set of weights serves all scenarios. In training nine batches of twenty are drawn around the presets,
 which these scenarios are, the others over continuous ranges: see also [what is no
 preset](#degradations-that-are-no-preset). Intervals are 95 % bootstrap intervals of the mean that draw whole subjects;
 with so few of them they are rough.
