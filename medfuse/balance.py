@@ -17,7 +17,7 @@ from medfuse.similarity import edge_slopes
 _SIZE, _STD, _C1, _C2 = 11, 1.5, 0.01**2, 0.03**2  # window and constants of SSIM
 _WEAKER, _BOTH, _EDGES = 4.0, 2.0, 1.6  # weights of the terms
 _TEMPERATURE = 0.02  # difference in SSIM beyond which the source that is better off hardly counts as the weaker one
-_STRIDE = 0.005  # a change of a pixel that no step exceeds
+_STRIDE = 1 / 150  # a change of a pixel that no step exceeds
 _ROWS, _HALO = 128, _SIZE - 1  # rows of a part of an image, and those beyond it that tell on its gradient
 
 
@@ -27,7 +27,7 @@ def balanced(fused: Tensor, sources: Tensor, *, steps: int) -> Tensor:
 
     Each step climbs `4 S_k + S_1 + S_2 + 1.6 E`: the mean SSIM with the source k that is worse off (softly
     chosen), with both, and the share of the edges of both that is preserved, see `medfuse.similarity`. No pixel changes
-    by more than 0.005 in a step, and one by little that matters little. Images are taken in parts, so that large ones
+    by more than 1/150 in a step, and one by little that matters little. Images are taken in parts, so that large ones
     need little memory; the result is the same. Those below 11 px, the window of SSIM, stay as they are.
 
     Args:

@@ -85,7 +85,7 @@ def test_command_line_and_monai_write_the_same_bytes(bundle, data, tmp_path, cap
         "convex": False,
         "views": 1,
         "settle": [None, None],
-        "balance": 8,
+        "balance": 6,
     }
 
 
