@@ -202,8 +202,9 @@ class VolumeFusionInferer(SliceInferer):
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
 
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        degradation = as_degradation(kwargs.pop("degradation", None) or self.inner.degradation)
-        share = self._blur_share(plain, degradation)
+        told, share = kwargs.pop("degradation", None), kwargs.pop("blur_share", None)
+        degradation = as_degradation(self.inner.degradation if told is None else told)
+        share = self._blur_share(plain, degradation) if share is None else share
         of_slices = iter(share.repeat_interleave(inputs.shape[self.spatial_dim + 2], 0))
 
         def fuse(slices: Tensor, *_: Any) -> dict[str, Tensor]:

@@ -300,7 +300,7 @@ def test_local_means_settle_for_the_sources_that_are_told_to(network):
     assert not torch.equal(plain["source2"], settled["source2"])
 
 
-@pytest.mark.parametrize("settle", [(None,), (-0.1, None), (None, float("inf")), (None, float("nan"))])
+@pytest.mark.parametrize("settle", [None, 0.5, (None,), (-0.1, None), (None, 1e3), (None, float("nan")), (None, "0.5")])
 def test_an_impossible_settling_is_refused(settle):
     with pytest.raises(DegradationError, match="settle must be two numbers"):
         FusionInferer(settle=settle)
@@ -335,6 +335,8 @@ def test_a_blur_is_undone_alike_in_all_slices_of_a_volume(network, axis):
     assert torch.equal(each == 1, torch.tensor([True, False, False, True, False]))
     share = torch.tensor([[float(each[each < 1].median()), 1], [1, 1]])
     assert torch.equal(result["blur_share"], share)
+    told = VolumeFusionInferer(inner, spatial_dim=axis)(volume, network, blur_share=share)
+    torch.testing.assert_close(told["source1"], result["source1"], atol=1e-5, rtol=0)
     expected = inner(slices, network, blur_share=share[:1].expand(5, -1))
     torch.testing.assert_close(result["source1"][0], expected["source1"].movedim(0, axis + 1), atol=1e-5, rtol=0)
     assert result["misfit"].shape == volume.shape and float(result["misfit"].abs().max()) > 0

@@ -20,6 +20,7 @@ from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, Sou
 
 Settle = Sequence[float | None]
 
+_MOST_DEVIATIONS = 100  # beyond which nothing would ever settle
 _VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Axes along which an image is mirrored for each view of the network."""
 _BANDS = (0.06, 0.15, 0.3, 0.5, 0.8)
@@ -100,7 +101,7 @@ def sample(
         views: Number of mirrored views, 1 to 4, of which the network's answers are averaged in each step: the nature of
             an image knows no left and right, the network hardly.
         settle: Standard deviations, for source 1 and source 2, by which the local mean of what a restored source leaves
-            of its data must exceed the noise to be believed in the last step; None: only slow waves are looked at.
+            of its data must exceed the noise to be believed in the last step; None: slow waves settle alone.
         blur_share: Share of its stated width that the blur of each source has, **[B, 2]**; None: as the data allow.
 
     Returns:
@@ -162,10 +163,14 @@ def check_settings(steps: int, correction: str, views: int, settle: Settle = (No
         raise DegradationError(f"the number of views must be 1 to {len(_VIEWS)}, got {views}.")
     if correction not in CORRECTIONS:
         raise DegradationError(f"the form of the correction must be one of {CORRECTIONS}, got {correction!r}.")
-    if len(settle) != 2 or any(local is not None and not 0 <= local < math.inf for local in settle):
+    if not isinstance(settle, list | tuple) or len(settle) != 2 or not all(map(_is_deviations, settle)):
         raise DegradationError(
-            f"settle must be two numbers of standard deviations, each 0 or more or null, got {settle!r}."
+            f"settle must be two numbers of standard deviations, each 0 to {_MOST_DEVIATIONS} or null, got {settle!r}."
         )
+
+
+def _is_deviations(local: Any) -> bool:
+    return local is None or (type(local) in (int, float) and 0 <= local <= _MOST_DEVIATIONS)
 
 
 class _Chain:

@@ -26,8 +26,8 @@ def bind(
         degradation: What happened to the source.
         y: The observation, **[B, C, *out_spatial]**.
         spatial: Size of the image.
-        blur_share: Share of its stated width that the blur has, **[B]**; None: in closed form, a blur that is stated
-            wider than the data allow is narrowed, see `medfuse.physics.sharpness`.
+        blur_share: Share of its stated width that the blur has, **[B]**; None: a blur that is stated wider than the
+            data allow is narrowed, see `medfuse.physics.sharpness`. Both in closed form alone.
     """
     operators = [degradation.operator, *(after for _, after in degradation.noises)]
     closed = all(isinstance(op, SpectralOperator) for op in operators)

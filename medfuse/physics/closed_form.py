@@ -177,11 +177,11 @@ class SpectralModel(SourceModel):
         variance = self.sigma().square()
         window, narrower = GaussianBlur(_WINDOW), GaussianBlur(_WINDOW / math.sqrt(2))
         noise = narrower.forward(variance) / (2 * math.sqrt(math.pi) * _WINDOW) ** (x.ndim - 2)
+        least = (local**2 * noise).clamp_min(torch.finfo(noise.dtype).tiny)  # square of a mean that is believed
         for _ in range(_ROUNDS):
             r = self.residual(x)
             mean = window.forward(r if self._plain else _waves(r, inverse=True))
-            tiny = torch.finfo(mean.dtype).tiny
-            x = x + mean * (1 - local**2 * noise / mean.square().clamp_min(tiny)).clamp_min(0)
+            x = x + mean * (1 - least / torch.maximum(mean.square(), least))
         return x
 
 

@@ -105,7 +105,8 @@ def _degradation(record: Mapping[str, Any]) -> list[Finding]:
                 "should be about 1 or below. The stated degradation is probably wrong or too weak."
             )
             found.append(Finding("warning", text))
-        if blur := source.get("narrowed_blur"):
+        blur = source.get("narrowed_blur")
+        if isinstance(blur, float):
             text = (
                 f"The {name.upper()} shows finer detail than its stated blur lets through. "
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."

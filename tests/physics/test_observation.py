@@ -365,6 +365,14 @@ def test_a_cold_spot_is_settled_in_place(before, noise):
     assert moved[1] < 0.5 * moved[0] < 0.15 * 0.06  # what is right is moved by a small share of the noise
 
 
+def test_settling_in_place_can_be_trained_through_where_the_residual_is_nothing():
+    y = torch.full((1, 1, 48, 48), 0.3, dtype=torch.float64)
+    model = bind(Degradation((GaussianNoise(0.05),)), y, (48, 48))
+    x = (y + 1e-13).requires_grad_(True)
+    model.settle(x, 0.5).sum().backward()
+    assert bool(x.grad.isfinite().all())
+
+
 def test_settling_is_not_led_by_understated_noise_and_spares_what_was_not_degraded():
     x = smooth_image(96)
     y = Degradation((GaussianBlur(2.0), GaussianNoise(0.06))).simulate(x, torch.Generator().manual_seed(3))
