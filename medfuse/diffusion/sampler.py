@@ -195,7 +195,7 @@ class _Chain:
         views: int,
         settle: Settle,
     ) -> None:
-        """Begin with the regularised inverses and their mean; the arguments are those of `sample`."""
+        """Begin with the regularised inverses of the observation and their mean; the rest is as in `sample`."""
         self._network, self._steps, self._correction = network, steps, correction
         self._autocast, self._limit, self._views, self._settle = autocast, limit, _VIEWS[:views], settle
         self._observation = observation
