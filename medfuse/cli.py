@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")
     evaluate.add_argument("--source2", required=True, type=Path, help="folder of clean PET or infrared images")
-    evaluate.add_argument("--fused", required=True, type=Path, help="folder of fused images")
+    evaluate.add_argument(
+        "--fused", required=True, type=Path, help="folder of fused images; colours are judged where source 2 has some"
+    )
     evaluate.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, .csv and .png")
     for kind in ("restored", "degraded"):
         evaluate.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")

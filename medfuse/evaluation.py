@@ -1,6 +1,7 @@
 """How good fused images are, whatever made them: all metrics beside three floors, as JSON, CSV and a picture.
 
-Behind `medfuse evaluate`. Scored is what was written, 8 and 16 bits exactly as they are stored.
+Behind `medfuse evaluate` and the bundles' `evaluating`. Scored is what was written, 8 and 16 bits exactly as they are
+stored.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,13 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError, ImageError, MedfuseError
-from medfuse.io import Image2D, atomic_file, check_pair, match_folders, read_image, write_json
+from medfuse.io import (
+    Image2D,
+    atomic_file,
+    match_folders,
+    read_image,
+    require_writable,
+    size_factor,
+    write_image,
+    write_json,
+)
 from medfuse.metrics import METRICS, Images, available, floors, measure
+from medfuse.physics import parse_degradation
 from medfuse.report import save_contact_sheet
 from medfuse.transforms.color import rgb_to_ycbcr, ycbcr_to_rgb
 
@@ -66,7 +79,7 @@ def evaluate_folders(
         fused: Fused images, of the same size; what lies beyond 0..1 is clipped.
         out: Where to write.
         restored: Folders of the restored sources, of the same size, or None.
-        degraded: Folders of the sources that the method was given, or None. One that is smaller by 2 or 4 is brought
+        degraded: Folders of the sources that the method was given, or None. One that is smaller by 2, 3 or 4 is brought
             to size by bicubic interpolation for its PSNR; it has no leakage.
         subjects: Table (tab or comma) with the columns `name` and `subject`: intervals then resample subjects.
         device: Where to compute.
@@ -85,6 +98,7 @@ def evaluate_folders(
     out = Path(out)
     if any(out.resolve() == Path(f).resolve() for f in (*folders.values(), *optional.values())):
         raise BundleError("out must be a folder of its own, got one of the inputs; choose another.")
+    require_writable(out)
     owners = None if subjects is None else _read_subjects(Path(subjects), [c.name for c in cases])
     for case in cases:
         case.read()
@@ -124,6 +138,65 @@ def evaluate_folders(
     return record
 
 
+class EvaluationSaver:
+    """Judge what a MONAI `SupervisedEvaluator` makes of a dev set, each scenario by itself, with `evaluate_folders`.
+
+    An item of a batch has its `name` and the name of its `scenario`; the network gives a dictionary with `source1`,
+    `source2` and `fused`, the label holds both clean sources, **[2, H, W]**, 0..1. All images are rounded to 8 bit, as
+    whoever stores them has to. `evaluation.json`, `.csv` and `.png` of a scenario are written to a folder of its name
+    when the run is complete.
+    """
+
+    def __init__(self, output_dir: str | Path, scenarios: Mapping[str, Mapping[str, Any]]) -> None:
+        """Prepare.
+
+        Args:
+            output_dir: Where to write.
+            scenarios: Specification of the degradations of each scenario, by its name.
+
+        Raises:
+            MedfuseError: If the folder cannot be written to, or a specification is none.
+        """
+        require_writable(output_dir)
+        self.output_dir = Path(output_dir)
+        self.scenarios = {name: parse_degradation(spec) for name, spec in scenarios.items()}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        engine.add_event_handler(Events.COMPLETED, self._judge)
+
+    def _begin(self, engine: Engine) -> None:
+        self._images = tempfile.TemporaryDirectory()
+        self._seen: dict[str, None] = {}
+
+    def _keep(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self._seen[item["scenario"]] = None
+            folder = Path(self._images.name) / item["scenario"]
+            for i, degradation in enumerate(self.scenarios[item["scenario"]], start=1):
+                clean = output["label"][i - 1]
+                degraded = degradation.observed(output["image"][None, i - 1 : i])[0, 0]
+                kinds = {"source": clean, "degraded": degraded, "restored": output["pred"][f"source{i}"][0]}
+                for kind, image in kinds.items():
+                    write_image(folder / f"{kind}{i}" / f"{item['name']}.png", image, bits=8)
+            write_image(folder / "fused" / f"{item['name']}.png", output["pred"]["fused"][0], bits=8)
+
+    def _judge(self, engine: Engine) -> None:
+        with self._images:
+            for scenario in self._seen:
+                folder = Path(self._images.name) / scenario
+                evaluate_folders(
+                    folder / "source1",
+                    folder / "source2",
+                    folder / "fused",
+                    self.output_dir / scenario,
+                    restored=(folder / "restored1", folder / "restored2"),
+                    degraded=(folder / "degraded1", folder / "degraded2"),
+                )
+
+
 # --------------------------------------------------------------------------------------------------------------- input
 @dataclass(frozen=True)
 class _Case:
@@ -148,7 +221,7 @@ class _Case:
             raise GeometryError(f"source1 must have at least {_SMALLEST} x {_SMALLEST} pixels, got {size}; enlarge it.")
         for what, image in images.items():
             if what.startswith("degraded"):
-                check_pair(images["source1"], image)
+                size_factor(size, image.array.shape[:2], names=("source1", what))
             elif image.array.shape[:2] != size:
                 raise GeometryError(f"{what} must be as large as source1, got {image.array.shape[:2]} for {size}.")
 
@@ -159,11 +232,7 @@ def _match(folders: Mapping[str, str | Path]) -> list[_Case]:
     for what, folder in folders.items():
         if what == "source1":
             continue
-        try:
-            found = match_folders(folders["source1"], folder)
-        except BundleError as error:
-            raise BundleError(str(error).replace("source2", what)) from error
-        for name, path1, path2 in found:
+        for name, path1, path2 in match_folders(folders["source1"], folder, names=("source1", what)):
             matched.setdefault(name, {"source1": path1})[what] = path2
     return [_Case(name, paths) for name, paths in matched.items()]
 
@@ -252,8 +321,8 @@ def _colours(images: Mapping[str, np.ndarray], fusions: Tensor) -> tuple[Tensor,
 
 
 def _enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Enlarge **[1, 1, h, w]** by 2 or 4 with the bicubic kernel of a = -1/2, as Pillow does, cropped to `size`."""
-    factor = round(size[0] / x.shape[2])
+    """Enlarge **[1, 1, h, w]** by 2, 3 or 4 with the bicubic kernel of a = -1/2, as Pillow does, cropped to `size`."""
+    factor = size_factor(size, x.shape[2:])
     x = F.interpolate(x, scale_factor=factor, mode="bicubic", antialias=True, align_corners=False)
     return x[..., : size[0], : size[1]]
 

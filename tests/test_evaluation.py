@@ -270,7 +270,12 @@ def test_tables_of_subjects_that_do_not_fit_are_refused(folders, tmp_path, text,
         (lambda f: [p.unlink() for p in f["degraded1"].iterdir()], BundleError, "degraded1 must hold images"),
         (lambda f: save(f["fused"], "c", np.zeros((36, 41))), GeometryError, "c: fused must be as large as source1"),
         (lambda f: save(f["source2"], "c", np.zeros((18, 20))), GeometryError, "c: source2 must be as large"),
-        (lambda f: save(f["degraded2"], "c", np.zeros((12, 13))), GeometryError, "c: source2 must be as large as"),
+        (
+            lambda f: save(f["degraded2"], "c", np.zeros((12, 13))),
+            GeometryError,
+            "c: degraded2 must be as large as source1",
+        ),
+        (lambda f: f.__setitem__("restored2", f["fused"] / ".."), BundleError, "restored2 must hold images"),
         (
             lambda f: [save(f[k], "a", np.eye(16)) for k in ("source1", "source2", "fused")],
             GeometryError,
@@ -288,6 +293,33 @@ def test_folders_that_do_not_fit_are_refused_and_nothing_is_written(folders, tmp
     with pytest.raises(error, match=message):
         plain(folders, tmp_path / "out", **everything(folders))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_work(folders, monkeypatch):
+    monkeypatch.setattr("medfuse.evaluation._judge", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(MedfuseError, match="a folder that can be written to"):
+        plain(folders, folders["fused"] / "a.png" / "out")
+
+
+def test_a_source_that_shows_nothing_is_judged(folders, tmp_path):
+    for kind in ("source1", "degraded1", "restored1"):
+        save(folders[kind], "a", np.zeros((36, 40)))
+    record = plain(folders, tmp_path / "out", **everything(folders))
+    assert record["per_image"][0]["fused"]["r1_PSNR"] == 100
+
+
+def test_a_degraded_source_may_be_smaller_than_its_share(folders, tmp_path):
+    """17 rows become 5 by a factor of 4, which is more than a quarter of them."""
+    for kind, folder in folders.items():
+        small = kind == "degraded2"
+        for name in NAMES:
+            save(
+                folder,
+                name,
+                load(folder / f"{name}.png")[:17:4, :20:4] if small else load(folder / f"{name}.png")[:17, :20],
+            )
+    record = plain(folders, tmp_path / "out", **everything(folders))
+    assert math.isfinite(record["summary"]["fused"]["d2_PSNR"]["mean"])
 
 
 def test_results_do_not_go_into_the_folder_of_the_images(folders):

@@ -285,3 +285,4 @@ def test_training_starts_from_other_weights_and_evaluates(data, tmp_path):
     assert (tmp_path / "work" / "latest_checkpoint_epoch=1.pt").is_file()
     metrics = dict(line.split(",") for line in (tmp_path / "eval" / "metrics.csv").read_text().splitlines())
     assert float(metrics["psnr_visible"]) > 20 and float(metrics["psnr_infrared"]) > 20
+    assert (tmp_path / "eval" / "composite" / "evaluation.json").is_file()

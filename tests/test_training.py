@@ -1,5 +1,6 @@
 """The bundle's training as MONAI's own command runs it: train, resume, evaluate, export, on a tiny data folder."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,8 @@ def test_training_resumes_and_its_weights_evaluate(data, tmp_path):
     assert "psnr_pet" in text
     metrics = dict(line.split(",") for line in (tmp_path / "eval" / "metrics.csv").read_text().splitlines())
     assert float(metrics["psnr_pet"]) > 10
+    for scenario in ("noise", "blur", "low_resolution", "composite"):
+        judged = json.loads((tmp_path / "eval" / scenario / "evaluation.json").read_text(encoding="utf-8"))
+        mean = judged["summary"]["fused"]
+        assert judged["images"] == 1 and mean["SSIM_min"]["mean"] > 0.2 and mean["d2_PSNR"]["mean"] < 60
+        assert {p.suffix for p in (tmp_path / "eval" / scenario).iterdir()} == {".json", ".csv", ".png"}

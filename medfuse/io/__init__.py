@@ -13,7 +13,15 @@ from medfuse.io.dicom import (
     series_suv,
 )
 from medfuse.io.discover import Discovery, discover
-from medfuse.io.images import Image2D, check_pair, match_folders, match_manifest, read_image, write_image
+from medfuse.io.images import (
+    Image2D,
+    check_pair,
+    match_folders,
+    match_manifest,
+    read_image,
+    size_factor,
+    write_image,
+)
 from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
 
 __all__ = [
@@ -40,6 +48,7 @@ __all__ = [
     "require_cases",
     "require_writable",
     "series_suv",
+    "size_factor",
     "write_image",
     "write_json",
     "write_nifti",

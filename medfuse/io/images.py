@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -139,34 +140,56 @@ def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
             Image.fromarray(samples).save(temporary, format=_FORMATS[path.suffix.lower()])
 
 
-def check_pair(source1: Image2D, source2: Image2D, *, factors: tuple[int, ...] = (1, 2, 3, 4)) -> int:
+def size_factor(
+    large: Sequence[int],
+    small: Sequence[int],
+    *,
+    names: tuple[str, str] = ("source1", "source2"),
+    factors: tuple[int, ...] = (1, 2, 3, 4),
+) -> int:
+    """Return by how much an image is smaller than that on the reference grid.
+
+    Args:
+        large: Rows and columns of the image on the reference grid.
+        small: Those of the other one: `ceil(H / factor)` rows.
+        names: What both are called in an error.
+        factors: Factors to accept.
+
+    Raises:
+        GeometryError: If the sizes do not fit.
+    """
+    for factor in factors:
+        if tuple(-(-n // factor) for n in large) == tuple(small):
+            return factor
+    raise GeometryError(
+        f"{names[1]} must be as large as {names[0]}, or smaller by {' or '.join(str(f) for f in factors if f > 1)}, "
+        f"got {tuple(small)} for {tuple(large)}; resample it."
+    )
+
+
+def check_pair(source1: Image2D, source2: Image2D) -> int:
     """Check that two images can be fused, and return by how much the second is smaller.
 
     Args:
         source1: The image on the reference grid (MRI or visible).
-        source2: The other one (PET or infrared), as large or smaller by one of the factors.
-        factors: Factors to accept.
+        source2: The other one (PET or infrared), as large or smaller by a factor of 2, 3 or 4.
 
     Returns:
-        The factor; a low-resolution image has `ceil(H / factor)` rows.
+        The factor, see `size_factor`.
 
     Raises:
         GeometryError: If the sizes do not fit.
         ImageError: If both images are constant: there is nothing to fuse. One constant image is accepted.
     """
-    size1, size2 = source1.array.shape[:2], source2.array.shape[:2]
-    factor = next((f for f in factors if tuple(-(-n // f) for n in size1) == size2), None)
-    if factor is None:
-        raise GeometryError(
-            f"source2 must be as large as source1, or smaller by {' or '.join(str(f) for f in factors if f > 1)}, "
-            f"got {size2} for {size1}; resample it."
-        )
+    factor = size_factor(source1.array.shape[:2], source2.array.shape[:2])
     if all(image.array.min() == image.array.max() for image in (source1, source2)):
         raise ImageError("A pair must show something, got two constant images; leave the pair out.")
     return factor
 
 
-def match_folders(source1: str | Path, source2: str | Path) -> list[tuple[str, Path, Path]]:
+def match_folders(
+    source1: str | Path, source2: str | Path, *, names: tuple[str, str] = ("source1", "source2")
+) -> list[tuple[str, Path, Path]]:
     """Match the images of two folders by their names without suffix.
 
     Hidden files and files of other kinds are left alone.
@@ -174,6 +197,7 @@ def match_folders(source1: str | Path, source2: str | Path) -> list[tuple[str, P
     Args:
         source1: Folder of the first source.
         source2: Folder of the second source.
+        names: What both are called in an error.
 
     Returns:
         Name, first path and second path, sorted by name.
@@ -181,8 +205,8 @@ def match_folders(source1: str | Path, source2: str | Path) -> list[tuple[str, P
     Raises:
         BundleError: If a folder is absent or holds no image, an image has no partner, or two share a name.
     """
-    first, second = _images("source1", Path(source1)), _images("source2", Path(source2))
-    for name, alone in (("source2", first.keys() - second.keys()), ("source1", second.keys() - first.keys())):
+    first, second = _images(names[0], Path(source1)), _images(names[1], Path(source2))
+    for name, alone in ((names[1], first.keys() - second.keys()), (names[0], second.keys() - first.keys())):
         if alone:
             shown = ", ".join(sorted(alone)[:3]) + (", ..." if len(alone) > 3 else "")
             raise BundleError(

@@ -40,7 +40,8 @@ class FusionMetric(CumulativeIterationMetric):
 
         Args:
             metrics: Name or names out of `METRICS`; or a function of prediction and target that returns **[B]** or
-                **[B, M]**, such as one of a residual or of regions, which the table lists but does not feed.
+                **[B, M]**, the same M for every batch, such as one of a residual or of regions (which must then be
+                named), which the table lists but does not feed.
             data_range: Full range of the images: 1.0 for 0..1. Required with names.
             reduction: What `aggregate` returns: the mean over images, or each image.
 

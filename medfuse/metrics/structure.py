@@ -17,6 +17,7 @@ from medfuse.metrics.filters import PEAK, as_levels, gaussian_window, mean, rati
 _WINDOW, _STD = 11, 1.5
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik (2003), weights of the five scales
 _HIGHEST_PSNR = 100.0
+_ROUNDING = 1e-9  # variance on 0..255, of which less is a rounding error of float64
 _SWITCH = 0.75  # Yang et al.: similarity of the sources above which both count
 
 
@@ -156,9 +157,12 @@ class _Maps:
         c1, c2 = constants
         mx, my = smooth(x, window), smooth(y, window)
         vx, vy = smooth(x * x, window) - mx * mx, smooth(y * y, window) - my * my
-        self.contrast = (2 * (smooth(x * y, window) - mx * my) + c2) / (vx + vy + c2)
+        flat_x, flat_y = vx < _ROUNDING, vy < _ROUNDING  # else the quotient of two rounding errors where c2 is small
+        vx, vy = vx.masked_fill(flat_x, 0), vy.masked_fill(flat_y, 0)
+        covariance = (smooth(x * y, window) - mx * my).masked_fill(flat_x | flat_y, 0)
+        self.contrast = (2 * covariance + c2) / (vx + vy + c2)
         self.ssim = (2 * mx * my + c1) / (mx * mx + my * my + c1) * self.contrast
-        self.variance1, self.variance2 = vx.clamp_min(0), vy.clamp_min(0)
+        self.variance1, self.variance2 = vx, vy
 
 
 def _similarity(

@@ -131,7 +131,9 @@ def _structure() -> Iterator[Metric]:
 def _vision() -> Iterator[Metric]:
     yield Metric("QP", _fusion(phase.phase_congruency_quality),
                  "product of three local correlations of phase congruency and its moments", 1, (-1, 1),
-                 "Zhao et al. 2007", "contrast; a copy of one source wins; punishes mild blur more than noise")
+                 "Zhao et al. 2007",
+                 "contrast; a copy of one source wins; an empty f beside noise scores near 1; punishes mild blur more "
+                 "than noise")
     yield Metric("QCB", _fusion(perceptual.chen_blum_quality), "preserved local contrast after a sensitivity function",
                  1, (0, 1), "Chen and Blum 2009",
                  "gain and offset; depends on the size of the image; on black background rounding decides")

@@ -91,3 +91,13 @@ def test_qy_takes_the_better_source_where_they_differ():
     assert float(yang_quality(a, b, a, data_range=255.0)) == pytest.approx(1, abs=1e-3)
     black = torch.zeros(1, 1, 24, 24)
     assert float(yang_quality(black, black, black, data_range=255.0)) == 1
+
+
+@pytest.mark.parametrize("levels", [(70, 100, 50), (0.1, 0.2, 0.3), (255, 254, 255)])
+def test_qy_of_flat_images_compares_their_levels(levels):
+    """Their variances are 0, and not the rounding errors of a difference of squares."""
+    a, b, f = (torch.full((1, 1, 32, 32), float(level)) for level in levels)
+    best = max(2 * x * levels[2] / (x * x + levels[2] ** 2) for x in levels[:2])
+    share = sum(2 * x * levels[2] / (x * x + levels[2] ** 2) for x in levels[:2]) / 2
+    alike = 2 * levels[0] * levels[1] / (levels[0] ** 2 + levels[1] ** 2) >= 0.75
+    assert float(yang_quality(a, b, f, data_range=255.0)) == pytest.approx(share if alike else best, rel=1e-6)
