@@ -65,6 +65,11 @@ def test_what_is_wrong_is_a_warning(path, value, said, make_record):
         ("degradation", {"version": 1, "name": "none"}, "No degradation was stated, so both"),
         ("reference/outside_fraction", 0.005, "few subjects"),
         ("sources/pet/residual_chi2", 1.05, "few subjects"),
+        (
+            "sources/pet/narrowed_blur",
+            {"slices": 2, "least": 0.8},
+            "few subjects",
+        ),  # an older record: no number, no warning
         ("sources/pet/regions/0/restored/max", 12.0, "maximum of the restored PET is 60% above"),
     ],
 )
