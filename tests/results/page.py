@@ -7,6 +7,7 @@ from typing import Any
 
 from results import images, infrared
 from results.ablation import METRICS
+from results.goals import goals_table, infrared_visible_goals, pet_mri_goals
 from results.images import SCENARIOS
 from results.phantoms import METHODS
 from results.tables import DEFAULT_STEPS, fusion, parts, restoration, steps, table
@@ -24,7 +25,9 @@ _SOURCES_INFRARED = {
 
 _INTRODUCTION = """# Results
 
-Every figure on this page was measured by `make results`. It belongs to the weights with the SHA-256 `{weights}...`.
+Every figure of medfuse on this page was measured by `make results`, those of the ablation by
+`python tests/results/ablation.py`. They belong to the weights with the SHA-256 `{weights}...`. Those of other methods
+were measured once, on the same files and with the same formulas.
 
 **Protocol.** The dev set has 26 pairs of MRI and SPECT, CT or PET (as scalar uptake) of {subjects} subjects, none of
 which was in the training. That is no population, and the weights were chosen by looking at it. Sources are 8-bit PNG,
@@ -37,12 +40,14 @@ with so few of them they are rough.
 **Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation.
 Each published fusion (IFCNN, MATR, SDNet, U2Fusion, with its authors' weights), the average and a Laplacian pyramid
 fuse what the classical restoration gave. *Maximum* and *copy* (of the MRI) are floors: a copy of one source wins many
-metrics and is no fusion. [What each metric is, and what it cannot see](../reference/metrics.md).
+metrics and is no fusion. SSIM_min is the lower of the two means of SSIM, with either source. [What each metric is, and
+what it cannot see](../reference/metrics.md).
 """
 _INTRODUCTION_INFRARED = """# Results, infrared and visible
 
-Every figure on this page was measured by `make results`. It belongs to the weights with the SHA-256 `{weights}...`.
-Those of PET and MRI are on [a page of their own](results.md).
+Every figure of medfuse on this page was measured by `make results`. They belong to the weights with the SHA-256
+`{weights}...`. Those of other methods were measured once, on the same files and with the same formulas; classical R, G
+and B with every run. PET and MRI are on [a page of their own](results.md).
 
 **Protocol.** The dev set has 14 pairs of three sets: RoadScene (8) and M3FD (2) in colour, TNO (4) in grey. Both of
 M3FD and two of TNO show one scene each, which makes 12 scenes. None of the pairs was in the training; nothing of M3FD
@@ -58,8 +63,13 @@ G and B were restored each by itself with scikit-image, with the parameters that
 (`tests/results/classical.py`); the luma, with the same ones, to {noise:.2f} dB in noise, {blur:.2f} in blur and
 {composite:.2f} in the composite. Each published fusion (IFCNN, SDNet, with its authors' weights), the average and a
 Laplacian pyramid fuse what the classical restoration of luma and infrared gave. *Maximum* and *copy* (of the visible
-image) are floors: a copy of one source wins many metrics and is no fusion.
-[What each metric is, and what it cannot see](../reference/metrics.md).
+image) are floors: a copy of one source wins many metrics and is no fusion. SSIM_min is the lower of the two means of
+SSIM, with either source. [What each metric is, and what it cannot see](../reference/metrics.md).
+"""
+_GOALS = """## Goals and misses
+
+What the project aims at, in T = 3 steps, and where it falls short. A source gains over the better of its degraded and
+its classically restored form. The tables that these figures are of follow.
 """
 _RESTORATION_INFRARED = """## Restoration
 
@@ -85,7 +95,8 @@ as well as the truth does; it is corrected for the degrees of freedom that the f
 white and grey matter, CSF and deep nuclei; their interior are the pixels that lie 4 px or more, the width of the PET's
 blur, from any border. White matter takes up 2, grey matter 7, deep nuclei 8. The CSF is a ribbon of 0.6 beside grey
 matter, and has hardly such pixels: 1 % of its uptake is less than 0.1 % of the image's range. Recovery and total are
-shares, 1 at best.
+shares, 1 at best. Bias and recovery are those of the mean over the draws of the noise, in which the noise of a
+restoration does not show; the root mean square error is that of single images, in percent of full range.
 """
 
 
@@ -104,6 +115,8 @@ def pet_mri(results: Mapping[str, Any], peers: Mapping[str, Any], ablation: Mapp
     subjects = scenarios["noise"][DEFAULT_STEPS]["SSIM"]["subjects"]
     return _page(
         _INTRODUCTION.format(weights=results["weights_sha256"][:16], subjects=len(subjects)),
+        _GOALS,
+        goals_table(pet_mri_goals(results, peers, _PEERS, images.FUSION)),
         "## Restoration\n\nPSNR in dB of MRI and function, T = 3. The clean sources come back as they were.\n",
         restoration(scenarios, peers, _SOURCES),
         "![A sarcoma and a phantom, degraded, restored and fused](../images/restoration.png)\n",
@@ -145,6 +158,8 @@ def infrared_visible(results: Mapping[str, Any], peers: Mapping[str, Any]) -> st
         _INTRODUCTION_INFRARED.format(
             weights=results["weights_sha256"][:16], **{k: v["luma"] for k, v in results["classical"].items()}
         ),
+        _GOALS,
+        goals_table(infrared_visible_goals(scenarios, known, _PEERS_INFRARED, infrared.FUSION)),
         _RESTORATION_INFRARED.format(clean=clean),
         restoration(scenarios, known, _SOURCES_INFRARED),
         "By set:\n",

@@ -41,9 +41,9 @@ def phantoms(fusion: Fusion, bench: Path, *, cases: int = 5, seeds: int = 20) ->
     for case in range(cases):
         images, labels, lesions = maker.case(256, np.random.default_rng([0, case]))
         twins = _twins(images, lesions)
-        means, chi2 = _run(fusion, twins, case, seeds)
+        means, single = _run(fusion, twins, case, seeds)
         rows += [
-            chi2,
+            single,
             *_quantities(twins["all"][0], means, labels, lesions),
             *_responses(twins, means, labels, lesions),
         ]
@@ -74,9 +74,13 @@ def _twins(images: Mapping[str, Any], lesions: Sequence[Mapping[str, Any]]) -> d
 def _run(
     fusion: Fusion, twins: Mapping[str, Tensor], case: int, seeds: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return the mean images **[2, H, W]** over the noise seeds, and the corrected chi-squares."""
+    """Return the mean images **[2, H, W]** over the noise seeds, and what single images show.
+
+    That are the corrected chi-squares, and the root mean square of the error of the PET in percent of full range.
+    """
     means = {name: torch.zeros(twins["all"].shape[1:], dtype=torch.float64) for name in (*twins, "input", "wiener")}
     chi2: list[list[float]] = []
+    squares = dict.fromkeys(METHODS, 0.0)
     for seed in range(seeds):
         noise = 1000 * case + seed
         for name, clean in twins.items():
@@ -84,11 +88,16 @@ def _run(
             x = _restore(fusion, y)
             means[name] += x[0].double() / seeds
             if name == "all":
+                wiener = _wiener(y[0, 1])
                 means["input"] += y[0].double() / seeds
-                means["wiener"][1] += _wiener(y[0, 1]) / seeds
+                means["wiener"][1] += wiener / seeds
+                for method, image in zip(METHODS, (x[0, 1], y[0, 1], wiener), strict=True):
+                    squares[method] += float((image - clean[0, 1]).square().mean()) / seeds
                 chi2.append(_chi2(fusion, y, x, _simulate(clean, noise + 500) - _noiseless(clean)))
     corrected = np.mean(chi2, 0)
-    return means, {"chi-square, corrected, MRI": float(corrected[0]), "chi-square, corrected, PET": float(corrected[1])}
+    error = {f"root mean square error of an image, %, {method}": 100 * v**0.5 for method, v in squares.items()}
+    names = ("chi-square, corrected, MRI", "chi-square, corrected, PET")
+    return means, error | dict(zip(names, map(float, corrected), strict=True))
 
 
 def _simulate(clean: Tensor, seed: int) -> Tensor:

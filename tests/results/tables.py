@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from results.images import SCENARIOS, STEPS
@@ -61,27 +62,61 @@ def fusion(
     return [_fusion(name, scenarios[name][DEFAULT_STEPS], peers[name], methods, metrics) for name in SCENARIOS]
 
 
-def _fusion(
-    name: str, ours: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
-) -> str:
+@dataclass(frozen=True)
+class Scoreboard:
+    """Scores of one scenario's fused images.
+
+    Attributes:
+        scores: By method, medfuse first and the floors last, and by metric; None where a figure is not defined.
+        best: The best score of each metric, of the methods that are no floors.
+        ranks: Mean rank of each of these methods over the metrics.
+    """
+
+    scores: Mapping[str, Mapping[str, float | None]]
+    best: Mapping[str, float]
+    ranks: Mapping[str, float]
+
+    def lead(self, metric: str) -> float:
+        """Return by what share medfuse is above the best of the others in a metric; below 0 where it is behind."""
+        ours = _known(self.scores[OURS][metric])
+        other = max(_known(self.scores[m][metric]) for m in self.ranks if m != OURS)
+        return (ours - other) / abs(other)
+
+
+def scoreboard(
+    ours: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+) -> Scoreboard:
+    """Compare the fused images of a scenario with those of other methods."""
     scores: dict[str, dict[str, float | None]] = {OURS: {k: ours[k]["mean"] for k in metrics}}
     for method in (*methods, *FLOORS):
         known = {k: peers[method].get(k) for k in metrics}
         scores[method] = {**known, "SSIM_min": min(peers[method]["SSIM_1"], peers[method]["SSIM_2"])}
     ranked = [OURS, *methods]
-    best = {k: max(scores[m][k] or _WORST for m in ranked) for k in metrics}
-    ranks = {
-        m: sum(1 + sum((scores[o][k] or _WORST) > (scores[m][k] or _WORST) for o in ranked) for k in metrics)
-        for m in ranked
-    }
+    known = {m: {k: _known(scores[m][k]) for k in metrics} for m in ranked}
+    ranks = {m: sum(1 + sum(known[o][k] > known[m][k] for o in ranked) for k in metrics) / len(metrics) for m in ranked}
+    return Scoreboard(scores, {k: max(known[m][k] for m in ranked) for k in metrics}, ranks)
+
+
+def _known(score: float | None) -> float:
+    return score or _WORST
+
+
+def _fusion(
+    name: str, ours: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+) -> str:
+    board = scoreboard(ours, peers, methods, metrics)
     rows = []
-    for method, values in scores.items():
+    for method, values in board.scores.items():
+        ranked = method in board.ranks
         cells = [
-            "-" if v is None else f"**{v:.3f}**" if method in ranked and v == best[k] else f"{v:.3f}"
+            "-" if v is None else f"**{v:.3f}**" if ranked and v == board.best[k] else f"{v:.3f}"
             for k, v in values.items()
         ]
-        rows.append((method, *cells, f"{ranks[method] / len(metrics):.2f}" if method in ranked else "floor"))
-    behind = {k: 1 - (scores[OURS][k] or _WORST) / best[k] for k in metrics}
+        rows.append((method, *cells, f"{board.ranks[method]:.2f}" if ranked else "floor"))
+        if method == OURS:
+            intervals = (ours[k]["interval"] for k in metrics)
+            rows.append(("95 % interval", *(f"{low:.3f} to {high:.3f}" for low, high in intervals), ""))
+    behind = {k: 1 - _known(board.scores[OURS][k]) / board.best[k] for k in metrics}
     far = ", ".join(f"{k} ({100 * part:.1f} %)" for k, part in behind.items() if part > _FAR) or "none"
     return f"### {name}\n\n{table(('method', *metrics, 'rank'), rows)}\nMore than 5 % below the best: {far}.\n"
 
