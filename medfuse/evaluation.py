@@ -24,10 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medfuse import NOTICE
-from medfuse.errors import BundleError, GeometryError, ImageError, MedfuseError
+from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.io import (
     Image2D,
     atomic_file,
+    check_range,
     match_folders,
     read_image,
     require_writable,
@@ -265,10 +266,7 @@ def _levels(what: str, image: Image2D) -> np.ndarray:
     array = image.array.astype(np.float64)
     if image.bits in _FULL:
         return np.rint(array * _FULL[image.bits]) * (255.0 / _FULL[image.bits])
-    if np.abs(array).max() > 2:
-        raise ImageError(
-            f"{what} must be in 0..1 where it has floats, got {np.abs(array).max():g}; divide by the range."
-        )
+    check_range(what, image)
     return array * 255.0
 
 

@@ -62,6 +62,43 @@ def test_images_writes_all_kinds_in_the_input_format(folders, tmp_path, capsys):
     assert (out / "contact_sheet.png").stat().st_size > 10_000
 
 
+def test_images_of_an_earlier_run_do_not_stay_beside_those_of_another(folders, tmp_path):
+    out = tmp_path / "out"
+    command = ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(out), "--steps", "1"]
+    assert cli.main(command) == 0
+    (out / "fused" / "mine.png").touch()
+    for folder in folders:
+        (folder / "c.png").unlink()
+    assert cli.main([*command, "--format", "npy"]) == 0
+    assert json.loads((out / "images.json").read_text())["images"] == ["a", "b"]
+    assert sorted(p.name for p in (out / "fused").iterdir()) == ["a.npy", "b.npy", "mine.png"]
+
+
+@pytest.mark.parametrize("kind", ["source2", "fused"])
+def test_images_are_not_written_over_their_inputs(folders, tmp_path, capsys, kind):
+    folders[1].rename(tmp_path / kind)
+    before = (tmp_path / kind / "a.png").read_bytes()
+    command = ["images", "--source1", str(folders[0]), "--source2", str(tmp_path / kind), "--out", str(tmp_path)]
+    assert cli.main(command) == 2
+    assert f"out must not hold the inputs, got them in '{kind}'" in capsys.readouterr().err
+    assert (tmp_path / kind / "a.png").read_bytes() == before
+
+
+def test_floats_on_another_scale_are_refused(folders, tmp_path, capsys):
+    with Image.open(folders[1] / "a.png") as image:
+        np.save(folders[1] / "a.npy", np.asarray(image).astype(np.float32))
+    (folders[1] / "a.png").unlink()
+    command = ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 2
+    assert "a: source2 must be in 0..1 where it has floats" in capsys.readouterr().err
+
+
+def test_a_truth_that_is_no_folder_is_refused(folders, tmp_path, capsys):
+    command = ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--truth2", str(tmp_path / "none")]) == 2
+    assert "truth2 must be a folder, got no folder 'none'" in capsys.readouterr().err
+
+
 def test_clean_images_come_back_untouched(folders, tmp_path):
     for name in ("c.png",):
         (folders[0] / name).unlink()

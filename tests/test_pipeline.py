@@ -12,6 +12,7 @@ from medfuse.inferers import FusionInferer
 from medfuse.networks import FusionUNet
 from medfuse.physics import GaussianBlur, parse_degradation, replicate
 from medfuse.pipeline import agreements, write_group_page
+from medfuse.pipeline.case import _clear
 
 NOISE = {"noise": {"kind": "gaussian", "sigma": 0.05}}
 STEPS = {
@@ -77,3 +78,21 @@ def test_group_page_lists_records_and_passes_other_files(tmp_path):
     assert page == tmp_path / "index.html"
     assert page.read_text().count("_report.html") == 1
     assert "1 case<" in page.read_text()
+
+
+def test_what_an_earlier_run_wrote_of_a_case_goes_and_nothing_else(tmp_path):
+    ours = (
+        "c.json",
+        "c_fused.nii.gz",
+        "c_pet_restored.nii.gz",
+        "c_pet_to_mri.tfm",
+        "c_report.html",
+        "dicom/fused/1.dcm",
+    )
+    others = ("c_notes.txt", "d_fused.nii.gz", "mri.nii.gz", "dicom/mine/1.dcm")
+    for name in (*ours, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    _clear(tmp_path, "c")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(others)
+    _clear(tmp_path / "nowhere", "c")

@@ -16,6 +16,7 @@ from medfuse.io.discover import Discovery, discover
 from medfuse.io.images import (
     Image2D,
     check_pair,
+    check_range,
     match_folders,
     match_manifest,
     read_image,
@@ -36,6 +37,7 @@ __all__ = [
     "atomic_path",
     "check_nifti",
     "check_pair",
+    "check_range",
     "choose_series",
     "discover",
     "find_cases",

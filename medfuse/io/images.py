@@ -21,6 +21,7 @@ from medfuse.io.manifest import PLAIN_ID, read_rows
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 Bits = Literal[8, 16, 32]
 _MAX_NAME = 200  # bytes
+_BEYOND = 2.0  # size of a value that no image on a scale of 0..1 has
 _ROWS = 256  # of an image that are rounded at once
 _FULL_RANGE = {8: 255.0, 16: 65535.0, 32: 1.0}
 _MAX_PIXELS = 80_000_000  # less than what Pillow warns of
@@ -138,6 +139,17 @@ def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
             sitk.WriteImage(sitk.GetImageFromArray(samples, isVector=True), temporary, useCompression=True)
         else:
             Image.fromarray(samples).save(temporary, format=_FORMATS[path.suffix.lower()])
+
+
+def check_range(what: str, image: Image2D) -> None:
+    """Refuse floats that are not on a scale of 0..1; some may lie beyond it.
+
+    Raises:
+        ImageError: If a value is beyond -2..2.
+    """
+    largest = float(np.abs(image.array).max())
+    if image.bits == 32 and largest > _BEYOND:
+        raise ImageError(f"{what} must be in 0..1 where it has floats, got {largest:g}; divide by the range.")
 
 
 def size_factor(
@@ -303,6 +315,8 @@ def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_too_large(what)) from error
+    except PermissionError as error:
+        raise ImageError(f"{what} must be readable, got no permission; change it.") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got another file; convert it.") from error
     except Exception as error:  # a broken file raises errors of any kind, a warning made an error among them

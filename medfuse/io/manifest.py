@@ -66,6 +66,8 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str]) -> I
     Raises:
         BundleError: As `read_manifest`, but for what is in a cell.
     """
+    if not path.is_file():
+        raise BundleError(f"The manifest must be a file, got none at {path.name!r}; check the path.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *rows = list(csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)) or [[]]

@@ -337,6 +337,11 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
                 "here; give `sigma` as a fraction of full range."
             )
         value /= context.scale
+    if value > 1:
+        raise DegradationError(
+            f"`sigma` of `{context.source}` must be at most 1, the full range, got {value:g}; "
+            "give grey levels as a fraction of 255, a unit as `unit: input`."
+        )
     return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
 
 

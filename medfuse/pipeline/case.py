@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,7 @@ from torch import Tensor
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
-from medfuse.pipeline.dicom import write_dicom
+from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
 from medfuse.pipeline.facts import (
     DIMENSIONLESS,
     agreements,
@@ -153,6 +155,10 @@ def write_transform(result: CaseResult, folder: Path) -> None:
 
 
 OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic, write_preview, write_report)
+_ENDINGS = (
+    *("fused.nii.gz", "*_restored.nii.gz", "weight.nii.gz", "fused_rgb.nii.gz", "*_to_*.tfm"),
+    *("mosaic.png", "preview.jpg", "report.html"),
+)  # of the files that they write, after the name of the case
 
 
 class SaveFusiond(MapTransform):
@@ -214,9 +220,9 @@ class SaveFusiond(MapTransform):
         return {**data, "record": result.record}
 
     def write(self, result: CaseResult, folder: Path) -> None:
-        """Write all outputs of a case into a folder, the sidecar last; that of an earlier run goes first."""
+        """Write all outputs of a case into a folder, the sidecar last; those of an earlier run go first."""
         sidecar = folder / f"{result.case}.json"
-        sidecar.unlink(missing_ok=True)
+        _clear(folder, result.case)
         for write in self.outputs:
             write(result, folder)
         write_json(sidecar, result.record)
@@ -310,6 +316,16 @@ class SaveFusiond(MapTransform):
             "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
             "registration": _registration(data.get(f"{self.moving}_registration")),
         }
+
+
+def _clear(folder: Path, case: str) -> None:
+    """Remove what an earlier run wrote of a case, its sidecar first: it may be of other data, even another patient."""
+    (folder / f"{case}.json").unlink(missing_ok=True)
+    for ending in _ENDINGS:
+        for path in folder.glob(f"{glob.escape(case)}_{ending}"):
+            path.unlink()
+    for series in DICOM_SERIES:
+        shutil.rmtree(folder / "dicom" / series, ignore_errors=True)
 
 
 def _source_record(

@@ -15,6 +15,9 @@ from medfuse.pipeline.facts import DIMENSIONLESS
 if TYPE_CHECKING:
     from medfuse.pipeline.case import CaseResult
 
+DICOM_SERIES = ("pet_restored", "fused", "fused_rgb", "fused_rgb_multiframe")
+"""Folders of the series, and their names."""
+
 
 def write_dicom(result: CaseResult, folder: Path, *, deidentified: bool = False) -> None:
     """Write restored PET, fused volume and colour fusion as DICOM series, where a source was DICOM.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -18,8 +19,17 @@ from tqdm import tqdm
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
-from medfuse.io import check_pair, match_folders, match_manifest, read_image, write_image, write_json
-from medfuse.io.images import Bits
+from medfuse.io import (
+    check_pair,
+    check_range,
+    match_folders,
+    match_manifest,
+    read_image,
+    require_writable,
+    write_image,
+    write_json,
+)
+from medfuse.io.images import SUFFIXES, Bits
 from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, sha256, versions
@@ -28,6 +38,7 @@ from medfuse.transforms.color import fuse_visible
 
 _KINDS = ("source1", "source2", "fused", "weight")
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
+_RECORD = "images.json"
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
 _NARROWED = (
@@ -83,6 +94,12 @@ def fuse_images(
     references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
     out = Path(out)
+    require_writable(out)
+    given = {path.parent.resolve() for pair in pairs for path in pair.paths}
+    given |= {path.parent.resolve() for found in references.values() for path in found.values()}
+    if spoilt := [kind for kind in _KINDS if (out / kind).resolve() in given]:
+        raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
+    _clear(out)
 
     blur_shares: list[Tensor] = []
 
@@ -127,6 +144,7 @@ def fuse_images(
         "settings": fusion.inferer.settings,
         "degradation": {"origin": "given", **(dict(degradation) if degradation else {"version": 1})},
         "images": [p.name for p in pairs],
+        "source2_smaller_by": sorted(degradations),
         "speed": {"megapixels": megapixels, "seconds": seconds, "megapixels_per_second": megapixels / seconds},
         "against_truth": {
             kind: {k: math.fsum(v[k] for v in each.values()) / len(each) for k in ("psnr", "ssim")} | {"images": each}
@@ -135,11 +153,13 @@ def fuse_images(
         },
     }
     notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given), {steps} steps"]
+    if smaller := [str(f) for f in sorted(degradations) if f > 1]:
+        notes.append(f"source 2 smaller by {' or '.join(smaller)}")
     notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
     count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
     heading = f"{len(sheet)} of {count}" if len(sheet) < len(pairs) else count
     save_contact_sheet(out / "contact_sheet.png", sheet, _TITLES, title=heading, notes=notes)
-    write_json(out / "images.json", record)
+    write_json(out / _RECORD, record)
     _logger.info("%s fused, %.3g megapixels per second", count, megapixels / seconds)
     return record
 
@@ -160,6 +180,8 @@ class _ImagePair:
         source1, source2 = read_image(path1, color=color), read_image(path2)
         try:
             factor = check_pair(source1, source2)
+            for what, image in (("source1", source1), ("source2", source2)):
+                check_range(what, image)
         except MedfuseError as error:
             raise type(error)(f"{name}: {error}") from error
         shape, bits = source1.array.shape, max(source1.bits, source2.bits)
@@ -172,6 +194,20 @@ class _ImagePair:
             for path, color in zip(self.paths, (self.color, False), strict=True)
         )
         return first, replicate(second[None, None], Downsample(self.factor), self.shape)[0, 0]
+
+
+def _clear(out: Path) -> None:
+    """Remove the record of an earlier run and the images that it names: they would be taken for those of this run."""
+    record = out / _RECORD
+    try:
+        names = json.loads(record.read_text(encoding="utf-8"))["images"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    record.unlink()
+    for name in (n for n in names if isinstance(n, str) and Path(n).name == n):
+        for kind in _KINDS:
+            for suffix in SUFFIXES:
+                (out / kind / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def _matched(
@@ -207,6 +243,8 @@ def _check_truths(folder: str | Path | None, pairs: Sequence[_ImagePair], n: int
     """Return the clean image of each pair, checked."""
     if folder is None:
         return {}
+    if not Path(folder).is_dir():
+        raise BundleError(f"truth{n} must be a folder, got no folder {Path(folder).name!r}; check the path.")
     found = {p.stem: p for p in sorted(Path(folder).glob("*")) if p.is_file()}
     for pair in pairs:
         if pair.name not in found:

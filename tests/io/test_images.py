@@ -451,10 +451,17 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, text, message):
         match_manifest(table(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["absent.tsv", "one", "one/a.png"])
-def test_a_table_of_another_kind_is_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.tsv", "a file, got none at 'absent.tsv'"),
+        ("one", "a file, got none"),
+        ("one/a.png", "readable TSV or CSV"),
+    ],
+)
+def test_a_table_of_another_kind_is_refused(tmp_path, name, message):
     table(tmp_path, "")
-    with pytest.raises(BundleError, match="readable TSV or CSV"):
+    with pytest.raises(BundleError, match=message):
         match_manifest(tmp_path / name)
 
 

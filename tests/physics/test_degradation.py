@@ -72,7 +72,7 @@ def test_every_step_is_built_with_its_values():
     assert poisson.counts.tolist() == [60.0]
 
 
-@pytest.mark.parametrize("value", [2.1, 1 / 3, 0.0547723, 1e-3, "1e-3"])
+@pytest.mark.parametrize("value", [0.9, 1 / 3, 0.0547723, 1e-3, "1e-3"])
 def test_numbers_arrive_as_they_were_given(value):
     """In double precision; a YAML reader leaves `1e-3` a string."""
     assert only({"blur": {"sigma_px": value}}).steps[0].sigma.tolist() == [[float(value)]]
@@ -167,6 +167,8 @@ def test_a_specification_that_is_none_is_refused(spec, words):
         ({"blur": {"sigma_px": -1.0}}, "not negative"),
         ({"blur": {"sigma_px": math.nan}}, "finite"),
         ({"blur": {"fwhm_mm": 4.0}}, "must come with a pixel spacing"),
+        ({"noise": {"sigma": 14}}, "at most 1, the full range, got 14"),
+        ({"noise": {"kind": "rician", "sigma": 1.01}}, "at most 1, the full range"),
         ({"motion": {"angle_deg": 3.0}}, r"missing: \['length_px'\]"),
         ({"motion": {"length_px": 0.5}}, "at least 1"),
         ({"motion": {"length_px": [3.0, 4.0]}}, "must be one number"),
