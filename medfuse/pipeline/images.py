@@ -33,7 +33,7 @@ from medfuse.io.images import SUFFIXES, Bits
 from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, sha256, versions
-from medfuse.report import save_contact_sheet
+from medfuse.report import degradation_name, save_contact_sheet
 from medfuse.transforms.color import fuse_visible
 
 _KINDS = ("source1", "source2", "fused", "weight")
@@ -152,7 +152,7 @@ def fuse_images(
             if each
         },
     }
-    notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given), {steps} steps"]
+    notes = [f"Degradation: {degradation_name(record['degradation'])}, {steps} steps"]
     if smaller := [str(f) for f in sorted(degradations) if f > 1]:
         notes.append(f"source 2 smaller by {' or '.join(smaller)}")
     notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.pipeline.layout import case_homes
-from medfuse.report import save_group_page, save_mosaic, save_preview, save_report
+from medfuse.report import degradation_name, save_group_page, save_mosaic, save_preview, save_report
 
 if TYPE_CHECKING:
     from medfuse.pipeline.case import CaseResult
@@ -96,7 +96,7 @@ def _shown(result: CaseResult) -> dict[str, Any]:
 
 def _notes(record: Mapping[str, Any]) -> list[str]:
     steps = "" if record["steps"] is None else f", {record['steps']} steps"
-    notes = [f"Degradation: {record['degradation'].get('name', 'as specified')} (given){steps}"]
+    notes = [f"Degradation: {degradation_name(record['degradation'])}{steps}"]
     chi2 = {k.upper(): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
     if chi2:
         notes.append("Residual chi-square: " + ", ".join(f"{k} {v:.2f}" for k, v in chi2.items()))

@@ -1,6 +1,6 @@
 """Pictures and reports of results."""
 
-from medfuse.report.findings import Finding, findings
+from medfuse.report.findings import Finding, degradation_name, findings
 from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
 from medfuse.report.methods import methods_text
@@ -9,6 +9,7 @@ from medfuse.report.values import region_values
 
 __all__ = [
     "Finding",
+    "degradation_name",
     "findings",
     "methods_text",
     "region_values",

@@ -28,6 +28,7 @@ MARGIN, SIDE, GAP, HEADER, FOOT = 26.0, 44.0, 6.0, 108.0, 48.0  # px
 PAPER, INK, SOFT, MARK = "#0e1116", "#edf0f4", "#98a2b0", "#58c4dd"
 DPI, FONT = 100, "DejaVu Sans"
 TITLE, LABEL, SMALL = 20.0, 17.0, 15.0  # px, height of letters; a page shows them at about two thirds
+_NEAR_END = 0.03  # share of a colour bar within which a number is at its end
 _LETTER = 0.62  # mean width of a letter by its height
 OUTLINE = (Stroke(linewidth=2.5, foreground="black"), Normal())
 # Name of a plane, its fixed axis, and the axes to the right and upwards in a volume in RAS order
@@ -134,7 +135,12 @@ def colour_bar(
     axes.set_axis_on()
     scale = figure.colorbar(ScalarMappable(Normalize(*ends), colours), cax=axes, orientation="horizontal")
     scale.outline.set_visible(False)
-    scale.locator = MaxNLocator(ticks, steps=[1, 2, 5, 10])
+    low, high = ends
+    places = [v for v in MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= v <= high]
+    scale.set_ticks(places)
+    for place, label in zip(places, axes.get_xticklabels(), strict=True):  # at an end, inwards: another bar is near
+        share = (place - low) / max(high - low, 1e-12)
+        label.set_horizontalalignment("left" if share < _NEAR_END else "right" if share > 1 - _NEAR_END else "center")
     numbers(axes)
 
 

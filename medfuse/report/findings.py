@@ -43,6 +43,13 @@ def restored_sources(record: Mapping[str, Any]) -> list[str]:
     return [name for k, name in enumerate(record.get("sources") or {}, 1) if degradation.get(f"source{k}")]
 
 
+def degradation_name(degradation: Mapping[str, Any]) -> str:
+    """Return what a record's degradation is called on pages and pictures, and whence it is known."""
+    if not (degradation.get("source1") or degradation.get("source2")):
+        return "none stated"
+    return f"{degradation.get('name', 'as specified')} ({degradation.get('origin', 'given')})"
+
+
 def moving_source(record: Mapping[str, Any]) -> str:
     """Return the name of the source that was brought to the grid of the other."""
     reference = (record.get("reference") or {}).get("source")

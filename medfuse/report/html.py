@@ -12,7 +12,7 @@ import numpy as np
 from medfuse.errors import ImageError
 from medfuse.io.atomic import atomic_file
 from medfuse.report.canvas import ThreePlanes, as_array
-from medfuse.report.findings import findings, moving_source, restored_sources
+from medfuse.report.findings import degradation_name, findings, moving_source, restored_sources
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.panels import save_overlay, save_residuals
@@ -159,7 +159,7 @@ def _title(case: str, names: Sequence[str], record: Mapping[str, Any]) -> Markup
     facts = [
         ("Fused", " and ".join(f"{n.upper()} [{record['sources'][n].get('unit', '')}]" for n in names)),
         ("Grid", f"of the {str(reference.get('source', '')).upper()}: {shape} voxels of {spacing} mm"),
-        ("Degradation", f"{degradation.get('name', 'as specified')} ({degradation.get('origin', 'given')})"),
+        ("Degradation", degradation_name(degradation)),
         ("Registration", registration_state(record)),
         ("Residual chi-square", chi2_text(record)),
         ("Reverse steps", "default" if record.get("steps") is None else str(record["steps"])),

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from medfuse import NOTICE
-from medfuse.report import findings, methods_text
+from medfuse.report import degradation_name, findings, methods_text
 from medfuse.report.methods import describe_steps
 
 
@@ -122,3 +122,16 @@ def test_every_step_has_words():
         "Rician noise (standard deviation 12 in the input's unit)",
     ]
     assert describe_steps(None) == []
+
+
+@pytest.mark.parametrize(
+    ("degradation", "name"),
+    [
+        ({}, "none stated"),
+        ({"origin": "given", "version": 1, "name": "none", "source1": [], "source2": []}, "none stated"),
+        ({"origin": "given", "version": 1, "source2": [{"noise": {"sigma": 0.1}}]}, "as specified (given)"),
+        ({"origin": "given", "name": "noise", "source1": [{"noise": {"sigma": 0.1}}]}, "noise (given)"),
+    ],
+)
+def test_a_degradation_is_given_only_where_one_was(degradation, name):
+    assert degradation_name(degradation) == name

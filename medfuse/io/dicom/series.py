@@ -187,7 +187,9 @@ def _files(source: str | Path | Sequence[str | Path]) -> Iterator[Path]:
         yield root
         return
     if not root.is_dir():
-        raise DicomError("The DICOM folder must exist, got none there; check the path (a NIfTI ends in .nii or .nii.gz).")
+        raise DicomError(
+            "The DICOM folder must exist, got none there; check the path (a NIfTI ends in .nii or .nii.gz)."
+        )
     count = 0
     for path in sorted(root.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
