@@ -84,6 +84,15 @@ def test_images_are_not_written_over_their_inputs(folders, tmp_path, capsys, kin
     assert (tmp_path / kind / "a.png").read_bytes() == before
 
 
+def test_a_file_where_a_folder_must_be_is_refused_before_work(folders, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "weight").touch()
+    command = ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 2
+    assert "must be a folder that can be written to" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["weight"]
+
+
 def test_floats_on_another_scale_are_refused(folders, tmp_path, capsys):
     with Image.open(folders[1] / "a.png") as image:
         np.save(folders[1] / "a.npy", np.asarray(image).astype(np.float32))

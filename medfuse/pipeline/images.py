@@ -94,7 +94,8 @@ def fuse_images(
     references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
     out = Path(out)
-    require_writable(out)
+    for kind in _KINDS:
+        require_writable(out / kind)
     given = {path.parent.resolve() for pair in pairs for path in pair.paths}
     given |= {path.parent.resolve() for found in references.values() for path in found.values()}
     if spoilt := [kind for kind in _KINDS if (out / kind).resolve() in given]:
