@@ -237,10 +237,9 @@ def test_cases_are_refused(bundle):
 
 @pytest.mark.full
 @pytest.mark.parametrize("scenario", ["noise", "composite"])
-def test_12_megapixels_in_colour_need_less_than_2_gb(scenario, tmp_path):
-    """What docs/explanation/limits.md says of the whole command, libraries included, in bfloat16."""
-    if not uses_bfloat16("auto", torch.device("cpu")):
-        pytest.skip("this CPU does not compute in bfloat16: in float32 the command takes up to 2.1 GB and 13 minutes")
+def test_12_megapixels_in_colour_need_2_gb(scenario, tmp_path):
+    """What docs/explanation/limits.md says of the whole command, libraries included; float32 takes a tenth more."""
+    most = 2e9 if uses_bfloat16("auto", torch.device("cpu")) else 2.2e9
     y, x = np.mgrid[:3000, :4000].astype(np.float32)
     grain = np.random.default_rng(0).normal(0, 0.05, y.shape).astype(np.float32)
     wave = 0.5 + 0.3 * np.sin(x / 37) * np.cos(y / 53) + grain
@@ -252,7 +251,7 @@ def test_12_megapixels_in_colour_need_less_than_2_gb(scenario, tmp_path):
     sources = ["--source1", tmp_path / "visible", "--source2", tmp_path / "infrared", "--out", tmp_path / "out"]
     options = ["images", "--bundle", "ir_vis_fusion", "--degradation", scenario, *sources]
     run = subprocess.run([sys.executable, "-c", command, *options], capture_output=True, text=True, check=True)
-    assert int(run.stdout.split()[-1]) * 1024 < 2e9
+    assert int(run.stdout.split()[-1]) * 1024 < most
     assert pixels(tmp_path / "out" / "fused" / "a.png").shape == (3000, 4000, 3)
 
 
