@@ -6,6 +6,7 @@ import glob
 import hashlib
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -326,6 +327,8 @@ def _clear(folder: Path, case: str) -> None:
             path.unlink()
     for series in DICOM_SERIES:
         shutil.rmtree(folder / "dicom" / series, ignore_errors=True)
+    with suppress(OSError):  # it is not there, or holds what is not ours
+        (folder / "dicom").rmdir()
 
 
 def _source_record(

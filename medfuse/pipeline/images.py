@@ -29,7 +29,7 @@ from medfuse.io import (
     write_image,
     write_json,
 )
-from medfuse.io.images import SUFFIXES, Bits
+from medfuse.io.images import Bits
 from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, sha256, versions
@@ -39,6 +39,7 @@ from medfuse.transforms.color import fuse_visible
 _KINDS = ("source1", "source2", "fused", "weight")
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
 _RECORD = "images.json"
+_SUFFIXES = (".png", ".npy")  # of what is written
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
 _NARROWED = (
@@ -207,7 +208,7 @@ def _clear(out: Path) -> None:
     record.unlink()
     for name in (n for n in names if isinstance(n, str) and Path(n).name == n):
         for kind in _KINDS:
-            for suffix in SUFFIXES:
+            for suffix in _SUFFIXES:
                 (out / kind / f"{name}{suffix}").unlink(missing_ok=True)
 
 

@@ -17,6 +17,7 @@ from medfuse.errors import DicomError
 from medfuse.io import open_series, series_suv
 from medfuse.io.dicom import load_volume
 from medfuse.pipeline import CaseResult
+from medfuse.pipeline.case import _clear
 from medfuse.pipeline.dicom import write_dicom
 
 SUV_CODE = "{SUVbw}g/ml"
@@ -166,3 +167,10 @@ def test_the_command_line_writes_dicom_unless_told_otherwise(tmp_path, mri, pet,
             assert not [c for c in canaries if c.encode() in path.read_bytes()]
     assert uids[0] == uids[1]
     assert not set(uids[0]) & set(uids[2])
+
+    assert cli.main([*call, str(tmp_path / "a"), "--no-dicom"]) == 0
+    again = tmp_path / "a" / "case"
+    assert (again / "case.json").is_file()
+    assert not (again / "dicom").exists()  # of the run before
+    _clear(tmp_path / "b" / "case", "case")
+    assert not list((tmp_path / "b" / "case").iterdir())  # it knows of all that a run writes
