@@ -19,6 +19,7 @@ from typing import Any
 
 from medfuse.errors import BundleError
 from medfuse.io.bids import checked_unit
+from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.texts import read_json
 
 CASE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -136,12 +137,10 @@ def _files(root: Path, keys: tuple[str, ...], refuse: Callable[[str, str], None]
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does (PS3.10 7.1)."""
+    """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does."""
     for path in folder.rglob("*") if folder.is_dir() else ():
-        if path.is_file() and not path.name.startswith("."):
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
+        if path.is_file() and not path.name.startswith(".") and is_dicom(path):
+            return True
     return False
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
-from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
+from medfuse.io import is_nifti, open_series, require_one_person, write_json, write_nifti, write_rgb_nifti
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
 from medfuse.pipeline.facts import (
     DIMENSIONLESS,
@@ -41,7 +42,8 @@ class DescribeSourcesd(MapTransform):
 
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
-    one text that MONAI's batches leave as it is, for the headers of DICOM output.
+    one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
+    whatever is written; `one_study` notes whether they are of one study.
     """
 
     def __init__(
@@ -66,9 +68,9 @@ class DescribeSourcesd(MapTransform):
 
         Raises:
             BundleError: If a NIfTI is not there, or a case names a unit for DICOM, whose headers say it.
-            DicomError: If a DICOM source is not one usable series.
+            DicomError: If a DICOM source is not one usable series, or two are of two patients.
         """
-        result = dict(data)
+        result, found = dict(data), {}
         for key, modality in self.key_iterator(result, self.modalities):
             case, path = result.get("case"), Path(str(result[key]))
             if is_nifti(path):
@@ -78,11 +80,15 @@ class DescribeSourcesd(MapTransform):
                 continue
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
-            series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
+            found[key] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             hashes = "".join(sorted(sha256(file) for file in series.files))
             result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])
+        for (first, one), (second, other) in combinations(found.items(), 2):
+            require_one_person(one, other, names=(str(first), str(second)))
+        if len(found) > 1:
+            result["one_study"] = len({series.study for series in found.values()}) == 1
         return result
 
 
@@ -316,6 +322,7 @@ class SaveFusiond(MapTransform):
             "sources": named,
             "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
             "registration": _registration(data.get(f"{self.moving}_registration")),
+            "one_study": bool(data["one_study"]) if "one_study" in data else None,
         }
 
 

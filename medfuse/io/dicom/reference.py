@@ -119,7 +119,7 @@ def read_reference(files: Sequence[str | Path]) -> SourceReference:
     first = min(series.headers, key=_time)
     try:
         with quiet():
-            read = pydicom.dcmread(first.path, stop_before_pixels=True, specific_tags=cast(Any, _TAGS))
+            read = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=cast(Any, _TAGS))
             read.decode()
             header = _copied(read, tuple(e.keyword for e in read if e.keyword))
     except Exception:  # pydicom's errors repeat values of the header
