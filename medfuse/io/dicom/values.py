@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from medfuse.errors import DicomError
 from medfuse.io.suv import Moment
@@ -50,7 +51,7 @@ class Values:
         value = self.raw(name)
         if isinstance(value, bytes):
             value = value.decode("ascii", "replace")
-        several = [] if value is None else [value] if isinstance(value, str | int | float) else list(value)
+        several = [] if value is None else [value] if isinstance(value, str | int | float | PersonName) else list(value)
         return tuple(str(v).strip(" \0") for v in several)
 
     def text(self, name: str | int) -> str:
