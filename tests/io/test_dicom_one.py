@@ -244,7 +244,7 @@ class TestSuvOfFiles:
                 lambda d: setattr(agent(d), "RadiopharmaceuticalStartDateTime", "noon"),
                 "StartDateTime, got another text",
             ),
-            (lambda d: setattr(d, "SeriesDate", "20241350"), "must have a valid SeriesDate"),
+            (lambda d: (d.pop("SeriesDate"), setattr(d, "SeriesDate", "20241350")), "must have a valid SeriesDate"),
             (lambda d: coded(d, "C-131A3", "SRT", ""), "must be that of Ga-68"),
             (lambda d: coded(d, "35337001", "SCT", ""), "must be that of Ga-68"),
             (lambda d: coded(d, "126600", "DCM", ""), "must be that of Sc-44"),

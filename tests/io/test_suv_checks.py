@@ -171,6 +171,11 @@ class TestNuclide:
         refused("which is F-18 in minutes", tags(half_life=109.77))
         refused("must be that of a nuclide of PET", tags(half_life=5300.0))
 
+    def test_the_code_tells_a_half_life_that_is_missing(self):
+        assert "that of F-18, which RadionuclideCodeSequence names, was taken" in warned(
+            tags(nuclide="F-18", half_life=None)
+        )
+
     def test_a_sidecar_stands_with_a_warning(self):
         text = warned(tags(nuclide="Ga-68", half_life=4062.0), given={"RadionuclideHalfLife": F18})
         assert "from suv.json" in text
@@ -227,6 +232,23 @@ def test_factors_of_philips_that_contradict_each_other():
     assert suv([sound], "bw").factor == pytest.approx(3.5 * FACTOR)
     with pytest.raises(DicomError, match="Philips SUV factor must be that of its activity factor"):
         suv([tags(units="CNTS", philips_activity=3.5, philips_suv=7 * FACTOR)], "bw")
+
+
+def test_a_negative_factor_of_philips():
+    assert "must be positive" in suv([tags(units="CNTS", philips_suv=-1.0)]).record["reason"]
+
+
+def test_a_sidecar_stands_for_what_cannot_be_read():
+    """Two items of a radiopharmaceutical: which is meant, suv.json says."""
+    names = ("dose", "half_life", "nuclide", "injected", "start_time")
+    two = tags(
+        dose=None, half_life=None, injected=None, faults=tuple((n, "The headers must tell of one") for n in names)
+    )
+    refused("The headers must tell of one", two)
+    given = {"RadionuclideTotalDose": 370e6, "RadionuclideHalfLife": F18}
+    with pytest.raises(DicomError, match="The headers must tell of one"):
+        suv([two], "bw", given)
+    assert suv([two], "bw", given | {"UptakeSeconds": 3600}).factor == pytest.approx(FACTOR, rel=1e-7)
 
 
 @pytest.mark.parametrize("units", ["BQML", "GML"])

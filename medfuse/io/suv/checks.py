@@ -127,8 +127,14 @@ def half_life(evidence: Evidence) -> float:
     Raises:
         DicomError: If it is that of another nuclide than the coded one, or of none.
     """
-    evidence.require_sound("half_life", "nuclide")
     value, nuclide, stated = evidence.one.half_life, evidence.one.nuclide, "half_life" in evidence.stated
+    evidence.require_sound("half_life", *(() if stated else ("nuclide",)))
+    if value is None and nuclide in HALF_LIVES:
+        evidence.warn(
+            f"RadionuclideHalfLife is missing: that of {nuclide}, which RadionuclideCodeSequence names, was taken, "
+            f"{HALF_LIVES[nuclide]:.0f} s."
+        )
+        return HALF_LIVES[nuclide]
     if value and nuclide in HALF_LIVES and not is_half_life(value, nuclide):
         for unit, seconds in _UNITS_OF_TIME.items():
             if is_half_life(value * seconds, nuclide):

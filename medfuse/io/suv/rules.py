@@ -118,6 +118,8 @@ def _factor(evidence: Evidence, kind: str) -> tuple[float, str, str]:
         factor, rule = _activity_factor(evidence, kind)
         return factor, kind, rule
     evidence.require_sound("philips_suv", "philips_activity")
+    if min(one.philips_suv or 0.0, one.philips_activity or 0.0) < 0:
+        raise DicomError(f"The Philips factors must be positive, got a negative one; {SIDECAR}")
     if one.philips_suv:
         scale = 1.0 if kind == "bw" else checks.body(evidence, kind) / checks.body(evidence, "bw")
         if one.philips_activity:
@@ -152,7 +154,7 @@ def _stated_factor(evidence: Evidence, kind: str) -> tuple[float, str, str]:
 
 def _activity_factor(evidence: Evidence, kind: str) -> tuple[float, str]:
     """Return SUV for 1 Bq/ml, and the rule."""
-    decays = evidence.one.decay_correction != "ADMIN" or evidence.one.half_life is not None
+    decays = evidence.one.decay_correction != "ADMIN" or evidence.one.half_life is not None  # else no one needs it
     half_life = checks.half_life(evidence) if decays else None
     seconds, rule = uptake(evidence, half_life)
     decayed = checks.dose(evidence) * (2.0 ** (-seconds / half_life) if half_life else 1.0)
