@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse import NOTICE, __version__
+from medfuse.arguments import SUV_CHOICES, check_arguments, shard, steps
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError, known_error
 
 if TYPE_CHECKING:
     import torch
-
-SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     _quieten()
     try:
+        check_arguments(options)
         code = options.run(options)
     except KeyboardInterrupt:
         print("medfuse: stopped", file=sys.stderr)
@@ -56,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mask", type=Path, help="labels in the world of the MRI, NIfTI: the report gives the PET in each"
     )
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
-    fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
+    fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
@@ -82,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
             default="none",
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
-        command.add_argument("--steps", type=_steps, default=3, help="reverse steps, 1 or more (default: 3)")
+        command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
     evaluate = commands.add_parser(
@@ -137,10 +136,10 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for kind in ("participant", "session"):
         batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
-    batch.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
+    batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
     batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
-    batch.add_argument("--steps", type=_steps, help="reverse steps, 1 or more (default: the bundle's)")
+    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
@@ -151,35 +150,20 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _fuse(options: argparse.Namespace) -> None:
-    from medfuse.io.bids import checked_unit
-    from medfuse.io.manifest import PLAIN_ID
+    from medfuse.pipeline import require_same_sources
 
-    if not PLAIN_ID.fullmatch(options.case):
-        raise MedfuseError(
-            "--case must be at most 128 letters, digits, '.', '_' and '-', got another text; choose another name."
-        )
-    if options.pet_unit is not None:
-        checked_unit(options.pet_unit, "--pet-unit")
-    given = [n for n in ("dicom", "mri", "pet") if getattr(options, n) is not None]
-    if given not in (["dicom"], ["mri", "pet"]):
-        names = " and ".join(f"--{n}" for n in given) or "none of them"
-        raise MedfuseError(f"The images must be given as --pet and --mri, or as --dicom, got {names}; change them.")
-    spec = load_spec(options.degradation, "pet_mri_fusion")
-    item: dict[str, object] = {"case": options.case}
+    item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
         item["mask"] = _mask(options.mask)
     for key, modality in (("mri", "MR"), ("pet", "PT")):
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
         item["aligned"] = True
+    if options.case is None:
+        require_same_sources(options.out / "case", item)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
-    _run([item], spec, options.out, options.steps, options.device, suv=options.suv, n4=options.n4, **dicom)
-
-
-def _path(key: str, path: Path) -> str:
-    if "#" in str(path.absolute()):
-        raise MedfuseError(f"The path of the {key} must be free of '#', got one with it; rename the file or a folder.")
-    return str(path.absolute())
+    settings = {"suv": options.suv, "n4": options.n4, **dicom}
+    _run([item], options.degradation, options.out, options.steps, options.device, **settings)
 
 
 def _mask(path: Path) -> str:
@@ -188,7 +172,7 @@ def _mask(path: Path) -> str:
     if not is_nifti(path):
         raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
     check_nifti(path)
-    return _path("mask", path)
+    return str(path.absolute())
 
 
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
@@ -196,14 +180,10 @@ def _source(key: str, path: Path, modality: str, options: argparse.Namespace) ->
     from medfuse.io import check_nifti, is_nifti, open_series, series_suv
 
     uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
-    entries: dict[str, object] = {key: _path(key, path)}
+    entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
-        if uid or (key == "pet" and options.suv not in ("auto", "none")):
-            raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
         check_nifti(path)
         return entries | ({f"{key}_unit": unit} if unit else {})
-    if unit:
-        raise MedfuseError("--pet-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
     series = open_series(path, modality=modality, uid=uid)
     if modality == "PT":
         found = series_suv(series, options.suv)
@@ -313,7 +293,6 @@ def _images(options: argparse.Namespace) -> None:
     from medfuse.pipeline import fuse_images
 
     require_writable(options.out)
-    spec = load_spec(options.degradation, options.bundle)
     truths = (options.truth1, options.truth2)
     record = fuse_images(
         options.source1,
@@ -321,7 +300,7 @@ def _images(options: argparse.Namespace) -> None:
         options.out,
         manifest=options.manifest,
         bundle=options.bundle,
-        degradation=spec,
+        degradation=options.degradation,
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
@@ -398,19 +377,6 @@ def _info(options: argparse.Namespace) -> None:
         print(f"bundle {name} {bundle_metadata(name)['version']}: {state}")
     print(f"degradation presets: {', '.join(preset_names())}")
     print(NOTICE)
-
-
-def _steps(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _device(name: str) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from torch import Tensor
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
+from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
 from medfuse.pipeline.facts import (
     DIMENSIONLESS,
@@ -319,6 +321,32 @@ class SaveFusiond(MapTransform):
         }
 
 
+def require_same_sources(folder: Path, item: Mapping[str, Any]) -> None:
+    """Raise where a folder holds the results of other images: under a name that nobody chose, they are of anybody.
+
+    Args:
+        folder: Of the results of the case.
+        item: The case, with the paths of its sources.
+
+    Raises:
+        MedfuseError: It does, or the sources cannot be read.
+    """
+    sidecar = folder / f"{item['case']}.json"
+    if not sidecar.exists():
+        return
+    described: Callable[[Any], dict[Hashable, Any]] = DescribeSourcesd(keys=("mri", "pet"), modality=("MR", "PT"))
+    now = described(item)
+    try:
+        before = {key: source["sha256"] for key, source in json.loads(sidecar.read_text("utf-8"))["sources"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        before = {}  # nobody can say of what
+    if before != {key: now[f"{key}_sha256"] for key in ("mri", "pet")}:
+        raise BundleError(
+            f"OUT must hold no results of other images under the name {item['case']}, got some; name this case with "
+            "--case, or choose another OUT."
+        )
+
+
 def _clear(folder: Path, case: str) -> None:
     """Remove what an earlier run wrote of a case, its sidecar first: it may be of other data, even another patient."""
     (folder / f"{case}.json").unlink(missing_ok=True)
@@ -326,9 +354,9 @@ def _clear(folder: Path, case: str) -> None:
         for path in folder.glob(f"{glob.escape(case)}_{ending}"):
             path.unlink()
     for series in DICOM_SERIES:
-        shutil.rmtree(folder / "dicom" / series, ignore_errors=True)
+        shutil.rmtree(folder / DICOM_FOLDER / series, ignore_errors=True)
     with suppress(OSError):  # it is not there, or holds what is not ours
-        (folder / "dicom").rmdir()
+        (folder / DICOM_FOLDER).rmdir()
 
 
 def _source_record(

@@ -17,8 +17,9 @@ from monai.transforms import Decollated
 from medfuse.bundles import load_spec
 from medfuse.errors import BundleError, known_error
 from medfuse.inferers import VolumeFusionInferer
-from medfuse.pipeline.bundle import load_network, read_inference
+from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import CaseResult, SaveFusiond
+from medfuse.schema import checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
 _PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "_meta_")
@@ -56,6 +57,7 @@ class Workflow:
         Raises:
             MedfuseError: The case cannot be fused.
         """
+        checked_items([item])
         try:
             return self._fuse(item)
         except Exception as error:
@@ -109,12 +111,13 @@ def load_workflow(
     if "postprocessing" not in parser:
         raise BundleError("the bundle must fuse cases, got one that fuses pairs of images; use `medfuse images`.")
     if degradation is not None:
-        parser["degradation"] = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
+        spec = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
+        set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
-        parser[key] = value
+        set_values(parser, {key: value})
     if "progress" in parser.get("inferer", {}):
         parser["inferer"]["progress"] = False  # the bar is for cases
     configuration = _hash(parser)
@@ -179,5 +182,5 @@ def fuse(
 
 
 def _hash(parser: ConfigParser) -> str:
-    content = {key: value for key, value in parser.get().items() if key not in _PLACES}
+    content = {key: value for key, value in effective(parser).items() if key not in _PLACES}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
