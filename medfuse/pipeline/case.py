@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,17 @@ from torch import Tensor
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
-from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
+from medfuse.io import (
+    check_nifti_header,
+    is_nifti,
+    open_series,
+    require_volume,
+    write_json,
+    write_nifti,
+    write_rgb_nifti,
+)
+from medfuse.io.nifti import NONFINITE_FRACTION
+from medfuse.io.placement import sheared
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
 from medfuse.pipeline.facts import (
     DIMENSIONLESS,
@@ -37,8 +48,9 @@ from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation
 
 
 class DescribeSourcesd(MapTransform):
-    """Note the hash of each source, `<key>_sha256`, and choose its series where it is DICOM.
+    """Check the header of each source, note its hash, `<key>_sha256`, and choose its series where it is DICOM.
 
+    Of a NIfTI, `<key>_placement` notes what its header says of the place, see `medfuse.io.placement`, as JSON.
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
     one text that MONAI's batches leave as it is, for the headers of DICOM output.
@@ -49,6 +61,7 @@ class DescribeSourcesd(MapTransform):
         keys: KeysCollection,
         *,
         modality: str | Sequence[str | None] | None = None,
+        strict: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         """Make the transform.
@@ -56,9 +69,11 @@ class DescribeSourcesd(MapTransform):
         Args:
             keys: Keys of the sources' paths.
             modality: DICOM modality of each: CT, MR, PT, or None for any; one for all keys or one for each.
+            strict: Refuse a NIfTI whose sform and qform disagree.
             allow_missing_keys: Pass keys that a case has not.
         """
         super().__init__(keys, allow_missing_keys)
+        self.strict = strict
         self.modalities = ensure_tuple_rep(modality, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -66,6 +81,9 @@ class DescribeSourcesd(MapTransform):
 
         Raises:
             BundleError: If a NIfTI is not there, or a case names a unit for DICOM, whose headers say it.
+            ImageError: If a NIfTI cannot be used by its header, or is too large, or a source has a format that is not
+                read.
+            GeometryError: If the geometry of a NIfTI makes no sense, or, if strict, is not one.
             DicomError: If a DICOM source is not one usable series.
         """
         result = dict(data)
@@ -74,8 +92,10 @@ class DescribeSourcesd(MapTransform):
             if is_nifti(path):
                 if not path.is_file():
                     raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
+                result[f"{key}_placement"] = json.dumps(check_nifti_header(path, strict=self.strict).placement)
                 result[f"{key}_sha256"] = sha256(path)
                 continue
+            require_volume(path)
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
             series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
@@ -310,11 +330,13 @@ class SaveFusiond(MapTransform):
                 "source": self.reference,
                 "shape": list(restored[0].shape),
                 "spacing_mm": spacing,
+                "sheared": sheared(np.asarray(reference.affine)),
                 "outside_fraction": _number(data[self.moving].meta.get("outside_fraction")),
             },
             "fused_unit": DIMENSIONLESS,
             "sources": named,
             "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
+            "mask_placement": _placement(data, "mask"),
             "registration": _registration(data.get(f"{self.moving}_registration")),
         }
 
@@ -341,6 +363,10 @@ def _source_record(
         "offset": float(torch.as_tensor(data[f"{name}_scale"]["offset"]).flatten()[0]),
         **agreement,
     }
+    if (placement := _placement(data, name)) is not None:
+        record["placement"] = placement
+    if NONFINITE_FRACTION in data[name].meta:
+        record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
     if f"{name}_{BIAS_FIELD}" in data:
@@ -349,6 +375,12 @@ def _source_record(
     if truth is not None:
         record["against_truth"] = fidelity(restored[None], torch.as_tensor(truth).reshape(1, *restored.shape), scale)
     return record
+
+
+def _placement(data: Mapping[Hashable, Any], key: str) -> dict[str, Any] | None:
+    """Return what the header of a NIfTI says of its place; None for DICOM, and where it was not noted."""
+    noted = data.get(f"{key}_placement")
+    return None if noted is None else json.loads(_text(noted))
 
 
 def _registration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
