@@ -10,7 +10,6 @@ import gzip
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -267,7 +266,7 @@ def write_nifti(
         ImageError: If the suffix is another, a value is not finite or a text too long.
         GeometryError: If the array is not 3-D, or the affine singular or not finite.
     """
-    volume = _to_numpy(array).astype(np.float32)
+    volume = _to_numpy(array).astype(np.float32, copy=False)
     what = label(Path(path))
     if not np.isfinite(volume).all():
         raise ImageError(f"{what} must be finite, got NaN or infinity; nothing was written.")
@@ -392,14 +391,12 @@ def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:
 
 def _save(image: nib.Nifti1Image, path: str | Path) -> None:
     packed = _is_packed(Path(path))
-    stream = BytesIO()
-    image.to_stream(stream)
     with atomic_file(path) as file:
         if packed:
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as archive:
-                archive.write(stream.getbuffer())
+                image.to_stream(archive)
         else:
-            file.write(stream.getbuffer())
+            image.to_stream(file)
 
 
 def _is_packed(path: Path) -> bool:

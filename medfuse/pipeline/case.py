@@ -44,7 +44,7 @@ from medfuse.pipeline.facts import (
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
 from medfuse.report import region_values
-from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values, to_uint8
+from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values_, to_uint8
 
 
 class DescribeSourcesd(MapTransform):
@@ -124,10 +124,10 @@ class CaseResult:
         rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
         record: What the JSON sidecar holds.
         files: DICOM files of each source; none for a NIfTI.
-        residuals: What each restoration leaves of its data, in standard deviations of the noise; None where nothing
-            happened to it.
-        before: The registered source as it lay before, interpolated once, in its unit; None without a registration,
-            or where it lay outside the grid.
+        residuals: What each restoration leaves of its data, in standard deviations of the noise, float16: to look at;
+            None where nothing happened to it.
+        before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
+            registration, or where it lay outside the grid.
     """
 
     case: str
@@ -144,7 +144,7 @@ class CaseResult:
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     residuals: tuple[Tensor | None, Tensor | None] = (None, None)
-    before: Tensor | None = None
+    before: Callable[[], Tensor | None] = lambda: None
 
 
 Output = Callable[[CaseResult, Path], None]
@@ -249,17 +249,20 @@ class SaveFusiond(MapTransform):
         write_json(sidecar, result.record)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
-        """Collect what is to be written."""
-        scaled = [torch.as_tensor(data[k])[0].float() for k in self.source_keys]
-        restored1, restored2, fused, weight = (torch.as_tensor(data[k])[0].float() for k in self.keys)
+        """Collect what is to be written.
+
+        The volumes of sources and restored sources are brought from 0..1 to their units in place: of a large case,
+        there is no room for both.
+        """
+        scaled = [_volume(data[k]) for k in self.source_keys]
+        restored1, restored2, fused, weight = (_volume(data[k]) for k in self.keys)
         scales = [data[f"{k}_scale"] for k in self.source_keys]
-        sources = [inverse_values(x, scale) for x, scale in zip(scaled, scales, strict=True)]
-        restored = [inverse_values(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
+        agreement, residuals = self._agreement(data, scaled, (restored1, restored2))
+        sources = [inverse_values_(x, scale) for x, scale in zip(scaled, scales, strict=True)]
+        restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         window = (min(0.0, float(sources[1].min())), float(np.percentile(restored[1].numpy(), 99.8)))
-        uptake = ((restored[1] - window[0]) / max(window[1] - window[0], 1e-12)).clamp(0, 1)
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [_text(scale["unit"]) for scale in scales]
-        agreement, residuals = self._agreement(data, torch.stack(scaled), torch.stack([restored1, restored2]))
         return CaseResult(
             case=str(data["case"]),
             names=self.source_keys,
@@ -271,11 +274,11 @@ class SaveFusiond(MapTransform):
             weight=weight,
             window=window,
             palette=self.palette,
-            rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
+            rgb=_colours(fused, bright, restored[1], window, self.palette),
             record=self._record(data, agreement, sources, restored),
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
-            before=self._before(data),
+            before=partial(self._before, data),
         )
 
     def _before(self, data: Mapping[Hashable, Any]) -> Tensor | None:
@@ -288,14 +291,15 @@ class SaveFusiond(MapTransform):
             return None
 
     def _agreement(
-        self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor
+        self, data: Mapping[Hashable, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> tuple[list[dict[str, Any]], tuple[Tensor | None, Tensor | None]]:
-        """Return what the data say of each restoration, and its residual; both images are **[2, X, Y, Z]**, 0..1."""
+        """Return what the data say of each restoration, and its residual; all images are **[X, Y, Z]**, 0..1."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
-        y, x = (v.movedim(self.spatial_dim + 1, 0) for v in (inputs, outputs))
-        found = agreements(y, x, degradation, torch.as_tensor(data["blur_share"]).cpu())
+        y, x = ([v.movedim(self.spatial_dim, 0) for v in images] for images in (inputs, outputs))
+        share = torch.as_tensor(data["blur_share"]).cpu()
+        found = agreements(y, x, degradation, share, dtype=torch.float16)
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [
             {"residual_chi2": a.chi2 if a else None, "narrowed_blur": a.narrowed_blur if a else None} for a in found
@@ -339,6 +343,21 @@ class SaveFusiond(MapTransform):
             "mask_placement": _placement(data, "mask"),
             "registration": _registration(data.get(f"{self.moving}_registration")),
         }
+
+
+def _volume(image: Any) -> Tensor:
+    """Return **[1, X, Y, Z]** as a plain float32 tensor **[X, Y, Z]**, in the same memory where it is one."""
+    return torch.as_tensor(image).as_subclass(Tensor)[0].cpu().float()
+
+
+def _colours(fused: Tensor, bright: float, pet: Tensor, window: tuple[float, float], palette: str) -> np.ndarray:
+    """Return the colour fusion **[X, Y, Z, 3]**, plane by plane."""
+    low, high = window
+    rgb = np.empty((*fused.shape, 3), np.uint8)
+    for plane, structure, uptake in zip(rgb, fused, pet, strict=True):
+        hot = ((uptake - low) / max(high - low, 1e-12)).clamp(0, 1)
+        plane[...] = to_uint8(fuse_color((structure / max(bright, 1e-6)).clamp(0, 1), hot, palette=palette))
+    return rgb
 
 
 def _clear(folder: Path, case: str) -> None:
