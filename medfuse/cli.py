@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
+    _add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
@@ -143,10 +144,23 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
+    _add_reading(batch)
     batch.add_argument(
         "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
     )
     batch.set_defaults(run=_batch)
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--nonfinite",
+        choices=("error", "zero"),
+        default="error",
+        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
+    )
 
 
 def _fuse(options: argparse.Namespace) -> None:
@@ -154,7 +168,7 @@ def _fuse(options: argparse.Namespace) -> None:
 
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
-        item["mask"] = _mask(options.mask)
+        item["mask"] = _mask(options.mask, options.strict)
     for key, modality in (("mri", "MR"), ("pet", "PT")):
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
@@ -162,28 +176,30 @@ def _fuse(options: argparse.Namespace) -> None:
     if options.case is None:
         require_same_sources(options.out / "case", item)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
-    settings = {"suv": options.suv, "n4": options.n4, **dicom}
-    _run([item], options.degradation, options.out, options.steps, options.device, **settings)
+    reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
+    _run([item], options.degradation, options.out, options.steps, options.device, **reading, **dicom)
 
 
-def _mask(path: Path) -> str:
-    from medfuse.io import check_nifti, is_nifti
+def _mask(path: Path, strict: bool) -> str:
+    from medfuse.io import check_nifti, is_nifti, require_volume
 
     if not is_nifti(path):
+        require_volume(path)
         raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
-    check_nifti(path)
+    check_nifti(path, strict=strict)
     return str(path.absolute())
 
 
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
-    from medfuse.io import check_nifti, is_nifti, open_series, series_suv
+    from medfuse.io import check_nifti, is_nifti, open_series, require_volume, series_suv
 
     uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
-        check_nifti(path)
+        check_nifti(path, strict=options.strict)
         return entries | ({f"{key}_unit": unit} if unit else {})
+    require_volume(path)
     series = open_series(path, modality=modality, uid=uid)
     if modality == "PT":
         found = series_suv(series, options.suv)
@@ -274,6 +290,8 @@ def _batch(options: argparse.Namespace) -> int:
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
         n4=options.n4,
+        nonfinite=options.nonfinite,
+        strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
         shard=options.shard,

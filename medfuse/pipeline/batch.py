@@ -56,6 +56,8 @@ def run_batch(
     device: str | torch.device | None = None,
     suv: str | None = None,
     n4: bool = False,
+    nonfinite: str | None = None,
+    strict: bool = False,
     overlays: Sequence[str | Path] = (),
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
@@ -71,11 +73,13 @@ def run_batch(
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
         out: Folder for the results.
         bundle: Name or folder of a bundle.
-        degradation: A preset's name, a file or a specification. This and the next five: see `load_workflow`.
+        degradation: A preset's name, a file or a specification. This and the next seven: see `load_workflow`.
         steps: Number of reverse steps.
         device: Where to compute.
         suv: SUV of DICOM PETs.
         n4: Remove the bias field of each MRI.
+        nonfinite: NaN and infinity in NIfTI: refuse the case, or let them count as 0.
+        strict: Refuse a case with a NIfTI whose sform and qform disagree.
         overlays: Files that change keys of the configuration.
         resume: Skip a case if its record says that it was made of the same inputs, configuration, weights and version,
             and its outputs are as they were.
@@ -97,7 +101,15 @@ def run_batch(
     _check_places(items, layout)
     _check_suv(items, suv)
     workflow = load_workflow(
-        bundle, degradation=degradation, steps=steps, device=device, suv=suv, n4=n4, overlays=overlays
+        bundle,
+        degradation=degradation,
+        steps=steps,
+        device=device,
+        suv=suv,
+        n4=n4,
+        nonfinite=nonfinite,
+        strict=strict,
+        overlays=overlays,
     )
     layout.prepare()
     summary = BatchSummary()

@@ -17,8 +17,8 @@ import numpy as np
 from medfuse.errors import DicomError
 from medfuse.io.dicom.header import Header, PixelFormat, read_header
 from medfuse.io.dicom.planes import Planes
+from medfuse.io.nifti import MAX_BYTES
 
-MAX_BYTES = 4 << 30
 _MAX_FILES = 50_000
 _MAX_SPACING = 1e3  # mm
 _UNIT = 1e-3  # by which directions may differ from each other, from unit length, and from a right angle
