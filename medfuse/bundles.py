@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from medfuse.errors import BundleError, DegradationError
+
+_MAX_SPEC = 1 << 20  # bytes of a file of a degradation
+_MAX_PARTS = 500  # values in it
 
 
 def share_dir() -> Path:
@@ -56,25 +59,41 @@ def preset_path(name: str, bundle: str | None = None) -> Path | None:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, for mappings in which each key comes once: of two, one would be lost without a word."""
+    """YAML's safe loader, for mappings in which each key comes once: of two, one would be lost without a word.
+
+    Mappings are not merged (`<<`): a few lines of it fill the memory.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping, or say that a key comes twice."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "mappings must not be merged", node.start_mark)
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             raise yaml.constructor.ConstructorError(None, None, "each key must come once", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
+def check_overlays(paths: Sequence[str | Path]) -> None:
+    """Raise unless all overlays are files that can be one.
+
+    Raises:
+        BundleError: One is no file, or of another kind.
+    """
+    for number, path in enumerate(paths, start=1):
+        if not Path(path).is_file() or Path(path).suffix.lower() not in (".json", ".yaml", ".yml"):
+            raise BundleError(f"An overlay must be a YAML or JSON file, got none for number {number}; check its path.")
+
+
 def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
-    """Read a degradation specification: a preset by name, or a YAML or JSON file.
+    """Read a degradation specification: a preset by name, or a YAML or JSON file. It is data, and nothing in it is run.
 
     Args:
         name: Preset or file. A file holds the specification itself, or under the key `degradation`, as overlays do.
         bundle: Bundle whose version of the preset is meant.
 
     Raises:
-        DegradationError: There is no such preset or file, or it holds no mapping.
+        DegradationError: There is no such preset or file, or it holds no mapping of plain values, or too many.
     """
     is_name = str(name).replace("_", "").isalnum()
     path = preset_path(str(name), bundle) if is_name else None
@@ -82,11 +101,28 @@ def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
         path = Path(name)
     if path is None:
         raise DegradationError(f"a degradation must be one of {preset_names()} or a YAML file, got {str(name)!r}.")
+    with path.open("rb") as file:
+        content = file.read(_MAX_SPEC + 1)
+    if len(content) > _MAX_SPEC:
+        raise DegradationError(f"a degradation file must have at most {_MAX_SPEC} bytes, got more in {path.name}.")
     try:
-        spec = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
+        spec = yaml.load(content.decode("utf-8"), UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DegradationError(f"a degradation file must be valid YAML, got {path.name}: {error}.") from error
     spec = spec.get("degradation", spec) if isinstance(spec, dict) else spec
     if not isinstance(spec, dict):
         raise DegradationError(f"a degradation file must hold a mapping, got {path.name} with {type(spec).__name__}.")
+    if _count(spec) > _MAX_PARTS:
+        raise DegradationError(f"a degradation file must hold at most {_MAX_PARTS} values, got more in {path.name}.")
     return spec
+
+
+def _count(value: Any, so_far: int = 0) -> int:
+    """Count values, those behind aliases each time they come, up to where it is too many: a short file may say many."""
+    if so_far > _MAX_PARTS:
+        return so_far
+    so_far += 1
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        so_far = _count(part, so_far)
+    return so_far

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse import NOTICE, __version__
+from medfuse.arguments import SUV_CHOICES, check_arguments, shard, steps
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError, known_error
 
 if TYPE_CHECKING:
     import torch
-
-SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     _quieten()
     try:
+        check_arguments(options)
         code = options.run(options)
     except KeyboardInterrupt:
         print("medfuse: stopped", file=sys.stderr)
@@ -56,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--mask", type=Path, help="labels in the world of the MRI, NIfTI: the report gives the PET in each"
     )
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
-    fuse.add_argument("--case", default="case", help="name of the case in file names (default: case)")
+    fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
+    _add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
             default="none",
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
-        command.add_argument("--steps", type=_steps, default=3, help="reverse steps, 1 or more (default: 3)")
+        command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
     evaluate = commands.add_parser(
@@ -137,73 +137,69 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for kind in ("participant", "session"):
         batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
-    batch.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
+    batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
     batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
-    batch.add_argument("--steps", type=_steps, help="reverse steps, 1 or more (default: the bundle's)")
+    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
+    _add_reading(batch)
     batch.add_argument(
         "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
     )
     batch.set_defaults(run=_batch)
 
 
-def _fuse(options: argparse.Namespace) -> None:
-    from medfuse.io.bids import checked_unit
-    from medfuse.io.manifest import PLAIN_ID
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--nonfinite",
+        choices=("error", "zero"),
+        default="error",
+        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
+    )
 
-    if not PLAIN_ID.fullmatch(options.case):
-        raise MedfuseError(
-            "--case must be at most 128 letters, digits, '.', '_' and '-', got another text; choose another name."
-        )
-    if options.pet_unit is not None:
-        checked_unit(options.pet_unit, "--pet-unit")
-    given = [n for n in ("dicom", "mri", "pet") if getattr(options, n) is not None]
-    if given not in (["dicom"], ["mri", "pet"]):
-        names = " and ".join(f"--{n}" for n in given) or "none of them"
-        raise MedfuseError(f"The images must be given as --pet and --mri, or as --dicom, got {names}; change them.")
-    spec = load_spec(options.degradation, "pet_mri_fusion")
-    item: dict[str, object] = {"case": options.case}
+
+def _fuse(options: argparse.Namespace) -> None:
+    from medfuse.pipeline import require_same_sources
+
+    item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
-        item["mask"] = _mask(options.mask)
+        item["mask"] = _mask(options.mask, options.strict)
     for key, modality in (("mri", "MR"), ("pet", "PT")):
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
         item["aligned"] = True
+    if options.case is None:
+        require_same_sources(options.out / "case", item)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
-    _run([item], spec, options.out, options.steps, options.device, suv=options.suv, n4=options.n4, **dicom)
+    reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
+    _run([item], options.degradation, options.out, options.steps, options.device, **reading, **dicom)
 
 
-def _path(key: str, path: Path) -> str:
-    if "#" in str(path.absolute()):
-        raise MedfuseError(f"The path of the {key} must be free of '#', got one with it; rename the file or a folder.")
-    return str(path.absolute())
-
-
-def _mask(path: Path) -> str:
-    from medfuse.io import check_nifti, is_nifti
+def _mask(path: Path, strict: bool) -> str:
+    from medfuse.io import check_nifti, is_nifti, require_volume
 
     if not is_nifti(path):
+        require_volume(path)
         raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
-    check_nifti(path)
-    return _path("mask", path)
+    check_nifti(path, strict=strict)
+    return str(path.absolute())
 
 
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
-    from medfuse.io import check_nifti, is_nifti, measure, open_series, series_suv
+    from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
 
     uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
-    entries: dict[str, object] = {key: _path(key, path)}
+    entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
-        if uid or (key == "pet" and options.suv not in ("auto", "none")):
-            raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
-        check_nifti(path)
+        check_nifti(path, strict=options.strict)
         return entries | ({f"{key}_unit": unit} if unit else {})
-    if unit:
-        raise MedfuseError("--pet-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
+    require_volume(path)
     series = open_series(path, modality=modality, uid=uid)
     if modality == "PT":
         content = None if options.suv == "none" else measure(series)
@@ -288,6 +284,8 @@ def _batch(options: argparse.Namespace) -> int:
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
         n4=options.n4,
+        nonfinite=options.nonfinite,
+        strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
         shard=options.shard,
@@ -307,7 +305,6 @@ def _images(options: argparse.Namespace) -> None:
     from medfuse.pipeline import fuse_images
 
     require_writable(options.out)
-    spec = load_spec(options.degradation, options.bundle)
     truths = (options.truth1, options.truth2)
     record = fuse_images(
         options.source1,
@@ -315,7 +312,7 @@ def _images(options: argparse.Namespace) -> None:
         options.out,
         manifest=options.manifest,
         bundle=options.bundle,
-        degradation=spec,
+        degradation=options.degradation,
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
@@ -392,19 +389,6 @@ def _info(options: argparse.Namespace) -> None:
         print(f"bundle {name} {bundle_metadata(name)['version']}: {state}")
     print(f"degradation presets: {', '.join(preset_names())}")
     print(NOTICE)
-
-
-def _steps(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _device(name: str) -> torch.device:

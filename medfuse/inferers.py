@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
+from tqdm import tqdm
 
 from medfuse.balance import balanced
 from medfuse.diffusion import Settle, blur_shares, check_settings, sample
@@ -168,7 +169,13 @@ class VolumeFusionInferer(SliceInferer):
     """
 
     def __init__(
-        self, inner: FusionInferer, *, spatial_dim: int = 2, slice_batch: int = 8, progress: bool = False
+        self,
+        inner: FusionInferer,
+        *,
+        spatial_dim: int = 2,
+        slice_batch: int = 8,
+        progress: bool = False,
+        std: bool = True,
     ) -> None:
         """Make a volumetric inferer.
 
@@ -177,11 +184,12 @@ class VolumeFusionInferer(SliceInferer):
             spatial_dim: Axis of a volume [X, Y, Z] along which to slice: 0, 1 or 2.
             slice_batch: Number of slices that are processed together.
             progress: Show a progress bar.
+            std: Return `std1` and `std2` of a volume, too; without, it takes less memory.
         """
         super().__init__(
             roi_size=(-1, -1), sw_batch_size=slice_batch, spatial_dim=spatial_dim, overlap=0.0, progress=progress
         )
-        self.inner = inner
+        self.inner, self.std = inner, std
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -207,13 +215,31 @@ class VolumeFusionInferer(SliceInferer):
         share = self._blur_share(plain, degradation) if share is None else share
         of_slices = iter(share.repeat_interleave(inputs.shape[self.spatial_dim + 2], 0))
 
-        def fuse(slices: Tensor, *_: Any) -> dict[str, Tensor]:
+        def fuse(slices: Tensor) -> dict[str, Tensor]:
             shares = torch.stack([next(of_slices) for _ in slices])
             result = self.inner(slices, network, degradation=degradation, blur_share=shares, **kwargs)
-            del result["blur_share"]
-            return result
+            dropped = ("blur_share",) if self.std else ("blur_share", "std1", "std2")
+            return {name: values for name, values in result.items() if name not in dropped}
 
-        return super().__call__(plain, fuse) | {"blur_share": share}
+        return self._by_slices(plain, fuse) | {"blur_share": share}
+
+    def _by_slices(self, volumes: Tensor, fuse: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Call a function of slices **[B, C, H, W]** on all slices of volumes **[B, C, X, Y, Z]**, batch by batch.
+
+        MONAI's sliding window does so too, but holds beside each result a map of how often each voxel came.
+        """
+        slices = volumes.movedim(self.spatial_dim + 2, 1)
+        places = [(volume, number) for volume in range(slices.shape[0]) for number in range(slices.shape[1])]
+        results: dict[str, Tensor] = {}
+        for start in tqdm(range(0, len(places), self.sw_batch_size), disable=not self.progress):
+            some = places[start : start + self.sw_batch_size]
+            for name, values in fuse(torch.stack([slices[place] for place in some])).items():
+                if name not in results:
+                    results[name] = values.new_empty(len(volumes), values.shape[1], *volumes.shape[2:])
+                targets = results[name].movedim(self.spatial_dim + 2, 1)
+                for place, value in zip(some, values, strict=True):
+                    targets[place] = value
+        return results
 
     def _blur_share(self, volumes: Tensor, degradation: JointDegradation) -> Tensor:
         """Return the share of the stated width of each source's blur that is undone in each volume, **[B, 2]**."""

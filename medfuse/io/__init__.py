@@ -16,6 +16,7 @@ from medfuse.io.dicom import (
     series_suv,
 )
 from medfuse.io.discover import Discovery, discover
+from medfuse.io.foreign import require_volume
 from medfuse.io.images import (
     Image2D,
     check_pair,
@@ -26,9 +27,10 @@ from medfuse.io.images import (
     size_factor,
     write_image,
 )
-from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
+from medfuse.io.nifti import NONFINITE, NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
 
 __all__ = [
+    "NONFINITE",
     "DicomReader",
     "Discovery",
     "Image2D",
@@ -39,6 +41,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "check_nifti",
+    "check_nifti_header",
     "check_pair",
     "check_range",
     "choose_series",
@@ -54,6 +57,7 @@ __all__ = [
     "read_image",
     "require_cases",
     "require_one_person",
+    "require_volume",
     "require_writable",
     "series_suv",
     "size_factor",

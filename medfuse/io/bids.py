@@ -16,8 +16,10 @@ from typing import Any
 
 from medfuse.errors import BundleError
 from medfuse.io.texts import read_json
+from medfuse.schema import checked_unit
 
-UNIT = re.compile(r"[A-Za-z%][A-Za-z0-9/.*^%-]{0,15}")  # what may be written into outputs; no free text
+_UNIT_KEYS = ("Units", "Unit")  # of BIDS, and of its drafts for PET
+_NO_UNIT = (None, "", "n/a")
 _NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_(pet|T1w)\.nii(?:\.gz)?")
 
 
@@ -129,15 +131,7 @@ def _read_unit(sidecar: Path, case: str) -> str | None:
         content = None
     if not isinstance(content, dict):
         raise BundleError(f"The sidecar of the PET of {case} must be a small JSON object, got another; repair it.")
-    return None if content.get("Units") is None else checked_unit(content["Units"], f"Units of the PET of {case}")
-
-
-def checked_unit(value: Any, what: str) -> str:
-    """Return a unit that may be written into outputs.
-
-    Raises:
-        BundleError: If it is none; the message does not repeat it.
-    """
-    if not isinstance(value, str) or not UNIT.fullmatch(value):
-        raise BundleError(f"{what} must be a unit such as Bq/mL or SUV, got another text; correct it.")
-    return value
+    units = {checked_unit(v, f"{k} of the PET of {case}") for k in _UNIT_KEYS if (v := content.get(k)) not in _NO_UNIT}
+    if len(units) > 1:
+        raise BundleError(f"Units and Unit of the PET of {case} must be equal, got two units; correct the sidecar.")
+    return next(iter(units), None)

@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
-from medfuse.io.bids import checked_unit
 from medfuse.io.dicom.begin import is_dicom
+from medfuse.io.places import is_result, is_result_folder, require_apart
 from medfuse.io.texts import read_json
+from medfuse.schema import SOURCES, checked_fields, checked_id, checked_items, refuse_twins
 
-CASE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SYNONYMS = {"mr": "mri", "t1": "mri", "t1w": "mri", "suv": "pet"}
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_FIELD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def find_cases(
     dataset_dir: str | Path,
     *,
-    keys: Sequence[str] = ("mri", "pet"),
+    keys: Sequence[str] = SOURCES,
     allow_empty: bool = False,
     tolerant: bool = False,
+    leave: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
     """List the cases of a folder, sorted by id.
 
@@ -44,19 +44,18 @@ def find_cases(
         allow_empty: Return an empty list for a folder that is absent or holds no case, for bundles, which must load
             where there is no data yet; `require_cases` then raises when they run.
         tolerant: List a case that cannot be used as its "case" and "problem", which says why, instead of raising.
+        leave: Folders in it that are none of a case.
 
     Returns:
         One dictionary per case: "case" (its id), the path of each key, of "mask" and of "truth_" keys where there are
-        such files, and the fields of `case.json`, such as `{"aligned": true, "pet_unit": "SUV"}`, or "pet_series", the
-        UID of the DICOM series to take.
+        such files, and the fields of `case.json` (see `medfuse.schema.field_names`), such as "aligned" (true),
+        "pet_unit" ("SUV"), or "pet_series", the UID of the DICOM series to take.
 
     Raises:
-        BundleError: If the folder is absent or holds no case, a case lacks a file or has two for one key, an id holds
-            other characters than letters, digits, ".", "_" and "-", a path holds "#", or a `case.json` is wrong.
+        BundleError: If the folder is absent or holds no case, a case lacks a file or has two for one key, an id or a
+            `case.json` breaks the rules of `medfuse.schema`.
     """
     root = Path(dataset_dir)
-    if "#" in str(root):
-        raise BundleError(f"The path of the data folder must be free of '#', got {root.name!r}; rename the folder.")
     if not root.is_dir():
         if allow_empty:
             return []
@@ -71,7 +70,7 @@ def find_cases(
             raise BundleError(message)
         problems.setdefault(case, message)
 
-    for case, key, path in _files(root, tuple(keys), refuse):
+    for case, key, path in _files(root, tuple(keys), refuse, leave):
         if key in found[case]:
             names = f"{found[case][key].name!r} and {path.name!r}"
             refuse(case, f"Case {case} must have one file for {key}, got {names}; remove one.")
@@ -98,48 +97,83 @@ def find_cases(
 
 
 def require_cases(
-    datalist: Sequence[dict[str, Any]], dataset_dir: str | Path, *, keys: Sequence[str] = ("mri", "pet")
+    datalist: Sequence[dict[str, Any]],
+    dataset_dir: str | Path,
+    output_dir: str | Path | None = None,
+    *,
+    keys: Sequence[str] = SOURCES,
 ) -> None:
-    """Raise unless there is a case, for the `run` section of a bundle: MONAI takes no data for success.
+    """Raise unless all cases may be run, for the `run` section of a bundle: MONAI takes no data for success.
 
     Args:
-        datalist: What `find_cases` returned with `allow_empty`.
+        datalist: What `find_cases` returned with `allow_empty`, or a list of the user's own.
         dataset_dir: The folder it looked at.
+        output_dir: Where the results go, a folder for each case, apart from the inputs.
         keys: What each case must have.
 
     Raises:
-        BundleError: If there is no case; the message says why.
+        BundleError: If there is no case, the message then says why, or one breaks the rules of `medfuse.schema`, or
+            results would come to lie among inputs.
     """
     if not datalist:
         find_cases(dataset_dir, keys=keys)
         raise BundleError("The list of cases must hold a case, got none; check dataset_dir and the list.")
+    cases = checked_items(datalist, keys=keys)
+    if output_dir is not None:
+        require_apart(cases, output_dir, Path(output_dir).joinpath)
 
 
-def _files(root: Path, keys: tuple[str, ...], refuse: Callable[[str, str], None]) -> Iterator[tuple[str, str, Path]]:
+def study_folders(root: Path, *, keys: Sequence[str] = SOURCES) -> list[Path]:
+    """Return the folders of a folder that are DICOM studies of somebody, and no cases that a user has named.
+
+    Where `mri` and `pet` are folders of DICOM, or a `case.json` lies beside them, somebody has made a case. Other
+    names, such as `MR` and `PET`, are those of a scanner or an archive, and the folder around them may be called after
+    a patient.
+    """
+    found = []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith(".") or not entry.is_dir() or (entry / "case.json").exists():
+            continue
+        inside = sorted(entry.iterdir())
+        if not any(_SUFFIX.search(path.name) and path.is_file() for path in inside) and any(
+            key in keys and path.name != key and _holds_dicom(path)
+            for path in inside
+            if (key := _role(path.name, tuple(keys)))
+        ):
+            found.append(entry)
+    return found
+
+
+def _files(
+    root: Path, keys: tuple[str, ...], refuse: Callable[[str, str], None], leave: Sequence[Path]
+) -> Iterator[tuple[str, str, Path]]:
     """Give case id, key and path of every file that belongs to a case."""
     for index, entry in enumerate(sorted(root.iterdir()), start=1):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry in leave:
             continue
+        where = f" in the name of entry {index} of the data folder"
         if entry.is_dir():
             inside = sorted(entry.iterdir())
             volumes = [path for path in inside if _SUFFIX.search(path.name) and path.is_file()]
             scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
             if not volumes and not scans and not (entry / "case.json").exists():
                 continue
-            case = _checked_id(entry.name, index)
+            case = checked_id(entry.name, "A case id", where=where)
             matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
+            if not matched and is_result_folder(entry):
+                continue
             if not matched:
                 message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
                 refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
             yield from ((case, key, path) for key, path in matched)
         elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
-            yield _checked_id(parts[0], index), parts[1], entry
+            yield checked_id(parts[0], "A case id", where=where), parts[1], entry
 
 
 def _holds_dicom(folder: Path) -> bool:
     """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does."""
     for path in folder.rglob("*") if folder.is_dir() else ():
-        if path.is_file() and not path.name.startswith(".") and is_dicom(path):
+        if path.is_file() and not path.name.startswith(".") and not is_result(path) and is_dicom(path):
             return True
     return False
 
@@ -149,61 +183,19 @@ def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) ->
     if missing:
         present = " and ".join(files) or "nothing"
         raise BundleError(f"Case {case} must have {' and '.join(keys)}, got {present}; add {' and '.join(missing)}.")
-    if any("#" in str(path) for path in files.values()):
-        raise BundleError(f"The paths of case {case} must be free of '#', got one with it; rename the file.")
     order = [*keys, *sorted(set(files) - set(keys))]
-    return {"case": case, **{key: str(files[key]) for key in order}, **_fields(root / case / "case.json", case, files)}
+    return {"case": case, **{key: str(files[key]) for key in order}, **_fields(root / case / "case.json", case, keys)}
 
 
-def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
-    """Read the optional fields of a case: plain values, which never replace a path."""
+def _fields(path: Path, case: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Read the optional fields of a case."""
     if not path.is_file():
         return {}
     try:
         fields = read_json(path)
     except (OSError, ValueError) as error:
         raise BundleError(f"case.json of case {case} must be readable JSON, got an error; repair it.") from error
-    if not isinstance(fields, dict):
-        raise BundleError(f"case.json of case {case} must be an object, got {type(fields).__name__}; use {{...}}.")
-    for name, value in fields.items():
-        if name in {"case", "mask", *files} or name.startswith("truth_") or not _FIELD.fullmatch(name):
-            raise BundleError(
-                f"The fields of case.json of case {case} must be small_letter names that are no file key, got one that "
-                "is not; rename it."
-            )
-        if not isinstance(value, str | bool | int | float):
-            raise BundleError(
-                f"{name} in case.json of case {case} must be a string, number or boolean, got {type(value).__name__}; "
-                "change it."
-            )
-    for name in fields:
-        if name.endswith("_unit"):
-            checked_unit(fields[name], f"{name} in case.json of case {case}")
-    if not isinstance(fields.get("aligned", False), bool):
-        raise BundleError(
-            f"aligned in case.json of case {case} must be true or false, got {fields['aligned']!r}; change it."
-        )
-    return fields
-
-
-def refuse_twins(cases: Iterable[str]) -> None:
-    """Refuse ids that differ in upper and lower case only: some file systems would mix up their results."""
-    seen: dict[str, str] = {}
-    for case in cases:
-        twin = seen.setdefault(case.lower(), case)
-        if twin != case:
-            raise BundleError(f"Case ids must differ in more than upper and lower case, got {twin} and {case}; rename.")
-
-
-def _checked_id(name: str, index: int) -> str:
-    if not CASE_ID.fullmatch(name):
-        bad = "".join(sorted(set(re.sub(CASE_ID, "", name))))
-        got = repr(bad) if bad else f"{len(name)} of them"
-        raise BundleError(
-            f"A case id must be made of at most 128 letters, digits, '.', '_' and '-', got {got} in the name of entry "
-            f"{index} of the data folder; rename it."
-        )
-    return name
+    return checked_fields(fields, f"case.json of case {case}", keys=keys)
 
 
 def _key(path: Path, case: str, keys: tuple[str, ...]) -> str | None:

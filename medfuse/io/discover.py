@@ -14,10 +14,12 @@ from typing import Any
 
 from medfuse.errors import BundleError, DicomError
 from medfuse.io.bids import find_bids_cases, is_bids
-from medfuse.io.cases import CASE_ID, find_cases
+from medfuse.io.cases import find_cases, study_folders
 from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.dicom.header import read_header
 from medfuse.io.manifest import is_manifest, read_manifest
+from medfuse.io.places import is_result
+from medfuse.schema import id_problem
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) 
         raise BundleError(f"The input must be a folder, or a manifest in .tsv or .csv, got {what}; check the path.")
     if is_bids(root):
         return Discovery("BIDS dataset", find_bids_cases(root, participants=participants, sessions=sessions))
+    studies = study_folders(root)
     if _holds_nifti(root):
-        return Discovery("case folders", find_cases(root, tolerant=True))
+        named = find_cases(root, tolerant=True, allow_empty=bool(studies), leave=studies)
+        return Discovery("case folders", sorted([*named, *_studies(studies)], key=lambda case: case["case"]))
     folders = _dicom_folders(root)
     if not folders:
         raise BundleError(
             "The input must be a manifest, a BIDS dataset, folders of cases (CASE/mri.nii.gz) or of DICOM studies, "
             "got a folder with none of them; check it."
         )
-    if all(CASE_ID.fullmatch(folder.name) for folder in folders):
+    if not studies and not any(id_problem(folder.name) for folder in folders):
         named = find_cases(root, tolerant=True, allow_empty=True)
         if len(named) == len(folders) and not any("problem" in case for case in named):
             return Discovery("case folders", named)  # CASE/mri/ and CASE/pet/, both DICOM
@@ -80,8 +84,8 @@ def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) 
 def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """List the DICOM studies of folders, sorted by id.
 
-    The name of a folder may be that of a patient. The id is hence made of the Study Instance UID: `study-` and the
-    first ten digits of its SHA-256.
+    The name of a folder may be that of a patient, and is kept nowhere. The id is hence made of the Study Instance UID:
+    `study-` and the first ten digits of its SHA-256.
     """
     cases: dict[str, dict[str, Any]] = {}
     for folder in folders:
@@ -108,9 +112,9 @@ def _dicom_folders(root: Path) -> list[Path]:
 
 
 def _dicom_files(folder: Path) -> Iterator[Path]:
-    """Give the files of a folder that begin as a DICOM file does."""
+    """Give the files of a folder that begin as a DICOM file does, and are no results of ours."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and is_dicom(path):
+        if path.is_file() and not path.name.startswith(".") and not is_result(path) and is_dicom(path):
             yield path
 
 

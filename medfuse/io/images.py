@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medfuse.errors import BundleError, GeometryError, ImageError
 from medfuse.io.atomic import atomic_file, atomic_path
-from medfuse.io.cases import refuse_twins
-from medfuse.io.manifest import PLAIN_ID, read_rows
+from medfuse.io.manifest import read_rows
+from medfuse.schema import PLAIN_ID, refuse_twins
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 Bits = Literal[8, 16, 32]

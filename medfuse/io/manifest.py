@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfuse.errors import BundleError
-from medfuse.io.bids import checked_unit
-from medfuse.io.cases import refuse_twins
+from medfuse.errors import BundleError, nearest
+from medfuse.schema import SOURCES, checked_id, field_names, is_field, refuse_twins
 
-REQUIRED = ("case", "mri", "pet")
-OPTIONAL = ("aligned", "pet_unit", "mri_series", "pet_series", "mask")
-PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+REQUIRED = ("case", *SOURCES)
+OPTIONAL = (*field_names(), "mask")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_UID = re.compile(r"[0-9.]{1,64}")
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 
 
@@ -42,11 +38,7 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     cases = []
     for number, cells in read_rows(path, REQUIRED, OPTIONAL):
-        if not PLAIN_ID.fullmatch(cells.get("case", "")):
-            raise BundleError(
-                f"case in row {number} of the manifest must be at most 128 letters, digits, '.', '_' and '-', got "
-                "another text; rename it."
-            )
+        checked_id(cells.get("case", ""), f"case in row {number} of the manifest")
         cases.append(_case(cells, path.parent))
     _check_unique([case["case"] for case in cases])
     return sorted(cases, key=lambda case: case["case"])
@@ -97,10 +89,17 @@ def _check_columns(names: list[str], required: Sequence[str], optional: Sequence
             f"The manifest must have the columns {', '.join(required)}, got no {' and no '.join(missing)}; add them."
         )
     known = (*required, *optional)
-    unknown = [str(i) for i, name in enumerate(names, start=1) if name not in known]
+    unknown = [number for number, name in enumerate(names, start=1) if name not in known]
     if unknown or len(set(names)) < len(names):
-        what = f"unknown ones (number {', '.join(unknown)})" if unknown else "one twice"
-        raise BundleError(f"The columns of the manifest must be {', '.join(known)}, got {what}; rename or remove them.")
+        what, remedy = "one twice", "rename or remove it"
+        if unknown:
+            first = names[unknown[0] - 1]
+            remedy = nearest(first, known)
+            shown = (
+                f", {first!r} first" if is_field(first) or remedy.startswith("write") else ""
+            )  # no cell: it may name someone
+            what = f"unknown ones (number {', '.join(map(str, unknown))}){shown}"
+        raise BundleError(f"The columns of the manifest must be {', '.join(known)}, got {what}; {remedy}.")
 
 
 def _check_unique(ids: list[str]) -> None:
@@ -127,13 +126,6 @@ def _case(cells: dict[str, str], folder: Path) -> dict[str, Any]:
         return {"case": case["case"], "problem": str(error)}
 
 
-def _value(key: str, text: str, case: str) -> str | bool:
-    if key == "aligned":
-        if text.lower() not in _TRUTH:
-            raise BundleError(f"aligned of case {case} must be true or false, got another text; correct it.")
-        return _TRUTH[text.lower()]
-    if key == "pet_unit":
-        return checked_unit(text, f"pet_unit of case {case}")
-    if not _UID.fullmatch(text):
-        raise BundleError(f"{key} of case {case} must be a Series Instance UID, got another text; correct it.")
-    return text
+def _value(key: str, text: str, case: str) -> Any:
+    value = _TRUTH.get(text.lower(), text) if key == "aligned" else text
+    return field_names()[key](value, f"{key} of case {case}")

@@ -10,10 +10,9 @@ import gzip
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -24,14 +23,20 @@ from nibabel.spatialimages import HeaderDataError
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file
+from medfuse.io.foreign import label, require_nifti
+from medfuse.io.placement import checked_affine, header_affine, header_placement, require_one_place
 
 SUFFIXES = (".nii", ".nii.gz")
+MAX_BYTES = 1 << 30
+"""Largest volume that is read, in bytes as float32: 268 million voxels, such as 512 x 512 x 1024."""
+NONFINITE = ("error", "zero")
+"""What a reader may do with NaN and infinity."""
+_NONFINITE_REMEDY = "repair it, or let them count as 0 (--nonfinite zero; in the bundle and in Python nonfinite: zero)"
+NONFINITE_FRACTION = "nonfinite_fraction"
 _CHUNK = 1 << 20
-_GIB = 1 << 30
+_SLAB = 1 << 25  # bytes of float64 that are scaled at once
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
-_LIMIT_SPACING = (1e-3, 1e3)  # mm
-_LIMIT_SHEAR = 0.5  # volume that unit axes must span: that of a gantry tilted by 60 degrees
 _MAX_LABELS = 1000  # of a mask; atlases have some hundred
 _WHOLE = 1e-3  # by which a label may miss a whole number, as with a slope of 1/255
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -45,14 +50,16 @@ class NiftiInfo:
         shape: **[X, Y, Z]**.
         affine: **[4, 4]** float64, voxel index to RAS mm.
         dtype: Type as stored, before scaling.
+        placement: What the header says of the place, see `medfuse.io.placement.header_placement`.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     dtype: np.dtype
+    placement: dict[str, Any]
 
 
-def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
+def check_nifti(path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = False) -> NiftiInfo:
     """Check that a file is a whole NIfTI-1 or NIfTI-2 volume with sane geometry.
 
     The file is read once to its end, in pieces: a gzip stream is decoded up to its checksum. The header is judged
@@ -60,35 +67,50 @@ def check_nifti(path: str | Path, *, max_bytes: int = 4 * _GIB) -> NiftiInfo:
 
     Args:
         path: `.nii` or `.nii.gz`.
-        max_bytes: Largest decoded size (as stored, and as float32) to accept.
+        max_bytes: Largest size to accept, as float32.
+        strict: Refuse a header whose sform and qform disagree; else the sform is taken, see `medfuse.io.placement`.
 
     Returns:
-        Shape, affine and type.
+        Shape, affine, type and placement.
 
     Raises:
         ImageError: If the file is absent, is no single-file NIfTI, is truncated or corrupt, is larger than `max_bytes`
             or than its header says, holds colours or complex numbers, or its slope or intercept makes no sense.
         GeometryError: If the volume is not 3-D (trailing axes of length 1 are allowed), a dimension makes no sense, the
             orientation is absent, the affine is singular, far from right angles or not finite, a voxel is not between
-            0.001 and 1000 mm, or the unit is not mm.
+            0.001 and 1000 mm, the unit is not mm, or, if strict, sform and qform disagree.
     """
-    path = Path(path)
-    what = _label(path)
+    return _check(Path(path), max_bytes, strict, whole=True)
+
+
+def check_nifti_header(path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = False) -> NiftiInfo:
+    """Check the header of a NIfTI alone, and decode nothing; see `check_nifti`, whose arguments and errors it has."""
+    return _check(Path(path), max_bytes, strict, whole=False)
+
+
+def _check(path: Path, max_bytes: int, strict: bool, *, whole: bool) -> NiftiInfo:
+    what = label(path)
+    require_nifti(path)
     if not path.is_file():
         raise ImageError(f"{what} must be a file, got none there; check the path.")
-    packed = _is_packed(path)
     try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as stream:
             head = stream.read(_HEADER_BYTES)
             header = _header(head, what)
-            info = NiftiInfo(_shape(header, what), _affine(header, what), _dtype(header, what))
+            shape, affine = _shape(header, what), header_affine(header, what)
+            info = NiftiInfo(shape, affine, _dtype(header, what), header_placement(header, shape, affine))
             _check_scaling(header, what)
             expected = _file_bytes(header, info, what)
-            size = max(expected, 4 * int(np.prod(info.shape, dtype=object)))  # as float32
+            size = 4 * int(np.prod(info.shape, dtype=object))
             if size > max_bytes:
                 raise ImageError(
-                    f"{what} must decode to at most {max_bytes} bytes, got {size}; crop it or raise max_bytes."
+                    f"{what} must decode to at most {max_bytes} bytes as float32, got {info.shape} voxels, {size} "
+                    "bytes; crop it, or resample it to larger voxels."
                 )
+            if strict:
+                require_one_place(info.placement, what)
+            if not whole:
+                return info
             decoded = len(head) + _drain(cast(BinaryIO, stream), expected + 1 - len(head))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ImageError(
@@ -115,25 +137,29 @@ class NiftiReader(ImageReader):
     def __init__(
         self,
         *,
-        max_bytes: int = 4 * _GIB,
-        nonfinite: Literal["error", "zero"] = "error",
+        max_bytes: int = MAX_BYTES,
+        nonfinite: str = "error",
+        strict: bool = False,
         allow_constant: bool = False,
         labels: bool = False,
     ) -> None:
         """Set what to accept.
 
         Args:
-            max_bytes: Largest decoded size to accept.
-            nonfinite: What to do with NaN and infinity: refuse the volume, or write 0 in their place. A volume with no
-                finite voxel is refused in any case.
+            max_bytes: Largest size to accept, as float32.
+            nonfinite: One of `NONFINITE`: what to do with NaN, which SPM writes outside the head, and with infinity:
+                refuse the volume ("error"), or write 0 in their place ("zero"). A volume with no finite voxel is
+                refused in any case.
+            strict: Refuse a header whose sform and qform disagree; else the sform is taken.
             allow_constant: Accept a volume of one value, such as an empty mask.
             labels: Refuse what is no mask: values other than whole numbers from 0 on, or more than 1000 of them.
         """
         super().__init__()
-        if nonfinite not in ("error", "zero"):
-            raise ImageError(f"nonfinite must be 'error' or 'zero', got {nonfinite!r}; choose one of them.")
+        if nonfinite not in NONFINITE:
+            raise ImageError(f"nonfinite must be {' or '.join(NONFINITE)}, got {nonfinite!r}; choose one of them.")
         self.max_bytes = max_bytes
         self.nonfinite = nonfinite
+        self.strict = strict
         self.allow_constant = allow_constant
         self.labels = labels
 
@@ -159,24 +185,22 @@ class NiftiReader(ImageReader):
             img: What `read` returned.
 
         Returns:
-            float32 array **[X, Y, Z]** and MONAI's metadata.
+            float32 array **[X, Y, Z]** and MONAI's metadata, with `nonfinite_fraction`, the part of the voxels that
+            were not finite and count as 0, where there are such.
 
         Raises:
             ImageError: As `check_nifti`; also if voxels are not finite or the volume is constant.
             GeometryError: As `check_nifti`.
         """
-        info = check_nifti(img, max_bytes=self.max_bytes)
-        what = _label(img)
+        info = check_nifti(img, max_bytes=self.max_bytes, strict=self.strict)
+        what = label(img)
         try:
-            stored = np.asanyarray(nib.load(img).dataobj).reshape(info.shape)
-            with np.errstate(over="ignore", invalid="ignore"):
-                volume = stored.astype(np.float32, copy=False)
-            del stored
-        except (HeaderDataError, ImageFileError, ValueError, OSError) as error:
+            volume = _load(img, info)
+        except (HeaderDataError, ImageFileError, ValueError, OSError, EOFError, zlib.error) as error:
             raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
         except MemoryError as error:
             raise ImageError(f"{what} must fit into memory, got {info.shape} voxels; crop it.") from error
-        volume = _finite(volume, what, self.nonfinite)
+        nonfinite = _zero_nonfinite(volume, what, self.nonfinite)
         if not self.allow_constant and volume.min() == volume.max():
             raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
         if self.labels:
@@ -187,7 +211,20 @@ class NiftiReader(ImageReader):
             MetaKeys.SPATIAL_SHAPE: np.asarray(info.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            **({NONFINITE_FRACTION: nonfinite} if nonfinite else {}),
         }
+
+
+def _load(path: Path, info: NiftiInfo) -> np.ndarray:
+    """Return the scaled values as float32 **[X, Y, Z]**, read in slabs: no second copy in another type is made."""
+    volume = np.empty(info.shape, np.float32)
+    stored = nib.load(path, keep_file_open=True).dataobj.reshape(info.shape)
+    step = max(1, _SLAB // (8 * info.shape[0] * info.shape[1]))
+    for start in range(0, info.shape[2], step):
+        some = slice(start, start + step)
+        with np.errstate(over="ignore", invalid="ignore"):
+            volume[:, :, some] = stored[:, :, some]
+    return volume
 
 
 def _check_labels(volume: np.ndarray, what: str) -> None:
@@ -229,8 +266,8 @@ def write_nifti(
         ImageError: If the suffix is another, a value is not finite or a text too long.
         GeometryError: If the array is not 3-D, or the affine singular or not finite.
     """
-    volume = _to_numpy(array).astype(np.float32)
-    what = _label(Path(path))
+    volume = _to_numpy(array).astype(np.float32, copy=False)
+    what = label(Path(path))
     if not np.isfinite(volume).all():
         raise ImageError(f"{what} must be finite, got NaN or infinity; nothing was written.")
     if (cal_min is None) != (cal_max is None):
@@ -258,7 +295,7 @@ def write_rgb_nifti(path: str | Path, rgb: Any, affine: Any) -> None:
         GeometryError: If the shape is another, or the affine singular or not finite.
     """
     colour = np.asarray(rgb)
-    what = _label(Path(path))
+    what = label(Path(path))
     if colour.dtype != np.uint8:
         raise ImageError(f"{what} must be uint8, got {colour.dtype}; convert it with to_uint8.")
     if colour.ndim != 4 or colour.shape[-1] != 3:
@@ -284,43 +321,6 @@ def _shape(header: nib.Nifti1Header, what: str) -> tuple[int, int, int]:
     if rank < 3 or any(n > 1 for n in dims[3:]):
         raise GeometryError(f"{what} must be 3-D, got shape {dims}; choose or average one volume of it.")
     return dims[0], dims[1], dims[2]
-
-
-def _affine(header: nib.Nifti1Header, what: str) -> np.ndarray:
-    if int(header["xyzt_units"]) & 7 in (1, 3):
-        raise GeometryError(f"{what} must be in mm, got metres or micrometres in its header; convert it to mm.")
-    if int(header["qform_code"]) <= 0 and int(header["sform_code"]) <= 0:
-        raise GeometryError(
-            f"{what} must have a qform or an sform, got neither: left and right are unknown; write one."
-        )
-    try:
-        with np.errstate(all="ignore"):
-            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise GeometryError(f"{what} must have a valid qform or sform, got neither; rewrite its header.") from error
-    return _checked_affine(affine, what)
-
-
-def _checked_affine(affine: Any, what: str) -> np.ndarray:
-    matrix = _to_numpy(affine).astype(np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
-        raise GeometryError(f"The affine of {what} must be a finite 4 x 4 affine map, got another; rewrite its header.")
-    with np.errstate(over="ignore"):
-        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    low, high = _LIMIT_SPACING
-    volume = abs(np.linalg.det(matrix[:3, :3] / spacing)) if spacing.min() > 0 else 0.0
-    if volume < 1e-4:
-        raise GeometryError(f"The affine of {what} must be invertible, got a singular one; rewrite its header.")
-    if volume < _LIMIT_SHEAR:
-        raise GeometryError(
-            f"The axes of {what} must be near right angles, got unit axes that span {volume:.2g}; resample it."
-        )
-    if spacing.min() < low or spacing.max() > high:
-        raise GeometryError(
-            f"{what} must have voxels of {low:g} to {high:g} mm, got {', '.join(f'{s:g}' for s in spacing)}; "
-            "rewrite its header."
-        )
-    return matrix
 
 
 def _dtype(header: nib.Nifti1Header, what: str) -> np.dtype:
@@ -362,24 +362,22 @@ def _drain(stream: BinaryIO, limit: int) -> int:
     return count
 
 
-def _finite(volume: np.ndarray, what: str, nonfinite: str) -> np.ndarray:
-    good = np.isfinite(volume)
-    if good.all():
-        return volume
-    bad = good.size - int(good.sum())
-    if bad == good.size or nonfinite == "error":
-        raise ImageError(
-            f"{what} must be finite, got {bad} of {good.size} voxels that are NaN or infinite; "
-            "mask them, or read with nonfinite='zero'."
-        )
-    return np.where(good, volume, np.float32(0))
+def _zero_nonfinite(volume: np.ndarray, what: str, nonfinite: str) -> float:
+    """Write 0 in place of NaN and infinity, where asked for, and return their part of the voxels."""
+    bad = ~np.isfinite(volume)
+    count = int(bad.sum())
+    if count and (nonfinite == "error" or count == bad.size):
+        remedy = "check how it was made" if count == bad.size else _NONFINITE_REMEDY
+        raise ImageError(f"{what} must be finite, got {count} of {bad.size} voxels that are NaN or infinite; {remedy}.")
+    volume[bad] = 0
+    return count / bad.size
 
 
 def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:
     """Build an image in memory with sform, qform where exact, spacings and mm."""
     if voxels.ndim != 3 or 0 in voxels.shape or max(voxels.shape) > _LIMIT_DIM:
         raise GeometryError(f"{what} must be 3-D, got shape {voxels.shape}; write one volume at a time.")
-    matrix = _checked_affine(affine, what)
+    matrix = checked_affine(affine, what)
     image = nib.Nifti1Image(voxels, matrix, dtype=voxels.dtype)
     header = image.header
     header.set_xyzt_units("mm")
@@ -393,26 +391,19 @@ def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:
 
 def _save(image: nib.Nifti1Image, path: str | Path) -> None:
     packed = _is_packed(Path(path))
-    stream = BytesIO()
-    image.to_stream(stream)
     with atomic_file(path) as file:
         if packed:
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as archive:
-                archive.write(stream.getbuffer())
+                image.to_stream(archive)
         else:
-            file.write(stream.getbuffer())
+            image.to_stream(file)
 
 
 def _is_packed(path: Path) -> bool:
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
-        raise ImageError(f"{_label(path)} must end in .nii or .nii.gz, got another suffix; rename or convert it.")
+        raise ImageError(f"{label(path)} must end in .nii or .nii.gz, got another suffix; rename or convert it.")
     return name.endswith(".gz")
-
-
-def _label(path: Path) -> str:
-    """Return folder and name, which tell a case without the rest of the path."""
-    return "/".join(path.parts[-2:])
 
 
 def _text(value: str, limit: int, what: str) -> bytes:

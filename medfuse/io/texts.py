@@ -11,7 +11,7 @@ def read_json(path: Path, *, max_bytes: int = 1 << 20) -> Any:
     """Read a JSON file in which each name of an object comes once: of two, one would be lost without a word.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8, with or without a byte-order mark.
         max_bytes: Largest size to accept.
 
     Raises:
@@ -23,7 +23,7 @@ def read_json(path: Path, *, max_bytes: int = 1 << 20) -> Any:
     if len(content) > max_bytes:
         raise ValueError(f"it must have at most {max_bytes} bytes")
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_once)
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it must not be nested so deeply") from None
 

@@ -16,6 +16,7 @@ A `Degradation` is built from a declarative specification, one list of steps per
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfuse.errors import DegradationError
+from medfuse.errors import DegradationError, nearest
 from medfuse.physics.blur import Downsample, GaussianBlur, Identity
 from medfuse.physics.convolution import MotionBlur
 from medfuse.physics.grid import unreplicate
@@ -31,6 +32,10 @@ from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNois
 from medfuse.physics.operators import Gamma, LinearOperator, compose
 
 SPEC_VERSION = 1
+_KEYS = ("version", "name", "description", "source1", "source2")
+_MOST_LETTERS = 1000  # of a name or a description, which are copied into records
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlist, _REPR.maxdict = 4, 100, 100, 10, 10
 QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
 """Standard deviation of rounding to 8 bit, as a fraction of full range."""
 
@@ -159,17 +164,27 @@ def parse_degradation(
     if spec is None:
         return JointDegradation(Degradation(floor=floor), Degradation(floor=floor))
     if not isinstance(spec, Mapping):
-        raise DegradationError(f"a degradation must be a mapping with `version`, `source1`, `source2`, got {spec!r}.")
+        raise DegradationError(
+            f"a degradation must be a mapping with `version`, `source1`, `source2`, got {_short(spec)}."
+        )
     if spec.get("version") != SPEC_VERSION:
-        raise DegradationError(f"`version` of a degradation must be {SPEC_VERSION}, got {spec.get('version')!r}.")
-    unknown = sorted(map(str, set(spec) - {"version", "name", "description", "source1", "source2"}))
-    if unknown:
-        raise DegradationError(f"a degradation must have the keys `source1` and `source2`, got {unknown} too.")
+        raise DegradationError(f"`version` of a degradation must be {SPEC_VERSION}, got {_short(spec.get('version'))}.")
+    for key, value in spec.items():
+        if key not in _KEYS:
+            raise DegradationError(
+                f"a degradation must have no other keys than {', '.join(_KEYS)}, got {_short(key)}; "
+                f"{nearest(str(key), _KEYS)}."
+            )
+        if key in ("name", "description") and not (isinstance(value, str) and len(value) <= _MOST_LETTERS):
+            raise DegradationError(
+                f"`{key}` of a degradation must be a text of at most {_MOST_LETTERS} letters, got {_short(value)}; "
+                "change it."
+            )
     sources = []
     for i, name in enumerate(("source1", "source2")):
         steps = spec.get(name) or []
         if not isinstance(steps, Sequence) or isinstance(steps, str):
-            raise DegradationError(f"`{name}` must be a list of steps, got {steps!r}.")
+            raise DegradationError(f"`{name}` must be a list of steps, got {_short(steps)}.")
         context = _Context(name, None if spacing is None else spacing[i], None if scale is None else scale[i])
         sources.append(_in_order([_parse_step(step, context) for step in steps], floor, name))
     return JointDegradation(*sources)
@@ -243,14 +258,22 @@ def _rounding(power: float, floor: float) -> float:
 def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise | Gamma:
     if not isinstance(step, Mapping) or len(step) != 1:
         raise DegradationError(
-            f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {step!r}."
+            f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {_short(step)}."
         )
     ((kind, values),) = step.items()
     if kind not in _PARSERS:
-        raise DegradationError(f"a step of `{context.source}` must be one of {sorted(_PARSERS)}, got {kind!r}.")
+        raise DegradationError(
+            f"a step of `{context.source}` must be one of {sorted(_PARSERS)}, got {_short(kind)}; "
+            f"{nearest(str(kind), _PARSERS)}."
+        )
     if not isinstance(values, Mapping):
-        raise DegradationError(f"the values of `{kind}` of `{context.source}` must be a mapping, got {values!r}.")
+        raise DegradationError(f"the values of `{kind}` of `{context.source}` must be a mapping, got {_short(values)}.")
     return _PARSERS[kind](dict(values), context)
+
+
+def _short(value: Any) -> str:
+    """Return a value as text, cut where it is long."""
+    return _REPR.repr(value)
 
 
 def _take(values: dict[str, Any], name: str, context: _Context, **fields: Any) -> dict[str, Any]:
@@ -258,9 +281,10 @@ def _take(values: dict[str, Any], name: str, context: _Context, **fields: Any) -
     unknown = sorted(map(str, set(values) - set(fields)))
     missing = sorted(k for k, default in fields.items() if default is ... and k not in values)
     if unknown or missing:
+        remedy = nearest(unknown[0], fields) if unknown else f"add {missing[0]}"
         raise DegradationError(
-            f"`{name}` of `{context.source}` must have the values {sorted(fields)}, got {sorted(map(str, values))}; "
-            f"unknown: {unknown}, missing: {missing}."
+            f"`{name}` of `{context.source}` must have the values {sorted(fields)}, got "
+            f"{_short(sorted(map(str, values)))}; unknown: {_short(unknown)}, missing: {missing}; {remedy}."
         )
     return {**fields, **values}
 
@@ -272,23 +296,25 @@ def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
     except (TypeError, ValueError, OverflowError):
         numbers = []
     if not numbers or any(isinstance(v, bool) for v in several):
-        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {value!r}.")
+        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {_short(value)}.")
     if max(map(abs, numbers)) > _MOST.get(name, math.inf):
-        raise DegradationError(f"`{name}` of `{context.source}` must be at most {_MOST[name]:g}, got {value!r}.")
+        raise DegradationError(f"`{name}` of `{context.source}` must be at most {_MOST[name]:g}, got {_short(value)}.")
     return numbers if isinstance(value, (list, tuple)) else numbers[0]
 
 
 def _number(value: Any, name: str, context: _Context) -> float:
     number = _numbers(value, name, context)
     if isinstance(number, list):
-        raise DegradationError(f"`{name}` of `{context.source}` must be one number, got {value!r}.")
+        raise DegradationError(f"`{name}` of `{context.source}` must be one number, got {_short(value)}.")
     return number
 
 
 def _parse_blur(values: dict[str, Any], context: _Context) -> GaussianBlur:
     given = _take(values, "blur", context, sigma_px=None, fwhm_mm=None)
     if (given["sigma_px"] is None) == (given["fwhm_mm"] is None):
-        raise DegradationError(f"`blur` of `{context.source}` must have either `sigma_px` or `fwhm_mm`, got {values}.")
+        raise DegradationError(
+            f"`blur` of `{context.source}` must have either `sigma_px` or `fwhm_mm`, got {_short(values)}."
+        )
     if given["sigma_px"] is not None:
         return GaussianBlur(_numbers(given["sigma_px"], "sigma_px", context))
     if context.spacing is None:
@@ -309,7 +335,7 @@ def _parse_downsample(values: dict[str, Any], context: _Context) -> Downsample:
     factor = given["factor"]
     if not all(type(f) is int for f in (factor if isinstance(factor, list) else [factor])):
         raise DegradationError(
-            f"`factor` of `{context.source}` must be an integer or a list of integers, got {factor!r}."
+            f"`factor` of `{context.source}` must be an integer or a list of integers, got {_short(factor)}."
         )
     _numbers(factor, "factor", context)
     return Downsample(factor, given["kind"])
@@ -320,12 +346,14 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
     kind, unit = given["kind"], given["unit"]
     needed = "counts" if kind == "poisson" else "sigma"
     if kind not in ("gaussian", "poisson", "rician"):
-        raise DegradationError(f"the noise of `{context.source}` must be gaussian, poisson or rician, got {kind!r}.")
+        raise DegradationError(
+            f"the noise of `{context.source}` must be gaussian, poisson or rician, got {_short(kind)}."
+        )
     if given[needed] is None or given["sigma" if kind == "poisson" else "counts"] is not None:
-        raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {values}.")
+        raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {_short(values)}.")
     if unit not in ("fraction", "input"):
         raise DegradationError(
-            f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {unit!r}."
+            f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {_short(unit)}."
         )
     value = _number(given[needed], needed, context)
     if kind == "poisson":

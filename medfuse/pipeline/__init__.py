@@ -11,6 +11,7 @@ from medfuse.pipeline.case import (
     CaseResult,
     DescribeSourcesd,
     SaveFusiond,
+    require_same_sources,
     write_transform,
     write_volumes,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "fuse_images",
     "load_fusion",
     "load_workflow",
+    "require_same_sources",
     "require_weights",
     "restore_network",
     "run_batch",

@@ -16,12 +16,10 @@ from tqdm import tqdm
 from medfuse.errors import BundleError
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
-from medfuse.io.cases import refuse_twins
-from medfuse.io.manifest import PLAIN_ID
+from medfuse.io.places import require_apart
 from medfuse.pipeline.layout import BidsLayout, Layout
 from medfuse.pipeline.records import (
     fingerprint,
-    input_paths,
     is_done,
     is_ours,
     write_done,
@@ -30,6 +28,7 @@ from medfuse.pipeline.records import (
 )
 from medfuse.pipeline.report import write_group_page
 from medfuse.pipeline.workflow import Workflow, load_workflow
+from medfuse.schema import checked_items
 
 
 @dataclass
@@ -57,6 +56,8 @@ def run_batch(
     device: str | torch.device | None = None,
     suv: str | None = None,
     n4: bool = False,
+    nonfinite: str | None = None,
+    strict: bool = False,
     overlays: Sequence[str | Path] = (),
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
@@ -72,11 +73,13 @@ def run_batch(
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
         out: Folder for the results.
         bundle: Name or folder of a bundle.
-        degradation: A preset's name, a file or a specification. This and the next five: see `load_workflow`.
+        degradation: A preset's name, a file or a specification. This and the next seven: see `load_workflow`.
         steps: Number of reverse steps.
         device: Where to compute.
         suv: SUV of DICOM PETs.
         n4: Remove the bias field of each MRI.
+        nonfinite: NaN and infinity in NIfTI: refuse the case, or let them count as 0.
+        strict: Refuse a case with a NIfTI whose sform and qform disagree.
         overlays: Files that change keys of the configuration.
         resume: Skip a case if its record says that it was made of the same inputs, configuration, weights and version,
             and its outputs are as they were.
@@ -92,11 +95,21 @@ def run_batch(
     """
     out = Path(out)
     layout = Layout(out) if bids is None else BidsLayout(out, Path(bids))
-    items = _part(cases, shard)
+    known = sorted(checked_items(cases), key=lambda item: str(item["case"]))
+    items = _part(known, shard)
+    require_apart(known, out, layout.folder)
     _check_places(items, layout)
     _check_suv(items, suv)
     workflow = load_workflow(
-        bundle, degradation=degradation, steps=steps, device=device, suv=suv, n4=n4, overlays=overlays
+        bundle,
+        degradation=degradation,
+        steps=steps,
+        device=device,
+        suv=suv,
+        n4=n4,
+        nonfinite=nonfinite,
+        strict=strict,
+        overlays=overlays,
     )
     layout.prepare()
     summary = BatchSummary()
@@ -149,34 +162,19 @@ def _run_case(
             summary.failed[case] = write_failure(layout.records(temporary), item, error, seconds=seconds)
 
 
-def _part(cases: Iterable[Mapping[str, Any]], shard: tuple[int, int]) -> list[Mapping[str, Any]]:
+def _part(items: Sequence[Mapping[str, Any]], shard: tuple[int, int]) -> Sequence[Mapping[str, Any]]:
     """Return the cases of a shard."""
     number, count = shard
     if not 1 <= number <= count:
         raise BundleError(f"A shard must be I/N with 1 <= I <= N, got {number}/{count}; change it.")
-    items = sorted(cases, key=lambda item: str(item["case"]))
-    ids = [str(item["case"]) for item in items]
-    if not all(PLAIN_ID.fullmatch(case) for case in ids):
-        raise BundleError("Every case id must be letters, digits, '.', '_' and '-', got another; rename it.")
-    if len(set(ids)) < len(ids):
-        raise BundleError("Every case id must be unique, got one twice; rename it.")
-    refuse_twins(ids)
     return items[number - 1 :: count]
 
 
 def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
-    """Refuse to replace inputs or foreign files."""
-    if layout.out.exists() and not layout.out.is_dir():
-        raise BundleError("OUT must be a folder, got a file; choose another.")
-    folders = {str(item["case"]): layout.folder(str(item["case"])) for item in items}
-    root, places = layout.out.resolve(), {folder.resolve() for folder in folders.values()}
-    for item in items:
-        for path in input_paths(item).values():
-            place = path.resolve()
-            if root.is_relative_to(place) or not places.isdisjoint((place, *place.parents)):
-                raise BundleError(f"OUT must lie apart from the inputs, got those of {item['case']}; choose another.")
+    """Refuse to replace foreign files."""
     layout.check()
-    for case, folder in folders.items():
+    for case in (str(item["case"]) for item in items):
+        folder = layout.folder(case)
         if not is_ours(folder, layout.records(folder), case):
             raise BundleError(
                 f"The folder of {case} in OUT must be free or of an earlier run, got files; choose another."

@@ -14,8 +14,20 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.inferers import Inferer
 from torch import Tensor
 
-from medfuse.bundles import bundle_dir, load_spec
+from medfuse.bundles import bundle_dir, check_overlays, load_spec
 from medfuse.errors import BundleError
+
+_FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
+
+
+class _Finished:
+    """Values by number. MONAI's parser reads texts, mappings and lists; into an object like this it does not look."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[str, Any]] = []
+
+    def __getitem__(self, number: int) -> Any:
+        return self.items[number][1]
 
 
 @dataclass(frozen=True)
@@ -81,18 +93,42 @@ def read_inference(
         BundleError: There is no such bundle or overlay.
     """
     root = bundle_dir(bundle)
-    for number, path in enumerate(overlays, start=1):
-        if not Path(path).is_file() or Path(path).suffix.lower() not in (".json", ".yaml", ".yml"):
-            raise BundleError(f"An overlay must be a YAML or JSON file, got none for number {number}; check its path.")
+    check_overlays(overlays)
     parser = ConfigParser()
     try:
         parser.read_config([str(root / "configs" / "inference.json"), *map(str, overlays)])
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise BundleError("An overlay must hold a mapping of keys, got another content; repair it.") from error
-    parser["bundle_root"] = str(root)
+    set_values(parser, {"bundle_root": str(root)})
     if device is not None:
-        parser["device"] = torch.device(device)
+        set_values(parser, {"device": torch.device(device)})
     return parser
+
+
+def set_values(parser: ConfigParser, values: Mapping[str, Any]) -> None:
+    """Set keys of a configuration to values that MONAI's parser hands on as they are.
+
+    A configuration is a program: of a text that begins with `$`, `@` or `%`, or of a mapping with `_target_`, MONAI
+    makes what it says, and of `#` in any text `::`. What a user names, or what a file of data holds, is none of it: a
+    key is set to an expression that only says which of the finished values is meant.
+
+    Args:
+        parser: The configuration, not parsed yet.
+        values: By key; later ones win.
+    """
+    finished = parser.get(_FINISHED)
+    if finished is None:
+        parser[_FINISHED] = finished = _Finished()
+    for key, value in values.items():
+        parser[key] = f"$@{_FINISHED}[{len(finished.items)}]"
+        finished.items.append((key, value))
+
+
+def effective(parser: ConfigParser) -> dict[str, Any]:
+    """Return a configuration with the values that were set in their places."""
+    content = {key: value for key, value in parser.get().items() if key != _FINISHED}
+    finished = parser.get(_FINISHED)
+    return content if finished is None else content | dict(finished.items)
 
 
 def load_network(parser: ConfigParser) -> tuple[torch.nn.Module, Path]:
@@ -140,7 +176,8 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
 
     Args:
         bundle: Name or folder of a bundle.
-        overrides: Values of configuration keys, e.g. `dataset_dir`, `output_dir`, `datalist`, `degradation`, `steps`.
+        overrides: Finished values of configuration keys, e.g. `dataset_dir`, `output_dir`, `datalist`, `degradation`,
+            `steps`; none is read as an expression.
     """
     root = bundle_dir(bundle)
     configs = root / "configs"
@@ -149,9 +186,8 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
         meta_file=str(configs / "metadata.json"),
         logging_file=False,  # how to log is the caller's affair
         workflow_type="inference",
-        bundle_root=str(root),
-        **overrides,
     )
+    set_values(workflow.parser, {"bundle_root": str(root), **overrides})
     workflow.initialize()
     workflow.run()
     workflow.finalize()

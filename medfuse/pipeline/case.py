@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,31 @@ from torch import Tensor
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
-from medfuse.io import is_nifti, open_series, require_one_person, write_json, write_nifti, write_rgb_nifti
-from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
-from medfuse.pipeline.facts import (
-    DIMENSIONLESS,
-    agreements,
-    fidelity,
-    sha256,
-    versions,
+from medfuse.io import (
+    check_nifti_header,
+    is_nifti,
+    open_series,
+    require_one_person,
+    require_volume,
+    write_json,
+    write_nifti,
+    write_rgb_nifti,
 )
+from medfuse.io.nifti import NONFINITE_FRACTION
+from medfuse.io.placement import sheared
+from medfuse.io.places import DICOM_FOLDER
+from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
+from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
 from medfuse.report import region_values
-from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values, to_uint8
+from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values_, to_uint8
 
 
 class DescribeSourcesd(MapTransform):
-    """Note the hash of each source, `<key>_sha256`, and choose its series where it is DICOM.
+    """Check the header of each source, note its hash, `<key>_sha256`, and choose its series where it is DICOM.
 
+    Of a NIfTI, `<key>_placement` notes what its header says of the place, see `medfuse.io.placement`, as JSON.
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
     one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
@@ -51,6 +58,7 @@ class DescribeSourcesd(MapTransform):
         keys: KeysCollection,
         *,
         modality: str | Sequence[str | None] | None = None,
+        strict: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         """Make the transform.
@@ -58,9 +66,11 @@ class DescribeSourcesd(MapTransform):
         Args:
             keys: Keys of the sources' paths.
             modality: DICOM modality of each: CT, MR, PT, or None for any; one for all keys or one for each.
+            strict: Refuse a NIfTI whose sform and qform disagree.
             allow_missing_keys: Pass keys that a case has not.
         """
         super().__init__(keys, allow_missing_keys)
+        self.strict = strict
         self.modalities = ensure_tuple_rep(modality, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -68,6 +78,9 @@ class DescribeSourcesd(MapTransform):
 
         Raises:
             BundleError: If a NIfTI is not there, or a case names a unit for DICOM, whose headers say it.
+            ImageError: If a NIfTI cannot be used by its header, or is too large, or a source has a format that is not
+                read.
+            GeometryError: If the geometry of a NIfTI makes no sense, or, if strict, is not one.
             DicomError: If a DICOM source is not one usable series, or two are of two patients.
         """
         result, found = dict(data), {}
@@ -76,17 +89,18 @@ class DescribeSourcesd(MapTransform):
             if is_nifti(path):
                 if not path.is_file():
                     raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
+                result[f"{key}_placement"] = json.dumps(check_nifti_header(path, strict=self.strict).placement)
                 result[f"{key}_sha256"] = sha256(path)
                 continue
+            require_volume(path)
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
-            found[key] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
+            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             hashes = "".join(sorted(sha256(file) for file in series.files))
             result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])
-        for (first, one), (second, other) in combinations(found.items(), 2):
-            require_one_person(one, other, names=(str(first), str(second)))
+        require_one_person(found)
         if len(found) > 1:
             result["one_study"] = len({series.study for series in found.values()}) == 1
         return result
@@ -110,10 +124,10 @@ class CaseResult:
         rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
         record: What the JSON sidecar holds.
         files: DICOM files of each source; none for a NIfTI.
-        residuals: What each restoration leaves of its data, in standard deviations of the noise; None where nothing
-            happened to it.
-        before: The registered source as it lay before, interpolated once, in its unit; None without a registration,
-            or where it lay outside the grid.
+        residuals: What each restoration leaves of its data, in standard deviations of the noise, float16: to look at;
+            None where nothing happened to it.
+        before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
+            registration, or where it lay outside the grid.
     """
 
     case: str
@@ -130,7 +144,7 @@ class CaseResult:
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     residuals: tuple[Tensor | None, Tensor | None] = (None, None)
-    before: Tensor | None = None
+    before: Callable[[], Tensor | None] = lambda: None
 
 
 Output = Callable[[CaseResult, Path], None]
@@ -235,17 +249,20 @@ class SaveFusiond(MapTransform):
         write_json(sidecar, result.record)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
-        """Collect what is to be written."""
-        scaled = [torch.as_tensor(data[k])[0].float() for k in self.source_keys]
-        restored1, restored2, fused, weight = (torch.as_tensor(data[k])[0].float() for k in self.keys)
+        """Collect what is to be written.
+
+        The volumes of sources and restored sources are brought from 0..1 to their units in place: of a large case,
+        there is no room for both.
+        """
+        scaled = [_volume(data[k]) for k in self.source_keys]
+        restored1, restored2, fused, weight = (_volume(data[k]) for k in self.keys)
         scales = [data[f"{k}_scale"] for k in self.source_keys]
-        sources = [inverse_values(x, scale) for x, scale in zip(scaled, scales, strict=True)]
-        restored = [inverse_values(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
+        agreement, residuals = self._agreement(data, scaled, (restored1, restored2))
+        sources = [inverse_values_(x, scale) for x, scale in zip(scaled, scales, strict=True)]
+        restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         window = (min(0.0, float(sources[1].min())), float(np.percentile(restored[1].numpy(), 99.8)))
-        uptake = ((restored[1] - window[0]) / max(window[1] - window[0], 1e-12)).clamp(0, 1)
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [_text(scale["unit"]) for scale in scales]
-        agreement, residuals = self._agreement(data, torch.stack(scaled), torch.stack([restored1, restored2]))
         return CaseResult(
             case=str(data["case"]),
             names=self.source_keys,
@@ -257,11 +274,11 @@ class SaveFusiond(MapTransform):
             weight=weight,
             window=window,
             palette=self.palette,
-            rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
+            rgb=_colours(fused, bright, restored[1], window, self.palette),
             record=self._record(data, agreement, sources, restored),
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
-            before=self._before(data),
+            before=partial(self._before, data),
         )
 
     def _before(self, data: Mapping[Hashable, Any]) -> Tensor | None:
@@ -274,14 +291,15 @@ class SaveFusiond(MapTransform):
             return None
 
     def _agreement(
-        self, data: Mapping[Hashable, Any], inputs: Tensor, outputs: Tensor
+        self, data: Mapping[Hashable, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> tuple[list[dict[str, Any]], tuple[Tensor | None, Tensor | None]]:
-        """Return what the data say of each restoration, and its residual; both images are **[2, X, Y, Z]**, 0..1."""
+        """Return what the data say of each restoration, and its residual; all images are **[X, Y, Z]**, 0..1."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
-        y, x = (v.movedim(self.spatial_dim + 1, 0) for v in (inputs, outputs))
-        found = agreements(y, x, degradation, torch.as_tensor(data["blur_share"]).cpu())
+        y, x = ([v.movedim(self.spatial_dim, 0) for v in images] for images in (inputs, outputs))
+        share = torch.as_tensor(data["blur_share"]).cpu()
+        found = agreements(y, x, degradation, share, dtype=torch.float16)
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [
             {"residual_chi2": a.chi2 if a else None, "narrowed_blur": a.narrowed_blur if a else None} for a in found
@@ -316,14 +334,57 @@ class SaveFusiond(MapTransform):
                 "source": self.reference,
                 "shape": list(restored[0].shape),
                 "spacing_mm": spacing,
+                "sheared": sheared(np.asarray(reference.affine)),
                 "outside_fraction": _number(data[self.moving].meta.get("outside_fraction")),
             },
             "fused_unit": DIMENSIONLESS,
             "sources": named,
             "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
+            "mask_placement": _placement(data, "mask"),
             "registration": _registration(data.get(f"{self.moving}_registration")),
             "one_study": bool(data["one_study"]) if "one_study" in data else None,
         }
+
+
+def require_same_sources(folder: Path, item: Mapping[str, Any]) -> None:
+    """Raise where a folder holds the results of other images: under a name that nobody chose, they are of anybody.
+
+    Args:
+        folder: Of the results of the case.
+        item: The case, with the paths of its sources.
+
+    Raises:
+        MedfuseError: It does, or the sources cannot be read.
+    """
+    sidecar = folder / f"{item['case']}.json"
+    if not sidecar.exists():
+        return
+    described: Callable[[Any], dict[Hashable, Any]] = DescribeSourcesd(keys=("mri", "pet"), modality=("MR", "PT"))
+    now = described(item)
+    try:
+        before = {key: source["sha256"] for key, source in json.loads(sidecar.read_text("utf-8"))["sources"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        before = {}  # nobody can say of what
+    if before != {key: now[f"{key}_sha256"] for key in ("mri", "pet")}:
+        raise BundleError(
+            f"OUT must hold no results of other images under the name {item['case']}, got some; name this case with "
+            "--case, or choose another OUT."
+        )
+
+
+def _volume(image: Any) -> Tensor:
+    """Return **[1, X, Y, Z]** as a plain float32 tensor **[X, Y, Z]**, in the same memory where it is one."""
+    return torch.as_tensor(image).as_subclass(Tensor)[0].cpu().float()
+
+
+def _colours(fused: Tensor, bright: float, pet: Tensor, window: tuple[float, float], palette: str) -> np.ndarray:
+    """Return the colour fusion **[X, Y, Z, 3]**, plane by plane."""
+    low, high = window
+    rgb = np.empty((*fused.shape, 3), np.uint8)
+    for plane, structure, uptake in zip(rgb, fused, pet, strict=True):
+        hot = ((uptake - low) / max(high - low, 1e-12)).clamp(0, 1)
+        plane[...] = to_uint8(fuse_color((structure / max(bright, 1e-6)).clamp(0, 1), hot, palette=palette))
+    return rgb
 
 
 def _clear(folder: Path, case: str) -> None:
@@ -333,9 +394,9 @@ def _clear(folder: Path, case: str) -> None:
         for path in folder.glob(f"{glob.escape(case)}_{ending}"):
             path.unlink()
     for series in DICOM_SERIES:
-        shutil.rmtree(folder / "dicom" / series, ignore_errors=True)
+        shutil.rmtree(folder / DICOM_FOLDER / series, ignore_errors=True)
     with suppress(OSError):  # it is not there, or holds what is not ours
-        (folder / "dicom").rmdir()
+        (folder / DICOM_FOLDER).rmdir()
 
 
 def _source_record(
@@ -348,6 +409,10 @@ def _source_record(
         "offset": float(torch.as_tensor(data[f"{name}_scale"]["offset"]).flatten()[0]),
         **agreement,
     }
+    if (placement := _placement(data, name)) is not None:
+        record["placement"] = placement
+    if NONFINITE_FRACTION in data[name].meta:
+        record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
     if f"{name}_{BIAS_FIELD}" in data:
@@ -356,6 +421,12 @@ def _source_record(
     if truth is not None:
         record["against_truth"] = fidelity(restored[None], torch.as_tensor(truth).reshape(1, *restored.shape), scale)
     return record
+
+
+def _placement(data: Mapping[Hashable, Any], key: str) -> dict[str, Any] | None:
+    """Return what the header of a NIfTI says of its place; None for DICOM, and where it was not noted."""
+    noted = data.get(f"{key}_placement")
+    return None if noted is None else json.loads(_text(noted))
 
 
 def _registration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfuse.errors import DicomError
+from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.facts import DIMENSIONLESS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def write_dicom(result: CaseResult, folder: Path, *, deidentified: bool = False)
     if grid is None and registration and registration["performed"] and registration["accepted"]:
         world = ""  # that of a NIfTI, which has no name
     derivation = write.Derivation(sources, world or write.make_uid(key, "world"), key, deidentified)
-    origin, pet, home, affine = grid or sources[0], read[1], folder / "dicom", result.affine
+    origin, pet, home, affine = grid or sources[0], read[1], folder / DICOM_FOLDER, result.affine
     restored, unit = result.restored[1].numpy(), result.units[1]
     if pet is not None and pet.is_classic_pet:
         units, suv_type = write.pet_units(result.record["sources"][result.names[1]]["suv"])

@@ -43,26 +43,34 @@ class Agreement:
 
 
 def agreements(
-    inputs: Tensor, restored: Tensor, degradation: JointDegradation, blur_share: Tensor, *, batch: int = 16
+    inputs: Tensor | Sequence[Tensor],
+    restored: Tensor | Sequence[Tensor],
+    degradation: JointDegradation,
+    blur_share: Tensor,
+    *,
+    batch: int = 16,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Agreement | None]:
     """Hold the restoration of each source against its data.
 
     Args:
-        inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
-        restored: Restored sources **[N, 2, H, W]**.
+        inputs: Degraded sources as slices **[N, 2, H, W]**, or each **[N, H, W]**, 0..1.
+        restored: Restored sources, likewise.
         degradation: What happened to them.
         blur_share: Share of its stated width to which the blur of each source was undone, **[2]**.
         batch: Slices per step.
+        dtype: Type of the residuals; float16 is enough to look at them.
 
     Returns:
         The agreement of each source; None for one to which nothing happened: it comes back as it was, and there is
         nothing to explain.
     """
+    pairs = [v.unbind(1) if isinstance(v, Tensor) else v for v in (inputs, restored)]
     return [
-        _agreement(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), part, degradation, share)
+        _agreement(y[:, None].split(batch), x[:, None].split(batch), part, degradation, share, dtype)
         if part.steps
         else None
-        for i, (part, share) in enumerate(zip(degradation, blur_share, strict=True))
+        for y, x, part, share in zip(*pairs, degradation, blur_share, strict=True)
     ]
 
 
@@ -72,17 +80,22 @@ def _agreement(
     part: Degradation,
     degradation: JointDegradation,
     share: Tensor,
+    dtype: torch.dtype,
 ) -> Agreement:
     """Hold the restoration of one source against its data, batch by batch, on the grid on which it was restored."""
     height, width = inputs[0].shape[2:]
     padding = degradation.padding((height, width))
-    chi2, residuals = [], []
+    residual = torch.empty(sum(map(len, inputs)), height, width, dtype=dtype)
+    largest = torch.finfo(dtype).max
+    chi2, start = [], 0
     for y, x in zip(inputs, restored, strict=True):
         y, x = (F.pad(v, padding, mode="replicate") if any(padding) else v for v in (y, x))
         model = bind(part, part.observed(y), y.shape[2:], blur_share=share.expand(len(y)))
         chi2.append(model.chi2(x))
-        residuals.append((model.misfit(x) / model.sigma())[:, 0, :height, :width])
-    return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, torch.cat(residuals))
+        left = (model.misfit(x) / model.sigma())[:, 0, :height, :width]
+        residual[start : start + len(left)] = left.clamp(-largest, largest)
+        start += len(left)
+    return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, residual)
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

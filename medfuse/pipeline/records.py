@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from medfuse import NOTICE, __version__
 from medfuse.errors import known_error
 from medfuse.io import atomic_file, is_nifti, write_json
+from medfuse.io.places import input_paths
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.layout import case_homes
 
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
 TABLE = "cases.tsv"
 COLUMNS = ("case", "state", "seconds", "message")
 _SIDECAR = "suv.json"  # beside DICOM files, it changes what they say
-
-
-def input_paths(item: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the inputs of a case that are files or folders, by key."""
-    keys = (k for k in item if k in ("mri", "pet", "mask") or k.startswith("truth_"))
-    return {key: Path(str(item[key])) for key in keys}
 
 
 def fingerprint(item: Mapping[str, Any], workflow: Workflow, *, names: Sequence[str] = ()) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from monai.transforms import Decollated
 from medfuse.bundles import load_spec
 from medfuse.errors import BundleError, known_error
 from medfuse.inferers import VolumeFusionInferer
-from medfuse.pipeline.bundle import load_network, read_inference
+from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import CaseResult, SaveFusiond
+from medfuse.schema import checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
 _PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "_meta_")
@@ -56,6 +57,7 @@ class Workflow:
         Raises:
             MedfuseError: The case cannot be fused.
         """
+        checked_items([item])
         try:
             return self._fuse(item)
         except Exception as error:
@@ -88,6 +90,8 @@ def load_workflow(
     device: str | torch.device | None = None,
     suv: str | None = None,
     n4: bool = False,
+    nonfinite: str | None = None,
+    strict: bool = False,
     overlays: Sequence[str | Path] = (),
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
@@ -99,6 +103,9 @@ def load_workflow(
         device: Where to compute.
         suv: SUV of a DICOM PET, one of `medfuse.io.suv.CHOICES`.
         n4: Remove the bias field of the MRI.
+        nonfinite: NaN and infinity in a NIfTI, one of `medfuse.io.NONFINITE`: refuse it ("error") or let them count as
+            0 ("zero").
+        strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
         overlays: YAML or JSON files that change keys of the bundle's `inference.json`, merged from left to right.
 
     Raises:
@@ -109,12 +116,13 @@ def load_workflow(
     if "postprocessing" not in parser:
         raise BundleError("the bundle must fuse cases, got one that fuses pairs of images; use `medfuse images`.")
     if degradation is not None:
-        parser["degradation"] = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
-    given = {"steps": steps, "suv": suv, "n4": n4 or None}
+        spec = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
+        set_values(parser, {"degradation": spec})
+    given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
-        parser[key] = value
+        set_values(parser, {key: value})
     if "progress" in parser.get("inferer", {}):
         parser["inferer"]["progress"] = False  # the bar is for cases
     configuration = _hash(parser)
@@ -146,6 +154,8 @@ def fuse(
     pet_unit: str | None = None,
     suv: str | None = None,
     n4: bool = False,
+    nonfinite: str = "error",
+    strict: bool = False,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
 
@@ -162,6 +172,8 @@ def fuse(
         pet_unit: Unit of the values of a NIfTI PET.
         suv: SUV of a DICOM PET, such as `bw`.
         n4: Remove the bias field of the MRI.
+        nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
+        strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
 
     Returns:
         Volumes **[X, Y, Z]** on the grid of the MRI, with their affine and units: `restored` (MRI, PET), `fused`,
@@ -175,9 +187,10 @@ def fuse(
         item["aligned"] = True
     if pet_unit:
         item["pet_unit"] = pet_unit
-    return load_workflow(degradation=degradation, steps=steps, device=device, suv=suv, n4=n4)(item)
+    options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
+    return load_workflow(degradation=degradation, steps=steps, device=device, **options)(item)
 
 
 def _hash(parser: ConfigParser) -> str:
-    content = {key: value for key, value in parser.get().items() if key not in _PLACES}
+    content = {key: value for key, value in effective(parser).items() if key not in _PLACES}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

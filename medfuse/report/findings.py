@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from medfuse.io.placement import describe_disagreement
+
 UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
@@ -32,7 +34,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
     Args:
         record: The record of a case, as its JSON holds it; unknown or missing entries say nothing.
     """
-    parts = (_registration, _studies, _coverage, _degradation, _bias_field, _values, _always)
+    parts = (_placement, _registration, _studies, _coverage, _nonfinite, _degradation, _bias_field, _values, _always)
     found = [finding for part in parts for finding in part(record)]
     return sorted(found, key=lambda f: f.level != "warning")
 
@@ -54,6 +56,33 @@ def moving_source(record: Mapping[str, Any]) -> str:
     """Return the name of the source that was brought to the grid of the other."""
     reference = (record.get("reference") or {}).get("source")
     return next((name for name in record.get("sources") or {} if name != reference), "pet")
+
+
+def _placement(record: Mapping[str, Any]) -> list[Finding]:
+    named = {f"the {name.upper()}": source.get("placement") for name, source in (record.get("sources") or {}).items()}
+    found = []
+    for what, placement in {**named, "the mask": record.get("mask_placement")}.items():
+        if placement and not placement.get("agree", True):
+            text = f"The header of {what} gives two places, {describe_disagreement(placement)}."
+            text += " Find out which is right and rewrite the header with it alone."
+            found.append(Finding("warning", text))
+    reference = record.get("reference") or {}
+    if reference.get("sheared"):
+        grid = str(reference.get("source", "")).upper()
+        text = (
+            f"The axes of the {grid}, and so of the results, are not at right angles. ITK and SimpleITK refuse such "
+            "NIfTI; nibabel and niivue place it rightly."
+        )
+        found.append(Finding("note", text))
+    return found
+
+
+def _nonfinite(record: Mapping[str, Any]) -> list[Finding]:
+    return [
+        Finding("note", f"{share:.1%} of the voxels of the {name.upper()} were NaN or infinite; they count as 0.")
+        for name, source in (record.get("sources") or {}).items()
+        if (share := source.get("nonfinite_fraction"))
+    ]
 
 
 def _registration(record: Mapping[str, Any]) -> list[Finding]:
@@ -177,7 +206,10 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
         found += [Finding("warning", str(text)) for text in suv.get("warnings") or ()]
         if suv.get("kind") != "none" and name != "mri" and source.get("unit", "") in UNKNOWN_UNITS:
             unit = source.get("unit") or "none"
-            text = f"The unit of the {name.upper()} is unknown ({unit}): do not compare its values with another scan's."
+            text = (
+                f"The unit of the {name.upper()} is unknown ({unit}): do not compare its values with another scan's. "
+                f"State it: Units in its BIDS sidecar, {name}_unit in the manifest or case.json, or --{name}-unit."
+            )
             found.append(Finding("warning", text))
     return found
 

@@ -138,7 +138,8 @@ def _offered(
         return ViewerVolume(key, label, unit, role, v, w)
 
     def changed(a: np.ndarray, b: np.ndarray) -> bool:
-        return not np.allclose(a, b, rtol=0, atol=1e-4 * max(float(np.ptp(a)), 1e-12))
+        limit = 1e-4 * max(float(np.ptp(a)), 1e-12)
+        return any(not np.allclose(x, y, rtol=0, atol=limit) for x, y in zip(a, b, strict=True))
 
     grey = span(mri, 0.5, 99.5)
     offered = [entry("mri", first, units[0], "base", mri, grey)]

@@ -47,7 +47,7 @@ _PREVIEW = 120.0  # px, side of a picture of a preview
 @dataclass(frozen=True)
 class _Column:
     title: str
-    volume: np.ndarray  # [X, Y, Z] or [X, Y, Z, 3] in 0..1, RAS order
+    volume: np.ndarray  # [X, Y, Z], or [X, Y, Z, 3] as bytes or in 0..1, RAS order
     palette: str
     window: tuple[float, float]
 
@@ -110,7 +110,7 @@ def save_mosaic(
         raise ImageError(f"pet_window must be a lower and a higher value, got {pet_window}; change it.")
     planes = ThreePlanes(restored[1], affine, voxel=voxel)
     mri, pet, mri_restored, pet_restored, fusion = (planes.turned(v) for v in (*sources, *restored, fused))
-    colour = planes.turned(rgb, 3) / (255 if as_array(rgb).dtype == np.uint8 else 1)
+    colour = planes.turned(rgb, 3)
 
     window1 = window(np.percentile(mri, (0.5, 99.5)))
     window2 = window(pet_window or (min(0.0, pet.min()), np.percentile(pet, 99.8)))
@@ -120,7 +120,7 @@ def save_mosaic(
         _Column("PET", pet, palette, window2),
         _Column("PET restored", pet_restored, palette, window2),
         _Column("Fused", fusion, "gray", window(np.percentile(fusion, (0.5, 99.8)))),
-        _Column("Colour fusion", colour.clip(0, 1), palette, window2),
+        _Column("Colour fusion", colour, palette, window2),
     ]
     bars = [
         _Bar(f"MRI [{units[0]}]", 0, 1),
@@ -163,11 +163,11 @@ def save_preview(
     """
     planes = ThreePlanes(restored[1], affine)
     mri, pet = (planes.turned(v) for v in sources)
-    colour = planes.turned(rgb, 3) / (255 if as_array(rgb).dtype == np.uint8 else 1)
+    colour = planes.turned(rgb, 3)
     columns = (
         _Column("MRI", mri, "gray", window(np.percentile(mri, (0.5, 99.5)))),
         _Column("PET", pet, palette, window(pet_window)),
-        _Column("Colour fusion", colour.clip(0, 1), palette, window(pet_window)),
+        _Column("Colour fusion", colour, palette, window(pet_window)),
     )
     figure = new_figure(_PREVIEW * len(columns), _PREVIEW)
     width, height = _PREVIEW * planes.size[:2] / max(planes.size[:2])
@@ -273,6 +273,8 @@ def _panel(axes: Axes, column: _Column, planes: ThreePlanes, number: int, radiol
 def _image(axes: Axes, image: np.ndarray, column: _Column) -> None:
     low, high = column.window
     colours = colours_of(column.palette)
+    if image.ndim == 3:
+        image = (image / (255 if image.dtype == np.uint8 else 1)).clip(0, 1)
     axes.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto", interpolation="bilinear")
 
 

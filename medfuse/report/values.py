@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from medfuse.report.canvas import as_array
 
 PEAK_ML = 1.0
 _SMALL = -4  # power of ten below which a number has an exponent
+_SLAB = 32  # planes that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
@@ -35,22 +37,24 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
     Raises:
         GeometryError: If the shapes differ.
     """
-    volumes = {"given": as_array(given).astype(np.float64), "restored": as_array(restored).astype(np.float64)}
-    marks = None if labels is None else np.rint(as_array(labels)).astype(np.int64)
+    volumes = {"given": as_array(given), "restored": as_array(restored)}
+    marks = None if labels is None else as_array(labels)
     shapes = {v.shape for v in volumes.values()} | ({marks.shape} if marks is not None else set())
     if len(shapes) > 1:
         raise GeometryError(f"Volumes and labels must share a grid, got {sorted(shapes)}; resample them.")
     affine = as_array(affine).astype(np.float64)
     sphere = _sphere(np.linalg.norm(affine[:3, :3], axis=0))
-    peaks = {k: None if sphere is None else oaconvolve(v, sphere, mode="same") for k, v in volumes.items()}
     millilitres = abs(np.linalg.det(affine[:3, :3])) / 1000.0
-    found = [] if marks is None else [int(k) for k in np.unique(marks) if k > 0]
-    rows = []
-    for label in (None, *found):
-        region = np.ones(volumes["given"].shape, bool) if label is None or marks is None else marks == label
-        values = {k: _figures(v, peaks[k], region) for k, v in volumes.items()}
-        rows.append({"label": label, "volume_ml": float(region.sum() * millilitres), **values})
-    return rows
+    found = sorted({int(v) for plane in (() if marks is None else marks) for v in np.unique(np.rint(plane)) if v > 0})
+    figures = {kind: _figures(volume, marks, found, sphere) for kind, volume in volumes.items()}
+    return [
+        {
+            "label": None if row == 0 else found[row - 1],
+            "volume_ml": float(figures["given"][row]["voxels"] * millilitres),
+            **{kind: {k: v for k, v in rows[row].items() if k != "voxels"} for kind, rows in figures.items()},
+        }
+        for row in range(len(found) + 1)
+    ]
 
 
 def number_text(value: float | None, *, digits: int = 4) -> str:
@@ -61,10 +65,39 @@ def number_text(value: float | None, *, digits: int = 4) -> str:
     return f"{value:.{digits - 1}e}" if size < _SMALL else f"{value:.{max(digits - 1 - size, 0)}f}"
 
 
-def _figures(volume: np.ndarray, peaks: np.ndarray | None, region: np.ndarray) -> dict[str, float | None]:
-    inside = volume[region]
-    peak = None if peaks is None else float(peaks[region].max())
-    return {"mean": float(inside.mean()), "max": float(inside.max()), "peak": peak}
+def _figures(
+    volume: np.ndarray, marks: np.ndarray | None, labels: Sequence[int], sphere: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """Return voxels, mean, maximum and peak of the whole image, then of each label, slab by slab in float64."""
+    count = len(labels) + 1
+    voxels, total = np.zeros(count), np.zeros(count)
+    highest, peak = np.full(count, -np.inf), np.full(count, -np.inf)
+    reach = 0 if sphere is None else len(sphere) // 2
+    for start in range(0, len(volume), _SLAB):
+        stop = min(start + _SLAB, len(volume))
+        low, high = max(start - reach, 0), min(stop + reach, len(volume))
+        slab = volume[low:high].astype(np.float64)
+        values = slab[start - low : stop - low]
+        means = None if sphere is None else oaconvolve(slab, sphere, mode="same")[start - low : stop - low]
+        own = None if marks is None else np.rint(marks[start:stop])
+        for row, label in enumerate((None, *labels)):
+            region: Any = ... if label is None else own == label
+            inside = values[region]
+            if inside.size:
+                voxels[row] += inside.size
+                total[row] += inside.sum()
+                highest[row] = max(highest[row], inside.max())
+                if means is not None:
+                    peak[row] = max(peak[row], means[region].max())
+    return [
+        {
+            "voxels": int(voxels[row]),
+            "mean": float(total[row] / voxels[row]),
+            "max": float(highest[row]),
+            "peak": None if sphere is None else float(peak[row]),
+        }
+        for row in range(count)
+    ]
 
 
 def _sphere(spacing: np.ndarray) -> np.ndarray | None:

@@ -159,7 +159,7 @@ def _encode(volumes: Sequence[ViewerVolume], affine: np.ndarray, budget: int) ->
 
 def nifti_base64(volume: Any, affine: np.ndarray, size: int) -> str:
     """Return a volume as base64 of `.nii.gz`, reduced to `size` voxels an axis and 256 levels; equal each time."""
-    array = as_array(volume).astype(np.float32)
+    array = as_array(volume).astype(np.float32, copy=False)
     new = np.minimum(array.shape, size)
     ratio = np.array(array.shape) / new
     if (ratio > 1).any():

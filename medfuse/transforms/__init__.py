@@ -9,6 +9,7 @@ from medfuse.transforms.intensity import (
     ScaleIntensityAffined,
     UnscaleIntensityd,
     inverse_values,
+    inverse_values_,
 )
 from medfuse.transforms.prepare import PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
@@ -33,6 +34,7 @@ __all__ = [
     "case_degradation",
     "fuse_color",
     "inverse_values",
+    "inverse_values_",
     "palette",
     "rgb_to_ycbcr",
     "to_uint8",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from medfuse.errors import ImageError
 
 Lower = Literal["auto", "zero", "min"] | float
 SCALE = "intensity_scale"
+_PART = 1 << 22  # values that are computed at once
 _MAX_NEGATIVE = 0.05  # of the maximum: what reconstruction noise leaves in a PET
 _MIN_RELATIVE_SCALE = 1e-6  # of the largest value; below, float32 holds little but rounding
 
@@ -63,28 +64,28 @@ class ScaleIntensityAffine(InvertibleTransform):
         Raises:
             ImageError: If the image is not finite, constant, or holds nothing above what becomes 0.
         """
-        result = image.clone() if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
-        record = self.measure(result, unit)
-        scaled = ((result.as_tensor().double() - record["offset"]) / record["scale"]).float()
-        out = MetaTensor(scaled).copy_meta_from(result)
+        given = image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
+        record = self.measure(given, unit)
+        offset, scale = record["offset"], record["scale"]
+        out = MetaTensor(_mapped(given.as_tensor(), lambda x: (x - offset) / scale)).copy_meta_from(given)
         out.meta[SCALE] = record
         return self.push_transform(out, extra_info=dict(record)) if self.traced else out
 
     def measure(self, image: Tensor, unit: str | None = None) -> dict[str, Any]:
         """Return the map of an image: `offset`, `scale` (both in its unit) and `unit`."""
-        values = np.asarray(image.detach().cpu(), dtype=np.float64)
+        values = np.asarray(image.detach().cpu())
         if values.size == 0 or not np.isfinite(values).all():
             raise ImageError("The image must be finite and not empty, got NaN, infinity or nothing; repair it first.")
         low, high = float(values.min()), float(values.max())
         if high - low <= _MIN_RELATIVE_SCALE * max(abs(low), abs(high)):
             raise ImageError(f"The image must not be constant, got {low:g} everywhere; check the file.")
-        upper = high if self.upper_percentile == 100 else float(np.percentile(values, self.upper_percentile))
+        upper = high if self.upper_percentile == 100 else _percentile(values, self.upper_percentile)
         if self.lower == "auto":
             offset = 0.0 if low >= -_MAX_NEGATIVE * high else low
         elif isinstance(self.lower, str):
             offset = 0.0 if self.lower == "zero" else low
         else:
-            offset = float(np.percentile(values, self.lower))
+            offset = _percentile(values, self.lower)
         scale = upper - offset
         if scale <= _MIN_RELATIVE_SCALE * max(abs(low), abs(high)):
             raise ImageError(
@@ -118,8 +119,15 @@ def inverse_values(x: Tensor, record: Mapping[str, Any]) -> Tensor:
         raise ImageError(f"A scale must have offset and scale, got none for {', '.join(sorted(missing))}; record them.")
     offset, scale = (float(torch.as_tensor(record[k]).flatten()[0]) for k in ("offset", "scale"))
     if isinstance(x, MetaTensor):
-        return MetaTensor((x.as_tensor().double() * scale + offset).float()).copy_meta_from(x)
-    return (torch.as_tensor(x).double() * scale + offset).float()
+        return MetaTensor(_mapped(x.as_tensor(), lambda v: v * scale + offset)).copy_meta_from(x)
+    return _mapped(torch.as_tensor(x), lambda v: v * scale + offset)
+
+
+def inverse_values_(x: Tensor, record: Mapping[str, Any]) -> Tensor:
+    """Do as `inverse_values`, in the memory of a float32 tensor itself, and return that."""
+    for part in _parts(x):
+        part.copy_(inverse_values(part, record))
+    return x
 
 
 class ScaleIntensityAffined(MapTransform, InvertibleTransform):
@@ -199,6 +207,27 @@ class UnscaleIntensityd(MapTransform):
                 raise ImageError(f"{source} must be scaled before {key} is unscaled, got no {source}_scale; scale it.")
             result[key] = _unscaled(result[key], record)
         return result
+
+
+def _mapped(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a function of each value, computed in float64 and part by part, as float32."""
+    result = torch.empty_like(x, dtype=torch.float32)
+    for part, target in zip(_parts(x), _parts(result), strict=True):
+        target.copy_(function(part.double()))
+    return result
+
+
+def _parts(x: Tensor) -> Iterator[Tensor]:
+    """Give the parts of a tensor, as views: a large one in float64 would take too much memory at once."""
+    if x.numel() <= _PART:
+        yield x
+    else:
+        for half in x.chunk(2, int(np.argmax(x.shape))):
+            yield from _parts(half)
+
+
+def _percentile(values: np.ndarray, percent: float) -> float:
+    return float(np.percentile(values.astype(np.float64), percent))
 
 
 def _unscaled(x: Tensor, record: Mapping[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -68,22 +68,36 @@ class PrepareFusion:
 
     def __call__(
         self,
-        batchdata: Mapping[str, Any],
+        batchdata: MutableMapping[str, Any],
         device: torch.device | str | None = None,
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
         """Return the images, no target, no arguments, and the degradation as a keyword argument.
 
+        A batch holds the voxels of its sources twice, in the pair and by themselves. The latter become views of the
+        pair where they are equal: of a large volume, that is half a gigabyte.
+
         Raises:
             GeometryError: If there is more than one case, as each has a spacing and scales of its own.
         """
-        image = batchdata[self.key].to(device=device, non_blocking=non_blocking)
-        if len(image) != 1:
-            raise GeometryError(f"A batch must be one case, got {len(image)}; set the loader's batch_size to 1.")
+        pair = batchdata[self.key]
+        if len(pair) != 1:
+            raise GeometryError(f"A batch must be one case, got {len(pair)}; set the loader's batch_size to 1.")
+        for number, key in enumerate(self.source_keys):
+            batchdata[key] = _view(batchdata.get(key), pair[:, number : number + 1])
+        image = pair.to(device=device, non_blocking=non_blocking)
         spacing = None
         if isinstance(image, MetaTensor):
             spacing = affine_to_spacing(image.affine.reshape(image.affine.shape[-2:])).tolist()
         scales = [float(torch.as_tensor(batchdata[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         return image, None, (), {"degradation": degradation}
+
+
+def _view(source: Any, part: Tensor) -> Any:
+    """Return a source whose voxels are those of a part of the pair, where they are equal; else the source itself."""
+    plain = part.as_tensor() if isinstance(part, MetaTensor) else part
+    if not isinstance(source, MetaTensor) or not torch.equal(source.as_tensor(), plain):
+        return source
+    return MetaTensor(plain).copy_meta_from(source)

@@ -227,8 +227,9 @@ class ResampleToReference(InvertibleTransform):
             if any(sigma):
                 channel = gaussian_filter(channel, sigma, mode="nearest")
             sampled = method.Execute(sitk.GetImageFromArray(np.ascontiguousarray(channel.transpose(2, 1, 0))))
-            channels.append(torch.from_numpy(sitk.GetArrayFromImage(sampled).transpose(2, 1, 0).copy()))
-        return MetaTensor(torch.stack(channels).to(image.device)).copy_meta_from(image)
+            channels.append(torch.from_numpy(sitk.GetArrayViewFromImage(sampled).transpose(2, 1, 0).copy()))
+        result = channels[0][None] if len(channels) == 1 else torch.stack(channels)
+        return MetaTensor(result.to(image.device)).copy_meta_from(image)
 
 
 class ResampleToReferenced(MapTransform, InvertibleTransform):

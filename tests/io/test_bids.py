@@ -77,6 +77,33 @@ def test_the_nearest_sidecar_wins(tmp_path):
     assert find_bids_cases(tmp_path)[0]["pet_unit"] == "SUV"
 
 
+@pytest.mark.parametrize(
+    ("content", "unit"),
+    [
+        ({"Unit": "Bq/ml"}, "Bq/ml"),  # the key of the drafts of BIDS for PET
+        ({"Units": "Bq/ml", "Unit": "Bq/ml"}, "Bq/ml"),
+        ({"Units": "n/a", "Unit": "SUV"}, "SUV"),  # BIDS: n/a is no value
+        ({"Units": "n/a"}, None),
+        ({"Units": None}, None),
+        ({"Units": ""}, None),
+        ({}, None),
+    ],
+)
+def test_units_has_an_older_name_and_may_be_missing(tmp_path, content, unit):
+    sidecar(one(tmp_path) / "pet.json", **content)
+    assert find_bids_cases(tmp_path)[0].get("pet_unit") == unit
+
+
+def test_two_names_with_two_units_are_refused(tmp_path):
+    sidecar(one(tmp_path) / "pet.json", Units="Bq/ml", Unit="kBq/ml")
+    assert "Units and Unit of the PET of sub-01 must be equal" in find_bids_cases(tmp_path)[0]["problem"]
+
+
+def test_a_sidecar_may_begin_with_a_byte_order_mark(tmp_path):
+    (one(tmp_path) / "pet.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"Units": "Bq/mL"}).encode())
+    assert find_bids_cases(tmp_path)[0]["pet_unit"] == "Bq/mL"
+
+
 def test_a_session_without_mri_takes_the_only_one_of_the_subject(tmp_path):
     make(tmp_path, "sub-01/ses-1/pet/sub-01_ses-1_pet.nii.gz", "sub-01/ses-0/anat/sub-01_ses-0_T1w.nii.gz")
     cases = find_bids_cases(tmp_path)

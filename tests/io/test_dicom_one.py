@@ -75,7 +75,7 @@ class TestSources:
             dataset.IssuerOfPatientID = "B"
         save(datasets, tmp_path / "mri")
         with pytest.raises(DicomError, match="PET and MRI must be of one patient"):
-            require_one_person(open_series(tmp_path / "pet"), open_series(tmp_path / "mri"))
+            require_one_person({"PET": open_series(tmp_path / "pet"), "MRI": open_series(tmp_path / "mri")})
 
     def test_the_command_line_writes_nothing(self, pair, tmp_path, capsys):
         item = pair(describe=False, PatientID="CANARY-2")

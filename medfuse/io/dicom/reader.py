@@ -12,9 +12,10 @@ from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
 from medfuse.errors import DicomError
-from medfuse.io.dicom.series import MAX_BYTES, Series, choose_series, list_series
+from medfuse.io.dicom.series import Series, choose_series, list_series
 from medfuse.io.dicom.volume import load_volume, voxel_ml
-from medfuse.io.nifti import SUFFIXES, NiftiReader
+from medfuse.io.foreign import require_no_foreign, require_volume
+from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader
 from medfuse.io.suv import CHOICES, Content, Suv, suv
 from medfuse.io.texts import read_json
 
@@ -33,7 +34,10 @@ def open_series(
     Raises:
         DicomError: If there is none or more than one, or it is no usable volume.
     """
-    return choose_series(list_series(source, max_bytes=max_bytes), modality=modality, uid=uid)
+    folder = list_series(source, max_bytes=max_bytes)
+    if isinstance(source, str | Path) and not folder.series and not folder.unreadable:
+        require_no_foreign(source)
+    return choose_series(folder, modality=modality, uid=uid)
 
 
 def series_suv(series: Series, kind: str = "auto", *, content: Content | None = None) -> Suv:
@@ -141,10 +145,18 @@ class VolumeReader(ImageReader):
     A name that ends in `.nii` or `.nii.gz` is a NIfTI; anything else, a folder or files, is DICOM.
     """
 
-    def __init__(self, *, modality: str | None = None, suv: str = "auto", allow_constant: bool = False) -> None:
-        """Set what to accept; see `DicomReader`. All but the last concern DICOM alone."""
+    def __init__(
+        self,
+        *,
+        modality: str | None = None,
+        suv: str = "auto",
+        nonfinite: str = "error",
+        strict: bool = False,
+        allow_constant: bool = False,
+    ) -> None:
+        """Set what to accept; see `DicomReader` for the first two and `NiftiReader` for the next two."""
         super().__init__()
-        self._nifti = NiftiReader(allow_constant=allow_constant)
+        self._nifti = NiftiReader(nonfinite=nonfinite, strict=strict, allow_constant=allow_constant)
         self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant)
 
     def verify_suffix(self, filename: Source) -> bool:
@@ -162,7 +174,11 @@ class VolumeReader(ImageReader):
         Raises:
             MedfuseError: As `NiftiReader.get_data` or `DicomReader.get_data`.
         """
-        return self._nifti.get_data(img) if isinstance(img, Path) else self._dicom.get_data(img)
+        if isinstance(img, Path):
+            return self._nifti.get_data(img)
+        if len(img) == 1:
+            require_volume(img[0])
+        return self._dicom.get_data(img)
 
 
 def is_nifti(path: str | Path) -> bool:

@@ -7,8 +7,9 @@ folder, file names and instance numbers play no part: frames are sorted by posit
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from medfuse.io.dicom.header import Header, PixelFormat, read_header
 from medfuse.io.dicom.identity import Person
 from medfuse.io.dicom.others import why_none
 from medfuse.io.dicom.planes import Planes
+from medfuse.io.nifti import MAX_BYTES
 
-MAX_BYTES = 4 << 30
 _MAX_FILES = 50_000
 _MAX_SPACING = 1e3  # mm
 _UNIT = 1e-3  # by which directions may differ from each other, from unit length, and from a right angle
@@ -200,22 +201,21 @@ def choose_series(folder: Folder, *, modality: str | None = None, uid: str | Non
     return found[0]
 
 
-def require_one_person(one: Series, other: Series, *, names: tuple[str, str] = ("PET", "MRI")) -> None:
-    """Refuse two series of two patients. Two studies, or frames of reference, may be of one, and can be registered.
+def require_one_person(sources: Mapping[str, Series]) -> None:
+    """Refuse series of two patients. Two studies, or frames of reference, may be of one, and can be registered.
 
     Args:
-        one: A series.
-        other: Another one.
-        names: What the message calls them.
+        sources: Series, by what a message calls them.
 
     Raises:
         DicomError: If PatientID differs or, where one has none, name or birth date.
     """
-    if one.person.is_another(other.person):
-        raise DicomError(
-            f"{names[0]} and {names[1]} must be of one patient, got two by PatientID, or name and birth date; choose "
-            "series of one."
-        )
+    for (first, one), (second, other) in combinations(sources.items(), 2):
+        if one.person.is_another(other.person):
+            raise DicomError(
+                f"{first} and {second} must be of one patient, got two by PatientID, or name and birth date; choose "
+                "series of one."
+            )
 
 
 def _files(source: str | Path | Sequence[str | Path]) -> Iterator[Path]:

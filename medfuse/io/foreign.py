@@ -1,0 +1,139 @@
+"""Formats of volumes that medfuse does not read: what each is called, and how it becomes NIfTI.
+
+What a file is shows its name, and where many formats share a suffix, how it begins. A file that begins as DICOM does is
+DICOM, whatever its name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from medfuse.errors import ImageError
+
+_SIMPLEITK = "SimpleITK.WriteImage(SimpleITK.ReadImage('IN'), 'OUT.nii.gz')"
+_NIBABEL = "i = nibabel.load('IN'); nibabel.save(nibabel.Nifti1Image(i.get_fdata(), i.affine), 'OUT.nii.gz')"
+_UNPACK = "unpack it first"
+_ARRAY = "write it with nibabel.Nifti1Image and the affine that it lacks"
+_IMAGE = "convert the series that it was made of with dcm2niix; 2-D images are for `medfuse images`"
+_FORMATS = {
+    ".mgz": ("a FreeSurfer volume", "mri_convert IN OUT.nii.gz"),
+    ".mgh": ("a FreeSurfer volume", "mri_convert IN OUT.nii.gz"),
+    ".nrrd": ("NRRD", _SIMPLEITK),
+    ".nhdr": ("NRRD", _SIMPLEITK),
+    ".mha": ("MetaImage", _SIMPLEITK),
+    ".mhd": ("MetaImage", _SIMPLEITK),
+    ".gipl": ("GIPL", _SIMPLEITK),
+    ".vtk": ("VTK", _SIMPLEITK),
+    ".v": ("ECAT", "ecatpet2bids IN --convert (package pypet2bids)"),
+    ".mnc": ("MINC", "mnc2nii IN OUT.nii"),
+    ".brik": ("AFNI", "3dAFNItoNIFTI -prefix OUT.nii.gz IN"),
+    ".head": ("AFNI", "3dAFNItoNIFTI -prefix OUT.nii.gz IN"),
+    ".mif": ("MRtrix", "mrconvert IN OUT.nii.gz"),
+    ".mih": ("MRtrix", "mrconvert IN OUT.nii.gz"),
+    ".par": ("Philips PAR/REC", "dcm2niix IN"),
+    ".rec": ("Philips PAR/REC", "dcm2niix IN"),
+    ".hv": ("Interfile", "with the tool of the scanner that wrote it, to DICOM"),
+    ".npy": ("an array without geometry", _ARRAY),
+    ".npz": ("an array without geometry", _ARRAY),
+    ".mat": ("an array without geometry", _ARRAY),
+    ".zip": ("an archive", _UNPACK),
+    ".tar": ("an archive", _UNPACK),
+    ".tgz": ("an archive", _UNPACK),
+    ".7z": ("an archive", _UNPACK),
+    ".bz2": ("a file packed by bzip2", _UNPACK),
+    ".xz": ("a file packed by xz", _UNPACK),
+    ".zst": ("a file packed by Zstandard", _UNPACK),
+    ".png": ("a 2-D image", _IMAGE),
+    ".jpg": ("a 2-D image", _IMAGE),
+    ".jpeg": ("a 2-D image", _IMAGE),
+    ".bmp": ("a 2-D image", _IMAGE),
+    ".tif": ("a 2-D image", _IMAGE),
+    ".tiff": ("a 2-D image", _IMAGE),
+}  # by suffix: what it is, and how it is converted
+_PAIR, _NIFTI = (".hdr", ".img"), (".nii", ".nii.gz")
+_SIZE, _MAGIC = 348, slice(344, 347)  # of the header of Analyze 7.5 and NIfTI-1; bytes that tell one from the other
+
+
+def foreign_format(path: str | Path) -> tuple[str, str] | None:
+    """Return what a file is and how it is converted, or None for NIfTI, DICOM and what is unknown."""
+    path = Path(path)
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in (*_FORMATS, *_PAIR) or not path.is_file() or _begin(path, 132)[128:] == b"DICM":
+        return None
+    return _pair(path, suffix) if suffix in _PAIR else _FORMATS[suffix]
+
+
+def require_volume(path: str | Path) -> None:
+    """Refuse a file of a format that is known and not read.
+
+    Raises:
+        ImageError: If it is one; the message says how to convert it.
+    """
+    if found := foreign_format(path):
+        kind, remedy = found
+        raise ImageError(f"{label(Path(path))} must be NIfTI or DICOM, got {kind}; convert it: {remedy}.")
+
+
+def require_nifti(path: str | Path) -> None:
+    """Refuse a name that is not that of a NIfTI.
+
+    Raises:
+        ImageError: If it is another; the message says how to convert what is known.
+    """
+    if not str(path).lower().endswith(_NIFTI):
+        require_volume(path)
+        raise ImageError(f"{label(Path(path))} must end in .nii or .nii.gz, got another suffix; rename or convert it.")
+
+
+def require_no_foreign(folder: str | Path) -> None:
+    """Say why a folder in which no DICOM was found holds none, where its files are of another known kind.
+
+    Raises:
+        ImageError: If there is a NIfTI, or a file of a format that is not read.
+    """
+    for path in _files(Path(folder)):
+        if path.name.lower().endswith(_NIFTI):
+            raise ImageError(f"A folder must hold a DICOM series, got NIfTI ({label(path)}); name the file itself.")
+        require_volume(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Give the files of a folder, and of the folders in it."""
+    for path in sorted(p for pattern in ("*", "*/*") for p in folder.glob(pattern)):
+        if path.is_file() and not path.name.startswith("."):
+            yield path
+
+
+def _pair(path: Path, suffix: str) -> tuple[str, str] | None:
+    """Tell the formats of which the header has a file `.hdr` of its own."""
+    packed = ".gz" if path.name.lower().endswith(".gz") else ""
+    stem = path.name[: len(path.name) - len(suffix + packed)]
+    names = {f"{stem}.hdr{packed}".lower(), f"{stem}.hdr".lower()}
+    header = path if suffix == ".hdr" else next((p for p in path.parent.iterdir() if p.name.lower() in names), None)
+    if header is None:
+        return None
+    head = _begin(header, _SIZE)
+    if head.lstrip()[:10].upper() == b"!INTERFILE":
+        return _FORMATS[".hv"]
+    if head[:4] not in (_SIZE.to_bytes(4, "little"), _SIZE.to_bytes(4, "big")):
+        return None if suffix == ".img" else ("a header of another format", "dcm2niix from the DICOM it was made of")
+    if head[_MAGIC] == b"ni1":
+        return "a NIfTI pair (.hdr and .img)", _NIBABEL
+    return "Analyze 7.5, which does not tell left from right", f"{_NIBABEL}, once you have checked which side is left"
+
+
+def _begin(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file, unpacked; nothing for one that cannot be read."""
+    try:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            return file.read(count)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def label(path: Path) -> str:
+    """Return folder and name of a file, which tell a case without the rest of the path."""
+    return "/".join(path.parts[-2:])

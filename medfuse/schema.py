@@ -1,0 +1,173 @@
+"""What data may say of a case: its id, its fields and their values. Loads neither torch nor MONAI.
+
+`case.json`, a row of a manifest, an item of a `datalist` and the command line are held against the same rules. A field
+that no rule names is refused: a misspelt one would do nothing, and one of the program's own would change a result.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from medfuse.errors import BundleError, nearest
+
+SOURCES = ("mri", "pet")
+PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+UNIT = re.compile(r"[A-Za-z%][A-Za-z0-9/.*^%-]{0,15}")  # what may be written into outputs; no free text
+ID_RULE = "at most 128 letters, digits, '.', '_' and '-', the first a letter or digit"
+
+_UID = re.compile(r"[0-9.]{1,64}")
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_FILES = frozenset(  # what a run writes into OUT, or into the folder of a case, whatever the suffix
+    ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images", "index",
+     "readme", "source1", "source2", "weight")
+)  # fmt: skip
+_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # on Windows no file may be called so, with any suffix
+
+
+def id_problem(text: Any) -> str | None:
+    """Return why a text may not be the id of a case, which names its folder and files; None if it may."""
+    if not isinstance(text, str):
+        return f"{type(text).__name__} in place of a text"
+    if not PLAIN_ID.fullmatch(text):
+        bad = "".join(sorted(set(re.sub(r"[A-Za-z0-9._-]", "", text))))
+        if bad:
+            return repr(bad[:8])
+        return f"{len(text)} of them" if len(text) > 128 else "another beginning" if text else "none"
+    stem = text.split(".")[0].lower()
+    if stem in _FILES:
+        return f"{stem!r}, the name of something that runs write"
+    if _DEVICES.fullmatch(stem):
+        return f"{stem!r}, which Windows keeps for a device"
+    return "a dot at the end, which Windows leaves out" if text.endswith(".") else None
+
+
+def checked_id(text: Any, what: str, *, where: str = "") -> str:
+    """Return the id of a case.
+
+    Args:
+        text: The id.
+        what: What it is, for the message.
+        where: Where it was found.
+
+    Raises:
+        BundleError: If it is none; the message repeats no letter of it, unless it is a reserved name.
+    """
+    problem = id_problem(text)
+    if problem:
+        raise BundleError(f"{what} must be {ID_RULE}, and no reserved name, got {problem}{where}; rename it.")
+    return str(text)
+
+
+def refuse_twins(cases: Iterable[str]) -> None:
+    """Refuse ids that differ in upper and lower case only: some file systems would mix up their results."""
+    seen: dict[str, str] = {}
+    for case in cases:
+        twin = seen.setdefault(case.lower(), case)
+        if twin != case:
+            raise BundleError(f"Case ids must differ in more than upper and lower case, got {twin} and {case}; rename.")
+
+
+def checked_unit(value: Any, what: str) -> str:
+    """Return a unit that may be written into outputs.
+
+    Raises:
+        BundleError: If it is none; the message does not repeat it.
+    """
+    if not isinstance(value, str) or not UNIT.fullmatch(value):
+        raise BundleError(f"{what} must be a unit such as Bq/mL or SUV, got another text; correct it.")
+    return value
+
+
+def checked_uid(value: Any, what: str) -> str:
+    """Return a Series Instance UID (DICOM PS3.5 9).
+
+    Raises:
+        BundleError: If it is none; the message does not repeat it.
+    """
+    if not isinstance(value, str) or not _UID.fullmatch(value):
+        raise BundleError(f"{what} must be a Series Instance UID, got another text; correct it.")
+    return value
+
+
+def checked_flag(value: Any, what: str) -> bool:
+    """Return true or false.
+
+    Raises:
+        BundleError: If it is neither; the message does not repeat it.
+    """
+    if not isinstance(value, bool):
+        raise BundleError(f"{what} must be true or false, got {type(value).__name__}; correct it.")
+    return value
+
+
+def field_names(keys: Sequence[str] = SOURCES) -> dict[str, Callable[[Any, str], Any]]:
+    """Return the fields that a case may have, and what checks each.
+
+    Args:
+        keys: What each case has an image of.
+    """
+    units = {f"{key}_unit": checked_unit for key in keys}
+    return {"aligned": checked_flag, **units, **{f"{key}_series": checked_uid for key in keys}}
+
+
+def checked_fields(fields: Any, whose: str, *, keys: Sequence[str] = SOURCES) -> dict[str, Any]:
+    """Return the fields of a case.
+
+    Args:
+        fields: By name.
+        whose: What they are of, such as `case.json of case a`.
+        keys: What each case has an image of.
+
+    Raises:
+        BundleError: If it is no mapping, a field is unknown, or a value is none of its kind.
+    """
+    if not isinstance(fields, Mapping):
+        raise BundleError(f"{whose} must be an object, got {type(fields).__name__}; use {{...}}.")
+    known = field_names(keys)
+    for name in fields:
+        if name not in known:
+            raise BundleError(unknown_field(str(name), f"The fields of {whose}", known))
+    return {name: known[name](value, f"{name} in {whose}") for name, value in fields.items()}
+
+
+def is_field(name: str) -> bool:
+    """Return whether a name looks like that of a field, of several words, and may hence be repeated in a message."""
+    return bool(_FIELD.fullmatch(name)) and "_" in name
+
+
+def unknown_field(name: str, what: str, legal: Iterable[str]) -> str:
+    """Return the message about an unknown name; one that is no name of a field is not repeated."""
+    got = repr(name) if _FIELD.fullmatch(name) else "one of other letters"
+    return f"{what} must be among {', '.join(legal)}, got {got}; {nearest(name, legal)}."
+
+
+def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str] = SOURCES) -> list[Mapping[str, Any]]:
+    """Return cases, as a bundle's `datalist` has them, each of which may be run.
+
+    Args:
+        items: Each with "case" and either a path for each of `keys` and optionally for "mask" and "truth_" keys, and
+            fields; or a "problem".
+        keys: What each case must have.
+
+    Raises:
+        BundleError: If an id is none or comes twice, a key is unknown or missing, or a value is none of its kind.
+    """
+    cases = list(items)
+    files = [*keys, "mask", *(f"truth_{key}" for key in keys)]
+    ids = [checked_id(item.get("case"), "Every case id") for item in cases]
+    if len(set(ids)) < len(ids):
+        raise BundleError("Every case id must be unique, got one twice; rename it.")
+    refuse_twins(ids)
+    for case, item in zip(ids, cases, strict=True):
+        if "problem" in item:
+            continue
+        checked_fields({k: v for k, v in item.items() if k not in ("case", *files)}, f"case {case}", keys=keys)
+        for key in files:
+            if key in item and not isinstance(item[key], str | os.PathLike):
+                raise BundleError(f"{key} of case {case} must be a path, got {type(item[key]).__name__}; change it.")
+        if missing := [key for key in keys if key not in item]:
+            raise BundleError(f"Case {case} must have {' and '.join(keys)}, got no {' and no '.join(missing)}; add it.")
+    return cases
