@@ -192,7 +192,7 @@ def _mask(path: Path, strict: bool) -> str:
 
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
-    from medfuse.io import check_nifti, is_nifti, open_series, require_volume, series_suv
+    from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
 
     uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
     entries: dict[str, object] = {key: str(path.absolute())}
@@ -202,24 +202,18 @@ def _source(key: str, path: Path, modality: str, options: argparse.Namespace) ->
     require_volume(path)
     series = open_series(path, modality=modality, uid=uid)
     if modality == "PT":
-        found = series_suv(series, options.suv)
+        content = None if options.suv == "none" else measure(series)
+        found = series_suv(series, options.suv, content=content)
         why = found.record.get("reason") or found.record["rule"]
         print(f"PET: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
     return entries | {f"{key}_series": series.uid}
 
 
 def _dicom(options: argparse.Namespace) -> None:
-    from medfuse.io import list_series, series_suv
+    from medfuse.io import list_series, listing
 
-    folder = list_series(options.folder)
-    for series in folder.series:
-        print(series.describe())
-        if series.modality == "PT" and not series.problem:
-            record = series_suv(series).record
-            print(f"  SUV: {record.get('reason') or record['rule']}")
-    for problem in folder.unreadable:
-        print(f"unreadable: {problem}")
-    print(f"{len(folder.series)} series, {folder.others} other files, {len(folder.unreadable)} unreadable files")
+    for line in listing(list_series(options.folder)):
+        print(line)
     print(NOTICE)
 
 

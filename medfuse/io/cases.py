@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
+from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.places import is_result, is_result_folder, require_apart
 from medfuse.io.texts import read_json
 from medfuse.schema import SOURCES, checked_fields, checked_id, checked_items, refuse_twins
@@ -170,12 +171,10 @@ def _files(
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does (PS3.10 7.1)."""
+    """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does."""
     for path in folder.rglob("*") if folder.is_dir() else ():
-        if path.is_file() and not path.name.startswith(".") and not is_result(path):
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
+        if path.is_file() and not path.name.startswith(".") and not is_result(path) and is_dicom(path):
+            return True
     return False
 
 

@@ -7,23 +7,19 @@ DICOM studies, one in each sub-folder.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import config, dcmread, uid
-from pydicom.filereader import read_file_meta_info
-
-from medfuse.errors import BundleError
+from medfuse.errors import BundleError, DicomError
 from medfuse.io.bids import find_bids_cases, is_bids
 from medfuse.io.cases import find_cases, study_folders
+from medfuse.io.dicom.begin import is_dicom
+from medfuse.io.dicom.header import read_header
 from medfuse.io.manifest import is_manifest, read_manifest
 from medfuse.io.places import is_result
 from medfuse.schema import id_problem
-
-_UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -116,21 +112,15 @@ def _dicom_folders(root: Path) -> list[Path]:
 
 
 def _dicom_files(folder: Path) -> Iterator[Path]:
-    """Give the files of a folder that begin as a DICOM file does (PS3.10 7.1), and are no results of ours."""
+    """Give the files of a folder that begin as a DICOM file does, and are no results of ours."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and not is_result(path):
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    yield path
+        if path.is_file() and not path.name.startswith(".") and not is_result(path) and is_dicom(path):
+            yield path
 
 
 def _study_uid(path: Path) -> str | None:
-    """Return the Study Instance UID of a file, or None. Nothing is inflated: a small file may become a large one."""
+    """Return the Study Instance UID of a file, or None: the reader says later what is wrong with it."""
     try:
-        with config.disable_value_validation():
-            if read_file_meta_info(path).TransferSyntaxUID == uid.DeflatedExplicitVRLittleEndian:
-                return None
-            found = str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
-    except Exception:  # a broken file may raise anything; the reader says later what is wrong with it
+        return read_header(path).study.strip("?") or None
+    except DicomError:
         return None
-    return found if _UID.fullmatch(found) else None

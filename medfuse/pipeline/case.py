@@ -26,6 +26,7 @@ from medfuse.io import (
     check_nifti_header,
     is_nifti,
     open_series,
+    require_one_person,
     require_volume,
     write_json,
     write_nifti,
@@ -35,13 +36,7 @@ from medfuse.io.nifti import NONFINITE_FRACTION
 from medfuse.io.placement import sheared
 from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
-from medfuse.pipeline.facts import (
-    DIMENSIONLESS,
-    agreements,
-    fidelity,
-    sha256,
-    versions,
-)
+from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
 from medfuse.report import region_values
@@ -54,7 +49,8 @@ class DescribeSourcesd(MapTransform):
     Of a NIfTI, `<key>_placement` notes what its header says of the place, see `medfuse.io.placement`, as JSON.
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
-    one text that MONAI's batches leave as it is, for the headers of DICOM output.
+    one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
+    whatever is written; `one_study` notes whether they are of one study.
     """
 
     def __init__(
@@ -85,9 +81,9 @@ class DescribeSourcesd(MapTransform):
             ImageError: If a NIfTI cannot be used by its header, or is too large, or a source has a format that is not
                 read.
             GeometryError: If the geometry of a NIfTI makes no sense, or, if strict, is not one.
-            DicomError: If a DICOM source is not one usable series.
+            DicomError: If a DICOM source is not one usable series, or two are of two patients.
         """
-        result = dict(data)
+        result, found = dict(data), {}
         for key, modality in self.key_iterator(result, self.modalities):
             case, path = result.get("case"), Path(str(result[key]))
             if is_nifti(path):
@@ -99,11 +95,14 @@ class DescribeSourcesd(MapTransform):
             require_volume(path)
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
-            series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
+            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             hashes = "".join(sorted(sha256(file) for file in series.files))
             result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])
+        require_one_person(found)
+        if len(found) > 1:
+            result["one_study"] = len({series.study for series in found.values()}) == 1
         return result
 
 
@@ -343,6 +342,7 @@ class SaveFusiond(MapTransform):
             "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
             "mask_placement": _placement(data, "mask"),
             "registration": _registration(data.get(f"{self.moving}_registration")),
+            "one_study": bool(data["one_study"]) if "one_study" in data else None,
         }
 
 

@@ -40,7 +40,7 @@ def write_dicom(result: CaseResult, folder: Path, *, deidentified: bool = False)
 
     read = [write.read_reference(files) if files else None for files in result.files]
     sources = tuple(source for source in read if source is not None)
-    if len({source.patient for source in sources}) > 1:
+    if len({source.patient for source in sources if source.patient}) > 1:  # files may have changed since they were read
         raise DicomError("PET and MRI must be of one patient for DICOM output, got two PatientIDs; do without it.")
     key = _identity(result, deidentified)
     grid = read[result.names.index(result.record["reference"]["source"])]

@@ -34,7 +34,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
     Args:
         record: The record of a case, as its JSON holds it; unknown or missing entries say nothing.
     """
-    parts = (_placement, _registration, _coverage, _nonfinite, _degradation, _bias_field, _values, _always)
+    parts = (_placement, _registration, _studies, _coverage, _nonfinite, _degradation, _bias_field, _values, _always)
     found = [finding for part in parts for finding in part(record)]
     return sorted(found, key=lambda f: f.level != "warning")
 
@@ -107,6 +107,18 @@ def _registration(record: Mapping[str, Any]) -> list[Finding]:
         text = f"Two halves of the data place the {moving} up to {unsure:.1f} mm apart: that is how sure it is."
         found.append(Finding("warning", text))
     return found
+
+
+def _studies(record: Mapping[str, Any]) -> list[Finding]:
+    """Two studies of one patient are two positions on the table, and maybe two states of the disease."""
+    if record.get("one_study") is not False:
+        return []
+    text = "The images are of two studies of one patient."
+    if (record.get("registration") or {}).get("performed", False):
+        return [Finding("note", text)]
+    return [
+        Finding("warning", f"{text} They were fused without registration: check the edges of the MRI over the PET.")
+    ]
 
 
 def _coverage(record: Mapping[str, Any]) -> list[Finding]:
@@ -191,7 +203,8 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
         if suv.get("kind") == "none":
             text = f"The values of the {name.upper()} are no SUV: {suv.get('reason') or 'the headers do not allow it'}."
             found.append(Finding("warning", text))
-        elif name != "mri" and source.get("unit", "") in UNKNOWN_UNITS:
+        found += [Finding("warning", str(text)) for text in suv.get("warnings") or ()]
+        if suv.get("kind") != "none" and name != "mri" and source.get("unit", "") in UNKNOWN_UNITS:
             unit = source.get("unit") or "none"
             text = (
                 f"The unit of the {name.upper()} is unknown ({unit}): do not compare its values with another scan's. "

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from medfuse import cli
 from medfuse.bundles import bundle_dir, share_dir
+from medfuse.report.findings import findings
 
 OUTPUTS = ("fused", "mri_restored", "pet_restored", "weight", "fused_rgb")
 
@@ -278,6 +280,27 @@ def test_dicom_lists_the_series_of_a_folder(study, mri, save, capsys, canaries):
     assert "3 series, 1 other files, 1 unreadable files" in printed
     assert not [c for c in canaries if c in printed]
     assert cli.main(["dicom", str(study / "absent")]) == 2
+
+
+def test_warnings_of_the_suv_and_another_study_are_in_record_and_report(study, tmp_path, capsys):
+    for path in (study / "CANARY_PT").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = 12e6
+        dataset.StudyInstanceUID = "1.2.3"
+        dataset.save_as(path)
+    assert cli.main(["dicom", str(study)]) == 0
+    assert "  warning: RadionuclideTotalDose is 12 MBq for 70 kg" in capsys.readouterr().out
+    assert cli.main(["fuse", "--dicom", str(study), "--out", str(tmp_path / "out"), "--steps", "1"]) == 0
+    record = json.loads((tmp_path / "out" / "case" / "case.json").read_text())
+    (warning,) = record["sources"]["pet"]["suv"]["warnings"]
+    assert warning.startswith("RadionuclideTotalDose is 12 MBq for 70 kg")
+    assert record["one_study"] is False
+    told = [f.text for f in findings(record) if f.level == "warning"]
+    assert warning in told
+    assert any(
+        text.startswith("The images are of two studies of one patient. They were fused without") for text in told
+    )
+    assert "12 MBq for 70 kg" in (tmp_path / "out" / "case" / "case_report.html").read_text()
 
 
 @pytest.mark.full

@@ -316,6 +316,25 @@ def _all() -> Iterator[Case]:
     for name, damage in mixed.items():
         yield Case("DICOM mixed series", name, CLASSIC, damage)
 
+    one: dict[str, Write] = {
+        "another patient in one": tags("pt_3", PatientID="MRN-4712"),
+        "another patient at an end": tags("mr_0", PatientID="MRN-4712"),
+        "no patient in one": tags("mr_3", PatientID=None),
+        "another study in one": tags("pt_3", StudyInstanceUID="1.2.9"),
+        "two patients by issuer": both(tags("pt_*", IssuerOfPatientID="A"), tags("mr_*", IssuerOfPatientID="B")),
+        "two patients by name": both(tags("pt_*", PatientID=None, PatientName="B"), tags("mr_*", PatientID=None)),
+        "two echo times": both(tags("mr_[024]", EchoTime=10), tags("mr_[135]", EchoTime=90)),
+        "magnitude and phase": both(
+            tags("mr_[024]", ImageType=["ORIGINAL", "PRIMARY", "M"]),
+            tags("mr_[135]", ImageType=["ORIGINAL", "PRIMARY", "P"]),
+        ),
+        "a slice more than named": tags("pt_*", NumberOfSlices=SLICES - 1),
+        "no preamble": raw("pt_3", lambda content: content[132:]),
+        "SPECT for PET": tags("pt_*", SOPClassUID=uid.NuclearMedicineImageStorage, Modality="NM"),
+    }
+    for name, damage in one.items():
+        yield Case("DICOM one of all", name, CLASSIC, damage)
+
     mandatory = [*common, "SOPInstanceUID"]
     for keyword in dict.fromkeys(mandatory):
         for name in ("mr_3", "mr_*"):
@@ -364,6 +383,20 @@ def _all() -> Iterator[Case]:
         else:
             damage = tags("pt_*", **values)
         yield Case("DICOM SUV", name, CLASSIC, damage)
+    contradictions: dict[str, dict[str, Any]] = {
+        "dose in kBq": {"RadionuclideTotalDose": 3.7e5},
+        "weight 7": {"PatientWeight": 7},
+        "half life in minutes": {"RadionuclideHalfLife": 109.77},
+        "half life of no nuclide": {"RadionuclideHalfLife": 9000},
+        "another start by date-time": {"RadiopharmaceuticalStartDateTime": "20240229093000"},
+        "start in UTC, time of day of no zone": {"RadiopharmaceuticalStartDateTime": "20240229093700+0000"},
+        "start in no zone": {"RadiopharmaceuticalStartDateTime": "20240229103000+9900"},
+        "series without date made later": {"SeriesDate": ..., "SeriesTime": "150000"},
+        "frame half an hour later": {"FrameReferenceTime": 1890000, "ActualFrameDuration": 180000},
+        "decay factor of an hour": {"DecayFactor": 1.46},
+    }
+    for name, values in contradictions.items():
+        yield Case("DICOM contradictions", name, CLASSIC, tags("pt_*", **values))
     two = e(
         "pt_*", lambda d: d.RadiopharmaceuticalInformationSequence.append(d.RadiopharmaceuticalInformationSequence[0])
     )

@@ -4,9 +4,10 @@
 one; `volume` decodes it; `reader` is what MONAI calls.
 """
 
+from medfuse.io.dicom.listing import listing
 from medfuse.io.dicom.reader import DicomReader, VolumeReader, is_nifti, open_series, series_suv
-from medfuse.io.dicom.series import Folder, Series, choose_series, list_series
-from medfuse.io.dicom.volume import load_volume
+from medfuse.io.dicom.series import Folder, Series, choose_series, list_series, require_one_person
+from medfuse.io.dicom.volume import load_volume, measure
 
 __all__ = [
     "DicomReader",
@@ -16,7 +17,10 @@ __all__ = [
     "choose_series",
     "is_nifti",
     "list_series",
+    "listing",
     "load_volume",
+    "measure",
     "open_series",
+    "require_one_person",
     "series_suv",
 ]

@@ -21,6 +21,9 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_dataset
 
 from medfuse.errors import DicomError
+from medfuse.io.dicom.begin import HEAD, elements_at, has_meta, is_explicit
+from medfuse.io.dicom.contrast import NUMBERS, read_contrast
+from medfuse.io.dicom.identity import Person, read_person
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
 from medfuse.io.dicom.planes import Planes, read_planes
 from medfuse.io.dicom.values import Values, is_uid
@@ -59,14 +62,15 @@ _CLASS, _SYNTAX = b"\2\0", b"\x10\0"  # elements of the file meta information, g
 _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _WANTED = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
-    "ManufacturerModelName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "ManufacturerModelName", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate",
+    *NUMBERS, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence", "NumberOfSlices",
     "Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex",
     "RadiopharmaceuticalInformationSequence", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "FrameReferenceTime", "ActualFrameDuration", "TimezoneOffsetFromUTC", "DecayCorrected",
-    "DecayCorrectionDateTime", "AttenuationCorrected",
+    "DecayCorrectionDateTime", "AttenuationCorrected", "DecayFactor",
 ]  # fmt: skip
 _OVERLAYS = range(0x60000102, 0x60200102, 0x20000)  # Overlay Bit Position, of up to 16 overlays
 _TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *_OVERLAYS]
@@ -120,6 +124,9 @@ class Header:
         is_result: Whether medfuse wrote it.
         frame_of_reference: UID, or empty.
         slices: Number of Slices (0054,0081) of a PET volume, or 0.
+        study: Study Instance UID, or empty; a question mark where it is none.
+        person: The patient, in digests.
+        contrast: Names and values of what one MRI has in common, such as its echo time.
         pixels: How the pixels are stored.
         planes: Where the frames lie.
         pet: What a PET says about its values.
@@ -135,18 +142,34 @@ class Header:
     is_result: bool = False
     frame_of_reference: str = ""
     slices: int = 0
+    study: str = ""
+    person: Person = field(default_factory=Person)
+    contrast: frozenset[tuple[str, float | str]] = frozenset()
     pixels: PixelFormat | None = None
     planes: Planes | None = None
     pet: PetTags = field(default_factory=PetTags)
     problem: str = ""
 
 
-def read_header(path: Path) -> Header | None:
-    """Read one file.
+@dataclass(frozen=True)
+class Other:
+    """A file that is no CT, MR or PET image.
+
+    Attributes:
+        sop_class: SOP Class UID of a DICOM file; empty for another file.
+        study: Its Study Instance UID, or empty.
+    """
+
+    sop_class: str = ""
+    study: str = ""
+
+
+def read_header(path: Path) -> Header | Other:
+    """Read one file, which may begin without a preamble.
 
     Returns:
-        Its header, with a problem in it if the file is of a known series but cannot be used; None if it is no CT, MR or
-        PET image.
+        Its header, with a problem in it if the file is of a known series but cannot be used; or what it is if it is no
+        CT, MR or PET image.
 
     Raises:
         DicomError: If it is a DICOM file, by its content or its suffix, of which nothing can be said. The message has
@@ -154,16 +177,18 @@ def read_header(path: Path) -> Header | None:
     """
     try:
         with path.open("rb") as file:
-            if file.read(132)[128:] == b"DICM":  # PS3.10 7.1
+            start = elements_at(file.read(HEAD))
+            if start is not None:
+                file.seek(start)
                 return _read_guarded(_Budget(file, path.stat().st_size), path)
     except OSError as error:
         raise DicomError(f"must be readable, got {error.strerror or 'an error'}") from None
     if path.suffix.lower() in _SUFFIXES:
         raise DicomError("must begin with a preamble and DICM, got another beginning")
-    return None
+    return Other()
 
 
-def _read_guarded(file: _Budget, path: Path) -> Header | None:
+def _read_guarded(file: _Budget, path: Path) -> Header | Other:
     """Read, and turn errors of any kind into one of ours: pydicom's repeat values of the header."""
     try:
         with quiet():
@@ -220,10 +245,10 @@ class _Budget:
         raise self.failure
 
 
-def _read(file: _Budget, path: Path) -> Header | None:
+def _read(file: _Budget, path: Path) -> Header | Other:
     syntax, stored_class = _file_meta(file)
     if stored_class == uid.MediaStorageDirectoryStorage:  # a DICOMDIR
-        return None
+        return Other(stored_class)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         raise DicomError("must not be deflated, got the deflated transfer syntax; convert it to another")
     pixel_data: dict[str, Any] = {}
@@ -244,14 +269,15 @@ def _read(file: _Budget, path: Path) -> Header | None:
             specific_tags=cast(Any, _TAGS),
         )
     )
-    sop_class = values.text("SOPClassUID")
+    sop_class, study = values.text("SOPClassUID"), values.text("StudyInstanceUID")
+    study = study if is_uid(study) or not study else "?"
     if sop_class and sop_class not in (*_CLASSIC, *_ENHANCED):
-        return None
+        return Other(sop_class if is_uid(sop_class) else "", study)
     modality = values.text("Modality")
     if not sop_class or not modality:
         raise DicomError("must have a SOP class and a modality, got none")
     if modality not in _MODALITIES:
-        return None
+        return Other(sop_class, study)
     known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), modality, sop_class)
     try:
         pixels = _pixels(values, syntax, pixel_data, file.size)
@@ -263,6 +289,9 @@ def _read(file: _Budget, path: Path) -> Header | None:
             is_result=values.text("ManufacturerModelName") == MODEL,
             frame_of_reference=values.uid("FrameOfReferenceUID", needed=False),
             slices=values.count("NumberOfSlices", default=0) if is_pet and sop_class in _CLASSIC else 0,
+            study=study,
+            person=read_person(values),
+            contrast=read_contrast(values) if modality == "MR" else frozenset(),
             pixels=pixels,
             planes=planes,
             pet=read_pet(values, planes) if is_pet else PetTags(),
@@ -272,7 +301,15 @@ def _read(file: _Budget, path: Path) -> Header | None:
 
 
 def _file_meta(file: _Budget) -> tuple[str, str]:
-    """Return transfer syntax and SOP class, and leave the file where the data set begins (PS3.10 7.1)."""
+    """Return transfer syntax and SOP class, and leave the file where the data set begins (PS3.10 7.1).
+
+    A data set without file meta information is in little endian, and shows whether its VRs are explicit.
+    """
+    start = file.tell()
+    head = file.read(8)
+    file.seek(start)
+    if not has_meta(head) and start == 0:
+        return (uid.ExplicitVRLittleEndian if is_explicit(head) else uid.ImplicitVRLittleEndian), ""
     found: dict[bytes, list[str]] = {_SYNTAX: [], _CLASS: []}
     while True:  # explicit little endian, whatever the data set is
         start = file.tell()

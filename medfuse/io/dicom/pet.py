@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
 import numpy as np
 from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.planes import Planes
 from medfuse.io.dicom.values import Values, parse_zone
-from medfuse.io.suv import FILE_UNITS, PetTags
+from medfuse.io.suv import FILE_UNITS, HALF_LIVES, Moment, PetTags
 
 _GE, _GE_SCAN = 0x00090010, 0x0009100D
 _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70530010, 0x70531000, 0x70531009
@@ -16,46 +21,156 @@ PRIVATE_TAGS = (_GE, _GE_SCAN, _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY)
 _CORRECTIONS = ("DECY", "ATTN", "SCAT", "DTIM", "MOTN", "PMOT", "CLN", "RAN", "RADL", "DCAL", "NORM", "SLSENS")
 # UCUM codes in the real world value mappings of enhanced images (PS3.16 CID 84)
 _UCUM = {"Bq/ml": "BQML", "{counts}": "CNTS", "g/ml": "GML", "g/ml{SUVbw}": "GML", "{SUVbw}g/ml": "GML"}
+_SCHEMES = {"SNM3": "SRT", "99SDM": "SRT", "SNOMED": "SCT", "SNOMED-CT": "SCT"}  # that use the codes of others
+_MEANING = re.compile(r"\W*(\d{1,3}m?)\W*([A-Za-z]+)\W*|\W*([A-Za-z]+)\W*(\d{1,3}m?)\W*")  # of ^18^Fluorine, F-18
+_ROUNDED = 60.0  # s, by which two notes of one acquisition may differ
+
+T = TypeVar("T")
+
+
+class _Told:
+    """Collects what can be read, and for what cannot the reason: no pixel depends on it."""
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[str, str]] = []
+
+    def of(self, name: str, read: Callable[[], T], default: T) -> T:
+        """Return what is read, or the default, with a fault of that name."""
+        try:
+            return read()
+        except DicomError as error:
+            self.faults.append((name, f"The headers {error}"))
+            return default
 
 
 def read_pet(values: Values, planes: Planes) -> PetTags:
     """Read what an image says about its values: codes of known lists, numbers, moments.
 
-    Raises:
-        DicomError: If a value makes no sense, or there is more than one radiopharmaceutical.
+    What cannot be read is in the faults of the tags.
     """
-    zone = parse_zone(values.text("TimezoneOffsetFromUTC"))
-    agents = values.items("RadiopharmaceuticalInformationSequence")
-    if len(agents) > 1:
-        raise DicomError(f"must tell of one radiopharmaceutical, got {len(agents)}")
+    told = _Told()
+    none: list[Values] = []
+    agents = told.of("dose", lambda: values.items("RadiopharmaceuticalInformationSequence"), none)
+    if told.faults or len(agents) > 1:
+        why = "The headers must tell of one radiopharmaceutical, got "
+        why += "something else" if told.faults else str(len(agents))
+        told.faults = [(name, why) for name in ("dose", "half_life", "nuclide", "injected", "start_time")]
+        agents = []
     agent = agents[0] if agents else Values(Dataset())
-    corrections = [code for code in values.texts("CorrectedImage") if code in _CORRECTIONS]
+    zone = told.of("injected", lambda: parse_zone(values.text("TimezoneOffsetFromUTC")), None)
+
+    def number(name: str, place: Values, tag: str | int) -> float | None:
+        return told.of(name, lambda: place.number(tag), None)
+
+    def code(name: str, keyword: str, known: tuple[str, ...]) -> str:
+        return told.of(name, lambda: values.code(keyword, known), "")
+
+    corrected_to = told.of("corrected_to", lambda: values.instant("DecayCorrectionDateTime", zone), None)
+    start_time = told.of("start_time", lambda: agent.moment("", "RadiopharmaceuticalStartTime", zone), None)
+    is_ge = told.of("ge_scan", lambda: values.text(_GE) == "GEMS_PETD_01", False)
+    is_philips = told.of("philips_suv", lambda: values.text(_PHILIPS) == "Philips PET Private Group", False)
+    units = told.of("units", lambda: values.code("Units", tuple(FILE_UNITS)) or _mapped_units(values, planes), "OTHER")
+    return PetTags(
+        units=units,
+        suv_type=code("suv_type", "SUVType", ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "BSA", "IBW")),
+        corrections=told.of("corrections", lambda: _corrections(values), ()),
+        decay_correction=code("decay_correction", "DecayCorrection", ("NONE", "START", "ADMIN"))
+        if corrected_to is None
+        else "START",
+        weight=number("weight", values, "PatientWeight"),
+        size=number("size", values, "PatientSize"),
+        sex=code("sex", "PatientSex", ("M", "F", "O")),
+        dose=number("dose", agent, "RadionuclideTotalDose"),
+        half_life=number("half_life", agent, "RadionuclideHalfLife"),
+        nuclide=told.of("nuclide", lambda: _nuclide(agent), ""),
+        philips_suv=number("philips_suv", values, _PHILIPS_SUV) if is_philips else None,
+        philips_activity=number("philips_activity", values, _PHILIPS_ACTIVITY) if is_philips else None,
+        injected=told.of("injected", lambda: _injected(agent, zone, start_time), None),
+        start_time=start_time,
+        series=told.of("series", lambda: values.moment("SeriesDate", "SeriesTime", zone), None),
+        ge_scan=told.of("ge_scan", lambda: values.instant(_GE_SCAN, zone), None) if is_ge else None,
+        corrected_to=corrected_to,
+        acquired=told.of("acquired", lambda: _acquired(values, zone), None),
+        frame_reference=_seconds(number("frame_reference", values, "FrameReferenceTime")),
+        frame_duration=_seconds(number("frame_duration", values, "ActualFrameDuration")),
+        decay_factor=number("decay_factor", values, "DecayFactor"),
+        faults=tuple(told.faults),
+    )
+
+
+def _corrections(values: Values) -> tuple[str, ...]:
+    found = [code for code in values.texts("CorrectedImage") if code in _CORRECTIONS]
     for keyword, code in (("DecayCorrected", "DECY"), ("AttenuationCorrected", "ATTN")):
         if values.text(keyword) == "YES":
-            corrections.append(code)
-    corrected_to = values.instant("DecayCorrectionDateTime", zone)
-    is_ge, is_philips = values.text(_GE) == "GEMS_PETD_01", values.text(_PHILIPS) == "Philips PET Private Group"
-    return PetTags(
-        units=values.code("Units", tuple(FILE_UNITS)) or _mapped_units(values, planes),
-        suv_type=values.code("SUVType", ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "BSA", "IBW")),
-        corrections=tuple(corrections),
-        decay_correction="START" if corrected_to else values.code("DecayCorrection", ("NONE", "START", "ADMIN")),
-        weight=values.number("PatientWeight"),
-        size=values.number("PatientSize"),
-        sex=values.code("PatientSex", ("M", "F", "O")),
-        dose=agent.number("RadionuclideTotalDose"),
-        half_life=agent.number("RadionuclideHalfLife"),
-        philips_suv=values.number(_PHILIPS_SUV) if is_philips else None,
-        philips_activity=values.number(_PHILIPS_ACTIVITY) if is_philips else None,
-        injected=agent.instant("RadiopharmaceuticalStartDateTime", zone)
-        or agent.moment("", "RadiopharmaceuticalStartTime"),
-        series=values.moment("SeriesDate", "SeriesTime"),
-        ge_scan=values.instant(_GE_SCAN, zone) if is_ge else None,
-        corrected_to=corrected_to,
-        acquired=values.instant("AcquisitionDateTime", zone) or values.moment("AcquisitionDate", "AcquisitionTime"),
-        frame_reference=_seconds(values.number("FrameReferenceTime")),
-        frame_duration=_seconds(values.number("ActualFrameDuration")),
-    )
+            found.append(code)
+    return tuple(found)
+
+
+def _injected(agent: Values, zone: float | None, start_time: Moment | None) -> Moment | None:
+    """Return the injection by its date-time, or by its time of day, for which a date-time may tell the day alone."""
+    day = agent.day("RadiopharmaceuticalStartDateTime")
+    if day is not None and start_time is not None:
+        return Moment(day, start_time.second, zone)
+    return agent.instant("RadiopharmaceuticalStartDateTime", zone) or start_time
+
+
+def _acquired(values: Values, zone: float | None) -> Moment | None:
+    """Return the acquisition by date and time, else by the date-time, and hold the one against the other."""
+    local = values.moment("AcquisitionDate", "AcquisitionTime", zone)
+    whole = values.instant("AcquisitionDateTime", zone)
+    if local is None or whole is None:
+        return local or whole
+    if whole.is_comparable(local):
+        if abs(whole.apart(local)) > _ROUNDED:
+            raise DicomError("must have one AcquisitionDateTime and AcquisitionTime, got two that differ")
+        return whole if local.day is None else local
+    return local
+
+
+def _nuclide(agent: Values) -> str:
+    """Return the radionuclide, such as F-18, of Radionuclide Code Sequence; OTHER for another, empty for none.
+
+    Raises:
+        DicomError: If code and meaning are of two nuclides, or there are two.
+    """
+    found = set()
+    for item in agent.items("RadionuclideCodeSequence"):
+        scheme = item.text("CodingSchemeDesignator")
+        named = {_coded(_SCHEMES.get(scheme, scheme), item.text("CodeValue")), _meant(item.text("CodeMeaning"))}
+        found |= named if any(named) else {"OTHER"}
+    found.discard("")
+    if len(found) > 1:
+        raise DicomError("must tell of one nuclide in RadionuclideCodeSequence, got several")
+    return found.pop() if found else ""
+
+
+def _meant(text: str) -> str:
+    """Return the known nuclide of a code's meaning, such as ^18^Fluorine, 18F or F-18; else nothing."""
+    match = _MEANING.fullmatch(text)
+    if match is None:
+        return ""
+    element, mass = (match[2], match[1]) if match[2] else (match[3], match[4])
+    symbol = _SYMBOLS.get(element.lower(), element.capitalize())
+    return nuclide if (nuclide := f"{symbol}-{mass}") in HALF_LIVES else ""
+
+
+_SYMBOLS = {
+    "carbon": "C", "nitrogen": "N", "oxygen": "O", "fluorine": "F", "sodium": "Na", "potassium": "K", "scandium": "Sc",
+    "titanium": "Ti", "manganese": "Mn", "iron": "Fe", "copper": "Cu", "zinc": "Zn", "gallium": "Ga", "germanium": "Ge",
+    "arsenic": "As", "selenium": "Se", "bromine": "Br", "rubidium": "Rb", "yttrium": "Y", "zirconium": "Zr",
+    "niobium": "Nb", "technetium": "Tc", "iodine": "I", "terbium": "Tb", "cobalt": "Co", "chlorine": "Cl",
+    "lanthanum": "La",
+}  # fmt: skip
+
+
+@cache
+def _coded(scheme: str, value: str) -> str:
+    """Return the nuclide of a code of PS3.16 CID 4020, in SNOMED CT, in SRT, which it came from, or in DCM."""
+    from pydicom.sr.codedict import codes  # half a second of imports, for PET alone
+    from pydicom.sr.coding import Code
+
+    asked, nuclides = Code(value, scheme, ""), codes.cid4020
+    return next((_meant(known.meaning) for n in nuclides.dir() if (known := getattr(nuclides, n)) == asked), "")
 
 
 def _mapped_units(values: Values, planes: Planes) -> str:

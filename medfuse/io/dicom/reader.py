@@ -13,10 +13,10 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.series import Series, choose_series, list_series
-from medfuse.io.dicom.volume import load_volume
+from medfuse.io.dicom.volume import load_volume, voxel_ml
 from medfuse.io.foreign import require_no_foreign, require_volume
 from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader
-from medfuse.io.suv import CHOICES, Suv, suv
+from medfuse.io.suv import CHOICES, Content, Suv, suv
 from medfuse.io.texts import read_json
 
 SIDECAR = "suv.json"
@@ -40,15 +40,20 @@ def open_series(
     return choose_series(folder, modality=modality, uid=uid)
 
 
-def series_suv(series: Series, kind: str = "auto") -> Suv:
+def series_suv(series: Series, kind: str = "auto", *, content: Content | None = None) -> Suv:
     """Find how the values of a PET series become SUV; see `medfuse.io.suv.suv`.
 
     A file `suv.json` beside the files of the series may replace what headers say or lack.
 
+    Args:
+        series: A usable series.
+        kind: One of `medfuse.io.suv.CHOICES`.
+        content: What its pixels hold, from `measure`, to be held against the injected activity; None to go without.
+
     Raises:
         DicomError: If a kind was asked for that cannot be computed, or the sidecar cannot be used.
     """
-    return suv([header.pet for header in series.headers], kind, _sidecar(series))
+    return suv([header.pet for header in series.headers], kind, _sidecar(series), content=content)
 
 
 class DicomReader(ImageReader):
@@ -123,11 +128,12 @@ class DicomReader(ImageReader):
         }
         if series.frame_of_reference:
             meta[FRAME_OF_REFERENCE] = series.frame_of_reference
-        factor = 1.0
+        volume = load_volume(series)
         if series.modality == "PT":
-            found = series_suv(series, self.suv)
-            factor, meta["unit"], meta["suv"] = found.factor, found.unit, found.record
-        volume = load_volume(series, factor=factor)
+            content = Content(float(volume.sum(dtype=np.float64)) * voxel_ml(series), float(volume.max()))
+            found = series_suv(series, self.suv, content=content)
+            volume *= np.float32(found.factor)
+            meta["unit"], meta["suv"] = found.unit, found.record
         if not self.allow_constant and volume.min() == volume.max():
             raise DicomError(f"Series {series.uid} must show something, got one value everywhere; check the scan.")
         return volume, meta

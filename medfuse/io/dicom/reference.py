@@ -15,6 +15,7 @@ from typing import Any, cast
 import pydicom
 from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError
@@ -119,7 +120,8 @@ def read_reference(files: Sequence[str | Path]) -> SourceReference:
     first = min(series.headers, key=_time)
     try:
         with quiet():
-            read = pydicom.dcmread(first.path, stop_before_pixels=True, specific_tags=cast(Any, _TAGS))
+            read = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=cast(Any, _TAGS))
+            _drop_unreadable(read)
             read.decode()
             header = _copied(read, tuple(e.keyword for e in read if e.keyword))
     except Exception:  # pydicom's errors repeat values of the header
@@ -138,6 +140,18 @@ def read_reference(files: Sequence[str | Path]) -> SourceReference:
 def _time(header: Header) -> tuple[int, float]:
     acquired = header.pet.acquired
     return (acquired.day or 0, acquired.second) if acquired is not None else (0, 0.0)
+
+
+def _drop_unreadable(dataset: Dataset) -> None:
+    """Remove elements whose values are malformed, also in sequences: an object without them can still be filed."""
+    for tag in list(dataset.keys()):
+        try:  # pydicom converts a value when it is asked for, or hands it on as a text that it will not write
+            element = DataElement(tag, dataset[tag].VR, dataset[tag].value)
+        except Exception:  # of any kind
+            del dataset[tag]
+            continue
+        for item in element.value if element.VR == "SQ" else ():
+            _drop_unreadable(item)
 
 
 def _copied(source: Dataset, names: Sequence[str]) -> Dataset:

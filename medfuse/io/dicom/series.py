@@ -6,16 +6,20 @@ folder, file names and instance numbers play no part: frames are sorted by posit
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medfuse.errors import DicomError
+from medfuse.io.dicom.contrast import mixed
 from medfuse.io.dicom.header import Header, PixelFormat, read_header
+from medfuse.io.dicom.identity import Person
+from medfuse.io.dicom.others import why_none
 from medfuse.io.dicom.planes import Planes
 from medfuse.io.nifti import MAX_BYTES
 
@@ -71,6 +75,16 @@ class Series:
         return self.headers[0].frame_of_reference
 
     @property
+    def study(self) -> str:
+        """Study Instance UID, or empty."""
+        return self.headers[0].study
+
+    @property
+    def person(self) -> Person:
+        """The patient, in digests."""
+        return self.headers[0].person
+
+    @property
     def is_volume_like(self) -> bool:
         """Whether it may be meant as a volume: no localizer, and more than one image."""
         frames = sum(h.pixels.frames if h.pixels else 1 for h in self.headers)
@@ -104,11 +118,15 @@ class Folder:
         series: Image series, by modality and UID.
         others: Number of files that are no CT, MR or PET image.
         unreadable: What is wrong with each DICOM file that could not be read, and belongs to no one knows which series.
+        classes: How many of the others are of each SOP class, by its UID.
+        is_file: Whether it is no folder, but one file.
     """
 
     series: tuple[Series, ...]
     others: int
     unreadable: tuple[str, ...]
+    classes: Counter[str] = field(default_factory=Counter)
+    is_file: bool = False
 
 
 def list_series(source: str | Path | Sequence[str | Path], *, max_bytes: int = MAX_BYTES) -> Folder:
@@ -122,7 +140,7 @@ def list_series(source: str | Path | Sequence[str | Path], *, max_bytes: int = M
         DicomError: If there is no such folder or file, or a folder holds more than 50 000 files.
     """
     by_series: dict[str, list[Header]] = defaultdict(list)
-    unreadable, others = [], 0
+    unreadable, others, classes = [], 0, Counter[str]()
     paths = list(_files(source))
     for number, path in enumerate(paths, start=1):
         try:
@@ -130,12 +148,15 @@ def list_series(source: str | Path | Sequence[str | Path], *, max_bytes: int = M
         except DicomError as error:
             unreadable.append(f"file {number} of {len(paths)} by name {error}")
             continue
-        if header is None:
-            others += 1
-        else:
+        if isinstance(header, Header):
             by_series[header.series].append(header)
+        else:
+            others += 1
+            classes.update([header.sop_class] if header.sop_class else [])
     series = (_series(uid, headers, max_bytes) for uid, headers in by_series.items())
-    return Folder(tuple(sorted(series, key=lambda s: (s.modality, s.uid))), others, tuple(unreadable))
+    is_file = isinstance(source, str | Path) and Path(source).is_file()
+    listed = tuple(sorted(series, key=lambda s: (s.modality, s.uid)))
+    return Folder(listed, others, tuple(unreadable), classes, is_file)
 
 
 def choose_series(folder: Folder, *, modality: str | None = None, uid: str | None = None) -> Series:
@@ -165,14 +186,36 @@ def choose_series(folder: Folder, *, modality: str | None = None, uid: str | Non
         found = [s for s in fitting if s.is_volume_like] or fitting
         found = [s for s in found if not s.is_result] or found
         found = [s for s in found if not s.is_uncorrected] or found
+    if not found and uid is None:
+        why = why_none(folder.classes, modality, is_file=folder.is_file, has_series=bool(folder.series))
+        if why:
+            raise DicomError(why)
     if len(found) != 1:
         what = f"one {modality or 'image'} series" + ("" if uid is None else " of the given UID")
         listed = "; ".join(s.describe() for s in (found or folder.series)[:_SHOWN]) or "no image series"
         remedy = "choose one by its UID" if found else "check the folder, modality and UID"
-        raise DicomError(f"The folder must hold {what}, got {len(found)} ({listed}); {remedy}.")
+        place = "file" if folder.is_file else "folder"
+        raise DicomError(f"The {place} must hold {what}, got {len(found)} ({listed}); {remedy}.")
     if found[0].problem:
         raise DicomError(f"{found[0].modality} series {found[0].uid} {found[0].problem}.")
     return found[0]
+
+
+def require_one_person(sources: Mapping[str, Series]) -> None:
+    """Refuse series of two patients. Two studies, or frames of reference, may be of one, and can be registered.
+
+    Args:
+        sources: Series, by what a message calls them.
+
+    Raises:
+        DicomError: If PatientID differs or, where one has none, name or birth date.
+    """
+    for (first, one), (second, other) in combinations(sources.items(), 2):
+        if one.person.is_another(other.person):
+            raise DicomError(
+                f"{first} and {second} must be of one patient, got two by PatientID, or name and birth date; choose "
+                "series of one."
+            )
 
 
 def _files(source: str | Path | Sequence[str | Path]) -> Iterator[Path]:
@@ -206,10 +249,8 @@ def _series(uid: str, headers: Sequence[Header], max_bytes: int) -> Series:
     modality = headers[0].modality
     try:
         planes = _checked(headers, max_bytes)
-        order, affine = _stack(planes)
-        slices = max(h.slices for h in headers)
-        if len(order) < slices:
-            raise DicomError(f"must have the {slices} slices that it names, got {len(order)}; add the missing ones")
+        order, affine = _stack(planes, _places(headers))
+        _check_count(headers, len(order))
     except DicomError as error:
         return Series(uid, modality, tuple(headers), problem=str(error))
     return Series(uid, modality, tuple(headers), order=order, affine=affine)
@@ -224,16 +265,25 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
             )
     if len({h.instance for h in headers}) < len(headers):
         raise DicomError("must have each image once, got two files of one SOP instance; remove the copy")
-    formats = [h.pixels for h in headers if h.pixels is not None]
-    alike: dict[str, set[Any]] = {
-        "modality": {h.modality for h in headers},
-        "frame of reference": {h.frame_of_reference for h in headers},
-        "size of images": {(f.rows, f.columns) for f in formats},
-        "kind of pixels": {(f.bits_allocated, f.signed) for f in formats},
+    alike: dict[str, Callable[[Header], Any]] = {
+        "modality": lambda h: h.modality,
+        "patient (PatientID)": lambda h: h.person.key,
+        "study (StudyInstanceUID)": lambda h: h.study,
+        "frame of reference": lambda h: h.frame_of_reference,
+        "size of images": lambda h: h.pixels and (h.pixels.rows, h.pixels.columns),
+        "kind of pixels": lambda h: h.pixels and (h.pixels.bits_allocated, h.pixels.signed),
     }
-    for what, values in alike.items():
-        if len(values) > 1:
-            raise DicomError(f"must have one {what}, got {len(values)}; split it")
+    for what, of in alike.items():
+        counts = Counter(of(h) for h in headers)
+        if len(counts) > 1:
+            usual = counts.most_common(1)[0][0]
+            other = next(number for number, h in enumerate(headers, start=1) if of(h) != usual)
+            raise DicomError(
+                f"must have one {what}, got {len(counts)}; split it (file {other} of {len(headers)} by name is another)"
+            )
+    if different := mixed(h.contrast for h in headers):
+        raise DicomError(f"must be of one contrast, got several values of {different}; split it by them")
+    formats = [h.pixels for h in headers if h.pixels is not None]
     total = 4 * sum(_voxels(f) for f in formats)
     if total > max_bytes:
         raise DicomError(f"must decode to at most {max_bytes} bytes, got {total}; crop it or raise max_bytes")
@@ -242,11 +292,33 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
     return Planes(*(np.concatenate([getattr(p, name) for p in planes]) for name in names))
 
 
+def _check_count(headers: Sequence[Header], count: int) -> None:
+    """Hold the slices against Number of Slices (0054,0081): of an end slice, nothing else tells."""
+    named = max(h.slices for h in headers)
+    if count < named:
+        raise DicomError(f"must have the {named} slices that it names, got {count}; add the missing ones")
+    if named and count > named:
+        raise DicomError(
+            f"must have the {named} slices that it names, got {count}; remove what is of another series, such as the "
+            "first or the last"
+        )
+
+
+def _places(headers: Sequence[Header]) -> list[str]:
+    """Return where each frame of each file is, for messages."""
+    places = []
+    for number, header in enumerate(headers, start=1):
+        frames = header.pixels.frames if header.pixels else 1
+        file = f"file {number} of {len(headers)} by name"
+        places += [file] if frames == 1 else [f"frame {k + 1} of {file}" for k in range(frames)]
+    return places
+
+
 def _voxels(pixels: PixelFormat) -> int:
     return pixels.rows * pixels.columns * pixels.frames
 
 
-def _stack(planes: Planes) -> tuple[np.ndarray, np.ndarray]:
+def _stack(planes: Planes, places: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the order of the frames along their normal, and the affine of the volume."""
     if len(planes.position) < 2:
         raise DicomError("must have at least 2 slices, got 1; choose another series")
@@ -264,32 +336,40 @@ def _stack(planes: Planes) -> tuple[np.ndarray, np.ndarray]:
 
     height = planes.position @ np.cross(along_row, along_column)
     order = np.argsort(height, kind="stable")
-    _check_steps(np.diff(height[order]))
+    _check_steps(np.diff(height[order]), [places[k] for k in order])
     position = planes.position[order]
     step = (position[-1] - position[0]) / (len(order) - 1)
     distance = float(np.linalg.norm(step))
     if max(abs(step @ along_row), abs(step @ along_column)) > _TILT * distance:
         raise DicomError("must be stacked along its normal, got a tilted stack; resample it")
-    off = np.linalg.norm(position - (position[0] + np.arange(len(order))[:, None] * step), axis=1).max()
-    if off > max(_DRIFT, _DRIFT * distance):
-        raise DicomError(f"must have its slices on one line, evenly, got one {off:.2f} mm off its place; resample it")
+    off = np.linalg.norm(position - (position[0] + np.arange(len(order))[:, None] * step), axis=1)
+    if off.max() > max(_DRIFT, _DRIFT * distance):
+        raise DicomError(
+            f"must have its slices on one line, evenly, got one {off.max():.2f} mm off its place; resample it "
+            f"({places[order[int(off.argmax())]]})"
+        )
     affine = np.eye(4)
     affine[:3, :] = np.column_stack([along_row * columns, along_column * rows, step, position[0]])
     return order, _LPS_TO_RAS @ affine
 
 
-def _check_steps(steps: np.ndarray) -> None:
+def _check_steps(steps: np.ndarray, places: Sequence[str]) -> None:
+    """Check the distances of neighbours; places are those of the slices, in order."""
     usual = float(np.median(steps))
-    same = int((steps < 1e-3).sum()) if usual < 1e-3 else int((steps < 0.01 * usual).sum())
-    if same:
+    close = np.flatnonzero(steps < (1e-3 if usual < 1e-3 else 0.01 * usual))
+    if len(close):
         raise DicomError(
-            f"must have one image at each place, got {same} at the place of another: copies, or a dynamic, gated or "
-            "multi-echo series; keep one part of it"
+            f"must have one image at each place, got {len(close)} at the place of another: copies, or a dynamic, gated "
+            f"or multi-echo series; keep one part of it (first: {places[close[0]]} and {places[close[0] + 1]})"
         )
-    if steps.max() > 1.5 * usual:
-        raise DicomError(
-            f"must have a slice every {usual:.4g} mm, got a gap of {steps.max():.4g} mm; add the missing slice"
-        )
+    widest = int(steps.argmax())
+    if steps[widest] > 1.5 * usual:
+        pair = f"({places[widest]} and {places[widest + 1]})"
+        gap = f"must have a slice every {usual:.4g} mm, got a gap of {steps[widest]:.4g} mm"
+        if widest in (0, len(steps) - 1):
+            end = "first" if widest == 0 else "last"
+            raise DicomError(f"{gap} at its {end} slice; add the missing slice, or remove the stray {end} one {pair}")
+        raise DicomError(f"{gap}; add the missing slice {pair}")
     if np.abs(steps - usual).max() > _STEP * usual:
         raise DicomError(
             f"must have evenly spaced slices, got steps of {steps.min():.4g} to {steps.max():.4g} mm; resample it"

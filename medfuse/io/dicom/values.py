@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from medfuse.errors import DicomError
 from medfuse.io.suv import Moment
@@ -50,7 +51,7 @@ class Values:
         value = self.raw(name)
         if isinstance(value, bytes):
             value = value.decode("ascii", "replace")
-        several = [] if value is None else [value] if isinstance(value, str | int | float) else list(value)
+        several = [] if value is None else [value] if isinstance(value, str | int | float | PersonName) else list(value)
         return tuple(str(v).strip(" \0") for v in several)
 
     def text(self, name: str | int) -> str:
@@ -101,31 +102,56 @@ class Values:
             raise DicomError(f"must have a sequence as {name}, got another value")
         return [Values(item) for item in value or []]
 
-    def moment(self, day: str, time: str) -> Moment | None:
-        """Return the moment of a date and a time (PS3.5 6.2, DA and TM), without day where the date is absent."""
-        second = _second(self.text(time))
-        return None if second is None else Moment(_day(self.text(day)) if day else None, second)
+    def moment(self, day: str, time: str, zone: float | None = None) -> Moment | None:
+        """Return the moment of a date and a time (PS3.5 6.2, DA and TM), without day where the date is absent.
 
-    def instant(self, name: str | int, zone: float | None) -> Moment | None:
-        """Return the moment of a date-time (PS3.5 6.2, DT) in a time zone, where both that and its own are told.
+        Args:
+            day: Keyword; empty for none.
+            time: Keyword.
+            zone: Seconds east of UTC, or None.
+        """
+        text, written = self.text(time), self.text(day) if day else ""
+        if not text:
+            return None
+        second, number = _second(text), _day(written)
+        if second is None or (written and number is None):
+            raise DicomError(f"must have a valid {_label(time if second is None else day)}, got another text")
+        return Moment(number, second, zone)
+
+    def day(self, name: str) -> int | None:
+        """Return the day of a date-time that is cut short after it (PS3.5 6.2, DT), or None."""
+        return _day(self.text(name))
+
+    def instant(self, name: str | int, zone: float | None = None) -> Moment | None:
+        """Return the moment of a date-time (PS3.5 6.2, DT), in the zone that it tells itself, else in another.
 
         Args:
             name: Keyword or tag.
             zone: Seconds east of UTC, or None.
         """
         text = self.text(name)
-        own = parse_zone(text)
-        text = _ZONE.sub("", text)
+        if not text:
+            return None
+        own, text = parse_zone(text), _ZONE.sub("", text)
         day, second = _day(text[:8]), _second(text[8:])
         if day is None or second is None:
-            return None
-        return Moment(day, second if own is None or zone is None else second + zone - own)
+            raise DicomError(f"must have a valid {_label(name)}, got another text")
+        return Moment(day, second, zone if own is None else own)
 
 
 def parse_zone(text: str) -> float | None:
-    """Return the seconds east of UTC that a text ends with, such as +0130, or None."""
+    """Return the seconds east of UTC that a text ends with, such as +0130, or None.
+
+    Raises:
+        DicomError: If no zone is so far from UTC (PS3.5 6.2, DT: -1200 to +1400).
+    """
     match = _ZONE.search(text)
-    return float(f"{match[1]}1") * (int(match[2]) * 3600 + int(match[3]) * 60) if match else None
+    if match is None:
+        return None
+    zone = float(f"{match[1]}1") * (int(match[2]) * 3600 + int(match[3]) * 60)
+    if not -12 * 3600 <= zone <= 14 * 3600 or int(match[3]) > 59:
+        raise DicomError("must tell a time zone of -1200 to +1400, got another")
+    return zone
 
 
 def _day(text: str) -> int | None:

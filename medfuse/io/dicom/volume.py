@@ -14,6 +14,7 @@ from pydicom.pixels import get_decoder
 from medfuse.errors import DicomError
 from medfuse.io.dicom.header import CODECS, NATIVE, PixelFormat, quiet
 from medfuse.io.dicom.series import Series
+from medfuse.io.suv import Content
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"  # how a JPEG 2000 code stream begins (ISO/IEC 15444-1 A.4 and A.5)
 _SOI = b"\xff\xd8"  # how a JPEG-LS stream begins (ISO/IEC 14495-1 C.1.1)
@@ -35,7 +36,34 @@ def load_volume(series: Series, *, factor: float = 1.0) -> np.ndarray:
         DicomError: If a file cannot be decoded, or a value is not finite.
     """
     volume = np.empty(series.shape, dtype=np.float32)
-    place = np.argsort(series.order)  # of each frame among the slices
+    for place, values in _slices(series):
+        with np.errstate(over="ignore"):
+            volume[:, :, place] = (values * factor).T
+    if not np.isfinite(volume).all():
+        raise DicomError(f"Series {series.uid} must be finite, got values beyond float32; check RescaleSlope.")
+    return volume
+
+
+def measure(series: Series) -> Content:
+    """Return what the pixels of a usable series hold, decoded frame by frame.
+
+    Raises:
+        DicomError: If a file cannot be decoded.
+    """
+    total, highest = 0.0, -np.inf
+    for _, values in _slices(series):
+        total, highest = total + float(values.sum()), max(highest, float(values.max()))
+    return Content(total * voxel_ml(series), highest)
+
+
+def voxel_ml(series: Series) -> float:
+    """Return the volume of a voxel, ml."""
+    return abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000.0
+
+
+def _slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
+    """Give each slice's place along the affine's last axis, and its rescaled values **[rows, columns]**, float64."""
+    places = np.argsort(series.order)  # of each frame among the slices
     start = 0
     for number, header in enumerate(series.headers, start=1):
         pixels, planes = header.pixels, header.planes
@@ -44,9 +72,7 @@ def load_volume(series: Series, *, factor: float = 1.0) -> np.ndarray:
         try:
             with quiet(), header.path.open("rb") as file:
                 for k, frame in enumerate(_frames(file, pixels)):
-                    with np.errstate(over="ignore"):
-                        values = (frame * planes.slope[k] + planes.intercept[k]) * factor
-                        volume[:, :, place[start + k]] = values.T
+                    yield int(places[start + k]), frame * planes.slope[k] + planes.intercept[k]
         except DicomError as error:
             raise DicomError(f"{_which(series, number)} {error}; copy or convert it again.") from None
         except Exception:  # decoders raise errors of any kind, and pydicom's repeat values of the header
@@ -54,9 +80,6 @@ def load_volume(series: Series, *, factor: float = 1.0) -> np.ndarray:
                 f"{_which(series, number)} must hold pixels that can be decoded, got others; copy or convert it again."
             ) from None
         start += pixels.frames
-    if not np.isfinite(volume).all():
-        raise DicomError(f"Series {series.uid} must be finite, got values beyond float32; check RescaleSlope.")
-    return volume
 
 
 def _which(series: Series, number: int) -> str:

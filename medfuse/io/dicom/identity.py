@@ -1,0 +1,74 @@
+"""Whose images these are, as digests: they can be compared, and tell no one.
+
+A digest depends on a key that each process makes anew, so that it is of no use outside of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+from medfuse.errors import DicomError
+from medfuse.io.dicom.values import Values
+
+_KEY = secrets.token_bytes(32)
+
+
+@dataclass(frozen=True)
+class Person:
+    """The patient of an image, in digests; empty where the header says nothing.
+
+    Attributes:
+        number: Of Patient ID (0010,0020).
+        issuer: Of Issuer of Patient ID (0010,0021).
+        name: Of Patient's Name (0010,0010), without case and empty components.
+        birth: Of Patient's Birth Date (0010,0030).
+    """
+
+    number: str = ""
+    issuer: str = ""
+    name: str = ""
+    birth: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What must be one in all files of a series: the number, or without one, name and birth date."""
+        return (self.number,) if self.number else ("", self.name, self.birth)
+
+    def is_another(self, other: Person) -> bool:
+        """Return whether two sources are of two patients, by what both tell.
+
+        Two numbers of one issuer are two patients; one number is one, unless issuers, or both name and birth date,
+        differ. Where one has no number, name or birth date decide. What tells nothing contradicts nothing.
+        """
+        if self.number and other.number:
+            named = _differ(self.name, other.name) and _differ(self.birth, other.birth)
+            return self.number != other.number or _differ(self.issuer, other.issuer) or named
+        return _differ(self.name, other.name) or _differ(self.birth, other.birth)
+
+
+def read_person(values: Values) -> Person:
+    """Read who an image is of; what cannot be read counts as its broken text."""
+    name = _text(values, "PatientName").split("=")[0].upper()
+    return Person(
+        number=_digest(_text(values, "PatientID")),
+        issuer=_digest(_text(values, "IssuerOfPatientID")),
+        name=_digest("^".join(" ".join(part.split()) for part in name.split("^")).rstrip("^")),
+        birth=_digest(_text(values, "PatientBirthDate")),
+    )
+
+
+def _text(values: Values, name: str) -> str:
+    try:
+        return values.text(name)
+    except DicomError:
+        return "?"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="replace"), key=_KEY, digest_size=16).hexdigest() if text else ""
+
+
+def _differ(one: str, other: str) -> bool:
+    return bool(one and other) and one != other

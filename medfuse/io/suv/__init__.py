@@ -1,0 +1,26 @@
+"""Standardised uptake values: pure functions of what PET headers say, and a record of everything that was read.
+
+`tags` is what headers say, `times` and `checks` hold it against each other, `body` is what SUV is normalised by, and
+`rules` makes a factor of it all.
+"""
+
+from medfuse.io.suv.body import body_size
+from medfuse.io.suv.checks import Content
+from medfuse.io.suv.nuclides import HALF_LIVES
+from medfuse.io.suv.rules import CHOICES, KINDS, UNIT, Suv, suv
+from medfuse.io.suv.tags import FILE_UNITS, OVERRIDES, Moment, PetTags
+
+__all__ = [
+    "CHOICES",
+    "FILE_UNITS",
+    "HALF_LIVES",
+    "KINDS",
+    "OVERRIDES",
+    "UNIT",
+    "Content",
+    "Moment",
+    "PetTags",
+    "Suv",
+    "body_size",
+    "suv",
+]
