@@ -150,6 +150,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _fuse(options: argparse.Namespace) -> None:
+    from medfuse.io.places import require_apart
     from medfuse.pipeline import require_same_sources
 
     item: dict[str, object] = {"case": options.case or "case"}
@@ -159,6 +160,7 @@ def _fuse(options: argparse.Namespace) -> None:
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
         item["aligned"] = True
+    require_apart([item], options.out, options.out.joinpath)
     if options.case is None:
         require_same_sources(options.out / "case", item)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
