@@ -23,6 +23,7 @@ _SAID = {  # by destination of the argument
     "input": "The input",
     "folder": "The DICOM folder",
     "dicom": "The DICOM folder",
+    "paths": "BUNDLE_OR_CONFIG",
 }
 
 
