@@ -12,6 +12,7 @@ import yaml
 
 from medfuse.errors import BundleError, DegradationError
 
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_SPEC = 1 << 20  # bytes of a file of a degradation
 _MAX_PARTS = 500  # values in it
 
@@ -82,7 +83,7 @@ def check_overlays(paths: Sequence[str | Path]) -> None:
         BundleError: One is no file, or of another kind.
     """
     for number, path in enumerate(paths, start=1):
-        if not Path(path).is_file() or Path(path).suffix.lower() not in (".json", ".yaml", ".yml"):
+        if not Path(path).is_file() or Path(path).suffix.lower() not in CONFIG_SUFFIXES:
             raise BundleError(f"An overlay must be a YAML or JSON file, got none for number {number}; check its path.")
 
 

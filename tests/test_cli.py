@@ -212,6 +212,9 @@ MISTYPED = (
     (["batch", ".", "o", "participant", "--bundle", "b" * 300], "--bundle must have names"),
     (["images", "--source1", "absent", "--source2", ".", "--out", "o"], "source1 must be a folder"),
     (["evaluate", "--source1", ".", "--source2", ".", "--fused", "absent", "--out", "o"], "fused must be a folder"),
+    (["images", "--manifest", "absent.tsv", "--out", "o"], "The manifest must be a file, got none at 'absent.tsv'"),
+    (["bundle", "check", "fog"], "the bundle must be one of"),
+    (["bundle", "check", "f" * 300], "BUNDLE_OR_CONFIG must have names"),
     (["demo", "--bundle", "fog"], "the bundle must be one of"),
     (["dicom", "absent"], "The DICOM folder must exist"),
     (["dicom", "d" * 300], "The DICOM folder must have names"),
@@ -249,3 +252,13 @@ def test_a_name_that_is_too_long_in_the_middle_of_a_path_is_one_sentence_in_pyth
     with pytest.raises(OSError) as caught:
         (tmp_path / ("x" * 300)).stat()
     assert "Names of files and folders must be as short as the file system wants" in str(known_error(caught.value))
+
+
+def test_images_are_not_written_among_the_inputs(folders, capsys):
+    """The contact sheet would be an image without a partner the next time."""
+    before = sorted(p.name for p in folders[0].iterdir())
+    assert (
+        cli.main(["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(folders[0])]) == 2
+    )
+    assert "out must be another folder than those of the inputs" in capsys.readouterr().err
+    assert sorted(p.name for p in folders[0].iterdir()) == before
