@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from medfuse.bundles import bundle_dir, check_overlays, load_spec
+from medfuse.bundles import CONFIG_SUFFIXES, bundle_dir, check_overlays, load_spec
 from medfuse.errors import BundleError, MedfuseError
 from medfuse.schema import checked_id, checked_unit
 
@@ -23,6 +23,7 @@ _SAID = {  # by destination of the argument
     "input": "The input",
     "folder": "The DICOM folder",
     "dicom": "The DICOM folder",
+    "paths": "BUNDLE_OR_CONFIG",
 }
 
 
@@ -38,8 +39,10 @@ def check_arguments(options: argparse.Namespace) -> None:
     if options.command == "fuse":
         _check_fuse(options)
     _check_there(given)
-    if given.get("bundle"):
-        bundle_dir(given["bundle"])
+    bundles = [path for path in given.get("paths", ()) if Path(path).suffix not in CONFIG_SUFFIXES]
+    for bundle in [*bundles, *filter(None, [given.get("bundle")])]:
+        if not (bundle in bundles and (Path(bundle) / "configs").is_dir()):  # any such folder can be looked at
+            bundle_dir(bundle)
     check_overlays(given.get("overlay") or ())
     if isinstance(given.get("degradation"), str):
         options.degradation = load_spec(given["degradation"], given.get("bundle", "pet_mri_fusion"))
@@ -97,7 +100,7 @@ def _check_fuse(options: argparse.Namespace) -> None:
 
 def _check_there(given: dict[str, object]) -> None:
     """Raise unless inputs are there; what they are is found out by those who read them."""
-    for name in (*_FILES, "dicom", "folder", "input", *_IMAGES, "fused"):
+    for name in (*_FILES, "dicom", "folder", "input", "manifest", *_IMAGES, "fused"):
         path = given.get(name)
         if not isinstance(path, Path) or path.exists():
             continue
@@ -112,4 +115,6 @@ def _check_there(given: dict[str, object]) -> None:
             raise BundleError(
                 "The DICOM folder must exist, got none there; check the path (a NIfTI ends in .nii or .nii.gz)."
             )
+        if name == "manifest":
+            raise BundleError(f"The manifest must be a file, got none at {path.name!r}; check the path.")
         raise BundleError(f"{name} must be a folder, got no folder {path.name!r}; check the path.")

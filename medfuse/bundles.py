@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from medfuse.errors import BundleError, DegradationError
 
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_SPEC = 1 << 20  # bytes of a file of a degradation
 _MAX_PARTS = 500  # values in it
 
@@ -36,9 +38,9 @@ def bundle_dir(name: str) -> Path:
         BundleError: There is no such bundle.
     """
     for folder in (share_dir() / "bundles" / name, Path(name)):
-        if (folder / "configs" / "metadata.json").is_file():
+        if os.path.isfile(folder / "configs" / "metadata.json"):  # noqa: PTH113  (false, too, where it cannot be)
             return folder
-    raise BundleError(f"the bundle must be one of {bundle_names()} or a bundle's folder, got {name!r}.")
+    raise BundleError(f"the bundle must be one of {bundle_names()} or a bundle's folder, got {name[:100]!r}.")
 
 
 def bundle_metadata(name: str) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def check_overlays(paths: Sequence[str | Path]) -> None:
         BundleError: One is no file, or of another kind.
     """
     for number, path in enumerate(paths, start=1):
-        if not Path(path).is_file() or Path(path).suffix.lower() not in (".json", ".yaml", ".yml"):
+        if not Path(path).is_file() or Path(path).suffix.lower() not in CONFIG_SUFFIXES:
             raise BundleError(f"An overlay must be a YAML or JSON file, got none for number {number}; check its path.")
 
 
@@ -97,10 +99,12 @@ def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
     """
     is_name = str(name).replace("_", "").isalnum()
     path = preset_path(str(name), bundle) if is_name else None
-    if path is None and Path(name).is_file():
+    if path is None and os.path.isfile(name):  # noqa: PTH113  (false, too, for a path that cannot be)
         path = Path(name)
     if path is None:
-        raise DegradationError(f"a degradation must be one of {preset_names()} or a YAML file, got {str(name)!r}.")
+        raise DegradationError(
+            f"a degradation must be one of {preset_names()} or a YAML file, got {str(name)[:100]!r}."
+        )
     with path.open("rb") as file:
         content = file.read(_MAX_SPEC + 1)
     if len(content) > _MAX_SPEC:

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from medfuse.bundles import UniqueKeyLoader, bundle_dir
+from medfuse.bundles import CONFIG_SUFFIXES, UniqueKeyLoader, bundle_dir
 from medfuse.errors import BundleError
 from medfuse.io.texts import read_json
 
@@ -111,7 +111,6 @@ _BUILTINS = frozenset(
     ]
 )
 _REFERENCE = re.compile(r"@((?:(?:::|#)*\w+)(?:(?:::|#)\w+)*)")  # as in MONAI: @key::key, or @key#key
-_SUFFIXES = (".json", ".yaml", ".yml")
 _REQUIRED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "docs/README.md")
 _METADATA = (
     "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright",
@@ -159,7 +158,9 @@ def check_bundle(path: str | Path) -> Report:
     """
     root = Path(path) if (Path(path) / "configs").is_dir() else bundle_dir(str(path))
     findings = [Finding(name, "", "must be there, got no file") for name in _REQUIRED if not (root / name).is_file()]
-    configs = sorted(p for p in (root / "configs").iterdir() if p.suffix in _SUFFIXES and p.name != "metadata.json")
+    configs = sorted(
+        p for p in (root / "configs").iterdir() if p.suffix in CONFIG_SUFFIXES and p.name != "metadata.json"
+    )
     report = check_configs(configs, root=root)
     findings += [*report.findings, *_metadata(root), *_logging(root), *_weights(root)]
     return Report(tuple(findings), report.code)
@@ -194,7 +195,7 @@ def check_configs(paths: Iterable[str | Path], *, root: Path | None = None) -> R
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in CONFIG_SUFFIXES:
         raise ValueError("another suffix")
     if path.suffix == ".json":
         content = read_json(path, max_bytes=_MAX_CONFIG)
@@ -416,7 +417,7 @@ def check(paths: Sequence[str | Path]) -> Report:
     Raises:
         BundleError: If a path is neither.
     """
-    files = [path for path in paths if Path(path).suffix in _SUFFIXES]
+    files = [path for path in paths if Path(path).suffix in CONFIG_SUFFIXES]
     for path in files:
         if not Path(path).is_file():
             raise BundleError(f"A configuration must be a file, got none at {Path(path).name}; check its path.")

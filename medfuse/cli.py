@@ -164,6 +164,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 
 
 def _fuse(options: argparse.Namespace) -> None:
+    from medfuse.io.places import require_apart
     from medfuse.pipeline import require_same_sources
 
     item: dict[str, object] = {"case": options.case or "case"}
@@ -173,6 +174,7 @@ def _fuse(options: argparse.Namespace) -> None:
         item |= _source(key, options.dicom or getattr(options, key), modality, options)
     if options.aligned:
         item["aligned"] = True
+    require_apart([item], options.out, options.out.joinpath)
     if options.case is None:
         require_same_sources(options.out / "case", item)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}

@@ -10,7 +10,8 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -63,6 +64,18 @@ def known_error(error: BaseException | None) -> MedfuseError | None:
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise an error of ours in place of those of MONAI that it is wrapped in."""
+    try:
+        yield
+    except Exception as error:
+        known = known_error(error)
+        if known is None or known is error:
+            raise
+        raise known from None
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:

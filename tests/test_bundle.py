@@ -24,7 +24,7 @@ OUTPUTS = ("fused", "mri_restored", "pet_restored", "weight", "fused_rgb")
 OBLIQUE = np.array([[0.98, -0.19, 0.05, -20.0], [0.18, 0.97, 0.12, -25.0], [-0.07, -0.11, 2.1, -15.0], [0, 0, 0, 1]])
 
 
-def write_case(folder: Path, *, shape=(41, 48, 12), aligned=True, seed=0) -> None:
+def write_case(folder: Path, *, shape=(41, 48, 12), aligned=True, seed=0, **fields) -> None:
     """Write a small pair: an MRI on an oblique, anisotropic grid with an odd size and a coarser PET in SUV."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -39,7 +39,7 @@ def write_case(folder: Path, *, shape=(41, 48, 12), aligned=True, seed=0) -> Non
         r = np.linalg.norm((world - centre) / (16.0, 18.0, 14.0), axis=-1)
         image = top * (0.6 * (r < 1) + 0.4 * (r < 0.4)) + rng.normal(0, 0.01 * top, size)
         nib.save(nib.Nifti1Image(np.abs(image).astype(np.float32), affine), folder / f"{name}.nii.gz")
-    (folder / "case.json").write_text(json.dumps({"aligned": aligned, "pet_unit": "SUV"}))
+    (folder / "case.json").write_text(json.dumps({"aligned": aligned, "pet_unit": "SUV", **fields}))
 
 
 def write_degraded_case(folder: Path, preset: str) -> None:
@@ -65,6 +65,13 @@ def inference(data: Path, out: Path, *extra: str, overlays: tuple[Path, ...] = (
         "run", "inference", "--config_file", config, "--bundle_root", str(BUNDLE),
         "--dataset_dir", str(data), "--output_dir", str(out), *extra,
     )  # fmt: skip
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what MONAI's command says last: our sentence, below its own errors."""
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("medfuse: error: ")
+    return last
 
 
 def test_inference_fuses_every_case_on_the_reference_grid(tmp_path):
@@ -180,14 +187,16 @@ def test_every_run_overlay_runs(tmp_path, overlay):
     [
         (lambda data: data.mkdir(), "must hold"),
         (lambda data: (write_case(data / "one"), (data / "one" / "pet.nii.gz").unlink()), "add pet"),
+        (lambda data: write_case(data / "one", aligend=True), "got 'aligend'; write aligned"),
+        (lambda data: write_case(data / "index"), "no reserved name, got 'index'"),
     ],
-    ids=["empty folder", "missing partner"],
+    ids=["empty folder", "missing partner", "a field", "an id"],
 )
 def test_a_folder_without_whole_cases_is_an_error(tmp_path, prepare, message):
     prepare(tmp_path / "data")
     done = inference(tmp_path / "data", tmp_path / "out")
     assert done.returncode != 0
-    assert message in done.stderr
+    assert message in last_line(done)
     assert not (tmp_path / "out").exists()
 
 
@@ -195,7 +204,7 @@ def test_missing_weights_are_an_error(tmp_path):
     write_case(tmp_path / "data" / "one")
     done = inference(tmp_path / "data", tmp_path / "out", "--ckpt_path", str(tmp_path / "model.pt"))
     assert done.returncode != 0
-    assert "the weights must be a file" in done.stderr
+    assert "the weights must be a file" in last_line(done)
     assert not (tmp_path / "out").exists()
 
 

@@ -189,3 +189,76 @@ def test_fuse_refuses_what_may_not_be_in_names_and_outputs(tmp_path, capsys, opt
     said = capsys.readouterr().err
     assert option in said and message in said
     assert not (tmp_path / "out").exists()
+
+
+MISTYPED = (
+    (["fusee"], "invalid choice: 'fusee'"),
+    (["fuse", "--pett", "x", "--out", "o"], "unrecognized arguments"),
+    (["fuse", "--mri", "m.nii", "--out", "o"], "got --mri"),
+    (["fuse", "--mri", "m.nii", "--pet", "p.nii", "--out", "o"], "m.nii must be a file, got none there"),
+    (["fuse", "--mri", ".", "--pet", ".", "--out", "o", "--degradation", "fog"], "a degradation must be one of"),
+    (["fuse", "--mri", ".", "--pet", ".", "--out", "o", "--case", "index"], "no reserved name, got 'index'"),
+    (["fuse", "--mri", ".", "--pet", ".", "--out", "y" * 300], "OUT must have names of at most 255 bytes"),
+    (["fuse", "--mri", "m" * 300, "--pet", ".", "--out", "o"], "--mri must have names of at most 255 bytes"),
+    (
+        ["fuse", "--mri", ".", "--pet", ".", "--out", "o", "--degradation", "y" * 300 + ".yaml"],
+        "--degradation must have",
+    ),
+    (["batch", "i" * 300, "o", "participant"], "The input must have names of at most 255 bytes"),
+    (["batch", "i/" * 3000, "o", "participant"], "and 4095 in all"),
+    (["batch", "absent", "o", "participant"], "The input must be a folder, or a manifest in .tsv or .csv, got nothing"),
+    (["batch", ".", "o", "participant", "--overlay", "absent.yaml"], "An overlay must be a YAML or JSON file"),
+    (["batch", ".", "o", "participant", "--overlay", "o" * 300], "--overlay must have names"),
+    (["batch", ".", "o", "participant", "--bundle", "b" * 300], "--bundle must have names"),
+    (["images", "--source1", "absent", "--source2", ".", "--out", "o"], "source1 must be a folder"),
+    (["evaluate", "--source1", ".", "--source2", ".", "--fused", "absent", "--out", "o"], "fused must be a folder"),
+    (["images", "--manifest", "absent.tsv", "--out", "o"], "The manifest must be a file, got none at 'absent.tsv'"),
+    (["bundle", "check", "fog"], "the bundle must be one of"),
+    (["bundle", "check", "f" * 300], "BUNDLE_OR_CONFIG must have names"),
+    (["demo", "--bundle", "fog"], "the bundle must be one of"),
+    (["dicom", "absent"], "The DICOM folder must exist"),
+    (["dicom", "d" * 300], "The DICOM folder must have names"),
+)
+
+
+def test_a_mistyped_command_is_one_sentence_and_loads_neither_torch_nor_monai(tmp_path):
+    """All in one process, which has none of them loaded in the end."""
+    code = f"""
+import contextlib, io, json, sys
+from medfuse import cli
+said = []
+for words, _ in {MISTYPED!r}:
+    with contextlib.redirect_stderr(io.StringIO()) as error:
+        try:
+            code = cli.main(words)
+        except SystemExit as stop:
+            code = stop.code
+    said.append((code, error.getvalue()))
+print(json.dumps([said, sorted({{'torch', 'monai', 'numpy', 'pydicom'}} & set(sys.modules))]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    said, loaded = json.loads(done.stdout)
+    assert loaded == []
+    for (words, message), (code, error) in zip(MISTYPED, said, strict=True):
+        assert code == 2, words
+        last = error.strip().splitlines()[-1]
+        assert message in last and "error: " in last, error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_too_long_in_the_middle_of_a_path_is_one_sentence_in_python_too(tmp_path):
+    from medfuse.errors import known_error
+
+    with pytest.raises(OSError) as caught:
+        (tmp_path / ("x" * 300)).stat()
+    assert "Names of files and folders must be as short as the file system wants" in str(known_error(caught.value))
+
+
+def test_images_are_not_written_among_the_inputs(folders, capsys):
+    """The contact sheet would be an image without a partner the next time."""
+    before = sorted(p.name for p in folders[0].iterdir())
+    assert (
+        cli.main(["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(folders[0])]) == 2
+    )
+    assert "out must be another folder than those of the inputs" in capsys.readouterr().err
+    assert sorted(p.name for p in folders[0].iterdir()) == before

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,17 @@ def study_folders(root: Path, *, keys: Sequence[str] = SOURCES) -> list[Path]:
     """
     found = []
     for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or not entry.is_dir() or (entry / "case.json").exists():
-            continue
-        inside = sorted(entry.iterdir())
-        if not any(_SUFFIX.search(path.name) and path.is_file() for path in inside) and any(
-            key in keys and path.name != key and _holds_dicom(path)
-            for path in inside
-            if (key := _role(path.name, tuple(keys)))
-        ):
-            found.append(entry)
+        with suppress(OSError):  # what cannot be read is a case that fails
+            if not entry.name.startswith(".") and entry.is_dir() and _is_study(entry, tuple(keys)):
+                found.append(entry)
     return found
+
+
+def _is_study(folder: Path, keys: tuple[str, ...]) -> bool:
+    inside = sorted(folder.iterdir())
+    if any(path.name == "case.json" or (_SUFFIX.search(path.name) and path.is_file()) for path in inside):
+        return False
+    return any(_role(path.name, keys) in set(keys) - {path.name} and _holds_dicom(path) for path in inside)
 
 
 def _files(

@@ -7,6 +7,7 @@ DICOM studies, one in each sub-folder.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +58,16 @@ def discover(source: str | Path, *, participants: Sequence[str] = (), sessions: 
 
 
 def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) -> Discovery:
+    if not os.path.exists(root):  # noqa: PTH110  (false, too, for a path that cannot be)
+        raise BundleError(
+            "The input must be a folder, or a manifest in .tsv or .csv, got nothing there; check the path."
+        )
     if root.is_file() and is_manifest(root):
         return Discovery("manifest", read_manifest(root))
     if not root.is_dir():
-        what = "another file" if root.is_file() else "nothing there"
-        raise BundleError(f"The input must be a folder, or a manifest in .tsv or .csv, got {what}; check the path.")
+        raise BundleError(
+            "The input must be a folder, or a manifest in .tsv or .csv, got another file; check the path."
+        )
     if is_bids(root):
         return Discovery("BIDS dataset", find_bids_cases(root, participants=participants, sessions=sessions))
     studies = study_folders(root)

@@ -178,6 +178,10 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
         bundle: Name or folder of a bundle.
         overrides: Finished values of configuration keys, e.g. `dataset_dir`, `output_dir`, `datalist`, `degradation`,
             `steps`; none is read as an expression.
+
+    Raises:
+        BundleError: There is no such bundle.
+        RuntimeError: What it is to do cannot be done; the error of ours is among its causes.
     """
     root = bundle_dir(bundle)
     configs = root / "configs"

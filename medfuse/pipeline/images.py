@@ -101,6 +101,8 @@ def fuse_images(
     given |= {path.parent.resolve() for found in references.values() for path in found.values()}
     if spoilt := [kind for kind in _KINDS if (out / kind).resolve() in given]:
         raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
+    if out.resolve() in given:
+        raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
     _clear(out)
 
     blur_shares: list[Tensor] = []

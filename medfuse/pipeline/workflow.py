@@ -15,7 +15,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Decollated
 
 from medfuse.bundles import load_spec
-from medfuse.errors import BundleError, known_error
+from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import CaseResult, SaveFusiond
@@ -58,13 +58,8 @@ class Workflow:
             MedfuseError: The case cannot be fused.
         """
         checked_items([item])
-        try:
+        with unwrapped():
             return self._fuse(item)
-        except Exception as error:
-            known = known_error(error)
-            if known is None or known is error:
-                raise
-            raise known from None  # MONAI wraps it in errors about transforms
 
     def _fuse(self, item: Mapping[str, Any]) -> CaseResult:
         batch = list_data_collate([self.preprocessing(dict(item))])
@@ -126,13 +121,19 @@ def load_workflow(
     if "progress" in parser.get("inferer", {}):
         parser["inferer"]["progress"] = False  # the bar is for cases
     configuration = _hash(parser)
+    with unwrapped():
+        return _built(parser, configuration)
+
+
+def _built(parser: ConfigParser, configuration: str) -> Workflow:
+    prepare_batch = parser.get_parsed_content("prepare_batch")  # which checks the degradation, before weights are read
     network, weights = load_network(parser)
     *postprocessing, writer = parser.get_parsed_content("postprocessing").transforms
     if not isinstance(writer, SaveFusiond):
         raise BundleError(f"postprocessing must end with SaveFusiond, got {type(writer).__name__}; move it to the end.")
     return Workflow(
         preprocessing=parser.get_parsed_content("preprocessing"),
-        prepare_batch=parser.get_parsed_content("prepare_batch"),
+        prepare_batch=prepare_batch,
         inferer=parser.get_parsed_content("inferer"),
         network=network,
         postprocessing=tuple(postprocessing),

@@ -87,6 +87,14 @@ def cases() -> Iterator[Case]:
         "id of 5000 letters": cell(0, "x" * 5000),
         "id of 250 letters": cell(0, "x" * 250),
         "id with NUL": cell(0, "a\0b"),
+        "id of a file of the run": cell(0, "index.html"),
+        "id of a folder of the run": cell(0, "Dicom"),
+        "id of a device of Windows": cell(0, "COM1.a"),
+        "id with a dot at its end": cell(0, "one."),
+        "id an expression": cell(0, "$x"),
+        "an expression": cell(1, "$x"),
+        "a column misspelt": _HEADER.replace("aligned", "aligend") + "\n" + _ROW,
+        "a column of the program": f"{_HEADER}\tmask_sha256\n{_ROW}\t0",
         "id with a space": cell(0, "a b"),
         "id a device": cell(0, "a\x1b[2J"),
         "mri absent": cell(1, "none.nii"),
@@ -159,6 +167,10 @@ def cases() -> Iterator[Case]:
         "private": '{"aligned": true, "pet_unit": "SUV", "mri_files": "/etc/passwd"}',
         "scale": '{"aligned": true, "pet_unit": "SUV", "pet_scale": 3}',
         "twice": '{"aligned": true, "pet_unit": "SUV", "pet_unit": "Bq/ml"}',
+        "misspelt": '{"aligend": true, "pet_unit": "SUV"}',
+        "a share": '{"aligned": true, "pet_unit": "SUV", "blur_share": 1}',
+        "a target": '{"aligned": true, "pet_unit": "SUV", "_target_": "x"}',
+        "an expression": '{"aligned": true, "pet_unit": "$x"}',
     }
     for name, text in fields.items():
         yield Case("case folders", f"case.json: {name}", FOLDERS, put("one/case.json", text))
@@ -175,6 +187,8 @@ def cases() -> Iterator[Case]:
         "a folder of nothing": lambda f: (drop("one")(f), (f / "one").mkdir()),
         "twins": lambda f: _volumes(f, "ONE/mri.nii", "ONE/pet.nii"),
         "a name of 250": lambda f: (f / "one").rename(f / ("x" * 250)),
+        "a name of the run": lambda f: (f / "one").rename(f / "cases"),
+        "a name with a dot at its end": lambda f: (f / "one").rename(f / "one."),
     }
     for name, damage in others.items():
         yield Case("case folders", name, FOLDERS, damage)
@@ -253,6 +267,20 @@ def cases() -> Iterator[Case]:
         "itself in a list": "version: 1\nsource1: &a [*a]\n",
         "an alias of nothing": "version: 1\nsource1: *b\n",
         "laughs": laugh + "version: 1\nsource1: *a9\n",
+        "laughs in a value": blur(f"blur: {{sigma_px: [&a [1, 1]{', *a' * 999}]}}"),
+        "merges": "".join(f"a{k + 1}: &a{k + 1} {{<<: [{', '.join([f'*a{k}'] * 10)}]}}\n" for k in range(9)).replace(
+            "*a0", "{x: 1}"
+        ),
+        "a name an expression": _SPEC + "name: $x\n",
+        "a name a target": _SPEC + "name: {_target_: x}\n",
+        "a target": _SPEC + "_target_: x\n",
+        "a step a target": blur("_target_: x"),
+        "a macro": "'%steps'",
+        "a value an expression": blur("blur: {sigma_px: $x}"),
+        "a value a reference": blur("blur: {sigma_px: '@steps'}"),
+        "a misspelt source": _SPEC.replace("source2", "sourec2"),
+        "a mode": blur("blur: {sigma_px: 1.0, _mode_: debug}"),
+        "a name of 2000": _SPEC + "name: " + "x" * 2000 + "\n",
         "laughs alone": "version: 1\nsource1:\n  - noise: *a\n",
         "a call": "!!python/object/apply:os.system ['touch x']",
         "a tag": "!evil {version: 1}",
