@@ -19,6 +19,7 @@ from pydicom.filereader import read_file_meta_info
 from medfuse.errors import BundleError
 from medfuse.io.bids import find_bids_cases, is_bids
 from medfuse.io.cases import CASE_ID, find_cases
+from medfuse.io.foreign import refuse_foreign
 from medfuse.io.manifest import is_manifest, read_manifest
 
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -70,6 +71,7 @@ def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) 
         return Discovery("case folders", find_cases(root, tolerant=True))
     folders = _dicom_folders(root)
     if not folders:
+        refuse_foreign(root)
         raise BundleError(
             "The input must be a manifest, a BIDS dataset, folders of cases (CASE/mri.nii.gz) or of DICOM studies, "
             "got a folder with none of them; check it."
