@@ -20,6 +20,7 @@ from typing import Any
 
 from medfuse.errors import BundleError
 from medfuse.io.dicom.begin import is_dicom
+from medfuse.io.foreign import foreign_format, foreign_message
 from medfuse.io.places import is_result, is_result_folder, require_apart
 from medfuse.io.texts import read_json
 from medfuse.schema import SOURCES, checked_fields, checked_id, checked_items, refuse_twins
@@ -158,18 +159,23 @@ def _files(
             inside = sorted(entry.iterdir())
             volumes = [path for path in inside if _SUFFIX.search(path.name) and path.is_file()]
             scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
-            if not volumes and not scans and not (entry / "case.json").exists():
+            strange = [path for path in inside if _role(_first(path), keys) in keys and foreign_format(path)]
+            if not volumes and not scans and not strange and not (entry / "case.json").exists():
                 continue
             case = checked_id(entry.name, "A case id", where=where)
+            for path in strange:
+                refuse(case, foreign_message(path))
             matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
-            if not matched and is_result_folder(entry):
+            if not matched and not strange and is_result_folder(entry):
                 continue
-            if not matched:
+            if not matched and not strange:
                 message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
                 refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
             yield from ((case, key, path) for key, path in matched)
         elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
             yield checked_id(parts[0], "A case id", where=where), parts[1], entry
+        elif (parts := _split(_first(entry), keys)) and parts[1] in keys and foreign_format(entry):
+            refuse(checked_id(parts[0], "A case id", where=where), foreign_message(entry))
 
 
 def _holds_dicom(folder: Path) -> bool:
@@ -226,6 +232,11 @@ def _role(name: str, keys: tuple[str, ...]) -> str | None:
         if key in keys or key == "mask":
             return key
     return None
+
+
+def _first(path: Path) -> str:
+    """Return a name up to its first dot."""
+    return path.name.partition(".")[0]
 
 
 def _stem(path: Path) -> str:

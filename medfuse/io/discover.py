@@ -18,6 +18,7 @@ from medfuse.io.bids import find_bids_cases, is_bids
 from medfuse.io.cases import find_cases, study_folders
 from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.dicom.header import read_header
+from medfuse.io.foreign import refuse_foreign
 from medfuse.io.manifest import is_manifest, read_manifest
 from medfuse.io.places import is_result
 from medfuse.schema import id_problem
@@ -76,6 +77,7 @@ def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) 
         return Discovery("case folders", sorted([*named, *_studies(studies)], key=lambda case: case["case"]))
     folders = _dicom_folders(root)
     if not folders:
+        refuse_foreign(root)
         raise BundleError(
             "The input must be a manifest, a BIDS dataset, folders of cases (CASE/mri.nii.gz) or of DICOM studies, "
             "got a folder with none of them; check it."

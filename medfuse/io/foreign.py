@@ -66,15 +66,22 @@ def foreign_format(path: str | Path) -> tuple[str, str] | None:
     return _pair(path, suffix) if suffix in _PAIR else _FORMATS[suffix]
 
 
+def foreign_message(path: str | Path) -> str:
+    """Return what to say of a file of a format that is known and not read; nothing of another."""
+    if (found := foreign_format(path)) is None:
+        return ""
+    kind, remedy = found
+    return f"{label(Path(path))} must be NIfTI or DICOM, got {kind}; convert it: {remedy}."
+
+
 def require_volume(path: str | Path) -> None:
     """Refuse a file of a format that is known and not read.
 
     Raises:
         ImageError: If it is one; the message says how to convert it.
     """
-    if found := foreign_format(path):
-        kind, remedy = found
-        raise ImageError(f"{label(Path(path))} must be NIfTI or DICOM, got {kind}; convert it: {remedy}.")
+    if message := foreign_message(path):
+        raise ImageError(message)
 
 
 def require_nifti(path: str | Path) -> None:
@@ -88,7 +95,17 @@ def require_nifti(path: str | Path) -> None:
         raise ImageError(f"{label(Path(path))} must end in .nii or .nii.gz, got another suffix; rename or convert it.")
 
 
-def require_no_foreign(folder: str | Path) -> None:
+def refuse_foreign(folder: str | Path) -> None:
+    """Refuse the first file in a folder, or in a folder of it, of a format that is known and not read.
+
+    Raises:
+        ImageError: If there is one.
+    """
+    for path in _files(Path(folder)):
+        require_volume(path)
+
+
+def require_no_nifti(folder: str | Path) -> None:
     """Say why a folder in which no DICOM was found holds none, where its files are of another known kind.
 
     Raises:
@@ -97,7 +114,7 @@ def require_no_foreign(folder: str | Path) -> None:
     for path in _files(Path(folder)):
         if path.name.lower().endswith(_NIFTI):
             raise ImageError(f"A folder must hold a DICOM series, got NIfTI ({label(path)}); name the file itself.")
-        require_volume(path)
+    refuse_foreign(folder)
 
 
 def _files(folder: Path) -> Iterator[Path]:

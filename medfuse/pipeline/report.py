@@ -42,7 +42,7 @@ def write_report(result: CaseResult, folder: Path) -> None:
         fused=result.fused,
         weight=result.weight,
         residuals=result.residuals,
-        before=result.before(),
+        before=result.before,
         **_shown(result),
     )
 

@@ -37,7 +37,7 @@ def save_report(
     pet_window: tuple[float, float],
     palette: str = "HOT_IRON",
     residuals: tuple[Any | None, Any | None] = (None, None),
-    before: Any | None = None,
+    before: Callable[[], Any | None] | None = None,
 ) -> None:
     """Save the report of a case: pictures, viewer, registration, degradation, values, methods, warnings.
 
@@ -56,7 +56,8 @@ def save_report(
         palette: Palette of the PET.
         residuals: What each restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise; None for
             a source that was not degraded.
-        before: The source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None.
+        before: Gives the source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None. It is called
+            once, and let go of when it is drawn.
 
     Raises:
         GeometryError: If shapes differ, or the affine is not invertible.
@@ -75,6 +76,8 @@ def save_report(
     )  # fmt: skip
     pairs = _pairs(record, volumes[:2], before)
     overlay = _png(save_overlay, pairs, unit=units[1], **shown)
+    both = len(pairs) == 2
+    del pairs  # with what lay before
     known = [(n.upper(), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
     leftover = _png(save_residuals, known, affine=affine, uptake=volumes[3], title=case) if known else None
     offered = _offered(volumes, as_array(weight), names, units, pet_window)
@@ -87,7 +90,7 @@ def save_report(
             _findings(record),
             _pictures(mosaic, names, units),
             section("viewer-section", "Look inside", look),
-            _registration(record, overlay, both=len(pairs) == 2),
+            _registration(record, overlay, both=both),
             _degradation(record, leftover),
             _values(record),
             _methods(record),
@@ -105,15 +108,17 @@ def _png(draw: Callable[..., None], *arguments: Any, **options: Any) -> bytes:
 
 
 def _pairs(
-    record: Mapping[str, Any], sources: Sequence[np.ndarray], before: Any | None
+    record: Mapping[str, Any], sources: Sequence[np.ndarray], before: Callable[[], Any | None] | None
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return name, MRI and PET of each state: as fused, and before a registration that was believed."""
     mri, pet = sources
     registration = record.get("registration") or {}
-    if before is None or not (registration.get("performed") and registration.get("accepted")):
+    moved_by_it = registration.get("performed") and registration.get("accepted")
+    lay = before() if before is not None and moved_by_it else None
+    if lay is None:
         return [("as fused", mri, pet)]
     moved = list(record["sources"]).index(moving_source(record))
-    earlier = (as_array(before), pet) if moved == 0 else (mri, as_array(before))
+    earlier = (as_array(lay), pet) if moved == 0 else (mri, as_array(lay))
     return [("before", *earlier), ("after", mri, pet)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from medfuse.report.canvas import as_array
 
 PEAK_ML = 1.0
 _SMALL = -4  # power of ten below which a number has an exponent
-_SLAB = 32  # planes that are looked at at once
+_BLOCK = 64  # voxels along each axis that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
@@ -68,18 +69,15 @@ def number_text(value: float | None, *, digits: int = 4) -> str:
 def _figures(
     volume: np.ndarray, marks: np.ndarray | None, labels: Sequence[int], sphere: np.ndarray | None
 ) -> list[dict[str, Any]]:
-    """Return voxels, mean, maximum and peak of the whole image, then of each label, slab by slab in float64."""
+    """Return voxels, mean, maximum and peak of the whole image, then of each label, block by block in float64."""
     count = len(labels) + 1
     voxels, total = np.zeros(count), np.zeros(count)
     highest, peak = np.full(count, -np.inf), np.full(count, -np.inf)
-    reach = 0 if sphere is None else len(sphere) // 2
-    for start in range(0, len(volume), _SLAB):
-        stop = min(start + _SLAB, len(volume))
-        low, high = max(start - reach, 0), min(stop + reach, len(volume))
-        slab = volume[low:high].astype(np.float64)
-        values = slab[start - low : stop - low]
-        means = None if sphere is None else oaconvolve(slab, sphere, mode="same")[start - low : stop - low]
-        own = None if marks is None else np.rint(marks[start:stop])
+    for block in product(*(range(0, n, _BLOCK) for n in volume.shape)):
+        place = tuple(slice(start, start + _BLOCK) for start in block)
+        values = volume[place].astype(np.float64)
+        means = None if sphere is None else _means(volume, place, sphere)
+        own = None if marks is None else np.rint(marks[place])
         for row, label in enumerate((None, *labels)):
             region: Any = ... if label is None else own == label
             inside = values[region]
@@ -98,6 +96,14 @@ def _figures(
         }
         for row in range(count)
     ]
+
+
+def _means(volume: np.ndarray, place: Sequence[slice], sphere: np.ndarray) -> np.ndarray:
+    """Return the mean over a sphere about each voxel of a block; beyond the volume there is zero."""
+    reach = [n // 2 for n in sphere.shape]
+    around = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(place, reach, strict=True))
+    own = tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(place, around, strict=True))
+    return np.asarray(oaconvolve(volume[around].astype(np.float64), sphere, mode="same")[own])
 
 
 def _sphere(spacing: np.ndarray) -> np.ndarray | None:

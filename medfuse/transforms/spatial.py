@@ -21,6 +21,7 @@ from medfuse.errors import GeometryError, RegistrationError
 from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
 
 FRAME_OF_REFERENCE = "frame_of_reference"
+_PLANES = 32  # of the reference that are sampled at once
 _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
@@ -218,7 +219,6 @@ class ResampleToReference(InvertibleTransform):
     ) -> MetaTensor:
         """Sample each channel at `index @ voxel`, in the indices of the image; affines take no part in it."""
         method = sitk.ResampleImageFilter()
-        method.SetSize([int(n) for n in shape])
         method.SetInterpolator(sitk.sitkLinear if self.mode == "linear" else sitk.sitkNearestNeighbor)
         method.SetTransform(sitk.AffineTransform(index[:3, :3].ravel().tolist(), index[:3, 3].tolist()))
         method.SetUseNearestNeighborExtrapolator(self.padding == "border")
@@ -226,8 +226,14 @@ class ResampleToReference(InvertibleTransform):
         for channel in image.detach().cpu().as_tensor().float().numpy():
             if any(sigma):
                 channel = gaussian_filter(channel, sigma, mode="nearest")
-            sampled = method.Execute(sitk.GetImageFromArray(np.ascontiguousarray(channel.transpose(2, 1, 0))))
-            channels.append(torch.from_numpy(sitk.GetArrayViewFromImage(sampled).transpose(2, 1, 0).copy()))
+            given = sitk.GetImageFromArray(np.ascontiguousarray(channel.transpose(2, 1, 0)))
+            sampled = np.empty(shape, np.float32)
+            for start in range(0, shape[2], _PLANES):
+                some = sampled[:, :, start : start + _PLANES]
+                method.SetSize(some.shape)
+                method.SetOutputOrigin((0.0, 0.0, float(start)))
+                some[...] = sitk.GetArrayFromImage(method.Execute(given)).transpose(2, 1, 0)
+            channels.append(torch.from_numpy(sampled))
         result = channels[0][None] if len(channels) == 1 else torch.stack(channels)
         return MetaTensor(result.to(image.device)).copy_meta_from(image)
 

@@ -1,7 +1,7 @@
 """Where readers place a NIfTI: the sform, the qform, and whether they agree.
 
-The rules are held against nibabel and SimpleITK themselves. That of niivue (0.44 to 0.60, nvimage and
-nifti-reader-js: the qform where its code is larger, else the sform) is restated here, as it runs in a browser.
+The rules are held against nibabel and SimpleITK themselves. That of niivue, as in the script that
+reports carry (the qform where its code is larger, else the sform), is restated here: it runs in a browser.
 """
 
 from __future__ import annotations

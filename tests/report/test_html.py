@@ -125,14 +125,14 @@ def test_a_case_without_a_registration(tmp_path, volumes, registration, read_pag
     record = make_record(registration=made if registration else None)
     page = read_page(report(tmp_path / "r.html", volumes, record))
     assert "As the images were fused" in page.text
-    assert "below registered" not in read_page(report(tmp_path / "b.html", volumes, record, before=PET)).text
+    assert "below registered" not in read_page(report(tmp_path / "b.html", volumes, record, before=lambda: PET)).text
     assert "below registered" not in page.text
     assert ("The registration was refused: a reason." in page.text) == (registration == "refused")
 
 
 def test_a_registration_is_shown_before_and_after(tmp_path, volumes, text, read_page, make_record):
     assert "As the images were fused" in read_page(text).text  # it lay outside
-    after = report(tmp_path / "r.html", volumes, make_record(), before=PET)
+    after = report(tmp_path / "r.html", volumes, make_record(), before=lambda: PET)
     assert "Above as the PET lay, below registered." in read_page(after).text
     assert len(after) > len(text)
 

@@ -14,7 +14,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from medfuse.errors import DicomError
 from medfuse.io.dicom.series import Series, choose_series, list_series
 from medfuse.io.dicom.volume import load_volume, voxel_ml
-from medfuse.io.foreign import require_no_foreign, require_volume
+from medfuse.io.foreign import require_no_nifti, require_volume
 from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader
 from medfuse.io.suv import CHOICES, Content, Suv, suv
 from medfuse.io.texts import read_json
@@ -36,7 +36,7 @@ def open_series(
     """
     folder = list_series(source, max_bytes=max_bytes)
     if isinstance(source, str | Path) and not folder.series and not folder.unreadable:
-        require_no_foreign(source)
+        require_no_nifti(source)
     return choose_series(folder, modality=modality, uid=uid)
 
 

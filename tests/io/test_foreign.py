@@ -1,0 +1,142 @@
+"""Files that are neither NIfTI nor DICOM: each is named, with the way out, wherever it is given."""
+
+from __future__ import annotations
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medfuse import cli
+from medfuse.errors import ImageError
+from medfuse.io import VolumeReader, check_nifti, discover, find_cases
+from medfuse.io.foreign import foreign_format, require_no_nifti, require_volume
+from medfuse.pipeline import DescribeSourcesd
+
+ARRAY = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+AFFINE = np.diag([2.0, 2, 3, 1])
+
+
+def make(folder, name):
+    """Write a real file of a format, or at least its first bytes."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "".join(path.suffixes)
+    if suffix in (".mgz", ".mgh"):
+        nib.save(nib.MGHImage(ARRAY, AFFINE), path)
+    elif suffix in (".nrrd", ".mha"):
+        sitk.WriteImage(sitk.GetImageFromArray(ARRAY), path)
+    elif path.stem == "analyze":
+        nib.save(nib.AnalyzeImage(ARRAY, AFFINE), path.with_suffix(".img"))
+    elif suffix in (".hdr", ".img"):
+        nib.save(nib.Nifti1Pair(ARRAY, AFFINE), path.with_suffix(".img"))
+    elif suffix == ".v":
+        path.write_bytes(b"MATRIX72v".ljust(1024, b"\0"))
+    elif suffix == ".nii.gz":
+        nib.save(nib.Nifti1Image(ARRAY, AFFINE), path)
+    else:
+        path.write_bytes(b"x" * 400)
+    return path
+
+
+NAMES = {
+    "pet.mgz": ("a FreeSurfer volume", "mri_convert"),
+    "pet.nrrd": ("NRRD", "SimpleITK.WriteImage"),
+    "pet.mha": ("MetaImage", "SimpleITK.WriteImage"),
+    "pet.hdr": ("a NIfTI pair", "nibabel.save"),
+    "pet.img": ("a NIfTI pair", "nibabel.save"),
+    "analyze.hdr": ("Analyze 7.5", "which side is left"),
+    "analyze.img": ("Analyze 7.5", "which side is left"),
+    "pet.v": ("ECAT", "ecatpet2bids"),
+    "PET.MGH": ("a FreeSurfer volume", "mri_convert"),
+    "pet.mnc": ("MINC", "mnc2nii"),
+    "pet.nii.zip": ("an archive", "unpack"),
+    "pet.npy": ("an array without geometry", "Nifti1Image"),
+    "pet.png": ("a 2-D image", "medfuse images"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_format_has_its_own_sentence_everywhere(tmp_path, name, capsys):
+    path = make(tmp_path, name)
+    kind, remedy = NAMES[name]
+    sentence = f"must be NIfTI or DICOM, got {kind}.*{remedy}"
+    mri = make(tmp_path, "mri.nii.gz")
+    for call in (
+        lambda: require_volume(path),
+        lambda: check_nifti(path),
+        lambda: VolumeReader().get_data(VolumeReader().read(path)),
+        lambda: DescribeSourcesd(keys=["mri", "pet"], modality=["MR", "PT"])({"mri": str(mri), "pet": str(path)}),
+    ):
+        with pytest.raises(ImageError, match=sentence):
+            call()
+    for option in ("--pet", "--mask"):
+        arguments = {"--pet": str(mri), "--mri": str(mri), "--out": str(tmp_path / "out"), option: str(path)}
+        assert cli.main(["fuse", *(word for pair in arguments.items() for word in pair)]) == 2
+        error = capsys.readouterr().err
+        assert f"got {kind}" in error and remedy in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["pet.mgz", "pet.hdr", "analyze.hdr", "pet.nrrd", "pet.mha"])
+def test_the_way_out_leads_to_a_file_that_is_read(tmp_path, name):
+    """What the sentence says, done: the same voxels, and a geometry that medfuse takes."""
+    path, out = make(tmp_path, name), tmp_path / "out.nii.gz"
+    _, remedy = foreign_format(path)
+    if "SimpleITK" in remedy or "nibabel" in remedy:
+        code = remedy.partition(", once")[0].replace("IN", str(path)).replace("OUT.nii.gz", str(out))
+        exec(code, {"nibabel": nib, "SimpleITK": sitk})
+    else:  # mri_convert is not here; nibabel does as it does
+        nib.save(nib.Nifti1Image(ARRAY, nib.load(path).affine), out)
+    check_nifti(out)
+    read = np.asarray(nib.load(out).dataobj)
+    np.testing.assert_array_equal(read if read.shape == ARRAY.shape else read.T, ARRAY)
+
+
+def test_dicom_may_have_any_name(tmp_path):
+    path = tmp_path / "1.2.840.img"
+    path.write_bytes(bytes(128) + b"DICM" + bytes(300))
+    assert foreign_format(path) is None
+    (tmp_path / "a.img").write_bytes(bytes(400))  # no header beside it: it may be DICOM without preamble
+    assert foreign_format(tmp_path / "a.img") is None
+
+
+def test_a_packed_pair_and_interfile_are_told(tmp_path):
+    make(tmp_path, "a.hdr")
+    (tmp_path / "b.hdr.gz").write_bytes(gzip.compress((tmp_path / "a.hdr").read_bytes()))
+    assert foreign_format(tmp_path / "b.hdr.gz")[0].startswith("a NIfTI pair")
+    (tmp_path / "c.hdr").write_text("!INTERFILE :=\n")
+    assert foreign_format(tmp_path / "c.hdr")[0] == "Interfile"
+    (tmp_path / "d.hdr").write_text("no header at all")
+    assert foreign_format(tmp_path / "d.hdr")[0] == "a header of another format"
+
+
+def test_a_folder_that_holds_no_dicom_says_what_it_holds(tmp_path, capsys):
+    make(tmp_path, "one/pet.nii.gz")
+    make(tmp_path, "two/pet.mgz")
+    with pytest.raises(ImageError, match="must hold a DICOM series, got NIfTI"):
+        require_no_nifti(tmp_path / "one")
+    mri = str(tmp_path / "one" / "pet.nii.gz")
+    assert cli.main(["fuse", "--pet", str(tmp_path / "two"), "--mri", mri, "--out", str(tmp_path / "out")]) == 2
+    assert "got a FreeSurfer volume" in capsys.readouterr().err
+
+
+def test_a_case_of_a_folder_says_it_and_the_others_go_on(tmp_path):
+    for case, pet in (("a", "pet.mgz"), ("b", "pet.nii.gz")):
+        make(tmp_path, f"{case}/mri.nii.gz")
+        make(tmp_path, f"{case}/{pet}")
+    make(tmp_path, "c/pet.v")
+    make(tmp_path, "d_mri.nii.gz")
+    make(tmp_path, "d_pet.nrrd")
+    found = {item["case"]: item.get("problem") for item in find_cases(tmp_path, tolerant=True)}
+    assert found["b"] is None
+    for case, kind in (("a", "a FreeSurfer volume"), ("c", "ECAT"), ("d", "NRRD")):
+        assert f"got {kind}" in found[case]
+
+
+def test_a_folder_of_nothing_else_says_it(tmp_path):
+    make(tmp_path, "a/brain.mgz")
+    with pytest.raises(ImageError, match="got a FreeSurfer volume"):
+        discover(tmp_path)
