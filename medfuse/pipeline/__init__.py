@@ -16,6 +16,7 @@ from medfuse.pipeline.case import (
 )
 from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
 from medfuse.pipeline.images import fuse_images
+from medfuse.pipeline.records import case_warnings
 from medfuse.pipeline.report import write_group_page, write_mosaic, write_preview, write_report
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
@@ -29,6 +30,7 @@ __all__ = [
     "SaveFusiond",
     "Workflow",
     "agreements",
+    "case_warnings",
     "collect",
     "fidelity",
     "fuse",

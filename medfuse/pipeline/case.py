@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -22,18 +23,30 @@ from torch import Tensor
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
+from medfuse.physics import Degradation
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
 from medfuse.pipeline.facts import (
     DIMENSIONLESS,
     agreements,
     fidelity,
+    noise_of_data,
     sha256,
     versions,
 )
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
-from medfuse.report import region_values
-from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values, to_uint8
+from medfuse.report import region_values, warnings
+from medfuse.transforms import (
+    BIAS_FIELD,
+    NOISE,
+    ResampleToReference,
+    case_degradation,
+    fuse_color,
+    inverse_values,
+    to_uint8,
+)
+
+_logger = logging.getLogger(__name__)
 
 
 class DescribeSourcesd(MapTransform):
@@ -229,7 +242,7 @@ class SaveFusiond(MapTransform):
         write_json(sidecar, result.record)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
-        """Collect what is to be written."""
+        """Collect what is to be written; each warning is logged, too."""
         scaled = [torch.as_tensor(data[k])[0].float() for k in self.source_keys]
         restored1, restored2, fused, weight = (torch.as_tensor(data[k])[0].float() for k in self.keys)
         scales = [data[f"{k}_scale"] for k in self.source_keys]
@@ -240,8 +253,11 @@ class SaveFusiond(MapTransform):
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [_text(scale["unit"]) for scale in scales]
         agreement, residuals = self._agreement(data, torch.stack(scaled), torch.stack([restored1, restored2]))
+        record = self._record(data, agreement, sources, restored)
+        for text in record["warnings"]:
+            _logger.warning("%s: %s", record["case"], text)
         return CaseResult(
-            case=str(data["case"]),
+            case=record["case"],
             names=self.source_keys,
             affine=np.asarray(data[self.source_keys[0]].affine, dtype=np.float64),
             units=(units[0], units[1]),
@@ -252,7 +268,7 @@ class SaveFusiond(MapTransform):
             window=window,
             palette=self.palette,
             rgb=to_uint8(fuse_color((fused / max(bright, 1e-6)).clamp(0, 1), uptake, palette=self.palette)),
-            record=self._record(data, agreement, sources, restored),
+            record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
             before=self._before(data),
@@ -278,9 +294,19 @@ class SaveFusiond(MapTransform):
         found = agreements(y, x, degradation, torch.as_tensor(data["blur_share"]).cpu())
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [
-            {"residual_chi2": a.chi2 if a else None, "narrowed_blur": a.narrowed_blur if a else None} for a in found
+            {
+                "residual_chi2": a.chi2 if a else None,
+                "narrowed_blur": a.narrowed_blur if a else None,
+                "noise": self._noise(data, key, part, scale),
+            }
+            for a, key, part, scale in zip(found, self.source_keys, degradation, scales, strict=True)
         ]
         return figures, (first, second)
+
+    def _noise(self, data: Mapping[Hashable, Any], key: str, part: Degradation, scale: float) -> dict[str, Any] | None:
+        profile = data.get(f"{key}_{NOISE}")
+        offset = float(torch.as_tensor(data[f"{key}_scale"]["offset"]).flatten()[0])
+        return None if profile is None else noise_of_data(torch.as_tensor(profile), part, scale=scale, offset=offset)
 
     def _record(
         self,
@@ -298,7 +324,7 @@ class SaveFusiond(MapTransform):
         }
         mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
         named[pet]["regions"] = region_values(sources[1], restored[1], affine=reference.affine, labels=mask)
-        return {
+        record = {
             "case": str(data["case"]),
             "notice": NOTICE,
             "versions": versions(),
@@ -317,6 +343,7 @@ class SaveFusiond(MapTransform):
             "mask_sha256": _text(data["mask_sha256"]) if "mask_sha256" in data else None,
             "registration": _registration(data.get(f"{self.moving}_registration")),
         }
+        return record | {"warnings": warnings(record)}
 
 
 def _clear(folder: Path, case: str) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import Degradation, JointDegradation, bind
+from medfuse.physics import Degradation, Identity, JointDegradation, bind, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -83,6 +84,36 @@ def _agreement(
         chi2.append(model.chi2(x))
         residuals.append((model.misfit(x) / model.sigma())[:, 0, :height, :width])
     return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, torch.cat(residuals))
+
+
+def noise_of_data(
+    profile: Tensor, degradation: Degradation, *, scale: float = 1.0, offset: float = 0.0
+) -> dict[str, Any] | None:
+    """Put the noise that was stated of a source beside that which its data show, on its own grid.
+
+    Args:
+        profile: Level, least and largest std of the noise **[3, n]**, in the unit of the source; see
+            `medfuse.transforms.noise_profile`.
+        degradation: What happened to the source.
+        scale: Full range, in that unit.
+        offset: What became 0.
+
+    Returns:
+        `stated`, the std in the unit of the source, at its middle level; `seen`, least and largest std of its data
+        there. Where a linear step came after the noise, neighbours share it, and the largest is no less than stated.
+        None where no noise was stated, or nothing is seen.
+    """
+    if not degradation.noises or not profile.shape[1]:
+        return None
+    level, *seen = profile.double()
+    side = [n + more for n, more in zip((64, 64), JointDegradation(degradation).padding((64, 64))[::-2], strict=True)]
+    flat = ((level - offset) / scale).clamp_min(0).reshape(-1, 1, 1, 1).expand(-1, 1, *side)
+    stated = scale * sigma_map(degradation, flat).flatten(1).mean(1)
+    middle = float(stated.median())
+    least, most = (middle * float((std / stated).median()) for std in seen)
+    if any(not isinstance(after, Identity) for _, after in degradation.noises):
+        most = max(most, middle)
+    return {"stated": middle, "seen": [least, most]}
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

@@ -10,16 +10,19 @@ from medfuse.transforms.intensity import (
     UnscaleIntensityd,
     inverse_values,
 )
+from medfuse.transforms.noise import NOISE, MeasureNoised, noise_profile
 from medfuse.transforms.prepare import PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
 __all__ = [
     "BIAS_FIELD",
+    "NOISE",
     "CheckVolumesd",
     "CorrectBiasField",
     "CorrectBiasFieldd",
     "DegradationPrior",
     "DegradeBatch",
+    "MeasureNoised",
     "PrepareFusion",
     "RandDegrade",
     "RandDegraded",
@@ -33,6 +36,7 @@ __all__ = [
     "case_degradation",
     "fuse_color",
     "inverse_values",
+    "noise_profile",
     "palette",
     "rgb_to_ycbcr",
     "to_uint8",
