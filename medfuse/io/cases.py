@@ -11,6 +11,7 @@ folder of DICOM files (`CASE/mri/`, `CASE/pet/`). Other files are left alone, an
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,25 +120,41 @@ def _files(root: Path, keys: tuple[str, ...], refuse: Callable[[str, str], None]
     for index, entry in enumerate(sorted(root.iterdir()), start=1):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            inside = sorted(entry.iterdir())
-            volumes = [path for path in inside if _SUFFIX.search(path.name) and path.is_file()]
-            scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
-            if not volumes and not scans and not (entry / "case.json").exists():
-                continue
-            case = _checked_id(entry.name, index)
-            matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
-            if not matched:
-                message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
-                refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
-            yield from ((case, key, path) for key, path in matched)
-        elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
-            yield _checked_id(parts[0], index), parts[1], entry
+        try:
+            yield from _entry(entry, index, keys, refuse)
+        except OSError as error:  # whatever it is, no more can be known of it: it must not be left out without a word
+            why = (error.strerror or type(error).__name__).lower()
+            case = entry.name if CASE_ID.fullmatch(entry.name) else f"entry-{index}"
+            refuse(case, f"The files of case {case} must be readable, got {why!r}; check them and their permissions.")
+
+
+def _entry(
+    entry: Path, index: int, keys: tuple[str, ...], refuse: Callable[[str, str], None]
+) -> list[tuple[str, str, Path]]:
+    """Return case id, key and path of what belongs to a case in one entry of the data folder."""
+    if not entry.is_dir():
+        parts = _split(_stem(entry), keys) if _SUFFIX.search(entry.name) else None
+        return [(_checked_id(parts[0], index), parts[1], entry)] if parts else []
+    inside = sorted(entry.iterdir())
+    volumes = [path for path in inside if _SUFFIX.search(path.name)]
+    scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
+    if not volumes and not scans and not (entry / "case.json").exists():
+        return []
+    case = _checked_id(entry.name, index)
+    matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
+    if not matched:
+        message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
+        refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
+    for key, path in matched:
+        if path in volumes and not path.is_file():
+            got = "a folder" if path.is_dir() else "a link to nothing"
+            refuse(case, f"{key} of case {case} must be a file, got {got} of its name; repair it.")
+    return [(case, key, path) for key, path in matched]
 
 
 def _holds_dicom(folder: Path) -> bool:
     """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does (PS3.10 7.1)."""
-    for path in folder.rglob("*") if folder.is_dir() else ():
+    for path in walk(folder) if folder.is_dir() else ():
         if path.is_file() and not path.name.startswith("."):
             with path.open("rb") as file:
                 if file.read(132)[128:] == b"DICM":
@@ -158,7 +175,7 @@ def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) ->
 
 def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
     """Read the optional fields of a case: plain values, which never replace a path."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
         fields = read_json(path)
@@ -185,6 +202,21 @@ def _fields(path: Path, case: str, files: dict[str, Path]) -> dict[str, Any]:
             f"aligned in case.json of case {case} must be true or false, got {fields['aligned']!r}; change it."
         )
     return fields
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Give all that is in a folder and in its folders, but folders themselves, in the order of their names.
+
+    Raises:
+        OSError: If a folder cannot be read, where `Path.rglob` passes it over.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for base, folders, files in os.walk(folder, onerror=stop):
+        folders.sort()
+        yield from (Path(base) / name for name in sorted(files))
 
 
 def refuse_twins(cases: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, 
 from medfuse.pipeline.images import fuse_images
 from medfuse.pipeline.records import case_warnings
 from medfuse.pipeline.report import write_group_page, write_mosaic, write_preview, write_report
+from medfuse.pipeline.unchanged import VerifySourcesd
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "DescribeSourcesd",
     "Fusion",
     "SaveFusiond",
+    "VerifySourcesd",
     "Workflow",
     "agreements",
     "case_warnings",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -30,7 +29,9 @@ from medfuse.pipeline.facts import (
     agreements,
     fidelity,
     noise_of_data,
+    series_sha256,
     sha256,
+    stated,
     versions,
 )
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
@@ -92,8 +93,7 @@ class DescribeSourcesd(MapTransform):
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
             series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
-            hashes = "".join(sorted(sha256(file) for file in series.files))
-            result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
+            result[f"{key}_sha256"] = series_sha256(series.files)
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])
         return result
@@ -331,7 +331,7 @@ class SaveFusiond(MapTransform):
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "settings": self.settings,
-            "degradation": {"origin": "given", **(dict(self.degradation) if self.degradation else {"version": 1})},
+            "degradation": stated(self.degradation),
             "reference": {
                 "source": self.reference,
                 "shape": list(restored[0].shape),

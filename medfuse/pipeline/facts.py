@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
+from medfuse.bundles import named_as_preset
 from medfuse.physics import Degradation, Identity, JointDegradation, bind, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
@@ -116,6 +117,15 @@ def noise_of_data(
     return {"stated": middle, "seen": [least, most]}
 
 
+def stated(degradation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a specification for the records: as it was given, without the name of a preset that it no longer is."""
+    spec = dict(degradation) if degradation else {"version": 1}
+    if named_as_preset(spec):
+        del spec["name"]
+        spec.pop("description", None)
+    return {"origin": "given", **spec}
+
+
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
     """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**."""
     pair = (restored[None].float(), truth[None].float())
@@ -127,3 +137,8 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def series_sha256(files: Sequence[str | Path]) -> str:
+    """Return the SHA-256 of the sorted hashes of the files of a series, in hexadecimal."""
+    return hashlib.sha256("".join(sorted(map(sha256, files))).encode()).hexdigest()

@@ -128,17 +128,17 @@ def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     found = []
     for name, source in sources.items():
         if name not in named:
-            text = f"No degradation was stated for the {name.upper()}; it came back as it was."
+            text = f"No degradation was stated for the {_title(name)}; it came back as it was."
             found.append(Finding("note", text))
             continue
         blur = source.get("narrowed_blur")
         if isinstance(blur, float):
             text = (
-                f"The {name.upper()} shows finer detail than its stated blur lets through. "
+                f"The {_title(name)} shows finer detail than its stated blur lets through. "
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
             found.append(Finding("warning", text))
-        found += _noise(name.upper(), source)
+        found += _noise(_title(name), source)
     text = (
         "What a degradation has destroyed comes from the network and from the other source, not from the data. "
         "A restored image may show detail that is not there, or miss detail that is."
@@ -184,6 +184,11 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
         )
         return [Finding("warning", text)]
     return []
+
+
+def _title(name: str) -> str:
+    """Return how a source is called in a sentence: MRI by its key `mri`; of images by words of their own."""
+    return name.upper() if name.isalnum() else name
 
 
 def _times(ratio: float) -> str:
