@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_gradient_magnitude, maximum_filter, minimum_f
 NOISE = "noise"
 _LAGS = (1, 2, 3)  # pixels between the values whose differences are taken
 _REACH_MM = 12.0  # beyond which the noise of a PET is no longer shared; from the second pixel on, no further
-_SLICES, _PER_SLICE = 32, 1 << 14  # that are looked at
+_PARTS, _SIDE, _PER_PART = 32, 512, 1 << 14  # slices, or parts of large ones, that are looked at; pixels of each
 _ROUNDS = 8
 _ALIKE = 0.25  # by which the noise of foreground and background may differ and count as one
 _CLEAR = 3.0  # std, above which a pixel is foreground: below, magnitudes and values cut off at 0 have other noise
@@ -50,13 +50,16 @@ def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> 
         coarseness = [0.0, 0.0, 1.0] if spacing is None else [float(f"{s:.3g}") for s in spacing]
         across = max(range(3), key=lambda axis: (coarseness[axis], axis))
         slices = np.moveaxis(image, across, 0)
-        slices = slices[:: -(-len(slices) // _SLICES)]
+    slices = slices[:: -(-len(slices) // _PARTS)]
     if min(slices.shape[1:]) < 4 * _LAGS[-1]:
         return np.empty((3, 0))
     finest = 0.0 if spacing is None else min(spacing)
     lags = [k for k in _LAGS if k <= 2 or k * finest <= _REACH_MM]
     low, high = float(slices.min()), float(slices.max())
-    level, slope, whole, *differences = np.concatenate([_samples(s.astype(np.float32), high, lags) for s in slices], 1)
+    parts = [part for one in slices for part in _parts(one, _PARTS // len(slices))]
+    level, slope, whole, *differences = np.concatenate(
+        [_samples(part.astype(np.float32), high, lags) for part in parts], 1
+    )
     chosen = _foreground(level, differences[0], whole > 0, unclipped=low < 0)
     if chosen.sum() < 2 * _FEWEST:
         return np.empty((3, 0))
@@ -65,6 +68,16 @@ def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> 
     groups = np.array_split(order, max(1, min(_LEVELS, len(order) // _FEWEST)))
     stds = [[_std(difference[group]) for difference in differences] for group in groups]
     return np.array([[level[group].mean() for group in groups], [s[0] for s in stds], [max(s) for s in stds]])
+
+
+def _parts(image: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return an image, or of one that is large at most so many parts of it, evenly spread."""
+    rows, columns = (
+        [slice(k * size // n, (k + 1) * size // n) for k in range(n)]
+        for size, n in ((size, -(-size // _SIDE)) for size in image.shape)
+    )
+    parts = [image[row, column] for row in rows for column in columns]
+    return parts[:: -(-len(parts) // max(count, 1))]
 
 
 def _samples(image: np.ndarray, high: float, lags: Sequence[int]) -> np.ndarray:
@@ -77,7 +90,7 @@ def _samples(image: np.ndarray, high: float, lags: Sequence[int]) -> np.ndarray:
     whole = (minimum_filter(image, 5) != 0) & (maximum_filter(image, 5) < high)
     rows = [uniform_filter(image, 5), gaussian_gradient_magnitude(image, 2.0), whole]
     found = np.stack([row[inner].ravel() for row in rows] + [_difference(image, k, margin).ravel() for k in lags])
-    return found[:, :: -(-found.shape[1] // _PER_SLICE)]
+    return found[:, :: -(-found.shape[1] // _PER_PART)]
 
 
 def _difference(image: np.ndarray, lag: int, margin: int) -> np.ndarray:
