@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_gradient_magnitude, maximum_filter, minimum_f
 
 NOISE = "noise"
 _LAGS = (1, 2, 3)  # pixels between the values whose differences are taken
+_LEAST_SIDE = 12  # pixels of a slice
 _REACH_MM = 12.0  # beyond which the noise of a PET is no longer shared; from the second pixel on, no further
 _PARTS, _SIDE, _PER_PART = 32, 512, 1 << 14  # slices, or parts of large ones, that are looked at; pixels of each
 _ROUNDS = 8
@@ -32,7 +33,8 @@ def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> 
     `s (3 - 4 rho(k) + rho(2 k)) / 3`, which tends to s with the distance k. Stds are by the median of absolute values.
 
     Args:
-        image: **[H, W]**, or **[X, Y, Z]**, of which at most 32 slices across the coarsest axis are looked at.
+        image: **[H, W]**, or **[X, Y, Z]**, of which at most 32 slices are looked at, across an axis that is short, or
+            else the coarsest.
         spacing: Voxel size along each axis; without it the last axis counts as the coarsest.
 
     Returns:
@@ -48,10 +50,10 @@ def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> 
         slices = image[None]
     else:
         coarseness = [0.0, 0.0, 1.0] if spacing is None else [float(f"{s:.3g}") for s in spacing]
-        across = max(range(3), key=lambda axis: (coarseness[axis], axis))
+        across = max(range(3), key=lambda axis: (image.shape[axis] < _LEAST_SIDE, coarseness[axis], axis))
         slices = np.moveaxis(image, across, 0)
     slices = slices[:: -(-len(slices) // _PARTS)]
-    if min(slices.shape[1:]) < 4 * _LAGS[-1]:
+    if min(slices.shape[1:]) < _LEAST_SIDE:
         return np.empty((3, 0))
     finest = 0.0 if spacing is None else min(spacing)
     lags = [k for k in _LAGS if k <= 2 or k * finest <= _REACH_MM]
