@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,19 @@ def preset_path(name: str, bundle: str | None = None) -> Path | None:
     folder = share_dir() / "configs" / "degradation"
     places = [folder / Path(bundle).resolve().name / f"{name}.yaml"] if bundle else []
     return next((p for p in [*places, folder / f"{name}.yaml"] if p.is_file()), None)
+
+
+def named_as_preset(spec: Mapping[str, Any]) -> bool:
+    """Return whether a specification has the name of a preset and other steps than any version of it.
+
+    It came from a preset, or from the `none` of a bundle, and was changed in part: that name would say what is not so.
+    """
+    name, folder = str(spec.get("name", "")), share_dir() / "configs" / "degradation"
+    versions = [load_spec(path) for path in folder.rglob("*.yaml") if path.stem == name]
+    return bool(versions) and all(
+        any((spec.get(source) or []) != (version.get(source) or []) for source in ("source1", "source2"))
+        for version in versions
+    )
 
 
 class UniqueKeyLoader(yaml.SafeLoader):

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 some cases of a batch failed, 2 wrong input."""
+    """Run the command line and return its exit code: 0 done, 1 some cases of a batch failed, 2 wrong input.
+
+    Warnings leave it as it is: they are printed, counted and written into the records.
+    """
     options = _parser().parse_args(args)
     _quieten()
+    _show_warnings()
     try:
         check_arguments(options)
         code = options.run(options)
@@ -250,16 +254,17 @@ def _run(
     **overrides: object,
 ) -> None:
     from medfuse.io import require_writable
-    from medfuse.pipeline import run_bundle
+    from medfuse.pipeline import case_warnings, run_bundle
 
     require_writable(out)
     overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
     run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
     for item in datalist:
-        folder = (out / str(item["case"])).resolve()
+        case, folder = str(item["case"]), (out / str(item["case"])).resolve()
         print(f"results: {folder}")
-        print(f"picture: {folder / str(item['case'])}_mosaic.png")
-        print(f"report: {folder / str(item['case'])}_report.html")
+        print(f"picture: {folder / case}_mosaic.png")
+        print(f"report: {folder / case}_report.html")
+        print(f"warnings: {len(case_warnings(folder, case))}")
     print(NOTICE)
 
 
@@ -271,7 +276,8 @@ def _batch(options: argparse.Namespace) -> int:
     if options.level == "group":
         rows = collect(options.out)
         failed = sum(row["state"] == "failed" for row in rows)
-        print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed; see cases.tsv")
+        warned = sum(bool(row.get("warnings")) for row in rows)
+        print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
     found = discover(options.input, participants=options.participant_label, sessions=options.session_label)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
@@ -296,7 +302,8 @@ def _batch(options: argparse.Namespace) -> int:
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
     print(
-        f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed; see cases.tsv"
+        f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed, "
+        f"{len(summary.warned)} with warnings; see cases.tsv"
     )
     print(NOTICE)
     return 1 if summary.failed else 0
@@ -326,6 +333,7 @@ def _images(options: argparse.Namespace) -> None:
 def _print_images(record: dict[str, Any], out: Path) -> None:
     speed = record["speed"]["megapixels_per_second"]
     print(f"{len(record['images'])} images, {speed:.3g} megapixels per second: {out.resolve()}")
+    print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
     print(NOTICE)
@@ -403,6 +411,22 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise MedfuseError(f"--device must be a device of this machine, got {name!r}; use cpu.") from error
     return device
+
+
+class _Console(logging.Handler):
+    """A line on stderr for each warning, above a bar of progress where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"medfuse: warning: {record.getMessage()}", file=sys.stderr)
+
+
+def _show_warnings() -> None:
+    """Print what the package warns of while it works."""
+    logger = logging.getLogger("medfuse")
+    if not any(isinstance(handler, _Console) for handler in logger.handlers):
+        logger.addHandler(_Console(logging.WARNING))
 
 
 def _quieten() -> None:

@@ -53,7 +53,17 @@ def find_bids_cases(
     wanted = _labels("participant", participants, subjects, "sub")
     known = {name: path for subject in subjects.values() for name, path in _folders(subject, "ses").items()}
     chosen = _labels("session", sessions, known, "ses") if sessions else None
-    return [case for name in subjects if name in wanted for case in _subject(root, subjects[name], chosen)]
+    return [case for name in subjects if name in wanted for case in _readable(root, subjects[name], chosen)]
+
+
+def _readable(root: Path, subject: Path, chosen: set[str] | None) -> list[dict[str, Any]]:
+    """List the cases of one subject, or the subject as a case that cannot be read."""
+    try:
+        return _subject(root, subject, chosen)
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        problem = f"The files of {subject.name} must be readable, got {why!r}; check them and their permissions."
+        return [{"case": subject.name, "problem": problem}]
 
 
 def _folders(root: Path, kind: str) -> dict[str, Path]:
@@ -96,7 +106,9 @@ def _subject(root: Path, subject: Path, chosen: set[str] | None) -> list[dict[st
 
 
 def _images(folder: Path, suffix: str) -> list[Path]:
-    return [p for p in sorted(folder.glob("sub-*")) if (m := _NAME.fullmatch(p.name)) and m[1] == suffix]
+    if not folder.is_dir():
+        return []
+    return [p for p in sorted(folder.iterdir()) if (m := _NAME.fullmatch(p.name)) and m[1] == suffix]
 
 
 def _only(case: str, what: str, images: list[Path]) -> Path:

@@ -11,6 +11,7 @@ folder of DICOM files (`CASE/mri/`, `CASE/pet/`). Other files are left alone, an
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.foreign import foreign_format, foreign_message
 from medfuse.io.places import is_result, is_result_folder, require_apart
 from medfuse.io.texts import read_json
-from medfuse.schema import SOURCES, checked_fields, checked_id, checked_items, refuse_twins
+from medfuse.schema import SOURCES, checked_fields, checked_id, checked_items, id_problem, refuse_twins
 
 SYNONYMS = {"mr": "mri", "t1": "mri", "t1w": "mri", "suv": "pet"}
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -154,33 +155,50 @@ def _files(
     for index, entry in enumerate(sorted(root.iterdir()), start=1):
         if entry.name.startswith(".") or entry in leave:
             continue
-        where = f" in the name of entry {index} of the data folder"
-        if entry.is_dir():
-            inside = sorted(entry.iterdir())
-            volumes = [path for path in inside if _SUFFIX.search(path.name) and path.is_file()]
-            scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
-            strange = [path for path in inside if _role(_first(path), keys) in keys and foreign_format(path)]
-            if not volumes and not scans and not strange and not (entry / "case.json").exists():
-                continue
-            case = checked_id(entry.name, "A case id", where=where)
-            for path in strange:
-                refuse(case, foreign_message(path))
-            matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
-            if not matched and not strange and is_result_folder(entry):
-                continue
-            if not matched and not strange:
-                message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
-                refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
-            yield from ((case, key, path) for key, path in matched)
-        elif _SUFFIX.search(entry.name) and entry.is_file() and (parts := _split(_stem(entry), keys)):
-            yield checked_id(parts[0], "A case id", where=where), parts[1], entry
-        elif (parts := _split(_first(entry), keys)) and parts[1] in keys and foreign_format(entry):
+        try:
+            yield from _entry(entry, index, keys, refuse)
+        except OSError as error:  # whatever it is, no more can be known of it: it must not be left out without a word
+            why = (error.strerror or type(error).__name__).lower()
+            case = entry.name if id_problem(entry.name) is None else f"entry-{index}"
+            refuse(case, f"The files of case {case} must be readable, got {why!r}; check them and their permissions.")
+
+
+def _entry(
+    entry: Path, index: int, keys: tuple[str, ...], refuse: Callable[[str, str], None]
+) -> list[tuple[str, str, Path]]:
+    """Return case id, key and path of what belongs to a case in one entry of the data folder."""
+    where = f" in the name of entry {index} of the data folder"
+    if not entry.is_dir():
+        if _SUFFIX.search(entry.name) and (parts := _split(_stem(entry), keys)):
+            return [(checked_id(parts[0], "A case id", where=where), parts[1], entry)]
+        if (parts := _split(_first(entry), keys)) and parts[1] in keys and foreign_format(entry):
             refuse(checked_id(parts[0], "A case id", where=where), foreign_message(entry))
+        return []
+    inside = sorted(entry.iterdir())
+    volumes = [path for path in inside if _SUFFIX.search(path.name)]
+    scans = [(key, path) for path in inside if (key := _role(path.name, keys)) in keys and _holds_dicom(path)]
+    strange = [path for path in inside if _role(_first(path), keys) in keys and foreign_format(path)]
+    if not volumes and not scans and not strange and not (entry / "case.json").exists():
+        return []
+    case = checked_id(entry.name, "A case id", where=where)
+    for path in strange:
+        refuse(case, foreign_message(path))
+    matched = [(key, path) for path in volumes if (key := _key(path, case, keys))] + scans
+    if not matched and not strange:
+        if is_result_folder(entry):
+            return []
+        message = f"The folder of case {case} must hold {' and '.join(keys)}, got {len(volumes)} NIfTI files "
+        refuse(case, f"{message}with other names; name them {keys[0]}.nii.gz and so on.")
+    for key, path in matched:
+        if path in volumes and not path.is_file():
+            got = "a folder" if path.is_dir() else "a link to nothing"
+            refuse(case, f"{key} of case {case} must be a file, got {got} of its name; repair it.")
+    return [(case, key, path) for key, path in matched]
 
 
 def _holds_dicom(folder: Path) -> bool:
     """Return whether some file in a folder, or in a folder of it, begins as a DICOM file does."""
-    for path in folder.rglob("*") if folder.is_dir() else ():
+    for path in walk(folder) if folder.is_dir() else ():
         if path.is_file() and not path.name.startswith(".") and not is_result(path) and is_dicom(path):
             return True
     return False
@@ -197,13 +215,28 @@ def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) ->
 
 def _fields(path: Path, case: str, keys: Sequence[str]) -> dict[str, Any]:
     """Read the optional fields of a case."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
         fields = read_json(path)
     except (OSError, ValueError) as error:
         raise BundleError(f"case.json of case {case} must be readable JSON, got an error; repair it.") from error
     return checked_fields(fields, f"case.json of case {case}", keys=keys)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Give all that is in a folder and in its folders, but folders themselves, in the order of their names.
+
+    Raises:
+        OSError: If a folder cannot be read, where `Path.rglob` passes it over.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for base, folders, files in os.walk(folder, onerror=stop):
+        folders.sort()
+        yield from (Path(base) / name for name in sorted(files))
 
 
 def _key(path: Path, case: str, keys: tuple[str, ...]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from medfuse.errors import BundleError, DicomError
 from medfuse.io.bids import find_bids_cases, is_bids
-from medfuse.io.cases import find_cases, study_folders
+from medfuse.io.cases import find_cases, study_folders, walk
 from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.dicom.header import read_header
 from medfuse.io.foreign import refuse_foreign
@@ -75,18 +75,22 @@ def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) 
     if _holds_nifti(root):
         named = find_cases(root, tolerant=True, allow_empty=bool(studies), leave=studies)
         return Discovery("case folders", sorted([*named, *_studies(studies)], key=lambda case: case["case"]))
-    folders = _dicom_folders(root)
+    folders, closed = _dicom_folders(root)
     if not folders:
         refuse_foreign(root)
+        what = f"{len(closed)} folders that cannot be read" if closed else "a folder with none of them"
         raise BundleError(
             "The input must be a manifest, a BIDS dataset, folders of cases (CASE/mri.nii.gz) or of DICOM studies, "
-            "got a folder with none of them; check it."
+            f"got {what}; check it."
         )
     if not studies and not any(id_problem(folder.name) for folder in folders):
         named = find_cases(root, tolerant=True, allow_empty=True)
-        if len(named) == len(folders) and not any("problem" in case for case in named):
+        sound = {case["case"] for case in named if "problem" not in case}
+        if sound == {folder.name for folder in folders}:
             return Discovery("case folders", named)  # CASE/mri/ and CASE/pet/, both DICOM
-    return Discovery("DICOM studies", _studies(folders))
+    problem = "The folder of {} must be readable with all that is in it, got one that is not; check its permissions."
+    unread = [{"case": case, "problem": problem.format(case)} for case in closed]
+    return Discovery("DICOM studies", sorted(_studies(folders) + unread, key=lambda case: case["case"]))
 
 
 def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -96,9 +100,12 @@ def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
     `study-` and the first ten digits of its SHA-256.
     """
     cases: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        study = next((found for path in _dicom_files(folder) if (found := _study_uid(path))), None)
-        basis = study.encode() if study else next(_dicom_files(folder)).read_bytes()
+    for number, folder in enumerate(folders):
+        try:
+            study = next((found for path in _dicom_files(folder) if (found := _study_uid(path))), None)
+            basis = study.encode() if study else next(_dicom_files(folder)).read_bytes()
+        except (OSError, StopIteration):  # it may not be read, or is gone
+            study, basis = None, f"folder {number}".encode()
         case = f"study-{hashlib.sha256(basis).hexdigest()[:10]}"
         if study is None:
             cases[case] = {"case": case, "problem": f"{case} must have a readable file, got none; copy it again."}
@@ -113,17 +120,35 @@ def _holds_nifti(root: Path) -> bool:
     return any(next(root.glob(pattern), None) for pattern in ("*.nii", "*.nii.gz", "*/*.nii", "*/*.nii.gz"))
 
 
-def _dicom_folders(root: Path) -> list[Path]:
-    """Return the folders of a folder that hold DICOM, themselves or below."""
-    folders = (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
-    return [folder for folder in folders if next(_dicom_files(folder), None)]
+def _dicom_folders(root: Path) -> tuple[list[Path], list[str]]:
+    """Return the folders of a folder that hold DICOM, themselves or below, and ids for those that cannot be read.
+
+    The name of a folder may be that of a patient: the id says its place among the entries.
+    """
+    found, closed = [], []
+    for index, entry in enumerate(sorted(root.iterdir()), start=1):
+        try:
+            if not entry.name.startswith(".") and entry.is_dir() and next(_dicom_files(entry), None):
+                found.append(entry)
+        except OSError:
+            closed.append(f"entry-{index}")
+    return found, closed
 
 
 def _dicom_files(folder: Path) -> Iterator[Path]:
-    """Give the files of a folder that begin as a DICOM file does, and are no results of ours."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and not is_result(path) and is_dicom(path):
-            yield path
+    """Give the files of a folder that begin as a DICOM file does, or may do so but cannot be read, and are not ours.
+
+    Raises:
+        OSError: If a folder in it cannot be read.
+    """
+    for path in walk(folder):
+        if path.is_file() and not path.name.startswith(".") and not is_result(path):
+            try:
+                found = is_dicom(path)
+            except OSError:
+                found = path.suffix.lower() == ".dcm"
+            if found:
+                yield path
 
 
 def _study_uid(path: Path) -> str | None:

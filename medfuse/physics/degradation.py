@@ -155,7 +155,7 @@ def parse_degradation(
     Args:
         spec: The mapping shown at the top of this module; None means none.
         spacing: Pixel spacing in mm along the spatial axes, one sequence per source; needed for `fwhm_mm`.
-        scale: Full range of each source in its own unit; needed for `unit: input`.
+        scale: Full range of each source in its own unit; needed for `unit: input`. Infinity: to be known later.
         floor: Noise floor of both sources, fraction of full range.
 
     Raises:
@@ -356,21 +356,41 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
             f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {_short(unit)}."
         )
     value = _number(given[needed], needed, context)
+    if not 0 <= value < math.inf:
+        raise DegradationError(
+            f"`{needed}` of the noise of `{context.source}` must be finite and not negative, got {value:g}."
+        )
+    if unit == "input":
+        return _noise_of_input(kind, value, context)
     if kind == "poisson":
         return PoissonNoise(value)
-    if unit == "input":
-        if context.scale is None:
-            raise DegradationError(
-                f"noise of `{context.source}` with `unit: input` must come with the source's range, which is not known "
-                "here; give `sigma` as a fraction of full range."
-            )
-        value /= context.scale
     if value > 1:
         raise DegradationError(
             f"`sigma` of `{context.source}` must be at most 1, the full range, got {value:g}; "
             "give grey levels as a fraction of 255, a unit as `unit: input`."
         )
     return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
+
+
+def _noise_of_input(kind: str, value: float, context: _Context) -> Noise:
+    """Build noise from its level in the unit of the source: its std, or the expected events of one unit of it.
+
+    Where the range is infinite, it is not known yet: what can be said without it is.
+    """
+    if context.scale is None:
+        raise DegradationError(
+            f"noise of `{context.source}` with `unit: input` must come with the source's range, which is not known "
+            "here; give `sigma` as a fraction of full range."
+        )
+    if kind == "poisson":
+        return PoissonNoise(value if math.isinf(context.scale) else value * context.scale)
+    if value > context.scale:
+        raise DegradationError(
+            f"`sigma` of `{context.source}` must be at most the full range of its source, {context.scale:g} in its "
+            f"unit, got {value:g} with `unit: input`; state less, or check the unit."
+        )
+    fraction = value / context.scale
+    return GaussianNoise(fraction) if kind == "gaussian" else RicianNoise(fraction)
 
 
 def _parse_gamma(values: dict[str, Any], context: _Context) -> Gamma:

@@ -17,7 +17,9 @@ from medfuse.pipeline.case import (
 )
 from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
 from medfuse.pipeline.images import fuse_images
+from medfuse.pipeline.records import case_warnings
 from medfuse.pipeline.report import write_group_page, write_mosaic, write_preview, write_report
+from medfuse.pipeline.unchanged import VerifySourcesd
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -28,8 +30,10 @@ __all__ = [
     "DescribeSourcesd",
     "Fusion",
     "SaveFusiond",
+    "VerifySourcesd",
     "Workflow",
     "agreements",
+    "case_warnings",
     "collect",
     "fidelity",
     "fuse",

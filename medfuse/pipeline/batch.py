@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from medfuse.errors import BundleError
+from medfuse.errors import BundleError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.places import require_apart
 from medfuse.pipeline.layout import BidsLayout, Layout
 from medfuse.pipeline.records import (
+    case_warnings,
+    failure_message,
     fingerprint,
     is_done,
     is_ours,
+    require_unchanged,
     write_done,
     write_failure,
     write_table,
@@ -39,11 +43,13 @@ class BatchSummary:
         fused: Ids of the cases that were fused.
         skipped: Ids of those that had been fused before.
         failed: Id and message of those that could not be fused.
+        warned: Id and warnings of those that were fused, now or before, with any.
     """
 
     fused: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    warned: dict[str, list[str]] = field(default_factory=dict)
 
 
 def run_batch(
@@ -139,27 +145,42 @@ def collect(out: str | Path) -> list[dict[str, Any]]:
 def _run_case(
     item: Mapping[str, Any], workflow: Workflow, layout: Layout, *, resume: bool, summary: BatchSummary
 ) -> None:
-    case, started = str(item["case"]), time.perf_counter()
+    case, started, based_on = str(item["case"]), time.perf_counter(), None
     folder = layout.folder(case)
-    _sweep(folder)
     try:
+        _sweep(folder)
         if "problem" in item:
             raise BundleError(str(item["problem"]))
         based_on = fingerprint(item, workflow, names=layout.basis(item))
         if resume and is_done(folder, layout.records(folder), case, based_on):
             summary.skipped.append(case)
-            return
-        with atomic_folder(folder) as temporary:
-            result = workflow(item)
-            workflow.write(result, temporary)
-            layout.arrange(temporary, item, result.record)
-            seconds = time.perf_counter() - started
-            write_done(temporary, layout.records(temporary), case, based_on, seconds=seconds)
-        summary.fused.append(case)
+        else:
+            with atomic_folder(folder) as temporary:
+                result = workflow(item)
+                require_unchanged(item, based_on)
+                workflow.write(result, temporary)
+                layout.arrange(temporary, item, result.record)
+                seconds = time.perf_counter() - started
+                write_done(temporary, layout.records(temporary), case, based_on, seconds=seconds)
+            summary.fused.append(case)
+        if told := case_warnings(layout.records(folder), case):
+            summary.warned[case] = told
     except Exception as error:  # of any kind: the next case may be sound
-        with atomic_folder(folder) as temporary:
-            seconds = time.perf_counter() - started
-            summary.failed[case] = write_failure(layout.records(temporary), item, error, seconds=seconds)
+        error = _explained(error, item, based_on)
+        summary.failed[case] = failure_message(item, error)
+        with suppress(OSError), atomic_folder(folder) as temporary:  # even if there is no place for the record
+            write_failure(layout.records(temporary), item, error, seconds=time.perf_counter() - started)
+
+
+def _explained(error: Exception, item: Mapping[str, Any], based_on: Mapping[str, Any] | None) -> Exception:
+    """Return an error of ours in place of a foreign one whose reason is that inputs changed while they were read."""
+    if based_on is None or known_error(error) is not None:
+        return error
+    try:
+        require_unchanged(item, based_on)
+    except BundleError as changed:
+        return changed
+    return error
 
 
 def _part(items: Sequence[Mapping[str, Any]], shard: tuple[int, int]) -> Sequence[Mapping[str, Any]]:
@@ -175,7 +196,11 @@ def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
     layout.check()
     for case in (str(item["case"]) for item in items):
         folder = layout.folder(case)
-        if not is_ours(folder, layout.records(folder), case):
+        try:
+            free = is_ours(folder, layout.records(folder), case)
+        except OSError:  # it may not be looked into
+            free = False
+        if not free:
             raise BundleError(
                 f"The folder of {case} in OUT must be free or of an earlier run, got files; choose another."
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -35,12 +35,32 @@ from medfuse.io import (
 from medfuse.io.nifti import NONFINITE_FRACTION
 from medfuse.io.placement import sheared
 from medfuse.io.places import DICOM_FOLDER
+from medfuse.physics import Degradation
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
-from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
+from medfuse.pipeline.facts import (
+    DIMENSIONLESS,
+    agreements,
+    fidelity,
+    noise_of_data,
+    series_sha256,
+    sha256,
+    stated,
+    versions,
+)
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
-from medfuse.report import region_values
-from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values_, to_uint8
+from medfuse.report import region_values, warnings
+from medfuse.transforms import (
+    BIAS_FIELD,
+    NOISE,
+    ResampleToReference,
+    case_degradation,
+    fuse_color,
+    inverse_values_,
+    to_uint8,
+)
+
+_logger = logging.getLogger(__name__)
 
 
 class DescribeSourcesd(MapTransform):
@@ -96,8 +116,7 @@ class DescribeSourcesd(MapTransform):
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
             found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
-            hashes = "".join(sorted(sha256(file) for file in series.files))
-            result[f"{key}_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
+            result[f"{key}_sha256"] = series_sha256(series.files)
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])
         require_one_person(found)
@@ -249,7 +268,7 @@ class SaveFusiond(MapTransform):
         write_json(sidecar, result.record)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
-        """Collect what is to be written.
+        """Collect what is to be written; each warning is logged, too.
 
         The volumes of sources and restored sources are brought from 0..1 to their units in place: of a large case,
         there is no room for both.
@@ -263,8 +282,11 @@ class SaveFusiond(MapTransform):
         window = (min(0.0, float(sources[1].min())), float(np.percentile(restored[1].numpy(), 99.8)))
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [_text(scale["unit"]) for scale in scales]
+        record = self._record(data, agreement, sources, restored)
+        for text in record["warnings"]:
+            _logger.warning("%s: %s", record["case"], text)
         return CaseResult(
-            case=str(data["case"]),
+            case=record["case"],
             names=self.source_keys,
             affine=np.asarray(data[self.source_keys[0]].affine, dtype=np.float64),
             units=(units[0], units[1]),
@@ -275,7 +297,7 @@ class SaveFusiond(MapTransform):
             window=window,
             palette=self.palette,
             rgb=_colours(fused, bright, restored[1], window, self.palette),
-            record=self._record(data, agreement, sources, restored),
+            record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
             before=partial(self._before, data),
@@ -302,9 +324,19 @@ class SaveFusiond(MapTransform):
         found = agreements(y, x, degradation, share, dtype=torch.float16)
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [
-            {"residual_chi2": a.chi2 if a else None, "narrowed_blur": a.narrowed_blur if a else None} for a in found
+            {
+                "residual_chi2": a.chi2 if a else None,
+                "narrowed_blur": a.narrowed_blur if a else None,
+                "noise": self._noise(data, key, part, scale),
+            }
+            for a, key, part, scale in zip(found, self.source_keys, degradation, scales, strict=True)
         ]
         return figures, (first, second)
+
+    def _noise(self, data: Mapping[Hashable, Any], key: str, part: Degradation, scale: float) -> dict[str, Any] | None:
+        profile = data.get(f"{key}_{NOISE}")
+        offset = float(torch.as_tensor(data[f"{key}_scale"]["offset"]).flatten()[0])
+        return None if profile is None else noise_of_data(torch.as_tensor(profile), part, scale=scale, offset=offset)
 
     def _record(
         self,
@@ -322,14 +354,14 @@ class SaveFusiond(MapTransform):
         }
         mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
         named[pet]["regions"] = region_values(sources[1], restored[1], affine=reference.affine, labels=mask)
-        return {
+        record = {
             "case": str(data["case"]),
             "notice": NOTICE,
             "versions": versions(),
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "settings": self.settings,
-            "degradation": {"origin": "given", **(dict(self.degradation) if self.degradation else {"version": 1})},
+            "degradation": stated(self.degradation),
             "reference": {
                 "source": self.reference,
                 "shape": list(restored[0].shape),
@@ -344,6 +376,7 @@ class SaveFusiond(MapTransform):
             "registration": _registration(data.get(f"{self.moving}_registration")),
             "one_study": bool(data["one_study"]) if "one_study" in data else None,
         }
+        return record | {"warnings": warnings(record)}
 
 
 def require_same_sources(folder: Path, item: Mapping[str, Any]) -> None:

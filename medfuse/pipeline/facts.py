@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import Degradation, JointDegradation, bind
+from medfuse.bundles import named_as_preset
+from medfuse.physics import Degradation, Identity, JointDegradation, bind, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -98,6 +100,45 @@ def _agreement(
     return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, residual)
 
 
+def noise_of_data(
+    profile: Tensor, degradation: Degradation, *, scale: float = 1.0, offset: float = 0.0
+) -> dict[str, Any] | None:
+    """Put the noise that was stated of a source beside that which its data show, on its own grid.
+
+    Args:
+        profile: Level, least and largest std of the noise **[3, n]**, in the unit of the source; see
+            `medfuse.transforms.noise_profile`.
+        degradation: What happened to the source.
+        scale: Full range, in that unit.
+        offset: What became 0.
+
+    Returns:
+        `stated`, the std in the unit of the source, at its middle level; `seen`, least and largest std of its data
+        there. Where a linear step came after the noise, neighbours share it, and the largest is no less than stated.
+        None where no noise was stated, or nothing is seen.
+    """
+    if not degradation.noises or not profile.shape[1]:
+        return None
+    level, *seen = profile.double()
+    side = [n + more for n, more in zip((64, 64), JointDegradation(degradation).padding((64, 64))[::-2], strict=True)]
+    flat = ((level - offset) / scale).clamp_min(0).reshape(-1, 1, 1, 1).expand(-1, 1, *side)
+    stated = scale * sigma_map(degradation, flat).flatten(1).mean(1)
+    middle = float(stated.median())
+    least, most = (middle * float((std / stated).median()) for std in seen)
+    if any(not isinstance(after, Identity) for _, after in degradation.noises):
+        most = max(most, middle)
+    return {"stated": middle, "seen": [least, most]}
+
+
+def stated(degradation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a specification for the records: as it was given, without the name of a preset that it no longer is."""
+    spec = dict(degradation) if degradation else {"version": 1}
+    if named_as_preset(spec):
+        del spec["name"]
+        spec.pop("description", None)
+    return {"origin": "given", **spec}
+
+
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
     """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**."""
     pair = (restored[None].float(), truth[None].float())
@@ -109,3 +150,8 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def series_sha256(files: Sequence[str | Path]) -> str:
+    """Return the SHA-256 of the sorted hashes of the files of a series, in hexadecimal."""
+    return hashlib.sha256("".join(sorted(map(sha256, files))).encode()).hexdigest()

@@ -30,10 +30,11 @@ from medfuse.io import (
     write_json,
 )
 from medfuse.io.images import Bits
-from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
+from medfuse.physics import Degradation, Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
-from medfuse.pipeline.facts import fidelity, sha256, versions
-from medfuse.report import degradation_name, save_contact_sheet
+from medfuse.pipeline.facts import agreements, fidelity, noise_of_data, sha256, stated, versions
+from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
+from medfuse.transforms import noise_profile
 from medfuse.transforms.color import fuse_visible
 
 _KINDS = ("source1", "source2", "fused", "weight")
@@ -42,10 +43,6 @@ _RECORD = "images.json"
 _SUFFIXES = (".png", ".npy")  # of what is written
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
-_NARROWED = (
-    "Source %d of %s shows finer detail than its stated blur lets through; the blur was undone to %.0f %% of its width "
-    "only. State a narrower one."
-)
 _BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +79,7 @@ def fuse_images(
         device: Where to compute.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
-        batch: Images of one size that are fused together, fewer where they are large.
+        batch: Images of one size that are fused together, fewer where they are large; on a CPU always one.
 
     Returns:
         The record that `images.json` holds.
@@ -115,8 +112,10 @@ def fuse_images(
 
     sheet: list[tuple[str, list[Tensor]]] = []
     figures: dict[str, dict[str, Any]] = {kind: {} for kind in references}
+    warnings: list[str] = []
     seconds = 0.0
-    for group in tqdm(list(_groups(pairs, batch)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
+    together = 1 if fusion.device.type == "cpu" else batch  # on a CPU, so that no result depends on other images
+    for group in tqdm(list(_groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         inputs = [torch.stack(images) for images in zip(*(p.read() for p in group), strict=True)]
         shown = [[_small(image) for image in images] for images in zip(*inputs, strict=True)]
         start = time.perf_counter()
@@ -125,10 +124,11 @@ def fuse_images(
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
-        for pair, shares in zip(group, torch.cat(blur_shares), strict=True):
-            for n, share in enumerate(shares.tolist(), start=1):
-                if share < 1:
-                    _logger.warning(_NARROWED, n, pair.name, 100 * share)
+        for i, (pair, shares) in enumerate(zip(group, torch.cat(blur_shares).cpu(), strict=True)):
+            found = _warnings(pair, what, shares, degradation, [fused[kind][i] for kind in _KINDS[:2]])
+            warnings += found
+            for text in found:
+                _logger.warning("%s", text)
         blur_shares.clear()
         for i, pair in enumerate(group):
             for kind in _KINDS:
@@ -146,7 +146,8 @@ def fuse_images(
         "weights_sha256": sha256(fusion.weights),
         "steps": steps,
         "settings": fusion.inferer.settings,
-        "degradation": {"origin": "given", **(dict(degradation) if degradation else {"version": 1})},
+        "degradation": stated(degradation),
+        "warnings": warnings,
         "images": [p.name for p in pairs],
         "source2_smaller_by": sorted(degradations),
         "speed": {"megapixels": megapixels, "seconds": seconds, "megapixels_per_second": megapixels / seconds},
@@ -159,6 +160,8 @@ def fuse_images(
     notes = [f"Degradation: {degradation_name(record['degradation'])}, {steps} steps"]
     if smaller := [str(f) for f in sorted(degradations) if f > 1]:
         notes.append(f"source 2 smaller by {' or '.join(smaller)}")
+    if warnings:
+        notes.append(f"{len(warnings)} warnings, see images.json")
     notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
     count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
     heading = f"{len(sheet)} of {count}" if len(sheet) < len(pairs) else count
@@ -198,6 +201,45 @@ class _ImagePair:
             for path, color in zip(self.paths, (self.color, False), strict=True)
         )
         return first, replicate(second[None, None], Downsample(self.factor), self.shape)[0, 0]
+
+
+def _warnings(
+    pair: _ImagePair,
+    what: JointDegradation,
+    shares: Tensor,
+    degradation: Mapping[str, Any] | None,
+    restored: Sequence[Tensor],
+) -> list[str]:
+    """Return what to warn of about a pair that was restored, by the findings of cases.
+
+    Args:
+        pair: Its images are read again.
+        what: What happened to them.
+        shares: Share of its stated width to which the blur of each was undone, **[2]**.
+        degradation: As it was stated.
+        restored: Both restored, **[H, W]** or **[H, W, 3]**.
+    """
+    if not any(part.steps for part in what):
+        return []
+    sources = {}
+    for n, (image, part, output) in enumerate(zip(pair.read(), what, restored, strict=True), start=1):
+        grey = image if image.ndim == 2 else image[..., 1]  # each channel has the stated noise
+        data = part.observed(grey[None, None])[0, 0].numpy()
+        sources[f"source {n} of {pair.name}"] = {
+            "narrowed_blur": float(shares[n - 1]) if shares[n - 1] < 1 else None,
+            "noise": noise_of_data(torch.from_numpy(noise_profile(data)), part) if part.noises else None,
+            "residual_chi2": _chi2(image, output, part, shares[n - 1 : n]),
+        }
+    return restoration_warnings({"sources": sources, "degradation": degradation})
+
+
+def _chi2(image: Tensor, restored: Tensor, part: Degradation, share: Tensor) -> float | None:
+    """Return the chi-square of a restored grey image; None where nothing happened to it, or it is in colour."""
+    if image.ndim == 3 or not part.steps:
+        return None
+    y, x = (torch.stack([v, v])[None] for v in (image, restored))
+    _, found = agreements(y, x, JointDegradation(Degradation(), part), torch.cat([torch.ones(1), share]))
+    return found.chi2 if found else None
 
 
 def _clear(out: Path) -> None:

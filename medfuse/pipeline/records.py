@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse import NOTICE, __version__
-from medfuse.errors import known_error
+from medfuse.errors import BundleError, known_error
 from medfuse.io import atomic_file, is_nifti, write_json
 from medfuse.io.places import input_paths
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.layout import case_homes
+from medfuse.report import warnings
 
 if TYPE_CHECKING:
     from medfuse.pipeline.workflow import Workflow
 
 TABLE = "cases.tsv"
-COLUMNS = ("case", "state", "seconds", "message")
+COLUMNS = ("case", "state", "seconds", "warnings", "message")
 _SIDECAR = "suv.json"  # beside DICOM files, it changes what they say
 
 
@@ -38,19 +39,55 @@ def fingerprint(item: Mapping[str, Any], workflow: Workflow, *, names: Sequence[
         item: The case.
         workflow: What fuses it.
         names: Names that go into its outputs.
+
+    Raises:
+        BundleError: If an input cannot be read.
     """
-    paths = input_paths(item)
-    hashes = {path: _hash(path) for path in set(paths.values())}
-    fields = {key: value for key, value in item.items() if key not in paths and key != "case"}
+    inputs = _input_hashes(item)
+    fields = {key: value for key, value in item.items() if key not in inputs and key != "case"}
     fields |= {"names": list(names)} if names else {}
     return {
         "medfuse": __version__,
         "configuration": workflow.configuration,
         "device": workflow.device.type,
         "weights": sha256(workflow.weights),
-        "inputs": {key: hashes[path] for key, path in paths.items()},
+        "inputs": inputs,
         "fields": hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest(),
     }
+
+
+def require_unchanged(item: Mapping[str, Any], based_on: Mapping[str, Any]) -> None:
+    """Raise unless the inputs of a case are what they were: they were read in between.
+
+    Args:
+        item: The case.
+        based_on: What `fingerprint` returned before.
+
+    Raises:
+        BundleError: If one of them is another now.
+    """
+    for key, digest in _input_hashes(item).items():
+        if digest != based_on["inputs"][key]:
+            raise BundleError(
+                f"{key} of case {item['case']} must stay as it is while the case is fused, got other content in the "
+                "meantime; wait until it is complete, and run the case again."
+            )
+
+
+def _input_hashes(item: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the hash of each input of a case, by key."""
+    hashes: dict[Path, str | None] = {}
+    paths = input_paths(item)
+    for key, path in paths.items():
+        try:
+            if path not in hashes:
+                hashes[path] = _hash(path)
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            raise BundleError(
+                f"{key} of case {item['case']} must be readable, got {why!r}; check its files and their permissions."
+            ) from error
+    return {key: hashes[path] for key, path in paths.items()}
 
 
 def _hash(path: Path) -> str | None:
@@ -91,25 +128,36 @@ def is_done(folder: Path, home: Path, case: str, based_on: Mapping[str, Any]) ->
     if record is None or record.get("based_on") != based_on or not isinstance(record.get("outputs"), dict):
         return False
     outputs = {folder / name: digest for name, digest in record["outputs"].items()}
-    return bool(outputs) and all(path.is_file() and sha256(path) == digest for path, digest in outputs.items())
+    try:
+        return bool(outputs) and all(path.is_file() and sha256(path) == digest for path, digest in outputs.items())
+    except OSError:
+        return False
+
+
+def failure_message(item: Mapping[str, Any], error: Exception) -> str:
+    """Return why a case failed, without a path: our own message, or that the error is a foreign one."""
+    known = known_error(error)
+    if known is None:
+        return f"an unexpected error ({type(error).__name__}); see error.txt, and please report it."
+    return _without_paths(str(known), item)
 
 
 def write_failure(home: Path, item: Mapping[str, Any], error: Exception, *, seconds: float) -> str:
     """Write why a case failed, and return it: our own message, or where in the code a foreign error came from."""
-    case, known = str(item["case"]), known_error(error)
-    if known is None:
-        message = f"an unexpected error ({type(error).__name__}); see error.txt, and please report it."
+    case, message = str(item["case"]), failure_message(item, error)
+    if known_error(error) is None:
         with atomic_file(home / "error.txt") as file:
             file.write("\n".join(_trace(error)).encode() + b"\n")
-    else:
-        message = _without_paths(str(known), item)
     record = {"case": case, "state": "failed", "notice": NOTICE, "medfuse": __version__, "message": message}
     write_json(home / f"{case}_failed.json", record | {"seconds": round(seconds, 3)}, durable=True)
     return message
 
 
 def write_table(out: Path) -> list[dict[str, Any]]:
-    """Write `cases.tsv` from the records in a folder, of this run and of others, and return its rows."""
+    """Write `cases.tsv` from the records in a folder, of this run and of others, and return its rows.
+
+    The message of a case that is done is the first of its warnings, of which there are `warnings`.
+    """
     rows = [row for case, home in case_homes(out) if (row := _row(case, home))]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", extrasaction="ignore")
@@ -141,9 +189,23 @@ def _row(case: str, home: Path) -> dict[str, Any] | None:
             record = _read(path)
             if record is None:
                 return {"case": case, "state": "failed", "message": "its record must be readable JSON; run it again."}
-            message = " ".join(str(record.get("message", "")).split())
-            return {"case": case, "state": state, "seconds": record.get("seconds"), "message": message}
+            told = case_warnings(home, case) if state == "done" else []
+            message = " ".join(str(record.get("message", next(iter(told), ""))).split())
+            count = len(told) if state == "done" else None
+            return {
+                "case": case,
+                "state": state,
+                "seconds": record.get("seconds"),
+                "warnings": count,
+                "message": message,
+            }
     return None
+
+
+def case_warnings(home: Path, case: str) -> list[str]:
+    """Return the warnings of a case that is done, by its record in a folder; none where there is no record."""
+    record = _read(home / f"{case}.json")
+    return warnings(record) if record is not None and isinstance(record.get("sources"), dict) else []
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Pictures and reports of results."""
 
-from medfuse.report.findings import Finding, degradation_name, findings
+from medfuse.report.findings import Finding, degradation_name, findings, restoration_warnings, warnings
 from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
 from medfuse.report.methods import methods_text
@@ -13,9 +13,11 @@ __all__ = [
     "findings",
     "methods_text",
     "region_values",
+    "restoration_warnings",
     "save_contact_sheet",
     "save_group_page",
     "save_mosaic",
     "save_preview",
     "save_report",
+    "warnings",
 ]

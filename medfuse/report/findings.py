@@ -1,4 +1,8 @@
-"""What a reader of a case must know before trusting it, in plain words, from the record alone."""
+"""What a reader of a case must know before trusting it, in plain words, from the record alone.
+
+Here alone is decided what a warning is. The warnings of a case are written into its record as `warnings`; console,
+table, report and the page over all cases repeat those.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from medfuse.io.placement import describe_disagreement
 
 UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
+_MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
+_GRAIN = 3.0 / 255.0  # of full range: noise that an image may have of its own before any was added
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
 _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
 _CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
@@ -32,11 +38,30 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
     """Return what to know about a case, warnings first.
 
     Args:
-        record: The record of a case, as its JSON holds it; unknown or missing entries say nothing.
+        record: The record of a case, as its JSON holds it; unknown or missing entries say nothing. Warnings that are
+            written in it stand as they are; a record of an earlier version, which holds none, is judged anew.
     """
-    parts = (_placement, _registration, _studies, _coverage, _nonfinite, _degradation, _bias_field, _values, _always)
+    parts = (_placement, _registration, _studies, _coverage, _nonfinite, _restoration, _bias_field, _values, _always)
     found = [finding for part in parts for finding in part(record)]
-    return sorted(found, key=lambda f: f.level != "warning")
+    notes = [finding for finding in found if finding.level == "note"]
+    written = record.get("warnings")
+    if isinstance(written, list):
+        return [*(Finding("warning", str(text)) for text in written), *notes]
+    return [*(finding for finding in found if finding.level == "warning"), *notes]
+
+
+def warnings(record: Mapping[str, Any]) -> list[str]:
+    """Return the texts of the warnings of a case, the gravest first; see `findings`."""
+    return [finding.text for finding in findings(record) if finding.level == "warning"]
+
+
+def restoration_warnings(record: Mapping[str, Any]) -> list[str]:
+    """Return the texts of the warnings about what was restored, for images, of which no more is known.
+
+    Args:
+        record: `sources` and `degradation`, as in the record of a case.
+    """
+    return [finding.text for finding in _restoration(record) if finding.level == "warning"]
 
 
 def restored_sources(record: Mapping[str, Any]) -> list[str]:
@@ -136,41 +161,79 @@ def _coverage(record: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _degradation(record: Mapping[str, Any]) -> list[Finding]:
+def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     named, sources = restored_sources(record), record.get("sources") or {}
     if not named:
         text = "No degradation was stated, so both sources came back as they were: they were fused, not restored."
         return [Finding("note", text)]
     found = []
     for name, source in sources.items():
-        chi2 = source.get("residual_chi2")
         if name not in named:
-            text = f"No degradation was stated for the {name.upper()}; it came back as it was."
+            text = f"No degradation was stated for the {_title(name)}; it came back as it was."
             found.append(Finding("note", text))
-        elif chi2 is not None and chi2 > CHI2_HIGH:
-            text = (
-                f"The restored {name.upper()} does not explain the data: its residual chi-square is {chi2:.2f}, and "
-                "should be about 1 or below. The stated degradation is probably wrong or too weak."
-            )
-            found.append(Finding("warning", text))
+            continue
         blur = source.get("narrowed_blur")
         if isinstance(blur, float):
             text = (
-                f"The {name.upper()} shows finer detail than its stated blur lets through. "
+                f"The {_title(name)} shows finer detail than its stated blur lets through. "
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
             found.append(Finding("warning", text))
-        if chi2 is not None and chi2 < CHI2_LOW:
-            text = (
-                f"The residual chi-square of the {name.upper()} is {chi2:.2f}, far below 1. "
-                "There is less noise in the data than was stated; the restoration may be too smooth."
-            )
-            found.append(Finding("warning", text))
+        found += _noise(_title(name), source)
     text = (
         "What a degradation has destroyed comes from the network and from the other source, not from the data. "
         "A restored image may show detail that is not there, or miss detail that is."
     )
     return [*found, Finding("note", text)]
+
+
+def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
+    """Hold the stated noise against that of the data, and only where that is unknown against the chi-square.
+
+    A restoration follows its data until the chi-square is 1, whatever noise was stated, and on a grid finer than that
+    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise.
+    """
+    chi2, noise = source.get("residual_chi2"), source.get("noise") or {}
+    stated, seen = noise.get("stated"), noise.get("seen")
+    if stated and seen:
+        least, most = (value / stated for value in seen)
+        grain = _GRAIN * (source.get("scale") or 1.0) / stated
+        if least**2 > _MORE**2 + grain**2:
+            text = (
+                f"The noise of the {name} seems to be about {_times(least)} times what was stated. It is taken for the "
+                "image, and not removed. State more."
+            )
+            return [Finding("warning", text)]
+        if most < _LESS:
+            text = (
+                f"There is less noise in the {name} than was stated: it seems to be at most about {most:.0%} of that. "
+                "The restoration may be too smooth. State less."
+            )
+            return [Finding("warning", text)]
+    if chi2 is None:
+        return []
+    if chi2 > CHI2_HIGH:
+        text = (
+            f"The restored {name} does not explain the data: its residual chi-square is {chi2:.2f}, and "
+            "should be about 1 or below. The stated degradation is probably wrong or too weak."
+        )
+        return [Finding("warning", text)]
+    if chi2 < CHI2_LOW and not (stated and seen):
+        text = (
+            f"The residual chi-square of the {name} is {chi2:.2f}, far below 1: the restoration is nearer to the data "
+            "than their stated noise. Either there is less noise than was stated, or it was not removed."
+        )
+        return [Finding("warning", text)]
+    return []
+
+
+def _title(name: str) -> str:
+    """Return how a source is called in a sentence: MRI by its key `mri`; of images by words of their own."""
+    return name.upper() if name.isalnum() else name
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 3 else f"{ratio:.0f}"
 
 
 def _bias_field(record: Mapping[str, Any]) -> list[Finding]:

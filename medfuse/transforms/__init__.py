@@ -11,16 +11,19 @@ from medfuse.transforms.intensity import (
     inverse_values,
     inverse_values_,
 )
+from medfuse.transforms.noise import NOISE, MeasureNoised, noise_profile
 from medfuse.transforms.prepare import PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
 __all__ = [
     "BIAS_FIELD",
+    "NOISE",
     "CheckVolumesd",
     "CorrectBiasField",
     "CorrectBiasFieldd",
     "DegradationPrior",
     "DegradeBatch",
+    "MeasureNoised",
     "PrepareFusion",
     "RandDegrade",
     "RandDegraded",
@@ -35,6 +38,7 @@ __all__ = [
     "fuse_color",
     "inverse_values",
     "inverse_values_",
+    "noise_profile",
     "palette",
     "rgb_to_ycbcr",
     "to_uint8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -60,11 +61,13 @@ class PrepareFusion:
             spatial_dim: Axis along which volumes are sliced.
 
         Raises:
-            DegradationError: If the specification makes no sense.
+            DegradationError: If the specification makes no sense; what depends on the range of a case is checked with
+                the case.
             GeometryError: If a volume has no such axis.
         """
         self.degradation, self.key, self.source_keys, self.spatial_dim = degradation, key, source_keys, spatial_dim
-        case_degradation(degradation, spacing=(1.0, 1.0, 1.0), spatial_dim=spatial_dim, scales=(1.0, 1.0))
+        later = (math.inf, math.inf)  # each case has a range of its own
+        case_degradation(degradation, spacing=(1.0, 1.0, 1.0), spatial_dim=spatial_dim, scales=later)
 
     def __call__(
         self,
@@ -79,6 +82,7 @@ class PrepareFusion:
         pair where they are equal: of a large volume, that is half a gigabyte.
 
         Raises:
+            DegradationError: If noise in the unit of a source exceeds its range.
             GeometryError: If there is more than one case, as each has a spacing and scales of its own.
         """
         pair = batchdata[self.key]

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from medfuse import NOTICE
-from medfuse.report import degradation_name, findings, methods_text
+from medfuse.report import degradation_name, findings, methods_text, warnings
 from medfuse.report.methods import describe_steps
 
 
@@ -40,6 +40,13 @@ def test_a_good_case_has_no_warning_but_its_limits(make_record):
         ("reference/outside_fraction", 0.12, "12% of the field of view of the MRI lies outside that of the PET"),
         ("sources/pet/residual_chi2", 1.31, "does not explain the data"),
         ("sources/pet/residual_chi2", 0.2, "far below 1"),
+        ("sources/pet/noise", {"stated": 0.2, "seen": [0.4, 0.5]}, "noise of the PET seems to be about 2.0 times what"),
+        ("sources/pet/noise", {"stated": 0.2, "seen": [4.1, 4.2]}, "seems to be about 20 times what was stated"),
+        (
+            "sources/pet/noise",
+            {"stated": 0.6, "seen": [0.1, 0.2]},
+            "less noise in the PET than was stated: it seems to",
+        ),
         ("sources/pet/narrowed_blur", 0.8, "undone to 80% of its width only"),
         ("sources/pet/narrowed_blur", 0.0, "undone to 0% of its width only"),
         ("sources/pet/unit", "a.u.", "unit of the PET is unknown (a.u.)"),
@@ -65,6 +72,9 @@ def test_what_is_wrong_is_a_warning(path, value, said, make_record):
         ("degradation", {"version": 1, "name": "none"}, "No degradation was stated, so both"),
         ("reference/outside_fraction", 0.005, "few subjects"),
         ("sources/pet/residual_chi2", 1.05, "few subjects"),
+        ("sources/pet/noise", {"stated": 0.2, "seen": [0.19, 0.3]}, "few subjects"),
+        ("sources/pet/noise", {"stated": 0.2, "seen": [0.05, 0.3]}, "few subjects"),  # coloured: neighbours share it
+        ("sources/pet/noise", None, "few subjects"),
         (
             "sources/pet/narrowed_blur",
             {"slices": 2, "least": 0.8},
@@ -77,6 +87,32 @@ def test_a_choice_is_a_note(path, value, said, make_record):
     record = changed(make_record(), path, value)
     assert texts(record, "warning") == []
     assert any(said in note for note in texts(record, "note"))
+
+
+def test_noise_in_the_data_decides_and_not_the_chi_square(make_record):
+    # on a grid finer than that of the PET neighbours share noise, and a white model leaves a chi-square far below 1
+    record = changed(make_record(), "sources/pet/residual_chi2", 0.01)
+    assert len(texts(record, "warning")) == 1
+    record = changed(record, "sources/pet/noise", {"stated": 0.2, "seen": [0.19, 0.21]})
+    assert texts(record, "warning") == []
+    record = changed(record, "sources/pet/residual_chi2", 1.4)  # something else than the noise is wrong
+    assert "does not explain the data" in texts(record, "warning")[0]
+
+
+def test_the_own_grain_of_an_image_is_no_contradiction(make_record):
+    # 3/255 of full range: an MRI has so much of its own before any noise was added
+    for scale, said in ((1.0, 1), (100.0, 0)):
+        noise = {"stated": 0.1, "seen": [0.3, 0.4]}
+        record = changed(changed(make_record(), "sources/pet/noise", noise), "sources/pet/scale", scale)
+        assert len(texts(record, "warning")) == said
+
+
+def test_warnings_that_are_written_stand(make_record):
+    record = make_record(registration={"performed": True, "accepted": False, "reasons": ["too far"]})
+    assert warnings(record) == ["The registration was refused: too far. The images were fused as they lay."]
+    written = {**record, "warnings": ["As it was said then."]}
+    assert warnings(written) == ["As it was said then."]
+    assert texts(written, "note") == texts(record, "note")
 
 
 def test_an_empty_record_does_not_fail():

@@ -154,6 +154,39 @@ def test_a_specification_that_makes_no_sense_is_refused_at_once(given, message):
         PrepareFusion(given)
 
 
+@pytest.mark.parametrize(
+    ("noise", "level"),
+    [
+        ({"sigma": 30.0}, 30 / 1869),  # grey levels of an MRI
+        ({"kind": "rician", "sigma": 30.0}, 30 / 1869),
+        (
+            {"kind": "poisson", "counts": 0.5},
+            0.5 * 1869,
+        ),  # events of one Bq/ml: those at full range are as many times more
+    ],
+)
+def test_noise_in_the_unit_of_the_input_waits_for_the_range_of_the_case(noise, level):
+    given = spec([{"noise": {**noise, "unit": "input"}}])
+    assert PrepareFusion(given).degradation == given
+    (step,) = case_degradation(given, spacing=None, scales=(1869.0, 1.0)).source1.steps
+    assert float(getattr(step, "counts", getattr(step, "sigma", None))) == pytest.approx(level)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rician"])
+def test_noise_above_the_range_of_the_case_is_refused_with_the_case(kind):
+    given = spec([{"noise": {"kind": kind, "sigma": 30.0, "unit": "input"}}])
+    with pytest.raises(DegradationError, match=r"at most the full range of its source, 7\.5 in its unit, got 30 with"):
+        case_degradation(given, spacing=None, scales=(7.5, 1.0))
+
+
+@pytest.mark.parametrize("unit", ["input", "fraction"])
+@pytest.mark.parametrize("value", [-30.0, float("nan"), float("inf")])
+def test_noise_that_is_none_is_refused_at_once_whatever_its_unit(value, unit):
+    for noise in ({"sigma": value}, {"kind": "rician", "sigma": value}, {"kind": "poisson", "counts": value}):
+        with pytest.raises(DegradationError, match="must be finite and not negative"):
+            PrepareFusion(spec([], [{"noise": {**noise, "unit": unit}}]))
+
+
 @pytest.mark.parametrize("axis", [-1, 3])
 def test_an_axis_that_no_volume_has_is_refused_at_once(axis):
     with pytest.raises(GeometryError, match=f"spatial_dim must be 0, 1 or 2, got {axis}; choose an axis"):
