@@ -9,16 +9,16 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from medfuse import NOTICE, __version__
+from medfuse.about import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError, known_error
 
-if TYPE_CHECKING:
-    import torch
-
 SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
+
+
+DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=_steps, default=3, help="reverse steps, 1 or more (default: 3)")
-        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+        command.add_argument("--device", default="auto", help=DEVICES)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         evaluate.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
         evaluate.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
     evaluate.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
-    evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
 
     dicom = commands.add_parser("dicom", help="list and check the series of a DICOM folder", description=NOTICE)
@@ -141,7 +141,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=_steps, help="reverse steps, 1 or more (default: the bundle's)")
-    batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
+    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
     batch.add_argument(
@@ -235,7 +235,7 @@ def _demo(options: argparse.Namespace) -> None:
         return
     cases = find_cases(bundle_dir("pet_mri_fusion") / "demo")
     chosen = cases if options.all else [c for c in cases if c["case"] == "sts_case"]
-    _run(chosen, load_spec("none"), options.out, 3, "cpu")
+    _run(chosen, load_spec("none"), options.out, 3, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
@@ -257,11 +257,12 @@ def _run(
     device: str,
     **overrides: object,
 ) -> None:
+    from medfuse.devices import pick_device
     from medfuse.io import require_writable
     from medfuse.pipeline import run_bundle
 
     require_writable(out)
-    overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
+    overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": pick_device(device)}
     run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
     for item in datalist:
         folder = (out / str(item["case"])).resolve()
@@ -291,7 +292,7 @@ def _batch(options: argparse.Namespace) -> int:
         bundle=options.bundle,
         degradation=options.degradation,
         steps=options.steps,
-        device=None if options.device is None else _device(options.device),
+        device=options.device,
         suv=options.suv,
         n4=options.n4,
         overlays=options.overlay,
@@ -323,7 +324,7 @@ def _images(options: argparse.Namespace) -> None:
         bundle=options.bundle,
         degradation=spec,
         steps=options.steps,
-        device=_device(options.device),
+        device=options.device,
         file_format=options.format,
         truths=truths,
     )
@@ -350,7 +351,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         restored=(options.restored1, options.restored2),
         degraded=(options.degraded1, options.degraded2),
         subjects=options.subjects,
-        device=_device(options.device),
+        device=options.device,
     )
     summary, better = record["summary"], {1: "higher", -1: "lower", 0: ""}
     print(
@@ -411,18 +412,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
     return int(match[1]), int(match[2])
-
-
-def _device(name: str) -> torch.device:
-    """Return the device, or say that it is not there."""
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MedfuseError(f"--device must be a device of this machine, got {name!r}; use cpu.") from error
-    return device
 
 
 def _quieten() -> None:

@@ -74,7 +74,7 @@ def run_batch(
         bundle: Name or folder of a bundle.
         degradation: A preset's name, a file or a specification. This and the next five: see `load_workflow`.
         steps: Number of reverse steps.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         suv: SUV of DICOM PETs.
         n4: Remove the bias field of each MRI.
         overlays: Files that change keys of the configuration.

@@ -15,6 +15,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medfuse.bundles import bundle_dir, load_spec
+from medfuse.devices import pick_device
 from medfuse.errors import BundleError
 
 
@@ -55,16 +56,21 @@ class Fusion:
             return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
 
 
-def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "cpu") -> Fusion:
+def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "auto") -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
+    Args:
+        bundle: Name or folder of a bundle.
+        device: Where to compute, see `medfuse.devices.pick_device`.
+
     Raises:
-        BundleError: There is no such bundle, or it has no weights.
+        BundleError: There is no such bundle or device, or it has no weights.
     """
+    device = pick_device(device)
     parser = read_inference(bundle, device=device)
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
-    return Fusion(network, inferer, torch.device(device), weights, bundle, bool(parser.get("color", False)))
+    return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
 
 
 def read_inference(
@@ -78,7 +84,7 @@ def read_inference(
         device: Replaces that of the configuration.
 
     Raises:
-        BundleError: There is no such bundle or overlay.
+        BundleError: There is no such bundle, overlay or device.
     """
     root = bundle_dir(bundle)
     for number, path in enumerate(overlays, start=1):
@@ -91,7 +97,7 @@ def read_inference(
         raise BundleError("An overlay must hold a mapping of keys, got another content; repair it.") from error
     parser["bundle_root"] = str(root)
     if device is not None:
-        parser["device"] = torch.device(device)
+        parser["device"] = pick_device(device)
     return parser
 
 

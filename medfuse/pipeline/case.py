@@ -19,7 +19,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom

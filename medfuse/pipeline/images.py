@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.io import (
     check_pair,
@@ -60,7 +60,7 @@ def fuse_images(
     bundle: str | Fusion = "pet_mri_fusion",
     degradation: Mapping[str, Any] | None = None,
     steps: int = 3,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     file_format: str | None = None,
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
@@ -79,7 +79,7 @@ def fuse_images(
         bundle: Bundle to use, by name or loaded; a loaded one is where it is, whatever `device` says.
         degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour.
         steps: Number of steps.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
         batch: Images of one size that are fused together, fewer where they are large.
