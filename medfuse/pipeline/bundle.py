@@ -49,10 +49,10 @@ class Fusion:
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
-        A degradation may be a preset's name.
+        A degradation may be a preset's name. What comes back may be written on, as MONAI's sliding windows do.
         """
         spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
 
 

@@ -123,8 +123,8 @@ def fuse_images(
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
-        for pair, shares in zip(group, torch.cat(blur_shares), strict=True):
-            for n, share in enumerate(shares.tolist(), start=1):
+        for pair, shares in zip(group, torch.cat(blur_shares).flatten(1).tolist(), strict=True):
+            for n, share in enumerate(shares, start=1):
                 if share < 1:
                     _logger.warning(_NARROWED, n, pair.name, 100 * share)
         blur_shares.clear()
