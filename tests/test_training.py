@@ -38,10 +38,9 @@ TINY = {
 }
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+def write_training_data(folder: Path) -> Path:
     """Write a folder of SPECT and MRI slices: two subjects for training, one for validation."""
-    root = tmp_path / "data" / "harvard"
+    root = folder / "harvard"
     rows = ["modality\tset\tstem\tcase\tsubject\tplane\tsplit"]
     y, x = np.mgrid[0:96, 0:96]
     for i in range(3):
@@ -52,7 +51,12 @@ def data(tmp_path: Path) -> Path:
             Image.fromarray((disc * (0.6 if name == "mri" else 1.0)).astype(np.uint8)).save(folder / f"{i}.png")
         rows.append(f"spect\tatlas\t{i}\t{i}\tsubject{i}\taxial\t{'dev' if i == 2 else 'train'}")
     (root / "splits.tsv").write_text("\n".join(rows) + "\n")
-    return tmp_path / "data"
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_training_data(tmp_path / "data")
 
 
 def run(run_id: str, data: Path, work: Path, *configs: str, **overrides: str) -> str:
