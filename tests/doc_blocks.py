@@ -40,7 +40,7 @@ class Block:
     def commands(self) -> list[str]:
         """The commands of a shell block, one a line."""
         lines = self.text.replace("\\\n", " ").splitlines()
-        return [" ".join(line.split()) for line in lines if shlex.split(line, comments=True)]
+        return [" ".join(line.split()) for line in lines if line.partition("#")[0].strip()]
 
     @property
     def comments(self) -> list[str]:
@@ -134,11 +134,10 @@ class Reader:
             command = other.format(command)
         if self.costly(command) and not self.full:
             return False
-        words = shlex.split(command, comments=True)
-        if words[0] == "cd":
-            os.chdir(words[1])
-        elif words[0] == "medfuse" and "$" not in command:
-            self._in_process(words[1:])
+        if command.startswith("cd "):
+            os.chdir(command.removeprefix("cd "))
+        elif command.startswith("medfuse ") and "$" not in command:
+            self._in_process(shlex.split(command, comments=True)[1:])
         else:
             self._process(command)
         return True
