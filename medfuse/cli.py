@@ -9,11 +9,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError, known_error
+
+if TYPE_CHECKING:
+    import torch
 
 SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
 
@@ -257,12 +260,11 @@ def _run(
     device: str,
     **overrides: object,
 ) -> None:
-    from medfuse.devices import pick_device
     from medfuse.io import require_writable
     from medfuse.pipeline import run_bundle
 
     require_writable(out)
-    overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": pick_device(device)}
+    overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
     run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
     for item in datalist:
         folder = (out / str(item["case"])).resolve()
@@ -292,7 +294,7 @@ def _batch(options: argparse.Namespace) -> int:
         bundle=options.bundle,
         degradation=options.degradation,
         steps=options.steps,
-        device=options.device,
+        device=None if options.device is None else _device(options.device),
         suv=options.suv,
         n4=options.n4,
         overlays=options.overlay,
@@ -324,7 +326,7 @@ def _images(options: argparse.Namespace) -> None:
         bundle=options.bundle,
         degradation=spec,
         steps=options.steps,
-        device=options.device,
+        device=_device(options.device),
         file_format=options.format,
         truths=truths,
     )
@@ -351,7 +353,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         restored=(options.restored1, options.restored2),
         degraded=(options.degraded1, options.degraded2),
         subjects=options.subjects,
-        device=options.device,
+        device=_device(options.device),
     )
     summary, better = record["summary"], {1: "higher", -1: "lower", 0: ""}
     print(
@@ -412,6 +414,16 @@ def _shard(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _device(name: str) -> torch.device:
+    """Return the device, before any work, or say that it is not there."""
+    from medfuse.devices import pick_device
+
+    try:
+        return pick_device(name)
+    except MedfuseError as error:
+        raise MedfuseError(f"--{error}") from error
 
 
 def _quieten() -> None:

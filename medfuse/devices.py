@@ -23,6 +23,6 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
         raise BundleError(
-            f"The device must be auto, or one of this machine such as cpu or cuda:0, got {str(name)!r}; use auto."
+            f"device must be auto, or one of this machine such as cpu or cuda:0, got {str(name)!r}; use auto."
         ) from error
     return device

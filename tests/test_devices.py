@@ -16,7 +16,7 @@ from medfuse.pipeline import fuse, fuse_images, load_fusion, load_workflow
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ABSENT = "cuda:97"
-SENTENCE = "The device must be auto, or one of this machine such as cpu or cuda:0, got '{}'; use auto."
+SENTENCE = "device must be auto, or one of this machine such as cpu or cuda:0, got '{}'; use auto."
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -107,5 +107,5 @@ def test_the_command_line_says_the_same_before_work(tmp_path, capsys):
         ["batch", str(demo), str(tmp_path / "out"), "participant"],
     ):
         assert cli.main([*command, "--device", ABSENT]) == 2
-        assert capsys.readouterr().err.splitlines()[-1] == f"medfuse: error: {SENTENCE.format(ABSENT)}"
+        assert capsys.readouterr().err.splitlines()[-1] == f"medfuse: error: --{SENTENCE.format(ABSENT)}"
         assert not (tmp_path / "out").exists()
