@@ -46,9 +46,9 @@ def write_training_data(folder: Path) -> Path:
     for i in range(3):
         disc = 40.0 + 150.0 * ((y - 48) ** 2 + (x - 40 - 4 * i) ** 2 < 900)
         for name in ("mri", "spect_index"):
-            folder = root / "spect_mri" / "atlas" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((disc * (0.6 if name == "mri" else 1.0)).astype(np.uint8)).save(folder / f"{i}.png")
+            place = root / "spect_mri" / "atlas" / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((disc * (0.6 if name == "mri" else 1.0)).astype(np.uint8)).save(place / f"{i}.png")
         rows.append(f"spect\tatlas\t{i}\t{i}\tsubject{i}\taxial\t{'dev' if i == 2 else 'train'}")
     (root / "splits.tsv").write_text("\n".join(rows) + "\n")
     return folder
