@@ -1,4 +1,26 @@
-"""medfuse: degradation-aware diffusion fusion of PET and MRI, as MONAI bundles. Research use only."""
+"""medfuse: degradation-aware diffusion fusion of PET and MRI, as MONAI bundles. Research use only.
 
-__version__ = "0.1.0"
-NOTICE = "Research use only. Not a medical device. Not for diagnosis."
+`fuse` and `load_fusion` are loaded when they are first asked for (PEP 562): `import medfuse` needs neither torch nor
+MONAI.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from medfuse.about import NOTICE, __version__
+
+if TYPE_CHECKING:
+    from medfuse.pipeline import fuse, load_fusion
+
+__all__ = ["NOTICE", "__version__", "fuse", "load_fusion"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from medfuse import pipeline
+
+    return globals().setdefault(name, getattr(pipeline, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfuse import NOTICE, __version__
+from medfuse.about import NOTICE, __version__
 from medfuse.arguments import SUV_CHOICES, check_arguments, shard, steps
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError, known_error
 
 if TYPE_CHECKING:
     import torch
+
+
+DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -87,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
-        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+        command.add_argument("--device", default="auto", help=DEVICES)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
@@ -102,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         evaluate.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
         evaluate.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
     evaluate.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
-    evaluate.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
 
     dicom = commands.add_parser("dicom", help="list and check the series of a DICOM folder", description=NOTICE)
@@ -145,7 +148,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    batch.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the bundle's, cuda where there is one)")
+    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
     _add_reading(batch)
@@ -231,7 +234,7 @@ def _demo(options: argparse.Namespace) -> None:
         return
     cases = find_cases(bundle_dir("pet_mri_fusion") / "demo")
     chosen = cases if options.all else [c for c in cases if c["case"] == "sts_case"]
-    _run(chosen, load_spec("none"), options.out, 3, "cpu")
+    _run(chosen, load_spec("none"), options.out, 3, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
@@ -402,15 +405,13 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _device(name: str) -> torch.device:
-    """Return the device, or say that it is not there."""
-    import torch
+    """Return the device, before any work, or say that it is not there."""
+    from medfuse.devices import pick_device
 
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MedfuseError(f"--device must be a device of this machine, got {name!r}; use cpu.") from error
-    return device
+        return pick_device(name)
+    except MedfuseError as error:
+        raise MedfuseError(f"--{error}") from error
 
 
 class _Console(logging.Handler):

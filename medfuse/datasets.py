@@ -102,6 +102,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
     transposition, lesions, a gain per source and a gamma for source 1, none of the three for chroma, which is grey at
     0.5; values stay in 0..1 without clipping. Nine of ten crops that show next to nothing are drawn again.
     Draw in order and without shuffling: let `length` cover the whole training and give the trainer an `epoch_length`.
+    A training that is resumed sets `start` to the first patch that it has not seen; items are counted from there.
 
     Args:
         pairs: Whole slices to cut from.
@@ -144,18 +145,18 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         shares = np.array([weights[kind] for kind in kinds])
         self.pairs = pairs
         self.size, self.length, self.seed, self.gain, self.gamma = size, length, seed, gain, gamma
-        self.shrink, self.lesions = shrink, lesions
+        self.shrink, self.lesions, self.start = shrink, lesions, 0
         self._members = [np.flatnonzero([pair.kind == kind for pair in pairs.pairs]) for kind in kinds]
         self._cumulative = np.cumsum(shares / shares.sum())
 
     def __len__(self) -> int:
-        return self.length
+        return max(self.length - self.start, 0)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return patch `index` as `{"image": [2, size, size]}`, float32, channels (source 1, source 2), 0..1."""
-        if not 0 <= index < self.length:
-            raise IndexError(f"The index must be in 0..{self.length - 1}, got {index}; keep to the length.")
-        rng = np.random.default_rng((self.seed, index))
+        """Return patch `start + index`: `{"image": [2, size, size]}`, float32, channels (source 1, source 2), 0..1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"The index must be in 0..{len(self) - 1}, got {index}; keep to the length.")
+        rng = np.random.default_rng((self.seed, self.start + index))
         image, kind = self._crop(rng)
         for axis in (1, 2):
             if rng.random() < 0.5:

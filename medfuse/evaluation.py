@@ -23,7 +23,8 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
+from medfuse.devices import pick_device
 from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.io import (
     Image2D,
@@ -64,7 +65,7 @@ def evaluate_folders(
     restored: tuple[Folder, Folder] = (None, None),
     degraded: tuple[Folder, Folder] = (None, None),
     subjects: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Judge a folder of fused images against folders of their clean sources, matched by name.
@@ -83,7 +84,7 @@ def evaluate_folders(
         degraded: Folders of the sources that the method was given, or None. One that is smaller by 2, 3 or 4 is brought
             to size by bicubic interpolation for its PSNR; it has no leakage.
         subjects: Table (tab or comma) with the columns `name` and `subject`: intervals then resample subjects.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         resamples: Number of resamples of the bootstrap.
 
     Returns:
@@ -96,7 +97,7 @@ def evaluate_folders(
     pairs = (("restored", restored), ("degraded", degraded))
     optional = {f"{kind}{i}": f for kind, pair in pairs for i, f in enumerate(pair, start=1) if f is not None}
     cases = _match(folders | optional)
-    out = Path(out)
+    out, device = Path(out), pick_device(device)
     if any(out.resolve() == Path(f).resolve() for f in (*folders.values(), *optional.values())):
         raise BundleError("out must be a folder of its own, got one of the inputs; choose another.")
     require_writable(out)

@@ -1,12 +1,16 @@
-"""Training: a handler that MONAI and Ignite do not have, and the export of weights."""
+"""Training: handlers that MONAI and Ignite do not have, what a resumed run goes on from, and the export of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import nn
 
@@ -35,6 +39,84 @@ class GradientClip:
             engine.logger.warning(
                 "the gradients of iteration %d are not finite; it was passed over", engine.state.iteration
             )
+
+
+class BestWeights:
+    """Keep the weights of the best validation so far in one file, whole at any time.
+
+    MONAI 1.6.1's `CheckpointSaver` compares with scores of its own, which no checkpoint holds: after a resume the first
+    validation replaces the best weights, even by worse ones. This handler goes by the evaluator's `best_metric_epoch`,
+    which `TrainingState` brings back.
+    """
+
+    def __init__(self, network: nn.Module, path: str | Path) -> None:
+        """Make it.
+
+        Args:
+            network: What the evaluator judges.
+            path: Where to write its state dict, atomically.
+        """
+        self.network, self.path = network, Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator with a key metric."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write, if this validation is the best."""
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.path) as temporary:
+                torch.save(self.network.state_dict(), temporary)
+
+
+class TrainingState:
+    """What a resumed training goes on from, beside networks, optimizer and scheduler: the best validation, all draws.
+
+    It is one more object of a checkpoint, after the trainer. With the draws (place in the training data, degradations,
+    global generators) a run that was resumed after an epoch ends with the weights of one that was never interrupted.
+    """
+
+    def __init__(self, trainer: SupervisedTrainer, evaluator: SupervisedEvaluator, best: BestWeights) -> None:
+        """Make it.
+
+        Args:
+            trainer: Its data are `RandomPatches`, in order; its batches are prepared by a `DegradeBatch`.
+            evaluator: What judges the weights.
+            best: What keeps the best of them.
+        """
+        self.trainer, self.evaluator, self.best = trainer, evaluator, best
+        self._resumed_at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, of tensors and plain values alone: `torch.load` takes it with `weights_only`."""
+        patches, batch = self.trainer.data_loader.dataset, self.trainer.data_loader.batch_size
+        numpy: dict[str, Any] = np.random.get_state(legacy=False)  # noqa: NPY002
+        return {
+            "best_metric": float(self.evaluator.state.best_metric),
+            "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),
+            "next_patch": patches.start + (self.trainer.state.iteration - self._resumed_at) * batch,
+            "degradations": self.trainer.prepare_batch.state_dict(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": numpy | {"state": {k: torch.as_tensor(v) for k, v in numpy["state"].items()}},
+            "python": random.getstate(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state. Where the best weights are no longer there, the next validation is the best."""
+        if self.best.path.is_file():
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        self.trainer.data_loader.dataset.start = state["next_patch"]
+        self._resumed_at = self.trainer.state.iteration
+        self.trainer.prepare_batch.load_state_dict(state["degradations"])
+        torch.set_rng_state(state["torch"].cpu())
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        numpy = state["numpy"]
+        np.random.set_state(numpy | {"state": {k: v.cpu().numpy() for k, v in numpy["state"].items()}})  # noqa: NPY002
+        random.setstate(state["python"])
 
 
 def export_weights(checkpoint: str | Path, path: str | Path) -> Path:

@@ -24,7 +24,8 @@ LIMIT = 3 * 2**18
 class FusionInferer(Inferer):
     """Restore and fuse two degraded sources in a few corrected DDIM steps.
 
-    Works inside MONAI's engines and is callable by keyword. It holds settings only: a call changes nothing.
+    Works inside MONAI's engines and is callable by keyword. It holds settings only: a call changes nothing. All that it
+    returns has the axes of an image, so MONAI's own `SliceInferer` and `SlidingWindowInferer` work over it, too.
     """
 
     def __init__(
@@ -107,13 +108,14 @@ class FusionInferer(Inferer):
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
             misfit: Return also what the restored sources leave of the data.
             balance: Overrides the inferer's own.
-            blur_share: Share of its stated width that the blur of each source has, **[B, 2]**; None: as the data allow.
+            blur_share: Share of its stated width that the blur of each source has, **[B, 2]** or as it is returned;
+                None: as the data allow.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
             each restored source), each **[B, 1, H, W]**; `blur_share`, the share of its stated width to which the blur
-            of each source was undone, **[B, 2]**, below 1 where the data show it to be narrower; where asked for,
-            `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
+            of each source was undone, **[B, 2, 1, 1]**, below 1 where the data show it to be narrower; where asked
+            for, `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
         """
         balance = self.balance if balance is None else balance
         _check_balance(balance)
@@ -131,7 +133,7 @@ class FusionInferer(Inferer):
             limit=self.limit,
             views=self.views,
             settle=self.settle,
-            blur_share=blur_share,
+            blur_share=None if blur_share is None else blur_share.flatten(1),
         )
         final = states[-1]
         fused = final.x[:, 2:3]
@@ -145,7 +147,7 @@ class FusionInferer(Inferer):
             "weight": final.weight,
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
-            "blur_share": final.blur_share,
+            "blur_share": final.blur_share[..., None, None],
         }
         if misfit:
             result["misfit"] = final.misfit
@@ -202,7 +204,7 @@ class VolumeFusionInferer(SliceInferer):
     def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.
 
-        Of a volume, too, `blur_share` is **[B, 2]**: one for all slices.
+        Of a volume `blur_share` is **[B, 2, 1, 1, 1]**: one for all slices.
 
         Raises:
             GeometryError: Neither four nor five axes.
@@ -215,7 +217,7 @@ class VolumeFusionInferer(SliceInferer):
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         told, share = kwargs.pop("degradation", None), kwargs.pop("blur_share", None)
         degradation = as_degradation(self.inner.degradation if told is None else told)
-        share = self._blur_share(plain, degradation) if share is None else share
+        share = self._blur_share(plain, degradation) if share is None else share.flatten(1)
         of_slices = iter(share.repeat_interleave(inputs.shape[self.spatial_dim + 2], 0))
 
         def fuse(slices: Tensor) -> dict[str, Tensor]:
@@ -227,7 +229,7 @@ class VolumeFusionInferer(SliceInferer):
             dropped = ("blur_share",) if self.std else ("blur_share", "std1", "std2")
             return {k: torch.cat([result[k] for result in results]) for k in results[0] if k not in dropped}
 
-        return self._by_slices(plain, fuse) | {"blur_share": share}
+        return self._by_slices(plain, fuse) | {"blur_share": share[..., None, None, None]}
 
     def _by_slices(self, volumes: Tensor, fuse: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Call a function of slices **[B, C, H, W]** on all slices of volumes **[B, C, X, Y, Z]**, batch by batch.

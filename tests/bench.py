@@ -96,7 +96,7 @@ def three_steps(network: nn.Module, x: Tensor) -> list[Tensor]:
 
 def slices(repeats: int) -> list[dict[str, object]]:
     """Time every contender on batches of 1 and 8."""
-    fusion = load_fusion()
+    fusion = load_fusion(device="cpu")
     unet, cnn = PlainUNet().eval(), plain_cnn().eval()
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:

@@ -285,7 +285,7 @@ def test_torchscript_export_equals_the_network(tmp_path, trace):
     from medfuse.inferers import FusionInferer
     from medfuse.pipeline import load_fusion
 
-    fusion, exported = load_fusion(), torch.jit.load(tmp_path / "model.ts")
+    fusion, exported = load_fusion(device="cpu"), torch.jit.load(tmp_path / "model.ts")
     x = torch.rand(2, 2, 48, 40, generator=torch.Generator().manual_seed(0))
     inferer = FusionInferer(steps=2, amp=False)
     image = torch.rand(1, 12, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -155,7 +155,10 @@ def test_unknown_preset_bundle_device_and_absent_file(folders, tmp_path, capsys)
     for extra, message in (
         (["--degradation", "fog"], "must be one of"),
         (["--bundle", "nothing"], "the bundle must be one of"),
-        (["--device", "abacus"], "--device must be"),
+        (
+            ["--device", "abacus"],
+            "--device must be auto, or one of this machine such as cpu or cuda:0, got 'abacus'",
+        ),
     ):
         assert cli.main(["images", *pair, *extra]) == 2
         assert message in capsys.readouterr().err

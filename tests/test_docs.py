@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, commands parse, configurations exist, code compiles."""
+"""The documentation: links lead somewhere, commands parse, configurations exist. Its blocks run in test_docs_run.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import yaml
 
 from medfuse import cli
 from medfuse.bundles import bundle_names, preset_names
-from medfuse.physics import parse_degradation
 from medfuse.pipeline import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,15 +100,6 @@ def test_files_in_configs_exist(page: Path) -> None:
 
 
 @pages
-def test_degradations_parse(page: Path) -> None:
-    for block in blocks(page, "ya?ml"):
-        if "version:" in block:
-            spec = yaml.safe_load(block)
-            spacing = ((1.0, 1.0), (1.0, 1.0))
-            parse_degradation(spec.get("degradation", spec), spacing=spacing, scale=(1.0, 1.0))
-
-
-@pages
 def test_command_lines_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in commands(page):
         if words[0] != "medfuse":
@@ -143,12 +133,6 @@ def test_keys_of_bundle_runs_exist(page: Path) -> None:
 def test_python_blocks_compile(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block, page.name, "exec")
-
-
-@pages
-def test_json_blocks_parse(page: Path) -> None:
-    for block in blocks(page, "json"):
-        json.loads(block)
 
 
 def test_configuration_page_names_every_preset_overlay_and_value() -> None:

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
+from monai.inferers import SliceInferer, SlidingWindowInferer
+from monai.transforms import LoadImage, ResampleToMatch
 from torch import Tensor, nn
 
 from medfuse.balance import balanced
+from medfuse.bundles import bundle_dir
 from medfuse.diffusion import FusionModel
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
 from medfuse.networks import FusionUNet
 from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, parse_degradation
+from medfuse.pipeline import load_fusion
 from medfuse.transforms import DegradeBatch
 
 NOISE = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"noise": {"sigma": 0.1}}]}
@@ -55,7 +60,7 @@ def test_it_is_called_by_keyword_and_by_position(network):
     assert_same(result, inferer(inputs, network), atol=0)
     assert set(result) == KEYS | {"blur_share"}
     assert all(result[k].shape == (2, 1, 16, 20) and result[k].dtype == torch.float32 for k in KEYS)
-    assert torch.equal(result["blur_share"], torch.ones(2, 2))
+    assert torch.equal(result["blur_share"], torch.ones(2, 2, 1, 1))
     assert bool((result["weight"] >= 0).all() & (result["weight"] <= 1).all())
     assert bool((result["std1"] > 0).all() & (result["std2"] > 0).all())
 
@@ -246,7 +251,7 @@ def by_hand(inferer: FusionInferer, volume: Tensor, network: FusionModel, axis: 
     """Fuse a volume by a plain loop over slices."""
     slices = [inferer(s, network) for s in volume.unbind(axis + 2)]
     return {key: torch.stack([s[key] for s in slices], axis + 2) for key in KEYS} | {
-        "blur_share": slices[0]["blur_share"]
+        "blur_share": slices[0]["blur_share"][..., None]
     }
 
 
@@ -343,12 +348,13 @@ def test_a_blur_is_undone_alike_in_all_slices_of_a_volume(network, axis):
     volume = torch.stack([slices, blurred]).movedim(1, axis + 2)  # [2, 2, X, Y, Z]
     inner = FusionInferer(BLURRED, amp=False)
     result = VolumeFusionInferer(inner, spatial_dim=axis, slice_batch=3)(volume, network, misfit=True)
-    each = inner(slices, network)["blur_share"][:, 0]
+    each = inner(slices, network)["blur_share"][:, 0, 0, 0]
     assert torch.equal(each == 1, torch.tensor([True, False, False, True, False]))
     share = torch.tensor([[float(each[each < 1].median()), 1], [1, 1]])
-    assert torch.equal(result["blur_share"], share)
-    told = VolumeFusionInferer(inner, spatial_dim=axis)(volume, network, blur_share=share)
-    torch.testing.assert_close(told["source1"], result["source1"], atol=1e-5, rtol=0)
+    assert torch.equal(result["blur_share"], share[..., None, None, None])
+    for known in (share, result["blur_share"]):
+        told = VolumeFusionInferer(inner, spatial_dim=axis)(volume, network, blur_share=known)
+        torch.testing.assert_close(told["source1"], result["source1"], atol=1e-5, rtol=0)
     expected = inner(slices, network, blur_share=share[:1].expand(5, -1))
     torch.testing.assert_close(result["source1"][0], expected["source1"].movedim(0, axis + 1), atol=1e-5, rtol=0)
     assert result["misfit"].shape == volume.shape and float(result["misfit"].abs().max()) > 0
@@ -372,3 +378,64 @@ def test_repeated_calls_with_other_shapes_agree(network):
 def test_other_numbers_of_axes_are_refused(network, shape):
     with pytest.raises(GeometryError, match=r"must be \[B, 2, H, W\] or \[B, 2, X, Y, Z\]"):
         VolumeFusionInferer(FusionInferer())(torch.zeros(shape), network)
+
+
+# ------------------------------------------------------------------------------------------------ MONAI's own inferers
+def real_volume() -> Tensor:
+    """The shipped real PET-MRI case on the grid of its MRI: slices of an odd size, **[1, 2, X, Y, Z]**."""
+    demo = bundle_dir("pet_mri_fusion") / "demo" / "sts_case"
+    load = LoadImage(reader="NibabelReader", ensure_channel_first=True)
+    mri, pet = load(demo / "mri.nii.gz"), load(demo / "pet.nii.gz")
+    pair = torch.cat([mri, ResampleToMatch()(pet, mri)]).as_tensor()[..., 10:15]
+    return (pair / pair.amax((1, 2, 3), keepdim=True))[None]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_slice_inferer_of_monai_over_the_fusion_of_slices_is_the_fusion_of_volumes(network, axis):
+    """Equal where each slice is on its own: with noise, decimation, and a blur that is not wider than the data show."""
+    inner, volume = FusionInferer(COMPOSITE, steps=2, amp=False), real_volume()
+    roi = [n for k, n in enumerate(volume.shape[2:]) if k != axis]
+    few = volume.narrow(axis + 2, 0, 5)
+    ours = VolumeFusionInferer(inner, spatial_dim=axis, slice_batch=3)(few, network)
+    for window in (roi, (-1, -1)):
+        slices = SliceInferer(roi_size=window, spatial_dim=axis, sw_batch_size=3)
+        theirs = slices(MetaTensor(few), partial(inner, network=network))
+        shares = theirs.pop("blur_share").as_tensor()
+        assert_same({k: v.as_tensor() for k, v in theirs.items()}, {k: ours[k] for k in KEYS})
+        assert shares.shape[axis + 2] == 5 and bool((shares == ours["blur_share"]).all())
+    assert theirs["source2"].shape == (1, 1, *few.shape[2:]) and ours["source2"].std() > 0.01
+
+
+def test_the_slice_inferer_of_monai_works_over_one_output_and_over_the_loaded_bundle():
+    fusion, volume = load_fusion(device="cpu"), real_volume()
+    ours = fusion(volume, degradation="noise", steps=1)
+    call = partial(fusion, degradation="noise", steps=1)
+    slices = SliceInferer(roi_size=volume.shape[2:4], spatial_dim=2, sw_batch_size=8)
+    torch.testing.assert_close(slices(volume, call)["fused"], ours["fused"], atol=1e-2, rtol=0)  # bfloat16, see `amp`
+    torch.testing.assert_close(slices(volume, lambda x: call(x)["weight"]), ours["weight"], atol=1e-2, rtol=0)
+
+
+def test_each_slice_has_the_blur_of_its_own_under_the_slice_inferer_of_monai(network):
+    """Ours shares one among the slices of a volume, hence the two differ there."""
+    inner = FusionInferer(BLURRED, amp=False)
+    volume = torch.stack([GaussianBlur(s).forward(rand(1, 2, 48, 48, seed=3))[0] for s in (1.0, 2.5)], -1)[None]
+    shares = SliceInferer(roi_size=(48, 48), spatial_dim=2)(volume, partial(inner, network=network))["blur_share"]
+    assert shares.shape == (1, 2, 1, 1, 2)
+    assert float(shares[0, 0, 0, 0, 0]) < 0.7 and float(shares[0, 0, 0, 0, 1]) == 1
+
+
+def test_windows_of_monai_smaller_than_the_slice_are_fused_one_by_one_and_averaged(network):
+    inner, image = FusionInferer(NOISE, steps=1, amp=False), rand(1, 2, 48, 64)
+    result = SlidingWindowInferer(roi_size=(48, 32), overlap=0.5)(image, partial(inner, network=network))
+    total, count = torch.zeros(1, 1, 48, 64), torch.zeros(64)
+    for start in (0, 16, 32):
+        total[..., start : start + 32] += inner(image[..., start : start + 32], network)["fused"]
+        count[start : start + 32] += 1
+    torch.testing.assert_close(result["fused"], total / count, atol=1e-5, rtol=0)
+
+
+def test_the_slice_inferer_of_monai_works_over_the_network_itself(network):
+    """The network alone is a MONAI network: its 12 channels in, its 6 out, slice by slice."""
+    volume = rand(1, 12, 16, 20, 3)
+    out = SliceInferer(roi_size=(16, 20), spatial_dim=2, sw_batch_size=2)(volume, network)
+    torch.testing.assert_close(out, torch.stack([network(s) for s in volume.unbind(-1)], -1))

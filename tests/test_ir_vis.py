@@ -34,8 +34,7 @@ def bundle(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def data(tmp_path) -> Path:
+def write_pairs(folder: Path) -> Path:
     """Three pairs: colour, grey, and colour of another, odd size with an infrared image half as large."""
     rng = np.random.default_rng(0)
     colours = {"colour": (1.0, 0.5, 0.2), "grey": (0.8, 0.8, 0.8), "odd": (0.1, 0.4, 1.0)}
@@ -46,9 +45,14 @@ def data(tmp_path) -> Path:
             centre = 20 if source == "visible" else 40
             disc = 40 + 150 * ((y - 24) ** 2 + (x - centre) ** 2 < 200) + rng.normal(0, 5, y.shape)
             image = disc[..., None] * np.array(colour) if source == "visible" and name != "grey" else disc
-            (tmp_path / "data" / source).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(tmp_path / "data" / source / f"{name}.png")
-    return tmp_path / "data"
+            (folder / source).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / source / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_pairs(tmp_path / "data")
 
 
 def images(bundle: Path, data: Path, out: Path, *extra: str) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 from pathlib import Path
@@ -39,6 +40,15 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a source distribution built from the checkout, offline."""
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", folder, cwd=ROOT)
+    (path,) = folder.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a wheel built from the checkout, offline."""
     folder = tmp_path_factory.mktemp("wheel")
@@ -49,6 +59,46 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_is_pure_and_named_after_the_version(wheel: Path) -> None:
     assert wheel.name == f"medfuse-{medfuse.__version__}-py3-none-any.whl"
+
+
+def test_wheel_and_sdist_say_that_the_package_is_typed(wheel: Path, sdist: Path) -> None:
+    with ZipFile(wheel) as archive:
+        assert "medfuse/py.typed" in archive.namelist()
+    with tarfile.open(sdist) as archive:
+        assert f"medfuse-{medfuse.__version__}/medfuse/py.typed" in archive.getnames()
+
+
+def test_what_is_at_the_top_is_loaded_when_it_is_asked_for(tmp_path: Path) -> None:
+    code = """
+import sys, medfuse
+heavy = {"torch", "monai", "numpy", "medfuse.pipeline"}
+assert not heavy & set(sys.modules), "import medfuse must be cheap"
+assert {"fuse", "load_fusion"} <= set(dir(medfuse)) and not hasattr(medfuse, "fused")
+assert not heavy & set(sys.modules), "asking for names must be cheap"
+from medfuse import fuse, load_fusion
+from medfuse import pipeline
+assert (fuse, load_fusion) == (pipeline.fuse, pipeline.load_fusion) == (medfuse.fuse, medfuse.load_fusion)
+try:
+    from medfuse import fused
+except ImportError as error:
+    print(error)
+"""
+    said = run(sys.executable, "-W", "ignore", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "cannot import name 'fused' from 'medfuse'" in said
+
+
+def test_type_checkers_see_what_is_at_the_top_of_an_installed_package(wheel: Path, tmp_path: Path) -> None:
+    """Of an installed package without `py.typed` mypy reads nothing (PEP 561)."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    with ZipFile(wheel) as archive:
+        archive.extractall(site)
+    lines = ("from medfuse import fuse, load_fusion", "reveal_type(load_fusion)", "reveal_type(fuse)")
+    (tmp_path / "use.py").write_text("\n".join(lines), encoding="utf-8")
+    flags = ["--python-executable", tmp_path / "venv" / "bin" / "python", "--cache-dir", tmp_path / "cache"]
+    shown = run(sys.executable, "-m", "mypy", *flags, "--ignore-missing-imports", "use.py", cwd=tmp_path)
+    assert re.search(r'"def \(bundle: .*device: .*\) -> medfuse\.pipeline\.bundle\.Fusion"', shown)
+    assert re.search(r'"def \(pet: .*mri: .*\) -> medfuse\.pipeline\.case\.CaseResult"', shown)
 
 
 def test_wheel_holds_package_bundles_configs_and_nothing_else(wheel: Path) -> None:

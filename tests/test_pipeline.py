@@ -48,7 +48,7 @@ def test_a_blur_is_told_of_as_the_sampler_narrowed_it_at_any_size(side, generato
     y[:, :1] = replicate(given.source1.simulate(truth[:, :1], generator), given.source1.operator, truth.shape[2:])
     with torch.no_grad():
         found = FusionInferer(joint, steps=1)(y, FusionModel(FusionUNet()))
-    (share,) = found["blur_share"]
+    (share,) = found["blur_share"].flatten(1)
     agreement, _ = agreements(y, torch.cat([found["source1"], found["source2"]], 1), joint, share)
     assert float(share[0]) < 0.7
     assert agreement.narrowed_blur == float(share[0])

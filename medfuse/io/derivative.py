@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medfuse import NOTICE, __version__
+from medfuse.about import NOTICE, __version__
 from medfuse.errors import BundleError
 from medfuse.io.atomic import atomic_file, write_json
 

@@ -81,7 +81,7 @@ def run_batch(
         bundle: Name or folder of a bundle.
         degradation: A preset's name, a file or a specification. This and the next seven: see `load_workflow`.
         steps: Number of reverse steps.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         suv: SUV of DICOM PETs.
         n4: Remove the bias field of each MRI.
         nonfinite: NaN and infinity in NIfTI: refuse the case, or let them count as 0.

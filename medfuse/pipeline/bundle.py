@@ -15,6 +15,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medfuse.bundles import bundle_dir, check_overlays, load_spec
+from medfuse.devices import pick_device
 from medfuse.errors import BundleError
 
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
@@ -60,23 +61,28 @@ class Fusion:
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
-        A degradation may be a preset's name.
+        A degradation may be a preset's name. What comes back may be written on, as MONAI's sliding windows do.
         """
         spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
 
 
-def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "cpu") -> Fusion:
+def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "auto") -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
+    Args:
+        bundle: Name or folder of a bundle.
+        device: Where to compute, see `medfuse.devices.pick_device`.
+
     Raises:
-        BundleError: There is no such bundle, or it has no weights.
+        BundleError: There is no such bundle or device, or it has no weights.
     """
+    device = pick_device(device)
     parser = read_inference(bundle, device=device)
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
-    return Fusion(network, inferer, torch.device(device), weights, bundle, bool(parser.get("color", False)))
+    return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
 
 
 def read_inference(
@@ -90,7 +96,7 @@ def read_inference(
         device: Replaces that of the configuration.
 
     Raises:
-        BundleError: There is no such bundle or overlay.
+        BundleError: There is no such bundle, overlay or device.
     """
     root = bundle_dir(bundle)
     check_overlays(overlays)
@@ -101,7 +107,7 @@ def read_inference(
         raise BundleError("An overlay must hold a mapping of keys, got another content; repair it.") from error
     set_values(parser, {"bundle_root": str(root)})
     if device is not None:
-        set_values(parser, {"device": torch.device(device)})
+        set_values(parser, {"device": pick_device(device)})
     return parser
 
 

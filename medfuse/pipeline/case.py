@@ -20,7 +20,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError
 from medfuse.io import (
     check_nifti_header,
@@ -230,7 +230,7 @@ class SaveFusiond(MapTransform):
 
         Args:
             keys: Keys of restored source 1, restored source 2 (both in 0..1), fused and weight, each **[1, X, Y, Z]**;
-                beside them the data hold the `blur_share`, **[2]**, see `FusionState`.
+                beside them the data hold the `blur_share` of both sources, see `FusionInferer`.
             output_dir: Where to write.
             weights: The weights that were used, for their hash.
             degradation: The specification that was used.
@@ -320,7 +320,7 @@ class SaveFusiond(MapTransform):
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         y, x = ([v.movedim(self.spatial_dim, 0) for v in images] for images in (inputs, outputs))
-        share = torch.as_tensor(data["blur_share"]).cpu()
+        share = torch.as_tensor(data["blur_share"]).flatten().cpu()
         found = agreements(y, x, degradation, share, dtype=torch.float16)
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [

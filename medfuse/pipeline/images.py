@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.io import (
     check_pair,
@@ -57,7 +57,7 @@ def fuse_images(
     bundle: str | Fusion = "pet_mri_fusion",
     degradation: Mapping[str, Any] | None = None,
     steps: int = 3,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     file_format: str | None = None,
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
@@ -76,7 +76,7 @@ def fuse_images(
         bundle: Bundle to use, by name or loaded; a loaded one is where it is, whatever `device` says.
         degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour.
         steps: Number of steps.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
         batch: Images of one size that are fused together, fewer where they are large; on a CPU always one.
@@ -124,7 +124,7 @@ def fuse_images(
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
-        for i, (pair, shares) in enumerate(zip(group, torch.cat(blur_shares).cpu(), strict=True)):
+        for i, (pair, shares) in enumerate(zip(group, torch.cat(blur_shares).flatten(1).cpu(), strict=True)):
             found = _warnings(pair, what, shares, degradation, [fused[kind][i] for kind in _KINDS[:2]])
             warnings += found
             for text in found:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfuse import NOTICE, __version__
+from medfuse.about import NOTICE, __version__
 from medfuse.errors import BundleError, known_error
 from medfuse.io import atomic_file, is_nifti, write_json
 from medfuse.io.places import input_paths

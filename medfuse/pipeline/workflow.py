@@ -15,6 +15,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Decollated
 
 from medfuse.bundles import load_spec
+from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
@@ -95,7 +96,7 @@ def load_workflow(
         bundle: Name or folder of a bundle.
         degradation: A preset's name, a file or a specification.
         steps: Number of reverse steps.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         suv: SUV of a DICOM PET, one of `medfuse.io.suv.CHOICES`.
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI, one of `medfuse.io.NONFINITE`: refuse it ("error") or let them count as
@@ -138,7 +139,7 @@ def _built(parser: ConfigParser, configuration: str) -> Workflow:
         network=network,
         postprocessing=tuple(postprocessing),
         writer=writer,
-        device=torch.device(parser.get_parsed_content("device")),
+        device=pick_device(parser.get_parsed_content("device")),
         weights=weights,
         configuration=configuration,
     )
@@ -150,7 +151,7 @@ def fuse(
     *,
     degradation: Mapping[str, Any] | str | None = None,
     steps: int | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     aligned: bool = False,
     pet_unit: str | None = None,
     suv: str | None = None,
@@ -168,7 +169,7 @@ def fuse(
         mri: Likewise; its grid is the reference.
         degradation: A preset's name, a file or a specification; none by default.
         steps: Number of reverse steps; the bundle's own by default.
-        device: Where to compute.
+        device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
         pet_unit: Unit of the values of a NIfTI PET.
         suv: SUV of a DICOM PET, such as `bw`.

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file
 from medfuse.transforms.color import palette as color_palette

@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 
 
 class Markup(str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medfuse import NOTICE
+from medfuse.about import NOTICE
 from medfuse.report.findings import moving_source, restored_sources
 
 CITATION = (

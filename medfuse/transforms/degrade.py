@@ -211,6 +211,21 @@ class DegradeBatch:
             self._noise[clean.device] = torch.Generator(clean.device).manual_seed(self.seed)
         return degrade(clean, degradation, self._noise[clean.device], stored=stored), clean, (), kwargs
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all draws, as a checkpoint holds it."""
+        return {
+            "draws": self._generator.get_state(),
+            "noise": {str(device): generator.get_state() for device, generator in self._noise.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on drawing where another left off; on a device that it did not use, the noise starts from the seed."""
+        self._generator.set_state(state["draws"].cpu())
+        for device, noise in ((torch.device(name), noise) for name, noise in state["noise"].items()):
+            if device.type == "cpu" or (device.index or 0) < torch.cuda.device_count():
+                self._noise[device] = torch.Generator(device)
+                self._noise[device].set_state(noise.cpu())
+
     def _drawn(self, batch: int) -> JointDegradation:
         generator = self._generator
         if self.near and float(torch.rand((), generator=generator)) < self.near:

@@ -72,7 +72,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", choices=EXPERIMENTS, help="the bundle to measure; default: all")
     options = parser.parse_args()
-    fusions = {bundle: load_fusion(bundle) for bundle in ([options.only] if options.only else EXPERIMENTS)}
+    chosen = [options.only] if options.only else EXPERIMENTS
+    fusions = {bundle: load_fusion(bundle, device="cpu") for bundle in chosen}
     for bundle, fusion in fusions.items():
         name, measure = EXPERIMENTS[bundle]
         with tempfile.TemporaryDirectory() as folder:

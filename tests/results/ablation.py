@@ -98,7 +98,7 @@ VARIANTS = {
 
 def ablation(bench: Path, data: Path, *, iterations: int) -> dict[str, Any]:
     """Return, by variant and scenario, the mean of each metric over the dev set."""
-    dev, shipped = Dev(bench, data), load_fusion()
+    dev, shipped = Dev(bench, data), load_fusion(device="cpu")
     patches = RandomPatches(slice_pairs(data, split="train"), size=96, length=8 * iterations, seed=_SEED)
     figures: dict[str, Any] = {}
     for name, variant in VARIANTS.items():

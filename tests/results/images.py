@@ -120,7 +120,7 @@ def unseen(dev: Dev, work: Path) -> dict[str, Any]:
                 y, _ = simulator.degrade(clean, steps, seed=_SEED, source=kind, name=stem)
                 write_image(folder / kind / f"{stem}.png", y / 255, bits=8)
         spec = {"version": 1, "source1": told[0], "source2": told[1]}
-        fuse_images(folder / "mri", folder / "fun", work / f"unseen_{k}_out", degradation=spec)
+        fuse_images(folder / "mri", folder / "fun", work / f"unseen_{k}_out", degradation=spec, device="cpu")
         result[name] = dev.judge(work / f"unseen_{k}_out", folder)
     return result
 
@@ -165,7 +165,7 @@ def wrong(dev: Dev, work: Path) -> dict[str, Any]:
     result = {}
     for k, (name, (scenario, noise, blur)) in enumerate(cases.items()):
         degraded, spec = dev.degraded(scenario), _changed(load_spec(scenario), noise, blur)
-        fuse_images(degraded / "mri", degraded / "fun", work / f"wrong_{k}", degradation=spec)
+        fuse_images(degraded / "mri", degraded / "fun", work / f"wrong_{k}", degradation=spec, device="cpu")
         result[name] = dev.judge(work / f"wrong_{k}", degraded)
     return result
 

@@ -25,7 +25,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from medfuse import NOTICE, __version__
+from medfuse.about import NOTICE, __version__
 from medfuse.errors import DicomError
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.dicom.header import MODEL, quiet

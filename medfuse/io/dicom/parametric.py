@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from medfuse import __version__
+from medfuse.about import __version__
 from medfuse.io.dicom.derived import (
     LINEAR,
     MAKER,
