@@ -77,7 +77,7 @@ print("antspyx", version("antspyx"))
 os.makedirs("series")
 order = np.random.default_rng(0).permutation(12)  # names as a PACS gives them: nothing follows from their order
 for k in range(12):
-    write_slice(f"series/{order[k]:02d}.dcm", k, np.full((8, 8), 100 * (k + 1)), "1")
+    write_slice(f"series/{order[k]:02d}.dcm", k, np.full((8, 8), 100 * (k + 1)), "1", NumberOfSlices=12)
 image = ants.dicom_read("series")
 values = image.numpy()[0, 0].astype(int).tolist()
 print("slice values by position: ", [100 * (k + 1) for k in range(12)], "slices 3 mm apart from z = 30")
