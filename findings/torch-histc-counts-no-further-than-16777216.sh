@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # torch.histc, torch.histogram, and torch.bincount and scatter_add_ with float32 weights count in float32, one by one: a
 # bin stops at 16777216 = 2^24, because adding 1 changes nothing any more. A whole-body PET of 400 x 400 x 400 voxels
-# has four times as many in its background alone. A volume of 20 million voxels, of which 95 % are background, has an
-# entropy, a mean and an Otsu threshold by histogram that are wrong. With more threads each counts its own share, so the
-# limit, and the answer, depends on the number of threads. No warning is given. torch.sum is right.
+# has nearly four times as many, most of them background. A volume of 20 million voxels, of which 95 % are background,
+# has an entropy, a mean and an Otsu threshold by histogram that are wrong. With more threads each counts its own share,
+# so the limit, and the answer, depends on the number of threads. No warning is given. torch.sum is right.
 #
 # torch 2.13.0 (CPU).
 #
