@@ -3,7 +3,8 @@
 Not every pair can be registered by its intensities: where the field of view is small, mutual information has its
 optimum far from the truth. So every result is checked by two further registrations, each on one colour of a
 chequerboard of blocks and from starts of its own. Two disjoint halves of the data that agree on a transform speak for
-it; if they disagree by much, it is refused, and if by less, there is a warning.
+it; if they disagree by much, it is refused. If by less, or where another place fits nearly as well, the correlation
+ratio is asked too: the result is refused if that leads elsewhere, and believed with a warning if not.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ class RigidRegistration:
         metric_after: The same under `matrix`.
         score: Normalised mutual information of the best optimum, 1..2, by which it was chosen; also of a result that
             was not accepted.
-        runner_up: That of the best optimum elsewhere; None where every start led to one place.
+        runner_up: That of the best optimum elsewhere; 1, the score of images that share nothing, where all starts led
+            to one place.
         starts: Number of starts that were tried.
         overlap: Part of the moving field of view that lies in the fixed one under `matrix`, 0..1.
         inconsistency: Largest distance between the transforms found by all data and by two disjoint halves of
-            them, each from starts of its own, over the common field of view, mm; also of a result that was refused.
+            them, each from starts of its own, over the common field of view, mm; also of a refused result.
         accepted: Whether the result was believed.
         reasons: Why it was not, in plain words; empty if it was.
         warnings: What speaks against a result that was believed all the same, in plain words; empty if nothing does.
@@ -69,7 +71,7 @@ class RigidRegistration:
     metric_before: float
     metric_after: float
     score: float
-    runner_up: float | None
+    runner_up: float
     starts: int
     overlap: float
     inconsistency: float
@@ -148,7 +150,8 @@ def register_rigid(
         starts: Where to start from: "identity", "geometry" (centres of the fields of view), "mass" (centres of mass).
         max_rotation: Largest angle to accept, degrees.
         max_translation: Largest shift from the start to accept, at the centre of the fixed field of view, mm.
-        max_inconsistency: Largest disagreement of two halves of the data to accept, mm.
+        max_inconsistency: Largest disagreement of two halves of the data to accept, mm; and of the correlation ratio
+            with a doubtful result.
         min_overlap: Smallest part of the smaller field of view that must lie in the other, 0..1.
         on_failure: What to do with a result that is not accepted: return the "identity", or "raise".
         seed: Seed of the random samples, 1 or more.
@@ -195,6 +198,11 @@ def register_rigid(
         *_too_little(before, after),
         *_too_uncertain(inconsistency, max_inconsistency),
     ]
+    runner_up = max((other.score for other in others), default=1.0)
+    doubts = _doubts(inconsistency, best.score, runner_up)
+    if doubts and not reasons:
+        distance = max_distance(search.by_ratio(matrix), matrix, grid, fixed_grid, matrix)
+        reasons = _too_different(distance, max_inconsistency, doubts)
     if reasons:
         text = "; ".join(reasons)
         if on_failure == "raise":
@@ -205,18 +213,17 @@ def register_rigid(
                 "align the images first."
             )
         matrix, after = np.eye(4), lay
-    runner_up = others[0].score if others and math.isfinite(others[0].score) else None
     return RigidRegistration(
         **_motion(matrix, grid, fixed_grid),
         metric_before=_finite(before),
         metric_after=_finite(after),
         score=_finite(best.score),
-        runner_up=runner_up,
+        runner_up=_finite(runner_up),
         starts=len(shifts) * len(TURNS),
         inconsistency=min(inconsistency, 1e6),
         accepted=not reasons,
         reasons=tuple(reasons),
-        warnings=() if reasons else tuple(_doubts(inconsistency, best.score, runner_up)),
+        warnings=() if reasons else tuple(doubts),
     )
 
 
@@ -265,12 +272,20 @@ def _too_uncertain(inconsistency: float, max_inconsistency: float) -> list[str]:
     ]
 
 
-def _doubts(inconsistency: float, score: float, runner_up: float | None) -> list[str]:
+def _too_different(distance: float, limit: float, doubts: list[str]) -> list[str]:
+    """Object to a doubtful result that the correlation ratio does not share, mm."""
+    if distance <= limit:
+        return []
+    text = f"a second measure, the correlation ratio, places the image {distance:.1f} mm away (limit {limit:g} mm)"
+    return [*doubts, text]
+
+
+def _doubts(inconsistency: float, score: float, runner_up: float) -> list[str]:
     """Return what speaks against a result that is within all limits: a disagreement, mm; another optimum's score."""
     doubts = []
     if inconsistency > _UNSURE:
         doubts.append(f"two halves of the data disagree by {inconsistency:.1f} mm")
-    if runner_up is not None and runner_up - 1.0 > _RIVAL * (score - 1.0):
+    if runner_up - 1.0 > _RIVAL * (score - 1.0):
         doubts.append(f"another place fits nearly as well (score {runner_up:.4f} against {score:.4f})")
     return doubts
 

@@ -131,9 +131,9 @@ class Search:
             found = self._distinct([self._climb(f.matrix, matches[level], level) for f in found])
         return found
 
-    def score(self, matrix: np.ndarray) -> float:
-        """Return the normalised mutual information over all points, 1..2; minus infinity without overlap."""
-        return self._matches[FINE].score(matrix)
+    def by_ratio(self, matrix: np.ndarray) -> np.ndarray:
+        """Return the optimum of the correlation ratio next to a map."""
+        return self._climb(matrix, self._matches[FINE], FINE, "ratio").matrix
 
     def information(self, matrix: np.ndarray) -> float:
         """Return the mutual information over all points, nats; minus infinity without overlap."""
