@@ -109,8 +109,8 @@ class RigidRegistration:
     def save_affine(self, path: str | Path) -> None:
         """Write the inverse of `matrix` as an ITK AffineTransform, atomically: what ANTs and nitransforms resample by.
 
-        The file maps FIXED-world points to MOVING-world points, in ITK's LPS mm, as ITK's resampling asks for, ANTs'
-        `-t` and `nitransforms.linear.load(path, fmt="itk").apply(moving, reference=fixed)`.
+        The file maps FIXED-world points to MOVING-world points, in ITK's LPS mm, as ITK's resampling asks for:
+        `sitk.Resample(moving, fixed, sitk.ReadTransform(path))`. nitransforms reads it with the format "itk".
 
         Args:
             path: Name ending in `.txt`; its folder is made if absent.
