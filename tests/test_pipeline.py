@@ -86,6 +86,7 @@ def test_what_an_earlier_run_wrote_of_a_case_goes_and_nothing_else(tmp_path):
         "c_fused.nii.gz",
         "c_pet_restored.nii.gz",
         "c_pet_to_mri.tfm",
+        "c_from-pet_to-mri_mode-image_xfm.txt",
         "c_report.html",
         "dicom/fused/1.dcm",
     )

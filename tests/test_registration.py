@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from results.registration import bodies, page, smooth_head, trial, verdict
+from scipy.ndimage import gaussian_filter
 
 from medfuse.errors import GeometryError, ImageError, RegistrationError
 from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
+from medfuse.registration.match import Match, Volume
+from medfuse.registration.search import Found, Search
+from medfuse.registration.similarity import MEASURES, correlation_ratio, normalised_information
 
-DEMO = Path(__file__).resolve().parents[1] / "bundles" / "pet_mri_fusion" / "demo"
+ROOT = Path(__file__).resolve().parents[1]
+DEMO, DOCS = ROOT / "bundles" / "pet_mri_fusion" / "demo", ROOT / "docs"
 MIRROR = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 RADIUS = 60.0  # mm, of the synthetic head
 
@@ -106,14 +113,6 @@ def load(folder: Path, mri: str, pet: str, truth: str | None = None) -> Pair:
     return Pair(*(part for v in volumes for part in (v.get_fdata(), v.affine)), MIRROR @ matrix @ MIRROR)
 
 
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(number)
-    yield
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
-
-
 @pytest.fixture(scope="module")
 def found() -> RigidRegistration:
     return SMALL.register()
@@ -129,6 +128,9 @@ def test_a_known_transform_is_found(name):
     assert pair.errors(result, pair.brain()).max() < 0.2
     assert result.inconsistency < 1
     assert result.metric_after > 1.5 * result.metric_before
+    assert 1 <= result.runner_up < result.score < 2
+    assert result.starts in (27, 54, 81)
+    assert result.warnings == ()
 
 
 def test_images_that_lie_well_stay():
@@ -161,6 +163,86 @@ def test_simulated_misalignments_are_registered(shared_data, k):
     result = pair.register()
     assert result.accepted
     assert pair.errors(result, pair.brain()).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("turn", "offset"), [((0, 0, 10), (0, 0, 0)), ((5, -4, 15), (20, -10, 8)), ((20, -20, 20), (50, -40, 45))]
+)
+def test_a_head_that_looks_the_same_from_all_sides_is_registered(turn, offset):
+    """Its similarity is a long narrow ridge; gradient descent stopped on it 3 to 8 mm away, and both halves with it."""
+    result = trial(smooth_head(), np.array(turn), np.array(offset))
+    assert result["accepted"]
+    assert result["error_mm"] < 1
+    assert result["inconsistency"] < 2
+    assert result["warnings"] == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("turn", [(14, 0, 0), (0, 24, 0), (-20, 20, 20)])
+def test_bodies_are_registered_from_far(shared_data, turn):
+    for name, body in bodies(shared_data).items():
+        assert verdict(trial(body, np.array(turn), np.array((40, -50, 45)))) == "right", name
+
+
+def test_the_page_of_starts_says_what_was_measured():
+    path = DOCS / "explanation" / "registration.json"
+    results = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == page(results)
+    verdicts = [verdict(found) for found in results]
+    assert len(verdicts) >= 60
+    assert verdicts.count("right") >= 0.9 * len(verdicts)
+    assert "wrong" not in verdicts
+    near = [v for v, f in zip(verdicts, results, strict=True) if f["turn_deg"] <= 15 and f["offset_mm"] <= 30]
+    assert near
+    assert "refused" not in near
+
+
+def test_a_wrong_result_would_be_called_wrong():
+    found = {"accepted": True, "error_mm": 0.9, "warnings": []}
+    assert verdict(found) == "right"
+    assert verdict(found | {"error_mm": 1.5}) == verdict(found | {"error_mm": 2.5, "warnings": ["doubt"]}) == "wrong"
+    assert verdict(found | {"error_mm": 1.5, "warnings": ["doubt"]}) == "warned"
+    assert verdict(found | {"accepted": False, "error_mm": 50}) == "refused"
+
+
+# ----------------------------------------------------------------------------------------------------------- similarity
+def test_measures_of_histograms_that_are_known():
+    """Independent values share nothing; values that are one and the same share all. A mean that is V-shaped in f has no
+    line in it, and the correlation ratio sees it all the same."""
+    independent, same = np.full((4, 4), 1 / 16), np.eye(4) / 4
+    assert normalised_information(independent)[0] == pytest.approx(1)
+    assert normalised_information(same)[0] == pytest.approx(2)
+    assert correlation_ratio(independent)[0] == pytest.approx(0)
+    assert correlation_ratio(same)[0] == pytest.approx(1)
+    bent = np.zeros((3, 3))
+    bent[0, 2] = bent[1, 0] = bent[2, 2] = 1 / 3
+    assert correlation_ratio(bent)[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_derivative_by_the_histogram_is_exact(measure, rng):
+    joint = rng.random((5, 7))
+    joint /= joint.sum()
+    change = rng.standard_normal(joint.shape)
+    change -= change.mean()
+    value = MEASURES[measure]
+    rise = (value(joint + 1e-6 * change)[0] - value(joint - 1e-6 * change)[0]) / 2e-6
+    assert (value(joint)[1] * change).sum() == pytest.approx(rise, rel=1e-4)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_derivative_by_the_map_is_exact(measure, rng):
+    """Points well inside the moving image, such that none leaves it, and a map that already turns and shifts."""
+    where, still = grid((24, 24, 24), (6, 6, 6)), rng.uniform(-30, 30, (3, 4000))
+    values = anatomy(positions(where)).reshape(where.shape)
+    moving = Volume((values / values.max()).astype(np.float32), where.affine)
+    density = anatomy(still)
+    match = Match(still, density / density.max(), moving, bins=16)
+    back, move = rigid((3, 5, -4), (2, -3, 4)), np.array([3.0, -2.0, 4.0, 0.2, -0.1, 0.15])
+    slope = match._slope(back, move, measure)[1]
+    for k, step in enumerate([1e-2] * 3 + [2e-4] * 3):
+        ahead, behind = (match._slope(back, move + sign * step * np.eye(6)[k], measure)[0] for sign in (1, -1))
+        assert slope[k] == pytest.approx((ahead - behind) / (2 * step), rel=0.03, abs=0.02 * np.abs(slope).max()), k
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -201,19 +283,31 @@ def test_equal_calls_give_equal_results_and_leave_their_inputs_alone(found):
     for part, copy in zip(SMALL, kept, strict=True):
         np.testing.assert_array_equal(part, copy)
     np.testing.assert_array_equal(again.matrix, found.matrix)
-    assert again.inconsistency == found.inconsistency
-    assert again.metric_after == found.metric_after
+    for field in fields(RigidRegistration):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
 
 
-def test_the_number_of_threads_changes_nothing(rng):
-    coarse = synthetic(grid((18, 18, 18), (8, 8, 8)), grid((14, 14, 14), (10, 10, 10)), MOVED)
-    noise = coarse._replace(moving=rng.standard_normal(coarse.moving.shape))  # magnifies every difference
-    results = []
-    for number in (1, 4):
-        with threads(number):
-            results.append(noise.register().to_dict())
-    assert results[0] == results[1]
-    assert results[0]["inconsistency"] > 10
+def test_the_number_of_threads_changes_nothing():
+    """Noise magnifies every difference; the libraries read the number of threads when they start."""
+    code = (
+        "import json, sys, numpy as np; from medfuse.registration import register_rigid;"
+        "rng = np.random.default_rng(0); volumes = [rng.standard_normal((12, 12, 12)) for _ in range(2)];"
+        "a = np.diag([9.0, 9, 9, 1]); result = register_rigid(volumes[0], a, volumes[1], a);"
+        "sys.stdout.write(json.dumps(result.to_dict()))"
+    )
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **dict.fromkeys(names, number)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for number in ("1", "4")
+    ]
+    assert outputs[0] == outputs[1]
+    assert not json.loads(outputs[0])["accepted"]
 
 
 def test_another_seed_finds_the_same_transform(found):
@@ -256,6 +350,59 @@ def test_small_fields_of_view_are_refused_or_stay_within_the_bound(shared_data):
 def test_a_result_beyond_a_limit_is_refused_and_the_reason_given(options, reason):
     with pytest.raises(RegistrationError, match=f"must be reliable, got one where {reason}; align the images first"):
         SMALL.register(on_failure="raise", **options)
+
+
+def test_a_doubtful_result_is_believed_with_a_warning_where_a_second_measure_agrees(monkeypatch):
+    """Halves 3 mm apart: the correlation ratio decides."""
+    apart = {None: 0.0, 0: 1.5, 1: -1.5}
+    search = Search.optima
+
+    def optima(self, shifts, half=None):
+        best, *others = search(self, shifts)
+        return [Found(rigid((0, 0, 0), (apart[half], 0, 0)) @ best.matrix, best.score), *others]
+
+    monkeypatch.setattr(Search, "optima", optima)
+    ratio = [rigid((0, 0, 0), (1.0, 0, 0)), rigid((0, 0, 0), (9.0, 0, 0))]
+    monkeypatch.setattr(Search, "by_ratio", lambda _, matrix: ratio.pop(0) @ matrix)
+    believed, refused = SMALL.register(), SMALL.register()
+    assert believed.accepted
+    assert believed.warnings == ("two halves of the data disagree by 3.0 mm",)
+    assert not refused.accepted
+    assert refused.warnings == ()
+    assert "correlation ratio, places the image 9.0 mm away (limit 4 mm)" in refused.reasons[1]
+
+
+def test_another_place_that_fits_as_well_is_a_warning():
+    """Two equal balls in the MRI, one in the PET: it may belong to either."""
+    where = grid((40, 20, 20), (4, 4, 4))
+    x, y, z = positions(where)[:3]
+    ball = [np.exp(-((x - c) ** 2 + 1.2 * y**2 + 1.5 * z**2) / 250).reshape(where.shape) for c in (-36, 36)]
+    small = grid((16, 20, 20), (4, 4, 4))
+    a, b, c = positions(small)[:3]
+    one = np.exp(-(a**2 + 1.2 * b**2 + 1.5 * c**2) / 250).reshape(small.shape)
+    result = register_rigid(sum(ball), where.affine, one, small.affine, max_inconsistency=1e3)
+    said = result.warnings + result.reasons
+    assert result.runner_up > 1 + 0.95 * (result.score - 1)
+    assert any("another place fits nearly as well" in text for text in said)
+
+
+def test_halves_start_apart_and_not_from_the_result():
+    """Each half searches from all starts, tilted its own way: it neither sees the result nor the other's starts."""
+    search = Search(SMALL.fixed, Grid(SMALL.fixed.shape, SMALL.fixed_affine), SMALL.moving,
+                    Grid(SMALL.moving.shape, SMALL.moving_affine), seed=1)  # fmt: skip
+    full, black, white = (np.stack(search._turns(tilt)) for tilt in (0.0, 8.0, -8.0))
+    for one, other in ((full, black), (full, white), (black, white)):
+        turned = np.einsum("nji,njk->nik", one[:, :3, :3], other[:, :3, :3])
+        assert np.degrees(np.arccos((np.trace(turned, axis1=1, axis2=2) - 1) / 2)).min() > 7.9
+    assert all((board.mean() > 0.3) and (board.mean() < 0.7) for board in search._black.values())
+
+
+def test_volumes_smaller_than_a_block_have_halves_too(rng):
+    """A volume of 9 mm lies in one block of 45 mm: the blocks shrink."""
+    values = gaussian_filter(rng.standard_normal((9, 9, 9)), 1)
+    result = register_rigid(values, np.eye(4), values, np.eye(4))
+    assert np.isfinite(result.inconsistency)
+    assert result.inconsistency < 1e5
 
 
 def test_unrelated_images_are_not_moved(rng):
@@ -362,7 +509,35 @@ def test_the_inverse_of_the_saved_transform_resamples(tmp_path, found):
 def test_a_transform_is_saved_under_its_suffix_only(tmp_path, found):
     with pytest.raises(RegistrationError, match=r"must end in \.tfm, got '\.txt'"):
         found.save_transform(tmp_path / "pet_to_mri.txt")
+    with pytest.raises(RegistrationError, match=r"must end in \.txt, got '\.mat'"):
+        found.save_affine(tmp_path / "pet_to_mri.mat")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_saved_affine_maps_fixed_points_to_moving_points(tmp_path, found):
+    """Read by plain arithmetic: y = A x + t, both LPS, about the centre in FixedParameters, which is 0."""
+    path = tmp_path / "new" / "from-pet_to-mri_mode-image_xfm.txt"
+    found.save_affine(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    first, second, *lines = path.read_text().splitlines()
+    assert (first, second) == ("#Insight Transform File V1.0", "#Transform 0")
+    entries = dict(line.split(": ") for line in lines if line)
+    assert entries["Transform"] == "AffineTransform_double_3_3"
+    assert [float(v) for v in entries["FixedParameters"].split()] == [0, 0, 0]
+    values = [float(v) for v in entries["Parameters"].split()]
+    matrix, vector = np.reshape(values[:9], (3, 3)), np.array(values[9:])
+    for point in np.array([(0, 0, 0), (30, -40, 50)]):
+        moved = (found.matrix @ [*point, 1])[:3]  # where this point of the PET lies in the MRI's world
+        np.testing.assert_allclose(matrix @ (MIRROR[:3, :3] @ moved) + vector, MIRROR[:3, :3] @ point, atol=1e-6)
+
+
+def test_the_saved_affine_resamples_as_it_is(tmp_path, found):
+    found.save_transform(tmp_path / "a.tfm")
+    found.save_affine(tmp_path / "a.txt")
+    fixed, moving = itk_image(SMALL.fixed, SMALL.fixed_affine), itk_image(SMALL.moving, SMALL.moving_affine)
+    first = sitk.Resample(moving, fixed, sitk.ReadTransform(str(tmp_path / "a.tfm")).GetInverse())
+    second = sitk.Resample(moving, fixed, sitk.ReadTransform(str(tmp_path / "a.txt")))
+    np.testing.assert_allclose(*map(sitk.GetArrayFromImage, (first, second)), atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------------------------------- overlap

@@ -185,18 +185,20 @@ def write_volumes(result: CaseResult, folder: Path) -> None:
 
 
 def write_transform(result: CaseResult, folder: Path) -> None:
-    """Write the rigid transform, where the images were registered."""
+    """Write the rigid transform, where the images were registered: of points, and as image tools resample by."""
     registration = result.record["registration"]
     if registration and registration["performed"] and registration["accepted"]:
         reference = result.record["reference"]["source"]
         moving = next(name for name in result.names if name != reference)
-        path = folder / f"{result.case}_{moving}_to_{reference}.tfm"
-        RigidRegistration.from_dict(registration).save_transform(path)
+        rigid = RigidRegistration.from_dict(registration)
+        rigid.save_transform(folder / f"{result.case}_{moving}_to_{reference}.tfm")
+        rigid.save_affine(folder / f"{result.case}_from-{moving}_to-{reference}_mode-image_xfm.txt")
 
 
 OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic, write_preview, write_report)
 _ENDINGS = (
-    *("fused.nii.gz", "*_restored.nii.gz", "weight.nii.gz", "fused_rgb.nii.gz", "*_to_*.tfm"),
+    *("fused.nii.gz", "*_restored.nii.gz", "weight.nii.gz", "fused_rgb.nii.gz"),
+    *("*_to_*.tfm", "from-*_to-*_mode-image_xfm.txt"),
     *("mosaic.png", "preview.jpg", "report.html"),
 )  # of the files that they write, after the name of the case
 
@@ -206,7 +208,8 @@ class SaveFusiond(MapTransform):
 
     Under `output_dir/<case>/`: `<case>_fused.nii.gz` (dimensionless), `_pet_restored` and `_mri_restored` (the input's
     unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_preview.jpg`, `_report.html`,
-    `_pet_to_mri.tfm` when registered, `dicom/` where a source was DICOM, and `<case>.json`.
+    `_pet_to_mri.tfm` and `_from-pet_to-mri_mode-image_xfm.txt` when registered, `dicom/` where a source was DICOM, and
+    `<case>.json`.
     """
 
     def __init__(
@@ -464,7 +467,9 @@ def _placement(data: Mapping[Hashable, Any], key: str) -> dict[str, Any] | None:
 
 def _registration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the record of the registration; MONAI's batches turn an empty list into None."""
-    return None if record is None else {**record, "reasons": record["reasons"] or []}
+    if record is None:
+        return None
+    return {key: [] if value is None and key in ("reasons", "warnings") else value for key, value in record.items()}
 
 
 def _number(value: Any) -> float | None:

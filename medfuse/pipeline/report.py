@@ -103,4 +103,6 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
     registration = record["registration"]
     if isinstance(registration, Mapping) and not registration.get("accepted", True):
         notes.append("Warning: registration was not accepted; the images were fused as they lay.")
+    elif isinstance(registration, Mapping) and registration.get("warnings"):
+        notes.append(f"Warning: registration: {'; '.join(registration['warnings'])}.")
     return notes

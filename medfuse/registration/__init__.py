@@ -1,6 +1,6 @@
 """Rigid registration of two volumes by mutual information, which knows when it failed.
 
-All positions are in RAS millimetres, as nibabel has them; ITK's LPS is met in `search` and in saved files only.
+All positions are in RAS millimetres, as nibabel has them; ITK's LPS is met in `files` only.
 """
 
 from medfuse.registration.geometry import Grid, mutual_overlap, overlap_fraction

@@ -2,24 +2,24 @@
 
 Not every pair can be registered by its intensities: where the field of view is small, mutual information has its
 optimum far from the truth. So every result is checked by two further registrations, each on one colour of a
-chequerboard of blocks. Two disjoint halves of the data that agree on a transform speak for it; if they disagree, it is
-refused.
+chequerboard of blocks and from starts of its own. Two disjoint halves of the data that agree on a transform speak for
+it; if they disagree by much, it is refused. If by less, or where another place fits nearly as well, the correlation
+ratio is asked too: the result is refused if that leads elsewhere, and believed with a warning if not.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import SimpleITK as sitk
 
 from medfuse.errors import GeometryError, RegistrationError
+from medfuse.registration.files import affine_transform, euler_transform, write_transform
 from medfuse.registration.geometry import (
     Grid,
     max_distance,
@@ -28,11 +28,12 @@ from medfuse.registration.geometry import (
     rotation_vector,
     shift,
 )
-from medfuse.registration.search import Search, Start, itk_transform
+from medfuse.registration.search import TURNS, Search, Start
 
 Vector: TypeAlias = tuple[float, float, float]
 
-_LARGE_MOVE, _SMALL_GAIN = 5.0, 0.05  # mm, and part of the mutual information
+_UNSURE = 2.0  # mm, above which a disagreement is a warning
+_RIVAL = 0.95  # share of the best score above 1, from which on another place is a warning
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +47,20 @@ class RigidRegistration:
         translation: Displacement of the centre of the fixed field of view by `matrix`, RAS mm.
         fixed_centre: That centre, RAS mm.
         max_displacement: Largest displacement by `matrix` over the moving field of view, mm.
-        metric_before: Mutual information where the search started from, nats; higher is better.
+        metric_before: Mutual information as the images lay, or where the search started from if they did not overlap,
+            nats; higher is better.
         metric_after: The same under `matrix`.
+        score: Normalised mutual information of the best optimum, 1..2, by which it was chosen; also of a result that
+            was not accepted.
+        runner_up: That of the best optimum elsewhere; 1, the score of images that share nothing, where all starts led
+            to one place.
+        starts: Number of starts that were tried.
         overlap: Part of the moving field of view that lies in the fixed one under `matrix`, 0..1.
-        inconsistency: Largest distance between the transforms found by two disjoint halves of the data, over the common
-            field of view, mm; also of a result that was not accepted.
+        inconsistency: Largest distance between the transforms found by all data and by two disjoint halves of
+            them, each from starts of its own, over the common field of view, mm; also of a refused result.
         accepted: Whether the result was believed.
         reasons: Why it was not, in plain words; empty if it was.
+        warnings: What speaks against a result that was believed all the same, in plain words; empty if nothing does.
     """
 
     matrix: np.ndarray
@@ -62,10 +70,14 @@ class RigidRegistration:
     max_displacement: float
     metric_before: float
     metric_after: float
+    score: float
+    runner_up: float
+    starts: int
     overlap: float
     inconsistency: float
     accepted: bool
     reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values; the matrix as nested lists."""
@@ -76,7 +88,7 @@ class RigidRegistration:
     def from_dict(cls, values: Mapping[str, Any]) -> RigidRegistration:
         """Rebuild a result from what `to_dict` returned; other keys are ignored."""
         known = {f.name: values[f.name] for f in fields(cls)}
-        vectors = {k: tuple(known[k]) for k in ("rotation", "translation", "fixed_centre", "reasons")}
+        vectors = {k: tuple(known[k]) for k in ("rotation", "translation", "fixed_centre", "reasons", "warnings")}
         return cls(**{**known, **vectors, "matrix": np.array(known["matrix"], dtype=np.float64)})
 
     def save_transform(self, path: str | Path) -> None:
@@ -92,16 +104,22 @@ class RigidRegistration:
             RegistrationError: If the name ends otherwise, as SimpleITK tells formats by it.
             OSError: If the folder cannot be written to.
         """
-        path = Path(path)
-        if path.suffix != ".tfm":
-            raise RegistrationError(f"The transform's name must end in .tfm, got {path.suffix!r}; rename it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{secrets.token_hex(6)}.tfm")
-        try:
-            sitk.WriteTransform(itk_transform(self.matrix, np.array(self.fixed_centre)), str(temporary))
-            os.replace(temporary, path)  # noqa: PTH105
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_transform(euler_transform(self.matrix, np.array(self.fixed_centre)), path, ".tfm")
+
+    def save_affine(self, path: str | Path) -> None:
+        """Write the inverse of `matrix` as an ITK AffineTransform, atomically: what ANTs and nitransforms resample by.
+
+        The file maps FIXED-world points to MOVING-world points, in ITK's LPS mm, as ITK's resampling asks for:
+        `sitk.Resample(moving, fixed, sitk.ReadTransform(path))`. nitransforms reads it with the format "itk".
+
+        Args:
+            path: Name ending in `.txt`; its folder is made if absent.
+
+        Raises:
+            RegistrationError: If the name ends otherwise, as SimpleITK tells formats by it.
+            OSError: If the folder cannot be written to.
+        """
+        write_transform(affine_transform(np.linalg.inv(self.matrix)), path, ".txt")
 
 
 def register_rigid(
@@ -118,9 +136,10 @@ def register_rigid(
     on_failure: Literal["identity", "raise"] = "identity",
     seed: int = 1,
 ) -> RigidRegistration:
-    """Register two volumes rigidly by Mattes mutual information; equal calls give equal results.
+    """Register two volumes rigidly by normalised mutual information; equal calls give equal results.
 
-    The coarsest level is tried from every start, and the best of them is refined. Smoothing and steps are in mm, hence
+    Each start is turned by up to 43 degrees in 27 ways. The most alike of all these are climbed from at a coarse level,
+    the best optima are refined, and the one with the highest score is the result. Smoothing and steps are in mm, hence
     anisotropic and oblique grids are no special case.
 
     Args:
@@ -131,7 +150,8 @@ def register_rigid(
         starts: Where to start from: "identity", "geometry" (centres of the fields of view), "mass" (centres of mass).
         max_rotation: Largest angle to accept, degrees.
         max_translation: Largest shift from the start to accept, at the centre of the fixed field of view, mm.
-        max_inconsistency: Largest disagreement of two halves of the data to accept, mm.
+        max_inconsistency: Largest disagreement of two halves of the data to accept, mm; and of the correlation ratio
+            with a doubtful result.
         min_overlap: Smallest part of the smaller field of view that must lie in the other, 0..1.
         on_failure: What to do with a result that is not accepted: return the "identity", or "raise".
         seed: Seed of the random samples, 1 or more.
@@ -146,7 +166,9 @@ def register_rigid(
         RegistrationError: If the result is not accepted and `on_failure` is "raise", or an option makes no sense.
 
     Reference:
-        D. Mattes et al., PET-CT image registration in the chest using free-form deformations, IEEE TMI 22 (2003).
+        C. Studholme et al., An overlap invariant entropy measure of 3D medical image alignment, Pattern Recognition 32
+        (1999); the histogram as in D. Mattes et al., PET-CT image registration in the chest using free-form
+        deformations, IEEE TMI 22 (2003).
     """
     if on_failure not in ("identity", "raise"):
         raise RegistrationError(f"on_failure must be 'identity' or 'raise', got {on_failure!r}; choose one of them.")
@@ -157,24 +179,30 @@ def register_rigid(
         for volume, affine in ((fixed, fixed_affine), (moving, moving_affine))
     )
     search = Search(np.asarray(fixed), fixed_grid, np.asarray(moving), grid, seed=seed)
-    begins = search.starts(starts)
-    if not begins:
+    shifts = search.shifts(starts)
+    if not shifts:
         raise GeometryError("The fields of view must overlap, got no overlap from any start; add 'geometry' to starts.")
-    matrix, inconsistency = np.eye(4), math.inf
-    before = after = search.metric(matrix)
-    reasons = ["too little of the images overlaps from any start"]
-    found = search.best(begins)
-    if found is not None:
-        matrix, start = found
-        origin = np.eye(4) if math.isfinite(before) else start
-        before, after = search.metric(origin), search.metric(matrix)
-        inconsistency = _disagreement(search.halves(matrix), grid, fixed_grid, matrix)
-        reasons = [
-            *_too_far(matrix @ np.linalg.inv(start), search.centre, max_rotation, max_translation),
-            *_too_apart(mutual_overlap(grid, fixed_grid, matrix), min_overlap),
-            *_too_little(before, after, max_distance(matrix, origin, grid, fixed_grid, matrix)),
-            *_too_uncertain(inconsistency, max_inconsistency),
-        ]
+    (best, *others), (black, *_), (white, *_) = (search.optima(shifts, half) for half in (None, 0, 1))
+    matrix = best.matrix
+    start = min(shifts, key=lambda s: float(np.linalg.norm(shift(matrix @ np.linalg.inv(s), search.centre))))
+    lay = search.information(np.eye(4))
+    before = lay if math.isfinite(lay) else search.information(start)
+    after = search.information(matrix)
+    inconsistency = max(
+        max_distance(one.matrix, other.matrix, grid, fixed_grid, matrix)
+        for one, other in itertools.combinations((best, black, white), 2)
+    )
+    reasons = [
+        *_too_far(matrix @ np.linalg.inv(start), search.centre, max_rotation, max_translation),
+        *_too_apart(mutual_overlap(grid, fixed_grid, matrix), min_overlap),
+        *_too_little(before, after),
+        *_too_uncertain(inconsistency, max_inconsistency),
+    ]
+    runner_up = max((other.score for other in others), default=1.0)
+    doubts = _doubts(inconsistency, best.score, runner_up)
+    if doubts and not reasons:
+        distance = max_distance(search.by_ratio(matrix), matrix, grid, fixed_grid, matrix)
+        reasons = _too_different(distance, max_inconsistency, doubts)
     if reasons:
         text = "; ".join(reasons)
         if on_failure == "raise":
@@ -184,15 +212,18 @@ def register_rigid(
                 f"The fields of view must overlap or be registered, got no overlap, and a registration where {text}; "
                 "align the images first."
             )
-        matrix = np.eye(4)
-        after = search.metric(matrix)
+        matrix, after = np.eye(4), lay
     return RigidRegistration(
         **_motion(matrix, grid, fixed_grid),
-        metric_before=before if math.isfinite(before) else 0.0,  # JSON knows no infinity
-        metric_after=after if math.isfinite(after) else 0.0,
+        metric_before=_finite(before),
+        metric_after=_finite(after),
+        score=_finite(best.score),
+        runner_up=_finite(runner_up),
+        starts=len(shifts) * len(TURNS),
         inconsistency=min(inconsistency, 1e6),
         accepted=not reasons,
         reasons=tuple(reasons),
+        warnings=() if reasons else tuple(doubts),
     )
 
 
@@ -208,14 +239,6 @@ def _motion(matrix: np.ndarray, grid: Grid, fixed_grid: Grid) -> dict[str, Any]:
         "max_displacement": float(np.linalg.norm((matrix @ grid.corners - grid.corners)[:3], axis=0).max()),
         "overlap": overlap_fraction(grid, fixed_grid, matrix),
     }
-
-
-def _disagreement(
-    halves: tuple[np.ndarray | None, np.ndarray | None], grid: Grid, fixed_grid: Grid, matrix: np.ndarray
-) -> float:
-    """Return the largest distance between the maps found by two halves of the data, mm; infinity if one found none."""
-    black, white = halves
-    return math.inf if black is None or white is None else max_distance(black, white, grid, fixed_grid, matrix)
 
 
 def _too_far(change: np.ndarray, centre: np.ndarray, max_rotation: float, max_translation: float) -> list[str]:
@@ -234,13 +257,9 @@ def _too_apart(overlap: float, min_overlap: float) -> list[str]:
     return [f"the images overlap by {overlap:.0%} only (limit {min_overlap:.0%})"] if overlap < min_overlap else []
 
 
-def _too_little(before: float, after: float, distance: float) -> list[str]:
-    """Object to a mutual information that fell, or that hardly rose in a large move, mm."""
-    if after < 0.99 * before:
-        return [f"the mutual information fell from {before:.3f} to {after:.3f}"]
-    if distance > _LARGE_MOVE and after < (1.0 + _SMALL_GAIN) * before:
-        return [f"a move of {distance:.0f} mm raised the mutual information from {before:.3f} to {after:.3f} only"]
-    return []
+def _too_little(before: float, after: float) -> list[str]:
+    """Object to a mutual information that fell."""
+    return [f"the mutual information fell from {before:.3f} to {after:.3f}"] if after < 0.99 * before else []
 
 
 def _too_uncertain(inconsistency: float, max_inconsistency: float) -> list[str]:
@@ -251,6 +270,28 @@ def _too_uncertain(inconsistency: float, max_inconsistency: float) -> list[str]:
         f"two halves of the data disagree by {inconsistency:.1f} mm (limit {max_inconsistency:g} mm), "
         "as happens where the field of view is small"
     ]
+
+
+def _too_different(distance: float, limit: float, doubts: list[str]) -> list[str]:
+    """Object to a doubtful result that the correlation ratio does not share, mm."""
+    if distance <= limit:
+        return []
+    text = f"a second measure, the correlation ratio, places the image {distance:.1f} mm away (limit {limit:g} mm)"
+    return [*doubts, text]
+
+
+def _doubts(inconsistency: float, score: float, runner_up: float) -> list[str]:
+    """Return what speaks against a result that is within all limits: a disagreement, mm; another optimum's score."""
+    doubts = []
+    if inconsistency > _UNSURE:
+        doubts.append(f"two halves of the data disagree by {inconsistency:.1f} mm")
+    if runner_up - 1.0 > _RIVAL * (score - 1.0):
+        doubts.append(f"another place fits nearly as well (score {runner_up:.4f} against {score:.4f})")
+    return doubts
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0  # JSON knows no infinity
 
 
 def _vector(values: np.ndarray) -> Vector:

@@ -1,48 +1,59 @@
-"""The search for a rigid map with ITK: two images at several resolutions, and climbs of their mutual information.
+"""The search for a rigid map: two images at several resolutions, many starts, and three independent searches.
 
-Matrices map points of the moving world to the fixed one, RAS mm. ITK's transforms go the opposite way, in LPS; the
-conversion happens here and nowhere else.
+Matrices map points of the moving world to the fixed one, RAS mm.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
 
 from medfuse.errors import GeometryError, ImageError, RegistrationError
-from medfuse.registration.geometry import Grid, orthonormal, shift
+from medfuse.registration.geometry import Grid, max_distance
+from medfuse.registration.match import Match, Volume
+from medfuse.registration.similarity import MEASURES, Measure
 
 Start: TypeAlias = Literal["identity", "geometry", "mass"]
 
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
-_BINS = 48
 _BLOCK = 45.0  # mm, edge of a block of the chequerboard
-_FINEST = 2.0  # mm, no sampling grid is finer
+_FINEST = 2.0  # mm, finer voxels are averaged
 _MAX_SHEAR = 1e-3
+TURNS = np.array(list(itertools.product((0.0, 25.0, -25.0), repeat=3)))  # rotation vectors, deg: 0, 25, 35 and 43 deg
+_TILT = 8.0  # deg, of the starts of a half against those of all data
+_CLIMBS, _KEPT = 5, 3  # starts that are climbed from, under each measure, and optima that are refined
+_SAME = 4.0  # mm, optima that are nearer are one
+_FEWEST = 4  # points along an axis, where there are as many voxels
 
 
-@dataclass(frozen=True)
-class Level:
-    """One resolution: everything in mm, but for the number of samples and of iterations."""
+class Level(NamedTuple):
+    """One resolution: smoothing, distance and largest number of points, bins, first step, least gain, most steps."""
 
     fixed_sigma: float
     moving_sigma: float
     spacing: float
-    samples: int
+    points: int
+    bins: int
     step: float
-    min_step: float
-    relaxation: float
-    iterations: int
+    gain: float
+    steps: int
 
 
-COARSE = Level(4.0, 4.0, 8.0, 20_000, 4.0, 0.1, 0.8, 200)
-MEDIUM = Level(2.0, 2.0, 4.0, 30_000, 1.0, 0.02, 0.8, 200)
-FINE = Level(2.0, 1.0, 2.0, 60_000, 0.3, 0.005, 0.7, 100)
+COARSE = Level(6.0, 6.0, 12.0, 8_000, 24, 8.0, 1e-5, 40)
+MEDIUM = Level(2.0, 2.0, 4.0, 30_000, 40, 2.0, 1e-6, 40)
+FINE = Level(2.0, 1.0, 2.0, 120_000, 48, 0.5, 1e-7, 40)
+
+
+class Found(NamedTuple):
+    """An optimum: the map **[4, 4]**, and its score, the normalised mutual information, 1..2."""
+
+    matrix: np.ndarray
+    score: float
 
 
 class Search:
@@ -61,21 +72,28 @@ class Search:
             ImageError: If a volume is not 3-D, constant or not finite.
             GeometryError: If an affine is singular, not finite or sheared.
         """
-        still, mobile = _image(fixed, fixed_grid, "fixed"), _image(moving, moving_grid, "moving")
-        self.seed = seed
+        still, mobile = _volume(fixed, fixed_grid, "fixed"), _volume(moving, moving_grid, "moving")
         self.centre = fixed_grid.centre
-        self._levels = {
-            level: (_at(still, level.fixed_sigma, level.spacing), _at(mobile, level.moving_sigma, 0.0))
-            for level in (COARSE, MEDIUM, FINE)
-        }
+        self._grids = moving_grid, fixed_grid
+        rng = np.random.default_rng(seed)
+        smoothed = {sigma: _smooth(still, sigma) for sigma in {level.fixed_sigma for level in (COARSE, MEDIUM, FINE)}}
+        self._matches: dict[Level, Match] = {}
+        self._black: dict[Level, np.ndarray] = {}
+        for level in (COARSE, MEDIUM, FINE):
+            index, place = _scatter(still, level, rng)
+            values, _ = smoothed[level.fixed_sigma].at(index)
+            points = still.affine[:3, :3] @ index + still.affine[:3, 3:]
+            self._matches[level] = Match(points, values, _smooth(mobile, level.moving_sigma), bins=level.bins)
+            self._black[level] = _chequerboard(place, still)
         self._shifts: dict[str, np.ndarray] = {
             "identity": np.zeros(3),
             "geometry": fixed_grid.centre - moving_grid.centre,
             "mass": _mass(still) - _mass(mobile),
         }
+        self._pivot = _mass(still)
 
-    def starts(self, names: Iterable[Start]) -> list[np.ndarray]:
-        """Return the starts from which the images overlap, without near repetitions."""
+    def shifts(self, names: Iterable[Start]) -> list[np.ndarray]:
+        """Return the shifts **[4, 4]** under which the images overlap, without near repetitions."""
         result: list[np.ndarray] = []
         for name in names:
             if name not in self._shifts:
@@ -83,86 +101,68 @@ class Search:
             start = np.eye(4)
             start[:3, 3] = self._shifts[name]
             new = all(np.linalg.norm((start - other)[:3, 3]) > 2.0 for other in result)
-            if new and math.isfinite(self.metric(start, COARSE)):
+            if new and math.isfinite(self._matches[COARSE].score(start)):
                 result.append(start)
         return result
 
-    def best(self, starts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Climb from every start, refine the best, and return it with its start; None if all drift apart."""
-        climbed = [(found, start) for start in starts if (found := self._climb(start, (COARSE,))) is not None]
-        if not climbed:
-            return None
-        found, start = max(climbed, key=lambda item: self.metric(item[0], COARSE))
-        refined = self._climb(found, (MEDIUM, FINE))
-        return found if refined is None else refined, start
+    def optima(self, shifts: Sequence[np.ndarray], half: Literal[0, 1] | None = None) -> list[Found]:
+        """Search with all points, or with those of one colour of a chequerboard; return what was found, the best first.
 
-    def halves(self, matrix: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Refine from `matrix` on each colour of a chequerboard."""
-        boards = {level: _chequerboard(self._levels[level][0]) for level in (MEDIUM, FINE)}
-        black = self._climb(matrix, (MEDIUM, FINE), boards)
-        white = self._climb(matrix, (MEDIUM, FINE), {level: board == 0 for level, board in boards.items()})
-        return black, white
+        Each shift is turned in `TURNS` ways. The similarity of all these starts is looked up at the coarsest level, by
+        normalised mutual information and by the correlation ratio, whose optima lie elsewhere where they are wrong.
+        The best starts of each are climbed from; the best optima are refined, and compared by the first alone.
 
-    def metric(self, matrix: np.ndarray, level: Level = FINE) -> float:
-        """Return the mutual information over all points of the level, nats; minus infinity without overlap."""
-        try:
-            return -float(self._method(matrix).MetricEvaluate(*self._levels[level]))
-        except RuntimeError:  # "All samples map outside moving image buffer"
-            return -math.inf
+        A half knows nothing of what the other half or all data found. It has starts of its own: all are tilted, those
+        of the other half the other way.
+        """
+        matches, tilt = self._matches, 0.0
+        if half is not None:
+            matches = {level: m.subset(self._black[level] == (half == 0)) for level, m in matches.items()}
+            tilt = (_TILT, -_TILT)[half]
+        coarse = matches[COARSE]
+        starts = [turn @ shift for shift in shifts for turn in self._turns(tilt)]
+        climbed = [
+            self._climb(start, coarse, COARSE, measure)
+            for measure in MEASURES
+            for start in sorted(starts, key=lambda s: -coarse.score(s, measure))[:_CLIMBS]
+        ]
+        found = self._distinct(climbed)[:_KEPT]
+        for level in (MEDIUM, FINE):
+            found = self._distinct([self._climb(f.matrix, matches[level], level) for f in found])
+        return found
 
-    def _climb(
-        self, matrix: np.ndarray, levels: Iterable[Level], masks: Mapping[Level, sitk.Image] | None = None
-    ) -> np.ndarray | None:
-        """Climb from `matrix` through some levels; None if the images drift apart."""
-        for level in levels:
-            fixed, moving = self._levels[level]
-            method = self._method(matrix)
-            method.SetMetricSamplingStrategy(method.RANDOM)
-            method.SetMetricSamplingPercentage(min(1.0, level.samples / fixed.GetNumberOfPixels()), self.seed)
-            method.SetOptimizerAsRegularStepGradientDescent(
-                level.step,
-                level.min_step,
-                level.iterations,
-                relaxationFactor=level.relaxation,
-                gradientMagnitudeTolerance=1e-8,
-            )
-            method.SetOptimizerScalesFromPhysicalShift()
-            if masks is not None:
-                method.SetMetricFixedMask(masks[level])
-            try:
-                transform = method.Execute(fixed, moving)
-            except RuntimeError:  # as above
-                return None
-            matrix = _LPS @ np.linalg.inv(_matrix(transform)) @ _LPS
-        return matrix
+    def by_ratio(self, matrix: np.ndarray) -> np.ndarray:
+        """Return the optimum of the correlation ratio next to a map."""
+        return self._climb(matrix, self._matches[FINE], FINE, "ratio").matrix
 
-    def _method(self, matrix: np.ndarray) -> sitk.ImageRegistrationMethod:
-        method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfWorkUnits(1)  # several sum up in any order, and small fields of view amplify the difference
-        method.SetMetricAsMattesMutualInformation(_BINS)
-        method.SetInterpolator(sitk.sitkLinear)
-        method.SetInitialTransform(itk_transform(np.linalg.inv(matrix), self.centre), inPlace=True)
-        return method
+    def information(self, matrix: np.ndarray) -> float:
+        """Return the mutual information over all points, nats; minus infinity without overlap."""
+        return self._matches[FINE].information(matrix)
+
+    @staticmethod
+    def _climb(matrix: np.ndarray, match: Match, level: Level, measure: Measure = "information") -> Found:
+        found = match.climb(matrix, measure, step=level.step, gain=level.gain, steps=level.steps)
+        return Found(found, match.score(found))
+
+    def _turns(self, tilt: float) -> list[np.ndarray]:
+        """Return the turns **[4, 4]** about the centre of mass of the fixed image, all tilted by an angle, degrees."""
+        lean = Rotation.from_rotvec(np.full(3, tilt / math.sqrt(3)), degrees=True)
+        turns = np.tile(np.eye(4), (len(TURNS), 1, 1))
+        turns[:, :3, :3] = (lean * Rotation.from_rotvec(TURNS, degrees=True)).as_matrix()
+        turns[:, :3, 3] = self._pivot - turns[:, :3, :3] @ self._pivot
+        return list(turns)
+
+    def _distinct(self, optima: Iterable[Found]) -> list[Found]:
+        """Return optima that lie apart, the best first."""
+        kept: list[Found] = []
+        for found in sorted(optima, key=lambda item: -item.score):
+            if all(max_distance(found.matrix, k.matrix, *self._grids, k.matrix) > _SAME for k in kept):
+                kept.append(found)
+        return kept
 
 
-def itk_transform(matrix: np.ndarray, centre: np.ndarray) -> sitk.Euler3DTransform:
-    """Return a rigid **[4, 4]** in RAS mm as ITK's transform about a point **[3]**, both in LPS mm."""
-    transform = sitk.Euler3DTransform()
-    transform.SetCenter((_LPS[:3, :3] @ centre).tolist())
-    transform.SetMatrix(orthonormal((_LPS @ matrix @ _LPS)[:3, :3]).ravel().tolist())
-    transform.SetTranslation((_LPS[:3, :3] @ shift(matrix, centre)).tolist())
-    return transform
-
-
-def _matrix(transform: sitk.Transform) -> np.ndarray:
-    """Return the **[4, 4]** of a linear ITK transform, by its action on four points."""
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.array(transform.TransformPoint(tuple(e))) - origin for e in np.eye(3)]
-    return np.block([[np.stack(columns, 1), origin[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
-
-
-def _image(array: np.ndarray, grid: Grid, what: str) -> sitk.Image:
-    """Check a volume and make it an ITK image, thinned out to about 2 mm and without its extreme values."""
+def _volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
+    """Check a volume, thin it out to about 2 mm, and cut off its extreme values."""
     if array.ndim != 3:
         raise ImageError(f"The {what} volume must be 3-D, got shape {array.shape}; pass one volume [X, Y, Z].")
     affine = grid.affine
@@ -181,37 +181,51 @@ def _image(array: np.ndarray, grid: Grid, what: str) -> sitk.Image:
     low, high = (float(v) for v in np.percentile(values, (0.2, 99.8)))
     if low < high:
         values = np.clip(values, low, high)
-    image = sitk.GetImageFromArray(values.transpose(2, 1, 0))
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((_LPS[:3, :3] @ orthonormal(direction)).ravel().tolist())
-    image.SetOrigin((_LPS[:3, :3] @ affine[:3, 3]).tolist())
-    return sitk.BinShrink(
-        image, [max(1, min(int(_FINEST / s + 0.01), n // 8)) for s, n in zip(spacing, array.shape, strict=True)]
-    )
+    thinned = affine.copy()
+    for axis, (n, s) in enumerate(zip(array.shape, spacing, strict=True)):
+        factor = max(1, min(int(_FINEST / s + 0.01), n // 8))
+        if factor > 1:
+            moved = np.moveaxis(values, axis, 0)[: n // factor * factor]
+            values = np.moveaxis(moved.reshape(-1, factor, *moved.shape[1:]).mean(1), 0, axis)
+            thinned[:3, axis] *= factor
+            thinned[:3, 3] += affine[:3, axis] * (factor - 1) / 2
+    return Volume(values, thinned)
 
 
-def _at(image: sitk.Image, sigma: float, spacing: float) -> sitk.Image:
-    """Smooth an image, and thin it out to about a spacing, all in mm."""
-    axes = list(zip(image.GetSize(), image.GetSpacing(), strict=True))
-    for axis, (n, s) in enumerate(axes):
+def _smooth(volume: Volume, sigma: float) -> Volume:
+    """Smooth a volume by a Gaussian, mm, and scale it to 0..1."""
+    values = volume.values
+    for axis, (n, s) in enumerate(zip(values.shape, np.linalg.norm(volume.affine[:3, :3], axis=0), strict=True)):
         if n >= 4 and sigma > 0.3 * s:
-            image = sitk.RecursiveGaussian(image, sigma=sigma, direction=axis)
-    return sitk.Shrink(image, [max(1, min(round(spacing / s), n // 4)) for n, s in axes])
+            values = gaussian_filter1d(values, sigma / s, axis, mode="nearest", truncate=3.0)
+    low, high = float(values.min()), float(values.max())
+    return Volume(np.ascontiguousarray((values - low) / max(high - low, 1e-30), dtype=np.float32), volume.affine)
 
 
-def _mass(image: sitk.Image) -> np.ndarray:
+def _scatter(volume: Volume, level: Level, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one point in each cell of a lattice; return indices and positions along the axes, mm, both **[3, N]**.
+
+    Points on a lattice of their own would fall onto voxels of the moving image now and then, and smoothing by
+    interpolation come and go: the similarity would wave.
+    """
+    shape = np.array(volume.values.shape)
+    spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    extent = shape * spacing
+    pitch = max(level.spacing, (float(extent.prod()) / level.points) ** (1 / 3))
+    cells = np.maximum(np.round(extent / pitch), np.minimum(shape, _FEWEST)).astype(int)
+    place = (np.indices(cells).reshape(3, -1) + rng.random((3, cells.prod()))) * (extent / cells)[:, None]
+    return place / spacing[:, None] - 0.5, place
+
+
+def _chequerboard(place: np.ndarray, volume: Volume) -> np.ndarray:
+    """Return which positions **[3, N]**, mm, are black; an axis has two blocks at least."""
+    extent = np.array(volume.values.shape) * np.linalg.norm(volume.affine[:3, :3], axis=0)
+    return np.asarray((place // np.minimum(_BLOCK, extent / 2)[:, None]).sum(0) % 2 == 0)
+
+
+def _mass(volume: Volume) -> np.ndarray:
     """Return the centre of mass of what is brighter than the mean, RAS mm."""
-    values = sitk.GetArrayViewFromImage(image).astype(np.float64)
+    values = volume.values.astype(np.float64)
     values = np.maximum(values - values.mean(), 0.0)
-    z, y, x = (values.sum(axes) @ np.arange(n) for axes, n in zip(((1, 2), (0, 2), (0, 1)), values.shape, strict=True))
-    point = image.TransformContinuousIndexToPhysicalPoint([float(i / values.sum()) for i in (x, y, z)])
-    return np.asarray(_LPS[:3, :3] @ point)
-
-
-def _chequerboard(image: sitk.Image) -> sitk.Image:
-    """Return 0 and 1 in blocks of 45 mm."""
-    size, spacing = image.GetSize()[::-1], image.GetSpacing()[::-1]
-    blocks = [(np.arange(n) * s // _BLOCK).astype(np.uint8) for n, s in zip(size, spacing, strict=True)]
-    board = sitk.GetImageFromArray((blocks[0][:, None, None] + blocks[1][:, None] + blocks[2]) % 2)
-    board.CopyInformation(image)
-    return board
+    index = [values.sum(axes) @ np.arange(n) for axes, n in zip(((1, 2), (0, 2), (0, 1)), values.shape, strict=True)]
+    return np.asarray((volume.affine @ [*(i / values.sum() for i in index), 1.0])[:3])

@@ -128,7 +128,11 @@ def _registration(record: Mapping[str, Any]) -> list[Finding]:
         far = f"The registration moved the {moving} by up to {moved:.0f} mm, which is much."
         text = f"{far} Check the edges of the MRI over the PET."
         found.append(Finding("warning", text))
-    if unsure > _UNSURE_MM:
+    doubts = registration.get("warnings")
+    if doubts:
+        text = f"The registration was accepted, but {'; '.join(doubts)}. Check the edges of the MRI over the PET."
+        found.append(Finding("warning", text))
+    elif unsure > _UNSURE_MM:
         text = f"Two halves of the data place the {moving} up to {unsure:.1f} mm apart: that is how sure it is."
         found.append(Finding("warning", text))
     return found

@@ -231,12 +231,17 @@ def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> M
     rows: list[tuple[Any, ...]] = [("State", registration_state(record))]
     if registration.get("reasons"):
         rows.append(("Why", "; ".join(registration["reasons"]).removeprefix("skipped: ")))
+    if registration.get("warnings"):
+        rows.append(("Doubts", "; ".join(registration["warnings"])))
     for key, label, text in (
         ("max_displacement", f"Largest displacement of the {moving}", "{:.1f} mm"),
         ("translation", "Translation (R, A, S)", "{:.1f}, {:.1f}, {:.1f} mm"),
         ("rotation", "Rotation about R, A, S", "{:.1f}, {:.1f}, {:.1f} degrees"),
         ("metric_before", "Mutual information before (higher is better)", "{:.3f} nats"),
         ("metric_after", "Mutual information after", "{:.3f} nats"),
+        ("score", "Score: normalised mutual information (1 to 2)", "{:.4f}"),
+        ("runner_up", "Score of the best other place", "{:.4f}"),
+        ("starts", "Starts", "{}"),
         ("inconsistency", "Disagreement of two halves of the data", "{:.1f} mm"),
         ("overlap", f"Part of the {moving}'s field of view inside the other's", "{:.0%}"),
     ):

@@ -56,8 +56,8 @@ def _registered(record: Mapping[str, Any]) -> str:
     )
     if registration and registration.get("performed", True) and registration.get("accepted", True):
         return (
-            f"The {moving} was registered to the {fixed} rigidly by mutual information (largest displacement "
-            f"{registration.get('max_displacement', 0.0):.1f} mm; two halves of the data agreed within "
+            f"The {moving} was registered to the {fixed} rigidly by normalised mutual information (largest "
+            f"displacement {registration.get('max_displacement', 0.0):.1f} mm; two halves of the data agreed within "
             f"{registration.get('inconsistency', 0.0):.1f} mm) and resampled once, linearly, onto {grid}."
         )
     if registration and registration.get("performed", True):

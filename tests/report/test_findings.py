@@ -37,6 +37,7 @@ def test_a_good_case_has_no_warning_but_its_limits(make_record):
         ("registration", {"performed": True, "accepted": False, "reasons": ["too far"]}, "was refused: too far"),
         ("registration/max_displacement", 31.2, "by up to 31 mm"),
         ("registration/inconsistency", 3.4, "3.4 mm apart"),
+        ("registration/warnings", ["two halves disagree by 3.1 mm"], "accepted, but two halves disagree by 3.1 mm."),
         ("reference/outside_fraction", 0.12, "12% of the field of view of the MRI lies outside that of the PET"),
         ("sources/pet/residual_chi2", 1.31, "does not explain the data"),
         ("sources/pet/residual_chi2", 0.2, "far below 1"),
