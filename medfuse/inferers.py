@@ -10,9 +10,9 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor
 
-from medfuse.balance import balanced
 from medfuse.diffusion import Settle, blur_shares, check_settings, sample
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.fusion.balance import balanced
 from medfuse.physics import JointDegradation, common_share, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
@@ -57,7 +57,7 @@ class FusionInferer(Inferer):
             settle: Standard deviations, for each source, by which local means of what it leaves of its data must exceed
                 the noise to be believed; None: never. See `medfuse.diffusion.sample`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
-                `medfuse.balance`. A convex one is left alone. A call may override it.
+                `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
 
         Raises:
             DegradationError: The limit is not positive, or the steps, the correction, the views, the settling or the

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from medfuse.diffusion import FusionModel
+from medfuse.diffusion.unet import FusionUNet
+from medfuse.fusion.color import fuse_visible
 from medfuse.inferers import FusionInferer, VolumeFusionInferer
-from medfuse.networks import FusionUNet
 from medfuse.physics import (
     Degradation,
     Downsample,
@@ -37,7 +38,6 @@ from medfuse.physics import (
     RicianNoise,
     replicate,
 )
-from medfuse.transforms.color import fuse_visible
 
 FROZEN = Path(__file__).parent / "data" / "equal.npz"
 WEIGHTS = Path(__file__).parent / "data" / "weights.pt"

@@ -9,13 +9,13 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-from medfuse.balance import balanced
 from medfuse.diffusion import FusionModel
+from medfuse.diffusion.unet import FusionUNet
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.fusion.balance import balanced
 from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
-from medfuse.networks import FusionUNet
 from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, parse_degradation
-from medfuse.transforms import DegradeBatch
+from medfuse.training import DegradeBatch
 
 NOISE = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"noise": {"sigma": 0.1}}]}
 COMPOSITE = {

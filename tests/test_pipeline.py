@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from medfuse.diffusion import FusionModel
+from medfuse.diffusion.unet import FusionUNet
 from medfuse.inferers import FusionInferer
-from medfuse.networks import FusionUNet
 from medfuse.physics import GaussianBlur, parse_degradation, replicate
 from medfuse.pipeline import agreements, write_group_page
 from medfuse.pipeline.case import _clear

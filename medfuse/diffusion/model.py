@@ -49,7 +49,7 @@ class FusionModel(nn.Module):
         """Put the parts together.
 
         Args:
-            denoiser: `(image [B, 12, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.networks.FusionUNet`.
+            denoiser: `(image [B, 12, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.diffusion.FusionUNet`.
             schedule: `s -> alpha_bar`; a `MonotoneSchedule` where absent.
             gains: `condition -> [B, 5]`; `Gains` where absent.
         """

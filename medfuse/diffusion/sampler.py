@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medfuse.diffusion.windows import evaluate
+from medfuse.diffusion.evaluate import evaluate
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import CORRECTIONS, JointDegradation, JointObservation, SourceModel
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError
-from medfuse.physics.blur import Downsample, GaussianBlur, Identity
-from medfuse.physics.convolution import MotionBlur
-from medfuse.physics.grid import unreplicate
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.operators import Gamma, LinearOperator, compose
+from medfuse.physics.operators.base import Gamma, LinearOperator, compose
+from medfuse.physics.operators.blur import Downsample, GaussianBlur, Identity
+from medfuse.physics.operators.convolution import MotionBlur
+from medfuse.physics.replication import unreplicate
 
 SPEC_VERSION = 1
 QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))

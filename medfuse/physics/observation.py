@@ -1,8 +1,8 @@
 """The joint observation model of two degraded sources and their fusion, and the correction that enforces it.
 
-Each source is observed as `y = A x + n` with noise of covariance `R`, see `medfuse.physics.sources`. The fusion row of
-the model, `0 = f - m x1 - (1 - m) x2`, is enforced by `correct`, in one of three forms. The default, `cut`, lets each
-source be ruled by its own data and the fusion by the sources; nothing flows back.
+Each source is observed as `y = A x + n` with noise of covariance `R`, see `medfuse.physics.models.source`. The fusion
+row of the model, `0 = f - m x1 - (1 - m) x2`, is enforced by `correct`, in one of three forms. The default, `cut`, lets
+each source be ruled by its own data and the fusion by the sources; nothing flows back.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError
-from medfuse.physics.binding import bind
 from medfuse.physics.degradation import JointDegradation
-from medfuse.physics.solvers import conjugate_gradient
-from medfuse.physics.sources import SourceModel, spread
+from medfuse.physics.models.bind import bind
+from medfuse.physics.models.conjugate_gradients import conjugate_gradient
+from medfuse.physics.models.source import SourceModel, spread
 
 CORRECTIONS = ("cut", "joint", "paper", "none")
 

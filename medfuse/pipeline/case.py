@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError
+from medfuse.fusion import fuse_color, to_uint8
 from medfuse.io import is_nifti, open_series, write_json, write_nifti, write_rgb_nifti
 from medfuse.pipeline.dicom import DICOM_SERIES, write_dicom
 from medfuse.pipeline.facts import (
@@ -33,7 +34,7 @@ from medfuse.pipeline.facts import (
 from medfuse.pipeline.report import write_mosaic, write_preview, write_report
 from medfuse.registration import RigidRegistration
 from medfuse.report import region_values
-from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, fuse_color, inverse_values, to_uint8
+from medfuse.transforms import BIAS_FIELD, ResampleToReference, case_degradation, inverse_values
 
 
 class DescribeSourcesd(MapTransform):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from medfuse import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.fusion.color import fuse_visible
 from medfuse.io import (
     check_pair,
     check_range,
@@ -34,7 +35,6 @@ from medfuse.physics import Downsample, JointDegradation, parse_degradation, rep
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, sha256, versions
 from medfuse.report import degradation_name, save_contact_sheet
-from medfuse.transforms.color import fuse_visible
 
 _KINDS = ("source1", "source2", "fused", "weight")
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.diffusion import FusionModel, describe, sample
+from medfuse.diffusion.unet import FusionUNet
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.networks import FusionUNet
 from medfuse.physics import (
     CORRECTIONS,
     Degradation,

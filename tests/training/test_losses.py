@@ -9,11 +9,7 @@ from skimage.metrics import structural_similarity as reference_ssim
 from torch import Tensor
 
 from medfuse.diffusion import FusionState
-from medfuse.losses import FusionLoss
-from medfuse.metrics import mutual_information, sum_of_correlations_of_differences
-from medfuse.metrics.gradients import edge_transfer
-from medfuse.physics import GaussianBlur
-from medfuse.similarity import (
+from medfuse.fusion.similarity import (
     complementarity,
     edge_preservation,
     gradients,
@@ -21,6 +17,10 @@ from medfuse.similarity import (
     structural_similarity,
     visual_information,
 )
+from medfuse.metrics import mutual_information, sum_of_correlations_of_differences
+from medfuse.metrics.gradients import edge_transfer
+from medfuse.physics import GaussianBlur
+from medfuse.training.losses import FusionLoss
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:

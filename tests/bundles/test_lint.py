@@ -12,7 +12,7 @@ import yaml
 
 from medfuse import cli
 from medfuse.bundles import bundle_dir, bundle_names, share_dir
-from medfuse.checks import check, check_bundle, check_configs
+from medfuse.bundles.lint import check, check_bundle, check_configs
 
 
 def findings(tmp_path: Path, content: object, name: str = "config.json") -> list[str]:

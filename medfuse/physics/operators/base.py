@@ -4,7 +4,7 @@ An operator acts on tensors `[B, C, *spatial]` with two or three spatial axes of
 parameters are numbers, or tensors whose first axis is the batch, so that each sample of a batch can have its own.
 `A @ B` applies `B` first. Only `forward` and `adjoint` are ever required of an operator.
 
-Blur and decimation are in `medfuse.physics.blur`, convolution with any kernel in `medfuse.physics.convolution`.
+Blur and decimation are in `blur.py`, convolution with any kernel in `convolution.py`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.physics.operators import LinearOperator
-from medfuse.physics.spectral import reflect_index
+from medfuse.physics.operators.base import LinearOperator
+from medfuse.physics.operators.cosine import reflect_index
 
 
 class Convolution(LinearOperator):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from medfuse.bundles import bundle_dir
 from medfuse.diffusion import FusionModel
-from medfuse.handlers import GradientClip
-from medfuse.networks import FusionUNet
+from medfuse.diffusion.unet import FusionUNet
+from medfuse.training.handlers import GradientClip
 
 BUNDLE = bundle_dir("pet_mri_fusion")
 TINY = {

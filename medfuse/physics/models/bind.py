@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medfuse.physics.blur import SpectralOperator
-from medfuse.physics.closed_form import SpectralModel
 from medfuse.physics.degradation import Degradation
-from medfuse.physics.krylov import KrylovModel
-from medfuse.physics.sources import SourceModel
+from medfuse.physics.models.krylov import KrylovModel
+from medfuse.physics.models.source import SourceModel
+from medfuse.physics.models.spectral import SpectralModel
+from medfuse.physics.operators.blur import SpectralOperator
 
 _NARROWINGS = 8  # rounds in which a blur is narrowed that the data disprove
 _FEW = 0.05  # of the slices of a volume: what fewer of them show is not taken for a property of all
@@ -27,7 +27,7 @@ def bind(
         y: The observation, **[B, C, *out_spatial]**.
         spatial: Size of the image.
         blur_share: Share of its stated width that the blur has, **[B]**; None: a blur that is stated wider than the
-            data allow is narrowed, see `medfuse.physics.sharpness`. Both in closed form alone.
+            data allow is narrowed, see `medfuse.physics.evidence.blur`. Both in closed form alone.
     """
     operators = [degradation.operator, *(after for _, after in degradation.noises)]
     closed = all(isinstance(op, SpectralOperator) for op in operators)

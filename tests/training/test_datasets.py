@@ -8,8 +8,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from medfuse.datasets import KIND_WEIGHTS, STS_HELD_OUT, RandomPatches, SlicePair, SlicePairs, image_pairs, slice_pairs
 from medfuse.errors import BundleError, ImageError
+from medfuse.training.datasets import (
+    KIND_WEIGHTS,
+    STS_HELD_OUT,
+    RandomPatches,
+    SlicePair,
+    SlicePairs,
+    image_pairs,
+    slice_pairs,
+)
 
 ROWS = [
     ("pet", "one", "001", "A", "train"),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medfuse.similarity import edge_slopes
+from medfuse.fusion.similarity import edge_slopes
 
 _SIZE, _STD, _C1, _C2 = 11, 1.5, 0.01**2, 0.03**2  # window and constants of SSIM
 _WEAKER, _BOTH, _EDGES = 4.0, 2.0, 1.6  # weights of the terms
@@ -26,9 +26,9 @@ def balanced(fused: Tensor, sources: Tensor, *, steps: int) -> Tensor:
     """Return a fused image that does more justice to the source that it resembles less.
 
     Each step climbs `4 S_k + S_1 + S_2 + 1.6 E`: the mean SSIM with the source k that is worse off (softly
-    chosen), with both, and the share of the edges of both that is preserved, see `medfuse.similarity`. No pixel changes
-    by more than 1/150 in a step, and one by little that matters little. Images are taken in parts, so that large ones
-    need little memory; the result is the same. Those below 11 px, the window of SSIM, stay as they are.
+    chosen), with both, and the share of the edges of both that is preserved, see `medfuse.fusion.similarity`. No pixel
+    changes by more than 1/150 in a step, and one by little that matters little. Images are taken in parts, so that
+    large ones need little memory; the result is the same. Those below 11 px, the window of SSIM, stay as they are.
 
     Args:
         fused: Fused images **[B, 1, H, W]**, 0..1.

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from medfuse.diffusion import FusionModel, Gains
+from medfuse.diffusion.unet import FusionUNet, PixelNorm, ResidualBlock
 from medfuse.inferers import FusionInferer
-from medfuse.networks import FusionUNet, PixelNorm, ResidualBlock
 
 
 def strong(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -1,7 +1,7 @@
 """What is asked of one source's observation model, `y = A x + n`, bound to its data.
 
 Each model answers (residual, chi-square, gradient, the noise-aware update) in a data space of its own choice:
-`medfuse.physics.closed_form` in cosine coefficients, `medfuse.physics.krylov` in pixels.
+`medfuse.physics.models.spectral` in cosine coefficients, `medfuse.physics.models.krylov` in pixels.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import GeometryError
-from medfuse.physics.blur import GaussianBlur
 from medfuse.physics.degradation import Degradation, sigma_map
-from medfuse.physics.grid import lift, replicate
+from medfuse.physics.models.conjugate_gradients import inner
 from medfuse.physics.noise import clipped_mean
-from medfuse.physics.operators import LinearOperator
-from medfuse.physics.solvers import inner
+from medfuse.physics.operators.base import LinearOperator
+from medfuse.physics.operators.blur import GaussianBlur
+from medfuse.physics.replication import lift, replicate
 
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfuse import balance
-from medfuse.balance import balanced
+from medfuse.fusion import balance
+from medfuse.fusion.balance import balanced
+from medfuse.fusion.similarity import edge_preservation, structural_similarity
 from medfuse.physics import GaussianBlur
-from medfuse.similarity import edge_preservation, structural_similarity
 
 
 def scene(

@@ -14,7 +14,7 @@ from medfuse.errors import BundleError, DegradationError
 
 def share_dir() -> Path:
     """Return the folder that holds `bundles/` and `configs/`."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package.parent, package / "_share"):
         if (folder / "bundles").is_dir() and (folder / "configs").is_dir():
             return folder

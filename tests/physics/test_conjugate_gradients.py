@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medfuse.physics.solvers import conjugate_gradient, inner
+from medfuse.physics.models.conjugate_gradients import conjugate_gradient, inner
 
 
 def system(size: int, batch: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from medfuse.physics.operators import LinearOperator
+from medfuse.physics.operators.base import LinearOperator
 
 
 def lift(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Tensor:

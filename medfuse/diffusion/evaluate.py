@@ -16,7 +16,7 @@ def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit:
 
     What is beyond the limit is cut into windows that overlap by the reach of the network, and of each output only what
     no cut can reach is kept: the result is that of the whole image. A network that does not state its reach, as
-    `medfuse.networks.FusionUNet` does, is run on the whole image.
+    `medfuse.diffusion.FusionUNet` does, is run on the whole image.
 
     Args:
         network: `(image [B, C, H, W], condition [B, F]) -> [B, D, H, W]`; a `FusionModel` or its TorchScript export.

@@ -17,7 +17,7 @@ from medfuse.physics import (
     bind,
     unreplicate,
 )
-from medfuse.transforms.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
+from medfuse.training.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
 
 SPEC = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"downsample": {"factor": 2}}]}
 PRIOR = DegradationPrior()

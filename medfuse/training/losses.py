@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfuse.diffusion import FusionState
-from medfuse.similarity import (
+from medfuse.fusion.similarity import (
     complementarity,
     edge_preservation,
     gradients,

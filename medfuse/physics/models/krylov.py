@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medfuse.physics.degradation import Degradation, mean_variances
-from medfuse.physics.solvers import conjugate_gradient
-from medfuse.physics.sources import SourceModel, spread
+from medfuse.physics.models.conjugate_gradients import conjugate_gradient
+from medfuse.physics.models.source import SourceModel, spread
 
 
 class KrylovModel(SourceModel):

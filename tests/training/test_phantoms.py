@@ -8,9 +8,17 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from medfuse.errors import BundleError, GeometryError
-from medfuse.phantoms import Atlas, Lesion, insert_lesions, load_atlas, make_phantom, random_phantoms, random_slice
+from medfuse.training.phantoms import (
+    Atlas,
+    Lesion,
+    insert_lesions,
+    load_atlas,
+    make_phantom,
+    random_phantoms,
+    random_slice,
+)
 
-DEMO = Path(__file__).parents[1] / "bundles" / "pet_mri_fusion" / "demo"
+DEMO = Path(__file__).parents[2] / "bundles" / "pet_mri_fusion" / "demo"
 
 
 @pytest.fixture(scope="module")

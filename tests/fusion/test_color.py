@@ -9,18 +9,7 @@ from monai.data import MetaTensor
 from pydicom.pixels import apply_color_lut
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
-from medfuse.physics import (
-    Degradation,
-    Downsample,
-    GaussianBlur,
-    GaussianNoise,
-    JointDegradation,
-    JointObservation,
-    PoissonNoise,
-    RicianNoise,
-    replicate,
-)
-from medfuse.transforms.color import (
+from medfuse.fusion.color import (
     PALETTES,
     chroma_degradation,
     fuse_color,
@@ -31,6 +20,17 @@ from medfuse.transforms.color import (
     rgb_to_ycbcr,
     to_uint8,
     ycbcr_to_rgb,
+)
+from medfuse.physics import (
+    Degradation,
+    Downsample,
+    GaussianBlur,
+    GaussianNoise,
+    JointDegradation,
+    JointObservation,
+    PoissonNoise,
+    RicianNoise,
+    replicate,
 )
 
 LUMA = np.array([0.299, 0.587, 0.114])

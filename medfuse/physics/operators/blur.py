@@ -2,7 +2,7 @@ r"""Blur and decimation, the family of operators that is solved in closed form.
 
 Kernels are symmetric along each axis and images are continued by half-sample reflection (`... b a | a b c ...`, which
 scipy calls "reflect"), hence the type-II cosine transform diagonalises them, and `A A'` with them. See
-`medfuse.physics.spectral`.
+`medfuse.physics.operators.cosine`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.physics.operators import Composition, LinearOperator
-from medfuse.physics.spectral import Analysis, cosine_transform
+from medfuse.physics.operators.base import Composition, LinearOperator
+from medfuse.physics.operators.cosine import Analysis, cosine_transform
 
 Parameter = float | Sequence[float] | Tensor
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError
-from medfuse.physics.blur import GaussianBlur, Identity, SpectralOperator
 from medfuse.physics.degradation import Degradation, mean_variances, sigma_map
-from medfuse.physics.sharpness import allowed_share
-from medfuse.physics.slow import LEAST_SIDE, octave_variances, slow_count
-from medfuse.physics.solvers import inner
-from medfuse.physics.sources import SourceModel, spread
-from medfuse.physics.spectral import Analysis, apply_along, cosine_basis, cosine_transform
+from medfuse.physics.evidence.blur import allowed_share
+from medfuse.physics.evidence.slow_waves import LEAST_SIDE, octave_variances, slow_count
+from medfuse.physics.models.conjugate_gradients import inner
+from medfuse.physics.models.source import SourceModel, spread
+from medfuse.physics.operators.blur import GaussianBlur, Identity, SpectralOperator
+from medfuse.physics.operators.cosine import Analysis, apply_along, cosine_basis, cosine_transform
 
 _WINDOW = 2.0  # std, px, of the window in which a residual is settled in place
 _ROUNDS = 3  # of settling in place: each takes a part of what the one before has left

@@ -6,7 +6,7 @@ from scipy import fft
 from torch import Tensor
 
 from medfuse.physics import Downsample, GaussianBlur
-from medfuse.physics.spectral import apply_along, cosine_transform
+from medfuse.physics.operators.cosine import apply_along, cosine_transform
 
 lengths = pytest.mark.parametrize("n", [1, 2, 5, 64, 257, 300])  # a product with the basis up to 256
 
@@ -31,7 +31,7 @@ def test_the_cosine_transform_is_that_of_scipy(n, axis):
 def test_a_large_image_is_transformed_in_parts_with_the_same_result(axis, inverse, monkeypatch):
     x = rand(2, 1, 301, 300).requires_grad_()
     whole = cosine_transform(x, axis, inverse=inverse)
-    monkeypatch.setattr("medfuse.physics.spectral._AT_ONCE", 2**13)
+    monkeypatch.setattr("medfuse.physics.operators.cosine._AT_ONCE", 2**13)
     parts = cosine_transform(x, axis, inverse=inverse)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-13)
     gradients = (torch.autograd.grad((y * y).sum(), x)[0] for y in (whole, parts))

@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor, nn
 
 from medfuse.diffusion import FusionModel, evaluate, sample
-from medfuse.networks import FusionUNet
+from medfuse.diffusion.unet import FusionUNet
 from medfuse.physics import parse_degradation
 
 PRESETS = sorted(Path(__file__).parents[2].glob("configs/degradation/*.yaml"))

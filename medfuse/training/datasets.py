@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medfuse.errors import BundleError, ImageError
-from medfuse.phantoms import insert_lesions, load_atlas, random_phantoms
-from medfuse.transforms.color import rgb_to_ycbcr
+from medfuse.fusion.color import rgb_to_ycbcr
+from medfuse.training.phantoms import insert_lesions, load_atlas, random_phantoms
 
 # Share of each kind among training patches; the shares of absent kinds go to the others.
 KIND_WEIGHTS = {"pet": 0.20, "spect": 0.22, "ct": 0.13, "sts": 0.15, "phantom": 0.30}

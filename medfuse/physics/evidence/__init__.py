@@ -1,0 +1,1 @@
+"""What the data prove: of their noise, of their blur, of an estimate."""
