@@ -6,7 +6,8 @@ out bit for bit; elsewhere another order of additions is allowed for, by a toler
 another convolution library kept by a factor of three. Freeze anew, after a difference that is wanted, with
 `python tests/test_equal.py`, and say here why:
 
-- (nothing yet)
+- Under a motion slow waves settle now, as under a blur: evidence is asked of conjugate gradients, too. That moved the
+  motion of one step, by at most 0.0014 of full range, and nothing else.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def volume() -> dict[str, Tensor]:
     slices = GaussianBlur(1.0).forward(clean((64, 3, 56), seed=2)[0].movedim(2, 0))
     inner = FusionInferer(JointDegradation(told(GaussianBlur(2.5)), told(GaussianNoise(0.02))), amp=False, steps=2)
     result = VolumeFusionInferer(inner, spatial_dim=1, slice_batch=2)(slices.movedim(0, 2)[None], network())
-    assert bool((result["blur_share"][:, 0] < 1).all())
+    assert bool((result["findings"]["blur"][:, 0] < 1).all())
     return {key: result[key] for key in ("source1", "source2", "fused", "weight")}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -14,7 +15,15 @@ from medfuse.diffusion.unet import FusionUNet
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.fusion.balance import balanced
 from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
-from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, parse_degradation
+from medfuse.physics import (
+    Degradation,
+    GaussianBlur,
+    GaussianNoise,
+    JointDegradation,
+    JointObservation,
+    KrylovModel,
+    parse_degradation,
+)
 from medfuse.training import DegradeBatch
 
 NOISE = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"noise": {"sigma": 0.1}}]}
@@ -41,9 +50,12 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 2e-5) -> None:
+def assert_same(a: dict, b: dict, atol: float = 2e-5) -> None:
     assert set(a) == set(b)
     for key in a:
+        if key == "findings":
+            assert_same(a[key], b[key])
+            continue
         assert a[key].shape == b[key].shape, key
         assert torch.allclose(a[key], b[key], atol=atol, rtol=1e-4), key
 
@@ -53,9 +65,10 @@ def test_it_is_called_by_keyword_and_by_position(network):
     inferer, inputs = FusionInferer(NOISE, amp=False), rand(2, 2, 16, 20)
     result = inferer(inputs=inputs, network=network)
     assert_same(result, inferer(inputs, network), atol=0)
-    assert set(result) == KEYS | {"blur_share"}
+    assert set(result) == KEYS | {"findings"}
     assert all(result[k].shape == (2, 1, 16, 20) and result[k].dtype == torch.float32 for k in KEYS)
-    assert torch.equal(result["blur_share"], torch.ones(2, 2))
+    assert all(torch.equal(v.float(), torch.ones(2, 2)) for v in result["findings"].values())
+    assert set(result["findings"]) == {"blur", "noise", "converged"}
     assert bool((result["weight"] >= 0).all() & (result["weight"] <= 1).all())
     assert bool((result["std1"] > 0).all() & (result["std2"] > 0).all())
 
@@ -64,7 +77,7 @@ def test_a_meta_tensor_is_taken_and_plain_tensors_are_returned(network):
     inferer, inputs = FusionInferer(NOISE, amp=False), rand(1, 2, 16, 16)
     result = inferer(inputs=MetaTensor(inputs, affine=torch.eye(4)), network=network)
     assert_same(result, inferer(inputs, network), atol=0)
-    assert not any(isinstance(v, MetaTensor) for v in result.values())
+    assert not any(isinstance(v, MetaTensor) for v in (*result.values(), *result["findings"].values()))
 
 
 def test_a_call_changes_nothing_on_the_inferer(network):
@@ -95,7 +108,7 @@ def test_options_reach_the_sampler(network):
 def test_training_gets_the_whole_trajectory(network):
     inferer, inputs = FusionInferer(NOISE, trajectory=True, amp=False), rand(1, 2, 16, 16)
     result = inferer(inputs, network, steps=4)
-    assert set(result) == KEYS | {"blur_share", "states"}
+    assert set(result) == KEYS | {"findings", "states"}
     assert len(result["states"]) == 4
     assert torch.equal(result["states"][-1].x[:, 2:], result["fused"])
 
@@ -196,7 +209,7 @@ def test_bfloat16_is_a_choice():
 @pytest.mark.parametrize("amp", [True, False])
 def test_physics_stay_in_float32(network, amp):
     result = FusionInferer(NOISE, amp=amp)(rand(1, 2, 16, 16), network)
-    assert all(v.dtype == torch.float32 for v in result.values())
+    assert all(v.dtype == torch.float32 for k, v in result.items() if k in KEYS)
 
 
 # --------------------------------------------------------------------------------------------------------- MONAI engine
@@ -216,7 +229,13 @@ def test_it_works_inside_a_supervised_evaluator(network):
     single = [pred for batch in outputs for pred in batch]
     assert len(single) == 3
     for pred, item in zip(single, data, strict=True):
-        assert_same(pred, {k: v[0] for k, v in FusionInferer(NOISE, amp=False)(item["image"][None], network).items()})
+        alone = FusionInferer(NOISE, amp=False)(item["image"][None], network)
+        assert_same(
+            {k: v for k, v in pred.items() if k != "findings"}, {k: v[0] for k, v in alone.items() if k in KEYS}
+        )
+        assert {k: v.tolist() for k, v in pred["findings"].items()} == {
+            k: v[0].tolist() for k, v in alone["findings"].items()
+        }
 
 
 def test_a_prepared_batch_brings_its_own_degradation(network):
@@ -245,9 +264,13 @@ def test_a_prepared_batch_brings_its_own_degradation(network):
 def by_hand(inferer: FusionInferer, volume: Tensor, network: FusionModel, axis: int) -> dict[str, Tensor]:
     """Fuse a volume by a plain loop over slices."""
     slices = [inferer(s, network) for s in volume.unbind(axis + 2)]
-    return {key: torch.stack([s[key] for s in slices], axis + 2) for key in KEYS} | {
-        "blur_share": slices[0]["blur_share"]
+    findings = {key: torch.stack([s["findings"][key] for s in slices]) for key in slices[0]["findings"]}
+    findings = {
+        "blur": findings["blur"][0],
+        "noise": findings["noise"].mean(0),
+        "converged": findings["converged"].all(0),
     }
+    return {key: torch.stack([s[key] for s in slices], axis + 2) for key in KEYS} | {"findings": findings}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -264,13 +287,17 @@ def test_a_batch_of_volumes_is_the_volumes_one_by_one(network):
     volumes = rand(2, 2, 8, 8, 5)
     whole = inferer(volumes, network)
     for b in range(2):
-        assert_same({k: v[b : b + 1] for k, v in whole.items()}, inferer(volumes[b : b + 1], network))
+        assert_same(sample_of(whole, b), inferer(volumes[b : b + 1], network))
+
+
+def sample_of(result: dict, b: int) -> dict:
+    return {k: sample_of(v, b) if isinstance(v, dict) else v[b : b + 1] for k, v in result.items()}
 
 
 def test_slices_do_not_depend_on_where_the_volume_starts(network):
     inferer, volume = VolumeFusionInferer(FusionInferer(COMPOSITE, amp=False), slice_batch=3), rand(1, 2, 8, 8, 7)
     whole, rest = inferer(volume, network), inferer(volume[..., 2:], network)
-    assert_same({k: v if k == "blur_share" else v[..., 2:] for k, v in whole.items()}, rest)
+    assert_same({k: whole[k][..., 2:] for k in KEYS}, {k: rest[k] for k in KEYS})
 
 
 def test_odd_slices_with_a_decimation(network):
@@ -331,14 +358,17 @@ def test_a_blur_is_undone_alike_in_all_slices_of_a_volume(network, axis):
     volume = torch.stack([slices, blurred]).movedim(1, axis + 2)  # [2, 2, X, Y, Z]
     inner = FusionInferer(BLURRED, amp=False)
     result = VolumeFusionInferer(inner, spatial_dim=axis, slice_batch=3)(volume, network, misfit=True)
-    each = inner(slices, network)["blur_share"][:, 0]
+    each = inner(slices, network)["findings"]["blur"][:, 0]
     assert torch.equal(each == 1, torch.tensor([True, False, False, True, False]))
     share = torch.tensor([[float(each[each < 1].median()), 1], [1, 1]])
-    assert torch.equal(result["blur_share"], share)
-    told = VolumeFusionInferer(inner, spatial_dim=axis)(volume, network, blur_share=share)
-    torch.testing.assert_close(told["source1"], result["source1"], atol=1e-5, rtol=0)
-    expected = inner(slices, network, blur_share=share[:1].expand(5, -1))
-    torch.testing.assert_close(result["source1"][0], expected["source1"].movedim(0, axis + 1), atol=1e-5, rtol=0)
+    assert torch.equal(result["findings"]["blur"], share)
+    narrowed = {"version": 1, "source1": [{"blur": {"sigma_px": 2.5 * float(share[0, 0])}}]}
+    expected = inner(slices, network, degradation=narrowed)
+    at = expected["findings"]["blur"][:, 0] == 1  # of the others the data allow even less when asked by themselves
+    assert int(at.sum()) >= 3
+    torch.testing.assert_close(
+        result["source1"][0].movedim(axis + 1, 0)[at], expected["source1"][at], atol=1e-5, rtol=0
+    )
     assert result["misfit"].shape == volume.shape and float(result["misfit"].abs().max()) > 0
 
 
@@ -348,12 +378,55 @@ def test_a_meta_tensor_volume_is_taken(network):
 
 
 def test_repeated_calls_with_other_shapes_agree(network):
-    """MONAI's `SliceInferer` writes its window on itself during a call."""
     inferer = VolumeFusionInferer(FusionInferer(NOISE, amp=False), spatial_dim=1)
     first = inferer(rand(1, 2, 8, 3, 8), network)
     inferer(rand(1, 2, 12, 2, 6), network)
     inferer(rand(1, 2, 16, 16), network)
     assert_same(first, inferer(rand(1, 2, 8, 3, 8), network), atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 3, 16, 16), (1, 2, 8, 8, 8)])
+def test_images_of_another_shape_are_refused(network, shape):
+    with pytest.raises(GeometryError, match=r"must have the shape \[B, 2, H, W\]"):
+        FusionInferer(NOISE)(torch.zeros(shape), network)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (23, 27)])
+@pytest.mark.parametrize("settings", [{}, {"correction": "none"}, {"convex": True}, {"trajectory": True}, {"until": 2}])
+def test_the_misfit_is_what_the_result_leaves_of_the_data(network, size, settings):
+    degradation, until = parse_degradation(COMPOSITE), {k: settings[k] for k in settings if k == "until"}
+    inferer = FusionInferer(COMPOSITE, amp=False, **{k: v for k, v in settings.items() if k != "until"})
+    inputs = rand(2, 2, *size)
+    result = inferer(inputs, network, misfit=True, **until)
+    restored = torch.cat([result["source1"], result["source2"]], 1)
+    inside = slice(0, 16 if size[0] % 2 else None)  # what was cut off at the end tells on its neighbours
+    observation = JointObservation.from_images(degradation.continued(inputs), degradation)
+    expected = observation.misfit(degradation.continued(restored).split(1, 1))[..., inside, inside]
+    torch.testing.assert_close(result["misfit"][..., inside, inside], expected, atol=1e-4, rtol=0)
+    assert result["misfit"].shape == (2, 2, *size) and float(result["misfit"].abs().max()) > 0.01
+    assert "misfit" not in inferer(inputs, network, **until)
+
+
+def test_the_convex_form_adds_nothing_that_is_in_neither_source(network):
+    inputs = rand(1, 2, 16, 20)
+    result = FusionInferer(COMPOSITE, convex=True, trajectory=True, amp=False)(inputs, network)
+    x1, x2, f, m = (result[key] for key in ("source1", "source2", "fused", "weight"))
+    assert torch.allclose(f, m * x1 + (1 - m) * x2, rtol=1e-6)
+    assert bool((f >= torch.minimum(x1, x2) - 1e-6).all() & (f <= torch.maximum(x1, x2) + 1e-6).all())
+    assert torch.equal(result["states"][-1].x[:, 2:], f)
+    free = FusionInferer(COMPOSITE, amp=False)(inputs, network)
+    assert torch.equal(free["source1"], x1) and torch.equal(free["source2"], x2)
+
+
+def test_findings_tell_of_a_solve_that_stopped_at_its_limit(network, monkeypatch):
+    motion = {"version": 1, "source1": [{"motion": {"length_px": 9}}, {"noise": {"sigma": 0.05}}]}
+    solved = FusionInferer(motion, amp=False, steps=1)(rand(1, 2, 24, 24), network)["findings"]["converged"]
+    assert solved.tolist() == [[True, True]]
+    stopped = partialmethod(KrylovModel.__init__, max_iterations=1)
+    monkeypatch.setattr(KrylovModel, "__init__", stopped)
+    volume = rand(1, 2, 24, 24, 2)
+    inferer = VolumeFusionInferer(FusionInferer(motion, amp=False, steps=1))
+    assert inferer(volume, network)["findings"]["converged"].tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (1, 2, 4, 4, 4, 4)])

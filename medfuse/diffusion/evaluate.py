@@ -1,8 +1,9 @@
-"""A network evaluated window by window: large images in little memory, with nothing of it to be seen in the result."""
+"""How a 2-D network is run on images and volumes of any size: its precision, windows, views and slices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import isqrt
 from typing import Any, NamedTuple
@@ -10,9 +11,70 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from medfuse.errors import DegradationError, GeometryError
 
-def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit: int | None = None) -> Tensor:
-    """Run a network on an image of any size.
+_VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Axes along which an image is mirrored for each view of the network."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How a network for images is run on features **[B, C, H, W]** or **[B, C, X, Y, Z]**.
+
+    Attributes:
+        autocast: Dtype of the network's arithmetic on its device; None for that of its weights.
+        limit: Number of pixels, B x H x W, on which it runs at once, see `in_windows`; None for no limit.
+        views: Number of mirrored views, 1 to 4, of which its answers are averaged: test-time augmentation. The nature
+            of an image knows no left and right, the network hardly. The time grows linearly.
+        plane: The two spatial axes of a volume that make the images; each slice across them is one.
+    """
+
+    autocast: torch.dtype | None = None
+    limit: int | None = None
+    views: int = 1
+    plane: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            DegradationError: An impossible number of views, or a limit below 1.
+            GeometryError: A plane that is not two axes of three.
+        """
+        if not 1 <= self.views <= len(_VIEWS):
+            raise DegradationError(f"the number of views must be 1 to {len(_VIEWS)}, got {self.views}.")
+        if self.limit is not None and self.limit < 1:
+            raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {self.limit}; raise it.")
+        if not (len(set(self.plane)) == 2 and set(self.plane) <= {0, 1, 2}):
+            raise GeometryError(f"the plane must be two of the axes 0, 1 and 2, got {self.plane}.")
+
+    def __call__(self, network: Any, features: Sequence[Tensor], condition: Tensor) -> Tensor:
+        """Return the network's answer, **[B, D, *spatial]**, for features **[B, c, *spatial]** and **[B, F]**."""
+        if features[0].ndim == 5:
+            return self._sliced(network, features, condition)
+        device, dtype = condition.device.type, self.autocast or torch.bfloat16
+        with torch.autocast(device, dtype, enabled=self.autocast is not None):
+            first, *others = (self._viewed(network, features, condition, axes) for axes in _VIEWS[: self.views])
+        return torch.stack([v.to(features[0]) for v in (first, *others)]).mean(0) if others else first
+
+    def _viewed(self, network: Any, features: Sequence[Tensor], condition: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Run the network on the features mirrored along some axes; return its answer mirrored back."""
+        if not axes:
+            return in_windows(network, features, condition, limit=self.limit)
+        return in_windows(network, [v.flip(axes) for v in features], condition, limit=self.limit).flip(axes)
+
+    def _sliced(self, network: Any, features: Sequence[Tensor], condition: Tensor) -> Tensor:
+        """Run the network on the slices of volumes, each volume's with its own condition."""
+        (across,) = {0, 1, 2} - set(self.plane)
+        turned = self.plane[0] > self.plane[1]
+        batch, count = len(features[0]), features[0].shape[across + 2]
+        slices = [v.movedim(across + 2, 1).flatten(0, 1) for v in features]
+        answer = self(network, [v.mT if turned else v for v in slices], condition.repeat_interleave(count, 0))
+        return (answer.mT if turned else answer).unflatten(0, (batch, count)).movedim(1, across + 2)
+
+
+def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit: int | None = None) -> Tensor:
+    """Run a network on an image of any size: overcomplete tiling with a halo.
 
     What is beyond the limit is cut into windows that overlap by the reach of the network, and of each output only what
     no cut can reach is kept: the result is that of the whole image. A network that does not state its reach, as
@@ -23,8 +85,8 @@ def evaluate(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit:
         parts: The channels of the image, in tensors **[B, c, H, W]**.
         condition: **[B, F]**.
         limit: Number of pixels, B x H x W, to evaluate at once; None for no limit. The windows of an image that is
-            larger by itself have half as many, for it takes room too. A window is never smaller than twice the reach
-            and a bit, whatever the limit.
+            larger by itself have half as many, for it takes room too. Whatever the limit, a side of a window that cuts
+            is at least `2 halo + multiple`, with `halo = ceil(reach / multiple) multiple`.
 
     Returns:
         **[B, D, H, W]**.

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medfuse.diffusion.answers import OUT_CHANNELS
+from medfuse.diffusion.features import CHANNELS, CONDITION
+
 
 class PixelNorm(nn.Module):
     """Layer normalization over the channels of each pixel."""
@@ -82,21 +85,19 @@ def _reach(encoder_blocks: Sequence[int], decoder_blocks: Sequence[int]) -> int:
 class FusionUNet(nn.Module):
     """Time- and degradation-conditioned U-Net for any H x W.
 
-    Input channels (12): state of source 1, source 2 and fused; regularised inverse of each source; gradient feature
-    `A'(A x - y)` of the estimate of each source; noise std map of each source; previous estimate of source 1, source 2
-    and fused. Output channels (6): change of the three estimates, logit of the fusion weight, log-variance of each
-    restored source.
+    What it sees is named in `medfuse.diffusion.features` (12 channels, 25 conditions), what it answers in
+    `medfuse.diffusion.answers` (6 channels).
     """
 
-    in_channels = 12
-    out_channels = 6
+    in_channels = len(CHANNELS)
+    out_channels = OUT_CHANNELS
 
     def __init__(
         self,
         widths: Sequence[int] = (64, 96, 128, 128),
         encoder_blocks: Sequence[int] = (1, 1, 2, 2),
         decoder_blocks: Sequence[int] = (2, 1, 2),
-        condition_features: int = 25,
+        condition_features: int = len(CONDITION),
         embedding: int = 128,
     ) -> None:
         """Make a network.

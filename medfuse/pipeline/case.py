@@ -192,7 +192,7 @@ class SaveFusiond(MapTransform):
 
         Args:
             keys: Keys of restored source 1, restored source 2 (both in 0..1), fused and weight, each **[1, X, Y, Z]**;
-                beside them the data hold the `blur_share`, **[2]**, see `FusionState`.
+                beside them the data hold the `findings`, **[2]** each, see `FusionInferer`.
             output_dir: Where to write.
             weights: The weights that were used, for their hash.
             degradation: The specification that was used.
@@ -276,10 +276,16 @@ class SaveFusiond(MapTransform):
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         y, x = (v.movedim(self.spatial_dim + 1, 0) for v in (inputs, outputs))
-        found = agreements(y, x, degradation, torch.as_tensor(data["blur_share"]).cpu())
+        findings = {key: torch.as_tensor(values).cpu() for key, values in data["findings"].items()}
+        found = agreements(y, x, degradation, findings)
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [
-            {"residual_chi2": a.chi2 if a else None, "narrowed_blur": a.narrowed_blur if a else None} for a in found
+            {
+                "residual_chi2": a.chi2 if a else None,
+                "narrowed_blur": a.narrowed_blur if a else None,
+                "solve_converged": a.converged if a else None,
+            }
+            for a in found
         ]
         return figures, (first, second)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.physics import Degradation, JointDegradation, bind
+from medfuse.physics import JointDegradation, JointObservation, fit
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -32,6 +31,7 @@ class Agreement:
         chi2: Chi-square per datum of the residual: about 1 when the restoration explains the data.
         narrowed_blur: Share of its stated width to which the blur was undone, where the data show it to be narrower;
             None where it was undone as stated, or none was.
+        converged: Whether the last correction was solved to its tolerance: conjugate gradients stop after 60 rounds.
         residual: What the restoration leaves of its data, `y - A x`, **[N, H, W]**, in standard deviations of the
             noise; a low-resolution source is replicated. `A` is the operator of the model, in which a blur that the
             data disprove is narrowed. Noise that a later step has correlated counts with its deviation in a pixel.
@@ -39,50 +39,48 @@ class Agreement:
 
     chi2: float
     narrowed_blur: float | None
+    converged: bool
     residual: Tensor
 
 
 def agreements(
-    inputs: Tensor, restored: Tensor, degradation: JointDegradation, blur_share: Tensor, *, batch: int = 16
+    inputs: Tensor,
+    restored: Tensor,
+    degradation: JointDegradation,
+    findings: Mapping[str, Tensor],
+    *,
+    batch: int = 16,
 ) -> list[Agreement | None]:
-    """Hold the restoration of each source against its data.
+    """Hold the restoration of each source against its data, batch by batch, on the grid on which it was restored.
 
     Args:
         inputs: Degraded sources as slices **[N, 2, H, W]**, 0..1.
         restored: Restored sources **[N, 2, H, W]**.
-        degradation: What happened to them.
-        blur_share: Share of its stated width to which the blur of each source was undone, **[2]**.
+        degradation: What was stated to have happened to them.
+        findings: What the data proved, **[2]** each, see `FusionInferer`.
         batch: Slices per step.
 
     Returns:
         The agreement of each source; None for one to which nothing happened: it comes back as it was, and there is
         nothing to explain.
     """
+    height, width = inputs.shape[2:]
+    chi2: list[list[Tensor]] = [[], []]
+    residuals: list[list[Tensor]] = [[], []]
+    for y, x in zip(inputs.split(batch), restored.split(batch), strict=True):
+        y, x = degradation.continued(y), degradation.continued(x)
+        fitted, _ = fit(degradation, y, blur=findings["blur"].to(y).expand(len(y), -1))
+        for i, model in enumerate(JointObservation.from_images(y, fitted)):
+            if model.degradation.steps:
+                image = x[:, i : i + 1]
+                chi2[i].append(model.chi2(image))
+                residuals[i].append((model.misfit(image) / model.sigma())[:, 0, :height, :width])
     return [
-        _agreement(inputs[:, i : i + 1].split(batch), restored[:, i : i + 1].split(batch), part, degradation, share)
-        if part.steps
+        Agreement(float(torch.cat(of).mean()), float(share) if share < 1 else None, bool(solved), torch.cat(left))
+        if of
         else None
-        for i, (part, share) in enumerate(zip(degradation, blur_share, strict=True))
+        for of, left, share, solved in zip(chi2, residuals, findings["blur"], findings["converged"], strict=True)
     ]
-
-
-def _agreement(
-    inputs: Sequence[Tensor],
-    restored: Sequence[Tensor],
-    part: Degradation,
-    degradation: JointDegradation,
-    share: Tensor,
-) -> Agreement:
-    """Hold the restoration of one source against its data, batch by batch, on the grid on which it was restored."""
-    height, width = inputs[0].shape[2:]
-    padding = degradation.padding((height, width))
-    chi2, residuals = [], []
-    for y, x in zip(inputs, restored, strict=True):
-        y, x = (F.pad(v, padding, mode="replicate") if any(padding) else v for v in (y, x))
-        model = bind(part, part.observed(y), y.shape[2:], blur_share=share.expand(len(y)))
-        chi2.append(model.chi2(x))
-        residuals.append((model.misfit(x) / model.sigma())[:, 0, :height, :width])
-    return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, torch.cat(residuals))
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:

@@ -46,6 +46,9 @@ _NARROWED = (
     "Source %d of %s shows finer detail than its stated blur lets through; the blur was undone to %.0f %% of its width "
     "only. State a narrower one."
 )
+_UNSOLVED = (
+    "The correction of source %d of %s by its data is not exact: conjugate gradients stopped before their tolerance."
+)
 _BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
@@ -103,12 +106,12 @@ def fuse_images(
         raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
     _clear(out)
 
-    blur_shares: list[Tensor] = []
+    findings: list[Mapping[str, Tensor]] = []
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
         result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
         if not chroma:
-            blur_shares.append(result["blur_share"])
+            findings.append(result["findings"])
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
@@ -123,11 +126,14 @@ def fuse_images(
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
-        for pair, shares in zip(group, torch.cat(blur_shares), strict=True):
-            for n, share in enumerate(shares.tolist(), start=1):
+        (found,) = findings
+        for pair, shares, solved in zip(group, found["blur"].tolist(), found["converged"].tolist(), strict=True):
+            for n, (share, converged) in enumerate(zip(shares, solved, strict=True), start=1):
                 if share < 1:
                     _logger.warning(_NARROWED, n, pair.name, 100 * share)
-        blur_shares.clear()
+                if not converged:
+                    _logger.warning(_UNSOLVED, n, pair.name)
+        findings.clear()
         for i, pair in enumerate(group):
             for kind in _KINDS:
                 written = _write(out / kind, pair, fused[kind][i], file_format)

@@ -27,6 +27,7 @@ from medfuse.physics import (
     parse_degradation,
     replicate,
 )
+from medfuse.physics.specification import varied
 
 _MOTION_NOISE = 1.5 / 255.0  # weakest noise beside a motion: without any, conjugate gradients take ten times as long
 
@@ -104,16 +105,11 @@ class DegradationPrior:
 def around(degradation: Degradation, batch: int, generator: torch.Generator) -> Degradation:
     """Vary a degradation for each of `batch` samples: the std of each blur and noise by a factor of 0.7 to 1.4.
 
-    Decimation and motion stay as they are.
+    Steps without such a strength, decimation and motion, stay as they are; see `medfuse.physics.specification.STEPS`.
     """
 
     def step(given: LinearOperator | Noise) -> LinearOperator | Noise:
-        factor = 2.0 ** (torch.rand(batch, generator=generator) - 0.5)
-        if isinstance(given, GaussianBlur):
-            return GaussianBlur(given.sigma * factor[:, None])
-        if isinstance(given, GaussianNoise | RicianNoise):
-            return type(given)(given.sigma * factor)
-        return PoissonNoise(given.counts / factor.square()) if isinstance(given, PoissonNoise) else given
+        return varied(given, 2.0 ** (torch.rand(batch, generator=generator) - 0.5))
 
     return replace(degradation, steps=tuple(map(step, degradation.steps)))
 

@@ -7,9 +7,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from medfuse.diffusion import FusionModel, evaluate, sample
+from medfuse.diffusion import Evaluator, FusionModel, FusionState, sample
+from medfuse.diffusion.evaluate import in_windows
 from medfuse.diffusion.unet import FusionUNet
-from medfuse.physics import parse_degradation
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics import JointObservation, parse_degradation
 
 PRESETS = sorted(Path(__file__).parents[2].glob("configs/degradation/*.yaml"))
 
@@ -75,19 +77,19 @@ def test_windows_give_what_the_whole_image_gives(network, shape, limit):
     batch, *size = shape
     image, condition = rand(batch, 12, *size), rand(batch, 25)
     whole = network(image, condition)
-    assert torch.allclose(evaluate(network, image.split([3, 5, 4], 1), condition, limit=limit), whole, atol=1e-5)
+    assert torch.allclose(in_windows(network, image.split([3, 5, 4], 1), condition, limit=limit), whole, atol=1e-5)
 
 
 def test_no_window_is_larger_than_the_limit_and_no_small_image_is_cut(network):
     spy = FusionModel(Spy(network.denoiser))
     for shape, limit in (((4, 12, 100, 120), 48_000), ((1, 12, 500, 90), None)):
-        evaluate(spy, [rand(*shape)], rand(shape[0], 25), limit=limit)
+        in_windows(spy, [rand(*shape)], rand(shape[0], 25), limit=limit)
         assert spy.denoiser.seen == [shape]
         spy.denoiser.seen.clear()
-    evaluate(spy, [rand(4, 12, 100, 120)], rand(4, 25), limit=24_000)
+    in_windows(spy, [rand(4, 12, 100, 120)], rand(4, 25), limit=24_000)
     assert spy.denoiser.seen == [(2, 12, 100, 120)] * 2
     spy.denoiser.seen.clear()
-    evaluate(spy, [rand(1, 12, 400, 600)], rand(1, 25), limit=96_000)
+    in_windows(spy, [rand(1, 12, 400, 600)], rand(1, 25), limit=96_000)
     assert max(h * w for _, _, h, w in spy.denoiser.seen) <= 48_000  # half, as the image by itself is too large
 
 
@@ -95,7 +97,7 @@ def test_a_torchscript_export_is_cut_as_well(network):
     script = torch.jit.script(network)
     image, condition = rand(1, 12, 300, 260), rand(1, 25)
     assert script.denoiser.reach == network.denoiser.reach
-    cut = evaluate(script, [image], condition, limit=128**2)
+    cut = in_windows(script, [image], condition, limit=128**2)
     assert torch.allclose(cut, network(image, condition), atol=1e-5)
     assert not torch.equal(cut, network(image, condition))  # rounding tells that it was cut
 
@@ -107,25 +109,65 @@ def test_a_network_that_does_not_state_its_reach_is_run_on_the_whole():
 
     image = rand(1, 12, 60, 50)
     expected = Mean()(image, rand(1, 25))
-    assert torch.equal(evaluate(FusionModel(Mean()), [image], rand(1, 25), limit=100), expected)
+    assert torch.equal(in_windows(FusionModel(Mean()), [image], rand(1, 25), limit=100), expected)
+
+
+def restored(network, inputs, degradation, *, steps=3, **options) -> FusionState:
+    observation = JointObservation.from_images(degradation.continued(inputs), degradation)
+    *_, final = sample(network, observation, steps=steps, evaluate=Evaluator(**options))
+    return final
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
 def test_a_restored_image_does_not_show_that_it_was_cut(network, preset):
     degradation = parse_degradation(yaml.safe_load(preset.read_text())["degradation"])
     inputs = rand(1, 2, 501, 699)
-    whole = sample(network, inputs, degradation, steps=2)[-1]
-    cut = sample(network, inputs, degradation, steps=2, trajectory=False, limit=300**2)
-    assert len(cut) == 1
-    assert (cut[0].x - whole.x).abs().max() < 1e-3
-    assert (cut[0].weight - whole.weight).abs().max() < 1e-3
-    assert (cut[0].log_variance - whole.log_variance).abs().max() < 1e-3
+    whole = restored(network, inputs, degradation, steps=2)
+    cut = restored(network, inputs, degradation, steps=2, limit=300**2)
+    assert (cut.x - whole.x).abs().max() < 1e-3
+    assert (cut.weight - whole.weight).abs().max() < 1e-3
+    assert (cut.log_variance - whole.log_variance).abs().max() < 1e-3
 
 
 def test_in_bfloat16_a_cut_changes_less_than_bfloat16_itself(network):
     degradation = parse_degradation({"version": 1, "source1": [{"noise": {"sigma": 0.05}}]})
     inputs = rand(1, 2, 211, 157)
-    exact = sample(network, inputs, degradation)[-1].x
-    whole = sample(network, inputs, degradation, autocast=torch.bfloat16)[-1].x
-    cut = sample(network, inputs, degradation, autocast=torch.bfloat16, limit=128**2)[-1].x
+    exact = restored(network, inputs, degradation).x
+    whole = restored(network, inputs, degradation, autocast=torch.bfloat16).x
+    cut = restored(network, inputs, degradation, autocast=torch.bfloat16, limit=128**2).x
     assert (cut - whole).abs().max() < (whole - exact).abs().max()
+
+
+# -------------------------------------------------------------------------------------------------------------- volumes
+@pytest.mark.parametrize("plane", [(0, 1), (1, 2), (0, 2), (2, 0)])
+def test_a_volume_is_its_slices_in_the_plane_of_the_network(network, plane):
+    """Each with the condition of its volume."""
+    volume, condition = rand(2, 12, 6, 9, 7), rand(2, 25)
+    (across,) = {0, 1, 2} - set(plane)
+    whole = Evaluator(plane=plane)(network, volume.split([4, 8], 1), condition)
+    assert whole.shape == (2, 6, 6, 9, 7)
+    for k in range(volume.shape[across + 2]):
+        image = volume.select(across + 2, k)
+        expected = network(image.mT if plane == (2, 0) else image, condition)
+        found = whole.select(across + 2, k)
+        assert torch.allclose(found.mT if plane == (2, 0) else found, expected, atol=1e-5)
+
+
+def test_a_volume_is_sampled_as_a_whole_with_the_same_network(network):
+    """The physics see three axes, the network two; without a blur across slices both ways are the same."""
+    degradation = parse_degradation({"version": 1, "source1": [{"noise": {"sigma": 0.05}}]})
+    volume = rand(1, 2, 4, 12, 10)
+    observation = JointObservation.from_images(volume, degradation)
+    *_, whole = sample(network, observation, steps=2, evaluate=Evaluator(plane=(1, 2)))
+    assert whole.x.shape == (1, 3, 4, 12, 10)
+    for model, x in zip(observation, whole.images, strict=False):
+        assert float(model.chi2(x).max()) <= 1 + 1e-3  # of the volume, not of each slice
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"views": 5}, DegradationError), ({"limit": 0}, DegradationError), ({"plane": (1, 1)}, GeometryError)],
+)
+def test_an_impossible_way_to_run_a_network_is_refused(options, error):
+    with pytest.raises(error, match="must be"):
+        Evaluator(**options)

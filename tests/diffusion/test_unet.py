@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medfuse.diffusion import FusionModel, Gains
+from medfuse.diffusion import FusionModel, GainNetwork
 from medfuse.diffusion.unet import FusionUNet, PixelNorm, ResidualBlock
 from medfuse.inferers import FusionInferer
 
@@ -138,7 +138,7 @@ def test_a_crop_agrees_with_the_whole_inside():
 
 # ---------------------------------------------------------------------------------------------------------------- gains
 def test_gains_are_variances_and_fractions():
-    gains, condition = Gains(), features(1, 1, batch=50)[1]
+    gains, condition = GainNetwork(), features(1, 1, batch=50)[1]
     condition[:, 0] = 1.0  # the first step
     start = gains(condition)
     assert torch.allclose(start[:, :2], torch.full((50, 2), 0.02**2), rtol=1e-4)
@@ -151,7 +151,7 @@ def test_gains_are_variances_and_fractions():
 def test_variances_and_changes_fall_after_the_first_step():
     condition = torch.zeros(3, 25)
     condition[:, 0] = torch.tensor([1.0, 2 / 3, 1 / 3])
-    out = Gains()(condition)
+    out = GainNetwork()(condition)
     for column in (0, 1, 3, 4):
         assert bool((out[:, column].diff() < 0).all())
     assert float(out[2, 0] / out[0, 0]) < 1e-3  # the data do not count twice
@@ -190,6 +190,7 @@ def test_an_export_serves_the_inferer(exported):
     spec = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"downsample": {"factor": 2}}]}
     inferer = FusionInferer(spec, amp=False)
     expected, result = (inferer(inputs=inputs, network=n) for n in (model, export))
+    assert torch.equal(expected.pop("findings")["blur"], result["findings"]["blur"])
     for key, value in expected.items():
         assert torch.allclose(value, result[key], rtol=1e-3, atol=1e-4), key
 

@@ -29,7 +29,7 @@ def test_inner_products_are_per_sample():
 @given(st.integers(1, 24), st.integers(0, 1000))
 def test_solution_equals_the_dense_one(size, seed):
     matrix, rhs = system(size, seed=seed)
-    x = conjugate_gradient(product(matrix), rhs, tolerance=1e-13, max_iterations=500)
+    x = conjugate_gradient(product(matrix), rhs, tolerance=1e-13, max_iterations=500).x
     expected = torch.linalg.solve(matrix, rhs)
     assert (x - expected).norm() <= 1e-9 * expected.norm()
 
@@ -37,7 +37,7 @@ def test_solution_equals_the_dense_one(size, seed):
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
 def test_residual_falls_below_the_tolerance(tolerance):
     matrix, rhs = system(30)
-    x = conjugate_gradient(product(matrix), rhs, tolerance=tolerance)
+    x = conjugate_gradient(product(matrix), rhs, tolerance=tolerance).x
     assert bool(((product(matrix)(x) - rhs).norm(dim=1) <= 1.01 * tolerance * rhs.norm(dim=1)).all())
 
 
@@ -50,7 +50,7 @@ def test_a_start_at_the_solution_needs_one_look_only():
         return product(matrix)(v)
 
     solution = torch.linalg.solve(matrix, rhs)
-    x = conjugate_gradient(apply, rhs, start=solution)
+    x = conjugate_gradient(apply, rhs, start=solution).x
     assert torch.allclose(x, solution, rtol=1e-12)
     assert len(calls) == 1
 
@@ -73,15 +73,24 @@ def test_samples_do_not_disturb_each_other():
     matrix[0] = torch.eye(20)
     rhs[2] = 0.0
     rhs[3] *= 1e-14
-    whole = conjugate_gradient(product(matrix), rhs, tolerance=1e-6)
+    whole = conjugate_gradient(product(matrix), rhs, tolerance=1e-6).x
     for b in range(4):
-        single = conjugate_gradient(product(matrix[b : b + 1]), rhs[b : b + 1], tolerance=1e-6)
+        single = conjugate_gradient(product(matrix[b : b + 1]), rhs[b : b + 1], tolerance=1e-6).x
         assert (whole[b] - single[0]).norm() <= 1e-7 * single.norm()
     assert torch.equal(whole[2], torch.zeros(20, dtype=torch.float64))
 
 
+def test_each_sample_tells_whether_it_has_converged():
+    matrix, rhs = system(20, batch=3)
+    matrix[0] = torch.eye(20)
+    rhs[2] = 0.0
+    stopped = conjugate_gradient(product(matrix), rhs, tolerance=1e-12, max_iterations=3)
+    assert stopped.converged.tolist() == [True, False, True]
+    assert bool(conjugate_gradient(product(matrix), rhs, tolerance=1e-12).converged.all())
+
+
 def test_zero_needs_no_iteration():
-    x = conjugate_gradient(lambda v: pytest.fail("nothing to solve"), torch.zeros(2, 1, 3, 3))
+    x = conjugate_gradient(lambda v: pytest.fail("nothing to solve"), torch.zeros(2, 1, 3, 3)).x
     assert torch.equal(x, torch.zeros(2, 1, 3, 3))
 
 
@@ -91,7 +100,7 @@ def test_gradient_is_that_of_the_dense_solution():
     symmetric = half + half.mT
     rhs.requires_grad_()
     weights = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(3, 8)
-    iterated = (conjugate_gradient(product(symmetric), rhs, tolerance=1e-14) * weights).sum()
+    iterated = (conjugate_gradient(product(symmetric), rhs, tolerance=1e-14).x * weights).sum()
     closed = (torch.linalg.solve(symmetric, rhs) * weights).sum()
     ours, theirs = (torch.autograd.grad(v, (half, rhs), retain_graph=True) for v in (iterated, closed))
     for a, b in zip(ours, theirs, strict=True):
@@ -104,5 +113,5 @@ def test_gradient_stays_finite_beside_a_sample_that_has_nothing_to_solve(scale):
     diagonal = torch.linspace(1e-4, 1e-3, 50)
     rhs = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [scale]])
     rhs.requires_grad_()
-    conjugate_gradient(lambda v: v * diagonal, rhs).sum().backward()
+    conjugate_gradient(lambda v: v * diagonal, rhs).x.sum().backward()
     assert bool(rhs.grad.isfinite().all())

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Solution(NamedTuple):
+    """What a solve gives.
+
+    Attributes:
+        x: The solution.
+        converged: Whether it was reached, **[B]**; always so in closed form.
+    """
+
+    x: Tensor
+    converged: Tensor
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -20,7 +33,7 @@ def conjugate_gradient(
     start: Tensor | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 200,
-) -> Tensor:
+) -> Solution:
     """Solve `apply(x) = rhs` for every sample of a batch.
 
     Args:
@@ -31,7 +44,8 @@ def conjugate_gradient(
         max_iterations: Bound on the number of iterations.
 
     Returns:
-        The solution, of the shape of `rhs`. It is differentiable: the iterations are unrolled.
+        The solution, of the shape of `rhs`, and whether each sample's residual has fallen below the tolerance, as the
+        iterations keep it. The solution is differentiable: the iterations are unrolled.
 
     Reference:
         Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems (1952).
@@ -52,4 +66,4 @@ def conjugate_gradient(
         r = r - alpha * ap
         previous, rr = rr, inner(r, r)
         p = r + torch.where(active, rr / torch.where(active, previous, 1.0), 0.0) * p
-    return x * scale
+    return Solution(x * scale, (rr.detach() <= tolerance**2).flatten())

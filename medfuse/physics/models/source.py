@@ -1,23 +1,22 @@
 """What is asked of one source's observation model, `y = A x + n`, bound to its data.
 
 Each model answers (residual, chi-square, gradient, the noise-aware update) in a data space of its own choice:
-`medfuse.physics.models.spectral` in cosine coefficients, `medfuse.physics.models.krylov` in pixels.
+`medfuse.physics.models.spectral` in cosine coefficients, `medfuse.physics.models.krylov` in pixels. What the data prove
+is asked of any model by `medfuse.physics.evidence`, through the same verbs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property, reduce
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.physics.degradation import Degradation, sigma_map
-from medfuse.physics.models.conjugate_gradients import inner
-from medfuse.physics.noise import clipped_mean
+from medfuse.physics.models.conjugate_gradients import Solution, inner
 from medfuse.physics.operators.base import LinearOperator
 from medfuse.physics.operators.blur import GaussianBlur
 from medfuse.physics.replication import lift, replicate
@@ -25,24 +24,34 @@ from medfuse.physics.replication import lift, replicate
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
 
+Bias = Callable[[Tensor], Tensor]
+"""From a noiseless signal `A x` **[B, C, *data]** to `E y - A x`, of its shape."""
+
 
 class SourceModel(ABC):
     """One source's observation `y = A x + n`, bound to its data.
 
     Tensors called `x` are images **[B, C, *spatial]**; variances are **[B]** or scalars, in squared fractions of full
-    range. Residuals live in the model's data space; only this class and its sub-classes look inside.
-
-    Attributes:
-        blur_share: Share of the width that was stated of the blur with which the model works, **[B]**, 0..1.
+    range. Residuals live in the model's data space; only this class and its sub-classes look inside, and
+    `pixels` shows them as images.
     """
 
-    def __init__(self, degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> None:
+    def __init__(
+        self,
+        degradation: Degradation,
+        y: Tensor,
+        spatial: Sequence[int],
+        *,
+        bias: Callable[[SourceModel], Bias | None] | None = None,
+    ) -> None:
         """Bind an observation.
 
         Args:
             degradation: What happened to the source.
             y: The observation **[B, C, *out_spatial]**.
             spatial: Shape of the image that is sought.
+            bias: Finds the bias of the noise, see `medfuse.physics.evidence.bias`; it is asked once, when needed. None:
+                the mean observation of `x` is `A x`.
 
         Raises:
             GeometryError: The observation has not the shape that the operator gives.
@@ -57,7 +66,7 @@ class SourceModel(ABC):
                 f"got {tuple(y.shape[2:])}."
             )
         self.y = y
-        self.blur_share = y.new_ones(len(y))
+        self._find_bias = bias
         dependent = any(noise.depends_on_signal for noise, _ in degradation.noises)
         self._level = smooth(self.lifted) if dependent else y.new_zeros(()).expand(*y.shape[:2], *self.spatial)
 
@@ -69,6 +78,10 @@ class SourceModel(ABC):
     @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
         """Return `y - E y` in data space, where `E y` is the mean observation of `x`: `A x` unless noise is biased."""
+
+    @abstractmethod
+    def pixels(self, r: Tensor) -> Tensor:
+        """Return a residual as an image of the data, **[B, C, *data]**."""
 
     @abstractmethod
     def back(self, r: Tensor) -> Tensor:
@@ -83,44 +96,62 @@ class SourceModel(ABC):
         """Return `R r`."""
 
     @abstractmethod
-    def solve(self, variance: Tensor, r: Tensor) -> Tensor:
+    def solve(self, variance: Tensor, r: Tensor) -> Solution:
         """Return `(P A A' + R)^-1 r` for the scalar `P = variance` **[B]**; `P = 0` gives the whitening `R^-1 r`."""
 
     @abstractmethod
     def pseudo_inverse(self, r: Tensor, ridge: float = 1e-8) -> Tensor:
         """Return `A' (A A' + ridge)^-1 r`, an image."""
 
+    # ---- the cosine waves of the data, in which evidence is sought
+    @abstractmethod
+    def waves(self) -> Tensor:
+        """Return the orthonormal type-II cosine coefficients of the data, **[B, C, *data]**."""
+
+    @abstractmethod
+    def gains(self, operator: LinearOperator) -> Tensor:
+        """Return the power of white noise of unit variance in each wave of the data after an operator: `diag(A A')`.
+
+        Args:
+            operator: That of the model, or another with the same domain and range.
+
+        Returns:
+            Of a shape that broadcasts against `waves`.
+        """
+
+    @abstractmethod
+    def noises(self) -> Tensor:
+        """Return the variance of the noise in each wave of the data, `diag(R)`, which broadcasts against `waves`."""
+
+    @abstractmethod
+    def slow_spectrum(self, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return what the lowest waves of an image let pass, and the noise that meets them, **[b, c, *counts]** each.
+
+        With `w_k` an orthonormal cosine wave of the image, these are `|A w_k|^2` and the variance of the noise of the
+        data along `A w_k`. In closed form they are the lowest entries of `diag(A A')` and of `diag(R)`.
+        """
+
+    @abstractmethod
+    def slow_residual(self, x: Tensor, gain: Tensor) -> Tensor:
+        """Return the residual along each `A w_k / |A w_k|`, **[B, C, *counts]**, for the gain of `slow_spectrum`."""
+
+    @abstractmethod
+    def slow_back(self, r: Tensor, gain: Tensor) -> Tensor:
+        """Return the image `sum_k |A w_k| w_k r_k` of coefficients **[B, C, *counts]**: their share of `A' r`."""
+
+    def placed(self, mean: Tensor) -> Tensor:
+        """Return where in the image a local mean **[B, C, *data]** of the residual belongs: `A' mean`."""
+        return self.operator.adjoint(mean, self.spatial)
+
     # ---- what follows
+    @cached_property
+    def bias(self) -> Bias | None:
+        """The bias of the noise; None for nothing."""
+        return None if self._find_bias is None else self._find_bias(self)
+
     def misfit(self, x: Tensor) -> Tensor:
         """Return `y - A x` on the grid of the image, replicated where the observation is coarser."""
         return replicate(self.y - self.operator.forward(x), self.operator, self.spatial)
-
-    @cached_property
-    def _bias(self) -> Callable[[Tensor], Tensor] | None:
-        """By how much the observation of a noiseless signal `A x` lies above it on average; None for nothing.
-
-        Rician noise is biased by itself, Gaussian noise where negative values were set to 0 as the data were stored:
-        then 0 is their least value. Where nothing around is above 0, something else has blanked the data, and nothing
-        is known.
-        """
-        noises = [noise for noise, _ in self.degradation.noises]
-        if not noises or any(noise.depends_on_signal for noise in noises):
-            return None
-        cut = self.y.amin(tuple(range(1, self.y.ndim)), keepdim=True) == 0
-        if any(noise.biased for noise in noises):
-            cut = torch.ones_like(cut)
-        elif not bool(cut.any()):
-            return None
-        pool = F.max_pool2d if self.y.ndim == 4 else F.max_pool3d
-        known = (pool(self.y, 5, stride=1, padding=2) > 0) & cut
-        std = self.sigma().flatten(2).amax(2).reshape(-1, self.y.shape[1], *([1] * (self.y.ndim - 2)))
-        std = std / noises[0].share  # what is an average was cut in each of its images
-
-        def bias(signal: Tensor) -> Tensor:
-            mean = reduce(lambda v, noise: noise.mean(v), noises, signal)
-            return clipped_mean(mean, std).sub_(signal).mul_(known)
-
-        return bias
 
     @property
     def lifted(self) -> Tensor:
@@ -132,24 +163,34 @@ class SourceModel(ABC):
         return -self.back(self.residual(x))
 
     def chi2(self, x: Tensor) -> Tensor:
-        """Return `(y - A x)' R^-1 (y - A x) / n` of each sample, **[B]**: 1 on average for the true image."""
-        r = self.residual(x)
-        return _mean(r, self.solve(r.new_zeros(len(r)), r))
+        """Return `(y - A x)' R^-1 (y - A x) / n` of each sample, **[B]**: 1 on average for the true image.
 
-    def update(self, x0: Tensor, variance: Tensor) -> Tensor:
+        `R` is that of the stated noise, whatever the data have proven.
+        """
+        r = self.residual(x)
+        chi2 = _mean(r, self.solve(r.new_zeros(len(r)), r).x)
+        excess = self.degradation.excess
+        return chi2 if excess is None else chi2 * excess
+
+    def update(self, x0: Tensor, variance: Tensor) -> Solution:
         """Return `x0 + P A' (P A A' + R)^-1 (y - A x0)`, the best estimate when `x0` has the error variance P."""
-        return x0 + spread(variance, x0) * self.back(self.solve(variance, self.residual(x0)))
+        u, converged = self.solve(variance, self.residual(x0))
+        return Solution(x0 + spread(variance, x0) * self.back(u), converged)
 
     def inverse(self) -> Tensor:
         """Return a regularised inverse of the observation: the interpolated data, updated once."""
-        return self.update(self.lifted, self.y.new_full((len(self.y),), _PRIOR_VARIANCE))
+        return self.update(self.lifted, self.y.new_full((len(self.y),), _PRIOR_VARIANCE)).x
 
     def sigma(self) -> Tensor:
-        """Return the std of the noise on the grid of the image, **[B, C, *spatial]**."""
+        """Return the std of the noise on the grid of the image, as stated or proven, **[B, C, *spatial]**."""
         return sigma_map(self.degradation, self._level)
 
     def condensed(self, r: Tensor) -> Tensor:
-        """Return a smaller residual that gives the same mean squares and products, where there is one."""
+        """Return a residual **[B, 1, ..., 1]** of the same mean squares and products, where there is one; else `r`.
+
+        Where gain and noise are the same for all data, as without blur, `discrepancy` needs the mean square alone: its
+        eight iterations then take no time, however large the image.
+        """
         return r
 
     def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
@@ -167,13 +208,13 @@ class SourceModel(ABC):
             r = self.condensed(r)
             variance = r.new_zeros(len(r))
             for _ in range(iterations):
-                u = self.solve(variance, r)
+                u = self.solve(variance, r).x
                 ru = self.covariance(u)
                 chi2 = _mean(u, ru)
                 open_ = chi2 > target * (1 + 1e-4)
                 if not bool(open_.any()):
                     break
-                slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)))
+                slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)).x)
                 step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / target).sqrt() - 1.0)
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
@@ -187,16 +228,6 @@ class SourceModel(ABC):
         if not self.degradation.steps:
             return self.y.new_full((len(self.y),), _LARGEST_VARIANCE)
         return self.discrepancy(x0)
-
-    def settle(self, x0: Tensor, local: float | None = None) -> Tensor:
-        """Return the estimate, moved to where means of the data tell it to be; itself if they are not known.
-
-        Args:
-            x0: The estimate.
-            local: Standard deviations by which the local mean of the residual must exceed its noise to be believed;
-                None: local means are not looked at.
-        """
-        return x0
 
 
 def smooth(x: Tensor) -> Tensor:

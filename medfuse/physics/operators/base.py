@@ -2,7 +2,8 @@ r"""Observation operators `y = A x`: the base classes, masks and composition.
 
 An operator acts on tensors `[B, C, *spatial]` with two or three spatial axes of any size. It is immutable. Its numeric
 parameters are numbers, or tensors whose first axis is the batch, so that each sample of a batch can have its own.
-`A @ B` applies `B` first. Only `forward` and `adjoint` are ever required of an operator.
+`A @ B` applies `B` first. Only `forward` and `adjoint` are ever required of an operator. Most are free of shape; one
+that is bound to grids states them as `domain` and `range`, see `medfuse.physics.space`.
 
 Blur and decimation are in `blur.py`, convolution with any kernel in `convolution.py`.
 """
@@ -12,11 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics.space import Grid
 
 
 class Operator(ABC):
@@ -29,10 +32,6 @@ class Operator(ABC):
     def out_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Return the spatial shape of the observation of an image of shape `spatial`."""
         return tuple(spatial)
-
-    def derivative(self, x: Tensor) -> LinearOperator:
-        """Return the Jacobian at `x` as a linear operator; a linear operator is its own derivative."""
-        return Jacobian(self, x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observe `x`."""
@@ -55,16 +54,37 @@ class LinearOperator(Operator):
             **[B, C, *spatial]**.
         """
 
-    def in_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Return the natural domain of an observation of shape `spatial`."""
-        return tuple(spatial)
+    @property
+    def domain(self) -> Grid | None:
+        """Grid of the images that it takes, mm; None: it takes images of any."""
+        return None
 
-    def derivative(self, x: Tensor) -> LinearOperator:
-        """Return itself."""
-        return self
+    @property
+    def range(self) -> Grid | None:
+        """Grid of the data that it gives, mm; None: it has no grid of its own, and `out_spatial` says their shape."""
+        return None
+
+    def out_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the observation of an image of shape `spatial`: that of the range, where it has one.
+
+        Raises:
+            GeometryError: An image of another shape than that of the domain.
+        """
+        if self.domain is not None and tuple(spatial) != self.domain.shape:
+            raise GeometryError(f"an image must be on the operator's grid {self.domain.shape}, got {tuple(spatial)}.")
+        return tuple(spatial) if self.range is None else self.range.shape
+
+    def in_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """Return the natural domain of an observation of shape `spatial`: that of the domain, where it has one."""
+        return tuple(spatial) if self.domain is None else self.domain.shape
 
     is_identity = False
     """Whether the operator changes nothing, so that a composition can leave it out."""
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether it does the same everywhere, so that it keeps the frequencies of an image apart."""
+        return False
 
     def followed_by(self, later: LinearOperator) -> LinearOperator | None:
         """Return this operator and then `later` as one of its own family; None where only a `Composition` will do."""
@@ -99,26 +119,6 @@ class LinearOperator(Operator):
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         """Return the operator that applies `other` first, then this one."""
         return compose(self, other)
-
-
-class Jacobian(LinearOperator):
-    """Derivative of a non-linear operator at a point, by forward- and reverse-mode differentiation."""
-
-    def __init__(self, operator: Operator, x: Tensor) -> None:
-        self._operator = operator
-        self._x = x.detach()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the directional derivative along `x`."""
-        return torch.func.jvp(self._operator.forward, (self._x,), (x,))[1]
-
-    def adjoint(self, y: Tensor, spatial: Sequence[int] | None = None) -> Tensor:
-        """Return the gradient of `<h(x), y>`."""
-        return torch.func.vjp(self._operator.forward, self._x)[1](y)[0]
-
-    def out_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Return the operator's own output shape."""
-        return self._operator.out_spatial(spatial)
 
 
 class Gamma(Operator):
@@ -174,7 +174,34 @@ class Composition(LinearOperator):
     """Operators applied one after another."""
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:
+        """Put operators in the order in which they act.
+
+        Raises:
+            GeometryError: The domain of one is another grid than the range of the one before.
+        """
         self.operators = tuple(operators)
+        for first, then in pairwise(self.operators):
+            given, taken = first.range, then.domain
+            if given is not None and taken is not None and not given.same_as(taken):
+                raise GeometryError(
+                    f"{type(then).__name__} must take the grid that {type(first).__name__} gives, "
+                    f"got {taken.shape} at {taken.spacing} mm after {given.shape} at {given.spacing} mm."
+                )
+
+    @property
+    def domain(self) -> Grid | None:
+        """That of the first operator."""
+        return self.operators[0].domain
+
+    @property
+    def range(self) -> Grid | None:
+        """That of the last operator."""
+        return self.operators[-1].range
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether all of them are."""
+        return all(op.shift_invariant for op in self.operators)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the first, then the next, and so on."""

@@ -34,6 +34,11 @@ class SpectralOperator(LinearOperator):
     from periodic to half-sample symmetric borders.
     """
 
+    @property
+    def shift_invariant(self) -> bool:
+        """It is, up to the decimation."""
+        return True
+
     def factors(self, ndim: int) -> tuple[int, ...]:
         """Return the decimation along each of `ndim` axes."""
         return (1,) * ndim

@@ -31,6 +31,11 @@ class Convolution(LinearOperator):
             raise DegradationError("a kernel must be finite, got NaN or infinity.")
         self.kernel = kernel
 
+    @property
+    def shift_invariant(self) -> bool:
+        """It is, up to the borders."""
+        return True
+
     def _transfer(self, padded: Sequence[int], like: Tensor) -> Tensor:
         kernel = self.kernel.to(like)
         return torch.fft.rfftn(kernel, s=tuple(padded), dim=tuple(range(1, kernel.ndim)))[:, None]

@@ -9,7 +9,7 @@ sign, and odd multiples of `n` vanish. Hence `B B'` is diagonal, axis by axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,18 @@ def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     return torch.matmul(matrix, x.movedim(axis + 2, -2)).movedim(-2, axis + 2)
 
 
+def slow_waves(sizes: Sequence[int], counts: Sequence[int], like: Tensor) -> list[Tensor]:
+    """Return the lowest rows of the cosine basis of each axis, **[count, n]**."""
+    return [cosine_basis(n, like, torch.arange(k, device=like.device)) for n, k in zip(sizes, counts, strict=True)]
+
+
+def along_all(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Apply a matrix along each spatial axis of `x` **[B, C, *spatial]**."""
+    for axis, matrix in enumerate(matrices):
+        x = apply_along(matrix, x, axis)
+    return x
+
+
 def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
     """Return the orthonormal type-II cosine transform of `x` **[B, C, *spatial]** along a spatial axis, or its inverse.
 
@@ -62,6 +74,13 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
             y[..., some, :] = _fast_cosine_transform(x[..., some, :], inverse=inverse)
         return y.movedim(-1, axis + 2)
     return _fast_cosine_transform(x, inverse=inverse).movedim(-1, axis + 2)
+
+
+def cosine_waves(x: Tensor, *, inverse: bool = False) -> Tensor:
+    """Return the cosine coefficients of an image **[B, C, *spatial]**, or the image of its coefficients."""
+    for axis in range(x.ndim - 2):
+        x = cosine_transform(x, axis, inverse=inverse)
+    return x
 
 
 def _fast_cosine_transform(x: Tensor, *, inverse: bool) -> Tensor:
