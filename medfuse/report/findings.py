@@ -119,6 +119,12 @@ def _degradation(record: Mapping[str, Any]) -> list[Finding]:
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
             found.append(Finding("warning", text))
+        if source.get("solve_converged") is False:
+            text = (
+                f"The correction of the {name.upper()} by its data is not exact: conjugate gradients stopped at their "
+                "limit before they met their tolerance. Restored details may lack agreement with the data."
+            )
+            found.append(Finding("warning", text))
         if chi2 is not None and chi2 < CHI2_LOW:
             text = (
                 f"The residual chi-square of the {name.upper()} is {chi2:.2f}, far below 1. "

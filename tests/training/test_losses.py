@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -29,7 +27,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 def state(seed: int = 0, batch: int = 2, size: tuple[int, int] = (13, 14)) -> FusionState:
     return FusionState(
-        rand(batch, 3, *size, seed=seed),
+        rand(batch, 3, *size, seed=seed).split(1, 1),
         rand(batch, 1, *size, seed=seed + 1),
         rand(batch, 2, *size, seed=seed + 2) - 4,
         torch.ones(batch, 2),
@@ -208,10 +206,10 @@ def test_gradient_of_the_loss_is_that_of_finite_differences():
     x, log_variance = base.x.requires_grad_(), base.log_variance.requires_grad_()
 
     def by_x(v: Tensor) -> Tensor:
-        return FusionLoss(uncertainty=0.0)({"states": [dataclasses.replace(base, x=v)]}, target)
+        return FusionLoss(uncertainty=0.0)({"states": [base._replace(images=v.split(1, 1))]}, target)
 
     def by_variance(v: Tensor) -> Tensor:
-        return FusionLoss()({"states": [dataclasses.replace(base, log_variance=v)]}, target)
+        return FusionLoss()({"states": [base._replace(log_variance=v)]}, target)
 
     assert torch.autograd.gradcheck(by_x, x)
     assert torch.autograd.gradcheck(by_variance, log_variance)
@@ -222,7 +220,7 @@ def perfect(target: Tensor, steps: int = 2) -> list[FusionState]:
     b, _, h, w = target.shape
     x = torch.cat([target, target[:, :1]], 1)
     weight, log_variance = target.new_full((b, 1, h, w), 0.5), target.new_zeros(b, 2, h, w)
-    return [FusionState(x, weight, log_variance, target.new_ones(b, 2)) for _ in range(steps)]
+    return [FusionState(x.split(1, 1), weight, log_variance, target.new_ones(b, 2)) for _ in range(steps)]
 
 
 def test_perfect_restoration_and_fusion_of_equal_sources_cost_nothing():
@@ -239,7 +237,7 @@ def test_any_departure_from_the_perfect_costs(channel):
         states = perfect(target)
         x = states[-1].x.clone()
         x[:, channel] += size * (rand(2, 16, 16, seed=seed) - 0.5)
-        states[-1] = dataclasses.replace(states[-1], x=x)
+        states[-1] = states[-1]._replace(images=x.split(1, 1))
         assert float(loss({"states": states}, target)) > best
 
 
@@ -251,7 +249,7 @@ def test_perfect_restoration_is_best_for_different_sources_too(channel):
     states = perfect(target)
     x = states[-1].x.clone()
     x[:, channel] += 0.05 * (rand(2, 16, 16, seed=3) - 0.5)
-    states[-1] = dataclasses.replace(states[-1], x=x)
+    states[-1] = states[-1]._replace(images=x.split(1, 1))
     assert float(loss({"states": states}, target)) > best
 
 
@@ -263,7 +261,7 @@ def test_a_fusion_that_shows_the_stronger_edges_costs_less_than_one_that_shows_n
     for fused in (target.amax(1, keepdim=True), torch.full((1, 1, 20, 20), 0.4, dtype=torch.float64)):
         s = perfect(target, 1)[0]
         losses.append(
-            float(FusionLoss()({"states": [dataclasses.replace(s, x=torch.cat([target, fused], 1))]}, target))
+            float(FusionLoss()({"states": [s._replace(images=torch.cat([target, fused], 1).split(1, 1))]}, target))
         )
     assert losses[0] < losses[1]
 
@@ -279,7 +277,7 @@ NOTHING = dict.fromkeys(("restoration", "total", "ssim", "information", "intensi
 
 def cost(target: Tensor, x: Tensor, **weights: float) -> float:
     """Return the loss of a state **[B, 3, H, W]** by the terms that have a weight here."""
-    s = dataclasses.replace(perfect(target, 1)[0], x=x)
+    s = perfect(target, 1)[0]._replace(images=x.split(1, 1))
     return float(FusionLoss(**(NOTHING | {"uncertainty": 0.0} | weights))({"states": [s]}, target))
 
 
@@ -334,7 +332,7 @@ def test_black_background_costs_what_is_above_it():
         costs.append(
             float(
                 FusionLoss(intensity=0, gradient=0, ssim=0, information=0, edges=0, black=10)(
-                    {"states": [dataclasses.replace(s, x=x)]}, target
+                    {"states": [s._replace(images=x.split(1, 1))]}, target
                 )
             )
         )
@@ -345,11 +343,12 @@ def test_black_background_costs_what_is_above_it():
 def test_the_likelihood_trains_the_log_variance_alone_and_finds_the_error():
     target, s = rand(2, 2, 13, 14, seed=9), state()
     x = s.x.requires_grad_()
+    s = s._replace(images=x.split(1, 1))
     with_it, without = (FusionLoss(uncertainty=u)({"states": [s]}, target) for u in (1e-3, 0.0))
     a, b = (torch.autograd.grad(v, x, retain_graph=True)[0] for v in (with_it, without))
     assert torch.equal(a, b)
     best = (s.x[:, :2] - target).detach().square().log().requires_grad_()
-    FusionLoss()({"states": [dataclasses.replace(s, log_variance=best)]}, target).backward()
+    FusionLoss()({"states": [s._replace(log_variance=best)]}, target).backward()
     assert float(best.grad.abs().max()) < 1e-15
 
 
