@@ -374,7 +374,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _bundle_check(options: argparse.Namespace) -> int:
-    from medfuse.checks import check
+    from medfuse.bundles.lint import check
 
     report = check(options.paths)
     if options.list:

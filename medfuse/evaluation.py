@@ -26,6 +26,7 @@ from tqdm import tqdm
 from medfuse.about import NOTICE
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.fusion.color import rgb_to_ycbcr, ycbcr_to_rgb
 from medfuse.io import (
     Image2D,
     atomic_file,
@@ -40,7 +41,6 @@ from medfuse.io import (
 from medfuse.metrics import METRICS, Images, available, floors, measure
 from medfuse.physics import parse_degradation
 from medfuse.report import save_contact_sheet
-from medfuse.transforms.color import rgb_to_ycbcr, ycbcr_to_rgb
 
 METHODS = ("fused", "copy", "average", "maximum")
 """What is judged: the images given, and the floors, made of the same clean sources."""

@@ -1,24 +1,75 @@
-"""MONAI inferers: fusion of batches of slices, and of volumes slice by slice."""
+"""MONAI inferers: bind, fit, sample, finish. For batches of slices, and for volumes slice by slice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer, SliceInferer
+from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from medfuse.balance import balanced
-from medfuse.diffusion import Settle, blur_shares, check_settings, sample
+from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.physics import JointDegradation, common_share, parse_degradation
+from medfuse.fusion.finish import Balanced, Finish, as_predicted, convex
+from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
 LIMIT = 3 * 2**18
 """Number of pixels on which the network runs at once, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an inferer is told beside the degradation; each field is described there. Checked as it is made.
+
+    Raises:
+        DegradationError: A field is impossible.
+    """
+
+    steps: int = 3
+    correction: str = "cut"
+    convex: bool = False
+    amp: bool | str = "auto"
+    limit: int | None = LIMIT
+    views: int = 1
+    settle: Sequence[float | None] = (None, None)
+    balance: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is impossible."""
+        if self.steps < 1:
+            raise DegradationError(f"the number of steps must be at least 1, got {self.steps}.")
+        correction(self.correction, self.settle)
+        Balanced(self.balance)
+        self.evaluator(torch.device("cpu"))
+        object.__setattr__(self, "settle", tuple(self.settle))
+
+    def evaluator(self, device: torch.device) -> Evaluator:
+        """Return how the network is run on a device."""
+        autocast = torch.bfloat16 if uses_bfloat16(self.amp, device) else None
+        return Evaluator(autocast=autocast, limit=self.limit, views=self.views)
+
+    @property
+    def finish(self) -> Finish:
+        """How the fusion is finished; a convex one is left alone."""
+        if self.convex:
+            return convex
+        return Balanced(self.balance) if self.balance else as_predicted
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a result depends on beside weights, degradation and steps, as JSON."""
+        return {
+            "correction": self.correction,
+            "convex": self.convex,
+            "views": self.views,
+            "settle": list(self.settle),
+            "balance": 0 if self.convex else self.balance,
+        }
 
 
 class FusionInferer(Inferer):
@@ -39,51 +90,39 @@ class FusionInferer(Inferer):
         trajectory: bool = False,
         limit: int | None = LIMIT,
         views: int = 1,
-        settle: Settle = (None, None),
+        settle: Sequence[float | None] = (None, None),
         balance: int = 0,
     ) -> None:
         """Make an inferer.
 
         Args:
-            degradation: What happened to the sources: a specification (see `medfuse.physics.degradation`), a
+            degradation: What happened to the sources: a specification (see `medfuse.physics.specification`), a
                 `JointDegradation`, or None for none. A call may override it.
             steps: Number of reverse steps, 1 or more. A call may override it.
-            correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.JointObservation.correct`.
+            correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.corrections`.
             convex: Force the fused image to `m x1 + (1 - m) x2`.
             amp: Run the network in bfloat16: yes, no, or `auto` (where the device computes it natively).
             trajectory: Return the state after each step too, as `states`; training needs them.
             limit: Number of pixels, B x H x W, on which the network runs at once; what is larger is cut into windows
-                that overlap so far that the result is the same, see `medfuse.diffusion.evaluate`. None for no limit.
-            views: Number of mirrored views, 1 to 4, of which the network's answers are averaged: a little better, and
-                so many times slower.
+                that overlap so far that the result is the same, see `medfuse.diffusion.Evaluator`. None for no limit.
+            views: Number of mirrored views, 1 to 4, of which the network's answers are averaged (test-time
+                augmentation): a little better, and so many times slower.
             settle: Standard deviations, for each source, by which local means of what it leaves of its data must exceed
-                the noise to be believed; None: never. See `medfuse.diffusion.sample`.
+                the noise to be believed; None: never. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
-                `medfuse.balance`. A convex one is left alone. A call may override it.
+                `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
 
         Raises:
             DegradationError: The limit is not positive, or the steps, the correction, the views, the settling or the
                 balance are impossible.
         """
-        _check_balance(balance)
-        if limit is not None and limit < 1:
-            raise DegradationError(f"the limit must be a number of pixels, 1 or more, got {limit}; raise it.")
-        check_settings(steps, correction, views, settle)
-        self.degradation = degradation
-        self.steps, self.correction, self.convex = steps, correction, convex
-        self.amp, self.trajectory, self.limit, self.views, self.balance = amp, trajectory, limit, views, balance
-        self.settle = tuple(settle)
+        self.degradation, self.trajectory = degradation, trajectory
+        self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside weights, degradation and steps, for the records."""
-        return {
-            "correction": self.correction,
-            "convex": self.convex,
-            "views": self.views,
-            "settle": list(self.settle),
-            "balance": 0 if self.convex else self.balance,
-        }
+        return self.told.record
 
     def __call__(
         self,
@@ -95,7 +134,6 @@ class FusionInferer(Inferer):
         until: int | None = None,
         misfit: bool = False,
         balance: int | None = None,
-        blur_share: Tensor | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse.
 
@@ -108,69 +146,91 @@ class FusionInferer(Inferer):
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
             misfit: Return also what the restored sources leave of the data.
             balance: Overrides the inferer's own.
-            blur_share: Share of its stated width that the blur of each source has, **[B, 2]** or as it is returned;
-                None: as the data allow.
 
         Returns:
             `source1`, `source2`, `fused`, `weight` (of source 1, 0..1), `std1`, `std2` (predicted std of the error of
-            each restored source), each **[B, 1, H, W]**; `blur_share`, the share of its stated width to which the blur
-            of each source was undone, **[B, 2, 1, 1]**, below 1 where the data show it to be narrower; where asked
-            for, `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
+            each restored source), each **[B, 1, H, W]**; what the data proved of each source, **[B, 2, 1, 1]** each:
+            `proven_blur`, the share of its stated width that is undone, below 1 where the data show it to be narrower,
+            `proven_noise`, the factor of its stated variance, above 1 where the data show more, and `converged`,
+            1 where the last solve has, else 0; where asked for, `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
+
+        Raises:
+            GeometryError: Another shape.
         """
-        balance = self.balance if balance is None else balance
-        _check_balance(balance)
-        states = sample(
-            network,
-            inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs,
-            as_degradation(self.degradation if degradation is None else degradation),
-            steps=self.steps if steps is None else steps,
-            correction=self.correction,
-            convex=self.convex,
-            autocast=torch.bfloat16 if uses_bfloat16(self.amp, inputs.device) else None,
-            until=until,
-            trajectory=self.trajectory,
-            misfit=misfit,
-            limit=self.limit,
-            views=self.views,
-            settle=self.settle,
-            blur_share=None if blur_share is None else blur_share.flatten(1),
+        if inputs.ndim != 4 or inputs.shape[1] != 2:
+            raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
+        told, stated = self._told(steps, balance), self._stated(degradation)
+        images = stated.continued(_plain(inputs))
+        fitted, found = fit(stated, images)
+        result = self._fused(images, inputs.shape[2:], network, fitted, told, until=until, misfit=misfit)
+        converged = result.pop("converged")
+        return result | _proven(found.blur, found.noise, converged, axes=2)
+
+    def _told(self, steps: int | None, balance: int | None) -> Settings:
+        return replace(
+            self.told,
+            steps=self.told.steps if steps is None else steps,
+            balance=self.told.balance if balance is None else balance,
         )
-        final = states[-1]
-        fused = final.x[:, 2:3]
-        if not self.convex:  # before anything else is made: it takes room where an image is large
-            fused = balanced(fused, final.x[:, :2], steps=balance)
+
+    def _stated(self, degradation: Spec) -> JointDegradation:
+        return as_degradation(self.degradation if degradation is None else degradation)
+
+    def _fused(
+        self,
+        images: Tensor,
+        size: Sequence[int],
+        network: Any,
+        fitted: JointDegradation,
+        told: Settings,
+        *,
+        until: int | None,
+        misfit: bool,
+    ) -> dict[str, Any]:
+        """Bind, sample and finish continued images **[B, 2, H', W']**; return results of the given size."""
+        observation = JointObservation.from_images(images, fitted)
+        steps = sample(
+            network,
+            observation,
+            steps=told.steps,
+            correct=correction(told.correction, told.settle),
+            evaluate=told.evaluator(images.device),
+            until=until,
+        )
+        whole = list(steps) if self.trajectory else [_last(steps, until or told.steps)]
+        final, states = whole[-1], [state.cropped(size) for state in whole]
+        result: dict[str, Any] = {"misfit": observation.misfit(final.images[:2])[_within(size)]} if misfit else {}
+        del observation, steps
+        final = final.cropped(size)
+        source1, source2, fused = final.images
+        if until in (None, told.steps):
+            fused = told.finish(fused, (source1, source2), final.weight)
+            if told.convex:
+                states[-1] = final._replace(images=(source1, source2, fused))
         std = (0.5 * final.log_variance).exp()
-        result: dict[str, Any] = {
-            "source1": final.x[:, 0:1],
-            "source2": final.x[:, 1:2],
+        result |= {
+            "source1": source1,
+            "source2": source2,
             "fused": fused,
             "weight": final.weight,
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
-            "blur_share": final.blur_share[..., None, None],
+            "converged": final.converged,
         }
-        if misfit:
-            result["misfit"] = final.misfit
         if self.trajectory:
             result["states"] = states
         return result
 
 
-def _check_balance(steps: int) -> None:
-    if steps < 0:
-        raise DegradationError(f"the steps of the balance must be 0 or more, got {steps}.")
-
-
-class VolumeFusionInferer(SliceInferer):
-    """Fuse volumes slice by slice, many slices in a batch; 2-D images go straight to the inner inferer.
+class VolumeFusionInferer(FusionInferer):
+    """Fuse volumes slice by slice, many slices in a batch; 2-D images are fused as by the inner inferer.
 
     On a CPU slices go through one by one, so that the result does not depend on the number of slices in a batch: sums
     over several images round otherwise than those over one, by 1e-7 of full range, which bfloat16 in the network makes
     up to 1e-2 of the weight and of the fused image, and 1e-5 of the restored sources. On other devices the result
-    depends on the batch so far. `SliceInferer` drops keyword arguments, hence they are bound to the network here. Each
-    slice is corrected by the in-plane operator; a correction of the whole volume on the PET's own grid takes the place
-    of the inner call, not of this class. A blur that the data show to be narrower than stated is narrowed alike in all
-    slices of a volume, see `medfuse.physics.common_share`.
+    depends on the batch so far. Each slice is corrected by the in-plane operator; a correction of the whole volume on
+    the PET's own grid takes the place of the loop over slices. What the data prove of a blur is proven once for a
+    volume, and a blur is narrowed alike in all its slices, see `medfuse.physics.fit`.
     """
 
     def __init__(
@@ -185,83 +245,68 @@ class VolumeFusionInferer(SliceInferer):
         """Make a volumetric inferer.
 
         Args:
-            inner: What fuses a batch of slices.
+            inner: The inferer whose degradation and settings are meant.
             spatial_dim: Axis of a volume [X, Y, Z] along which to slice: 0, 1 or 2.
             slice_batch: Number of slices that are processed together, but on a CPU.
             progress: Show a progress bar.
             std: Return `std1` and `std2` of a volume, too; without, it takes less memory.
+
+        Raises:
+            GeometryError: No such axis, or no slice in a batch.
         """
-        super().__init__(
-            roi_size=(-1, -1), sw_batch_size=slice_batch, spatial_dim=spatial_dim, overlap=0.0, progress=progress
-        )
-        self.inner, self.std = inner, std
+        super().__init__(inner.degradation, trajectory=False, **asdict(inner.told))
+        if spatial_dim not in (0, 1, 2) or slice_batch < 1:
+            raise GeometryError(
+                "spatial_dim must be 0, 1 or 2 and slice_batch 1 or more, "
+                f"got {spatial_dim!r} and {slice_batch!r}; change them."
+            )
+        self.spatial_dim, self.slice_batch, self.progress, self.std = spatial_dim, slice_batch, progress, std
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Those of the inner inferer."""
-        return self.inner.settings
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Any,
+        *,
+        degradation: Spec = None,
+        steps: int | None = None,
+        until: int | None = None,
+        misfit: bool = False,
+        balance: int | None = None,
+    ) -> dict[str, Any]:
+        """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); arguments and results are as in `FusionInferer`.
 
-    def __call__(self, inputs: Tensor, network: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); returns what the inner inferer returns.
-
-        Of a volume `blur_share` is **[B, 2, 1, 1, 1]**: one for all slices.
+        What the data proved of a volume is **[B, 2, 1, 1, 1]** each, one for all slices: `proven_noise` is the mean
+        over the slices, and `converged` tells of all of them.
 
         Raises:
             GeometryError: Neither four nor five axes.
         """
         if inputs.ndim == 4:
-            return self.inner(inputs, network, **kwargs)
-        if inputs.ndim != 5:
+            return super().__call__(
+                inputs, network, degradation=degradation, steps=steps, until=until, misfit=misfit, balance=balance
+            )
+        if inputs.ndim != 5 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
-
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        told, share = kwargs.pop("degradation", None), kwargs.pop("blur_share", None)
-        degradation = as_degradation(self.inner.degradation if told is None else told)
-        share = self._blur_share(plain, degradation) if share is None else share.flatten(1)
-        of_slices = iter(share.repeat_interleave(inputs.shape[self.spatial_dim + 2], 0))
-
-        def fuse(slices: Tensor) -> dict[str, Tensor]:
-            shares = torch.stack([next(of_slices) for _ in slices])
-            results = [
-                self.inner(some, network, degradation=degradation, blur_share=share, **kwargs)
-                for some, share in zip(*(v.split(at_once(v)) for v in (slices, shares)), strict=True)
-            ]
-            dropped = ("blur_share",) if self.std else ("blur_share", "std1", "std2")
-            return {k: torch.cat([result[k] for result in results]) for k in results[0] if k not in dropped}
-
-        return self._by_slices(plain, fuse) | {"blur_share": share[..., None, None, None]}
-
-    def _by_slices(self, volumes: Tensor, fuse: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Call a function of slices **[B, C, H, W]** on all slices of volumes **[B, C, X, Y, Z]**, batch by batch.
-
-        MONAI's sliding window does so too, but holds beside each result a map of how often each voxel came.
-        """
-        slices = volumes.movedim(self.spatial_dim + 2, 1)
-        places = [(volume, number) for volume in range(slices.shape[0]) for number in range(slices.shape[1])]
-        results: dict[str, Tensor] = {}
-        for start in tqdm(range(0, len(places), self.sw_batch_size), disable=not self.progress):
-            some = places[start : start + self.sw_batch_size]
-            for name, values in fuse(torch.stack([slices[place] for place in some])).items():
-                if name not in results:
-                    results[name] = values.new_empty(len(volumes), values.shape[1], *volumes.shape[2:])
-                targets = results[name].movedim(self.spatial_dim + 2, 1)
-                for place, value in zip(some, values, strict=True):
-                    targets[place] = value
-        return results
-
-    def _blur_share(self, volumes: Tensor, degradation: JointDegradation) -> Tensor:
-        """Return the share of the stated width of each source's blur that is undone in each volume, **[B, 2]**."""
-        if not any(part.blurred for part in degradation):
-            return volumes.new_ones(len(volumes), 2)
-        slices = volumes.movedim(self.spatial_dim + 2, 1).flatten(0, 1)
-        parts = slices.split(at_once(slices, self.sw_batch_size))
-        shares = torch.cat([blur_shares(part, degradation) for part in parts])
-        return common_share(shares.unflatten(0, (len(volumes), -1)).movedim(1, -1))
-
-
-def at_once(images: Tensor, batch: int | None = None) -> int:
-    """Return how many images may go through together: on a CPU one, for what is computed must not depend on others."""
-    return 1 if images.device.type == "cpu" else batch or len(images)
+        told, stated = self._told(steps, balance), self._stated(degradation)
+        axis, volumes = self.spatial_dim + 2, len(inputs)
+        slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
+        together = 1 if inputs.device.type == "cpu" else self.slice_batch
+        _, found = fit(stated, slices, volumes=volumes, at_once=together)
+        converged = slices.new_empty(len(slices), 2, dtype=torch.bool)
+        result: dict[str, Any] = {}
+        for first in tqdm(range(0, len(slices), together), disable=not self.progress):
+            some = slice(first, first + together)
+            images, fitted = stated.continued(slices[some]), found.of(some).applied(stated)
+            part = self._fused(images, slices.shape[2:], network, fitted, told, until=until, misfit=misfit)
+            converged[some] = part.pop("converged")
+            for name, values in part.items():
+                if self.std or name not in ("std1", "std2"):
+                    if name not in result:  # one place for all, which its parts fill
+                        result[name] = values.new_empty(len(slices), *values.shape[1:])
+                    result[name][some] = values
+        result = {name: v.unflatten(0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
+        blur, noise, solved = (v.unflatten(0, (volumes, -1)) for v in (found.blur, found.noise, converged))
+        return result | _proven(blur[:, 0], noise.mean(1), solved.all(1), axes=3)
 
 
 def as_degradation(degradation: Spec) -> JointDegradation:
@@ -292,3 +337,27 @@ def uses_bfloat16(amp: bool | str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _proven(blur: Tensor, noise: Tensor, converged: Tensor, *, axes: int) -> dict[str, Tensor]:
+    """Name what the data proved, **[B, 2]** each, with as many axes of length 1 as an image has.
+
+    What is true is 1, not True: MONAI's windows weigh what they are given.
+    """
+    found = {"proven_blur": blur, "proven_noise": noise, "converged": converged.to(blur.dtype)}
+    return {name: values.reshape(*values.shape, *[1] * axes) for name, values in found.items()}
+
+
+def _last(states: Iterator[FusionState], count: int) -> FusionState:
+    """Return the last of so many states; each goes before the next is made, as a large one leaves little room."""
+    for _ in range(count - 1):
+        next(states)
+    return next(states)
+
+
+def _within(size: Sequence[int]) -> tuple[Any, ...]:
+    return (..., *(slice(n) for n in size))
+
+
+def _plain(inputs: Tensor) -> Tensor:
+    return inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs

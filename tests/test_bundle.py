@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from medfuse.bundles import bundle_dir, load_spec, preset_names, share_dir
 from medfuse.physics import parse_degradation
-from medfuse.transforms.degrade import degrade
+from medfuse.training.degrade import degrade
 
 BUNDLE = bundle_dir("pet_mri_fusion")
 NOISE = "[{'noise': {'kind': 'gaussian', 'sigma': 0.03}}]"

@@ -16,8 +16,8 @@ from PIL import Image
 from medfuse import cli
 from medfuse.errors import BundleError, GeometryError, ImageError, MedfuseError
 from medfuse.evaluation import METHODS, _enlarge, _interval, evaluate_folders
+from medfuse.fusion.color import fuse_color, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from medfuse.metrics import METRICS, Images, floors, measure
-from medfuse.transforms.color import fuse_color, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 
 NAMES = ("a", "b", "c")
 Folders = dict[str, Path]

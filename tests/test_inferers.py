@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 import torch
@@ -12,15 +12,23 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.transforms import LoadImage, ResampleToMatch
 from torch import Tensor, nn
 
-from medfuse.balance import balanced
 from medfuse.bundles import bundle_dir
 from medfuse.diffusion import FusionModel
+from medfuse.diffusion.unet import FusionUNet
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.fusion.balance import balanced
 from medfuse.inferers import FusionInferer, VolumeFusionInferer, as_degradation, uses_bfloat16
-from medfuse.networks import FusionUNet
-from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, JointDegradation, parse_degradation
+from medfuse.physics import (
+    Degradation,
+    GaussianBlur,
+    GaussianNoise,
+    JointDegradation,
+    JointObservation,
+    KrylovModel,
+    parse_degradation,
+)
 from medfuse.pipeline import load_fusion
-from medfuse.transforms import DegradeBatch
+from medfuse.training import DegradeBatch
 
 NOISE = {"version": 1, "source1": [{"noise": {"sigma": 0.05}}], "source2": [{"noise": {"sigma": 0.1}}]}
 COMPOSITE = {
@@ -29,6 +37,7 @@ COMPOSITE = {
     "source2": [{"downsample": {"factor": 2}}, {"noise": {"kind": "poisson", "counts": 200}}],
 }
 KEYS = {"source1", "source2", "fused", "weight", "std1", "std2"}
+PROVEN = {"proven_blur", "proven_noise", "converged"}
 BLURRED = {"version": 1, "source1": [{"blur": {"sigma_px": 2.5}}]}
 
 
@@ -46,11 +55,11 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 2e-5) -> None:
+def assert_same(a: dict, b: dict, atol: float = 2e-5) -> None:
     assert set(a) == set(b)
     for key in a:
         assert a[key].shape == b[key].shape, key
-        assert torch.allclose(a[key], b[key], atol=atol, rtol=1e-4), key
+        assert torch.allclose(a[key].float(), b[key].float(), atol=atol, rtol=1e-4), key
 
 
 # ----------------------------------------------------------------------------------------------------------- 2-D images
@@ -58,9 +67,9 @@ def test_it_is_called_by_keyword_and_by_position(network):
     inferer, inputs = FusionInferer(NOISE, amp=False), rand(2, 2, 16, 20)
     result = inferer(inputs=inputs, network=network)
     assert_same(result, inferer(inputs, network), atol=0)
-    assert set(result) == KEYS | {"blur_share"}
+    assert set(result) == KEYS | PROVEN
     assert all(result[k].shape == (2, 1, 16, 20) and result[k].dtype == torch.float32 for k in KEYS)
-    assert torch.equal(result["blur_share"], torch.ones(2, 2, 1, 1))
+    assert all(torch.equal(result[k].float(), torch.ones(2, 2, 1, 1)) for k in PROVEN)
     assert bool((result["weight"] >= 0).all() & (result["weight"] <= 1).all())
     assert bool((result["std1"] > 0).all() & (result["std2"] > 0).all())
 
@@ -100,7 +109,7 @@ def test_options_reach_the_sampler(network):
 def test_training_gets_the_whole_trajectory(network):
     inferer, inputs = FusionInferer(NOISE, trajectory=True, amp=False), rand(1, 2, 16, 16)
     result = inferer(inputs, network, steps=4)
-    assert set(result) == KEYS | {"blur_share", "states"}
+    assert set(result) == KEYS | PROVEN | {"states"}
     assert len(result["states"]) == 4
     assert torch.equal(result["states"][-1].x[:, 2:], result["fused"])
 
@@ -201,7 +210,7 @@ def test_bfloat16_is_a_choice():
 @pytest.mark.parametrize("amp", [True, False])
 def test_physics_stay_in_float32(network, amp):
     result = FusionInferer(NOISE, amp=amp)(rand(1, 2, 16, 16), network)
-    assert all(v.dtype == torch.float32 for v in result.values())
+    assert all(v.dtype == torch.float32 for k, v in result.items() if k in KEYS)
 
 
 # --------------------------------------------------------------------------------------------------------- MONAI engine
@@ -221,7 +230,8 @@ def test_it_works_inside_a_supervised_evaluator(network):
     single = [pred for batch in outputs for pred in batch]
     assert len(single) == 3
     for pred, item in zip(single, data, strict=True):
-        assert_same(pred, {k: v[0] for k, v in FusionInferer(NOISE, amp=False)(item["image"][None], network).items()})
+        alone = FusionInferer(NOISE, amp=False)(item["image"][None], network)
+        assert_same(pred, {k: v[0] for k, v in alone.items()})
 
 
 def test_a_prepared_batch_brings_its_own_degradation(network):
@@ -251,7 +261,9 @@ def by_hand(inferer: FusionInferer, volume: Tensor, network: FusionModel, axis: 
     """Fuse a volume by a plain loop over slices."""
     slices = [inferer(s, network) for s in volume.unbind(axis + 2)]
     return {key: torch.stack([s[key] for s in slices], axis + 2) for key in KEYS} | {
-        "blur_share": slices[0]["blur_share"][..., None]
+        "proven_blur": slices[0]["proven_blur"][..., None],
+        "proven_noise": torch.stack([s["proven_noise"] for s in slices]).mean(0)[..., None],
+        "converged": torch.stack([s["converged"] for s in slices]).all(0)[..., None],
     }
 
 
@@ -281,13 +293,17 @@ def test_a_batch_of_volumes_is_the_volumes_one_by_one(network):
     volumes = rand(2, 2, 8, 8, 5)
     whole = inferer(volumes, network)
     for b in range(2):
-        assert_same({k: v[b : b + 1] for k, v in whole.items()}, inferer(volumes[b : b + 1], network))
+        assert_same(sample_of(whole, b), inferer(volumes[b : b + 1], network))
+
+
+def sample_of(result: dict, b: int) -> dict:
+    return {k: sample_of(v, b) if isinstance(v, dict) else v[b : b + 1] for k, v in result.items()}
 
 
 def test_slices_do_not_depend_on_where_the_volume_starts(network):
     inferer, volume = VolumeFusionInferer(FusionInferer(COMPOSITE, amp=False), slice_batch=3), rand(1, 2, 8, 8, 7)
     whole, rest = inferer(volume, network), inferer(volume[..., 2:], network)
-    assert_same({k: v if k == "blur_share" else v[..., 2:] for k, v in whole.items()}, rest)
+    assert_same({k: whole[k][..., 2:] for k in KEYS}, {k: rest[k] for k in KEYS})
 
 
 def test_odd_slices_with_a_decimation(network):
@@ -348,15 +364,17 @@ def test_a_blur_is_undone_alike_in_all_slices_of_a_volume(network, axis):
     volume = torch.stack([slices, blurred]).movedim(1, axis + 2)  # [2, 2, X, Y, Z]
     inner = FusionInferer(BLURRED, amp=False)
     result = VolumeFusionInferer(inner, spatial_dim=axis, slice_batch=3)(volume, network, misfit=True)
-    each = inner(slices, network)["blur_share"][:, 0, 0, 0]
+    each = inner(slices, network)["proven_blur"][:, 0, 0, 0]
     assert torch.equal(each == 1, torch.tensor([True, False, False, True, False]))
     share = torch.tensor([[float(each[each < 1].median()), 1], [1, 1]])
-    assert torch.equal(result["blur_share"], share[..., None, None, None])
-    for known in (share, result["blur_share"]):
-        told = VolumeFusionInferer(inner, spatial_dim=axis)(volume, network, blur_share=known)
-        torch.testing.assert_close(told["source1"], result["source1"], atol=1e-5, rtol=0)
-    expected = inner(slices, network, blur_share=share[:1].expand(5, -1))
-    torch.testing.assert_close(result["source1"][0], expected["source1"].movedim(0, axis + 1), atol=1e-5, rtol=0)
+    assert torch.equal(result["proven_blur"], share[..., None, None, None])
+    narrowed = {"version": 1, "source1": [{"blur": {"sigma_px": 2.5 * float(share[0, 0])}}]}
+    expected = inner(slices, network, degradation=narrowed)
+    at = expected["proven_blur"][:, 0, 0, 0] == 1  # of the others the data allow even less when asked by themselves
+    assert int(at.sum()) >= 3
+    torch.testing.assert_close(
+        result["source1"][0].movedim(axis + 1, 0)[at], expected["source1"][at], atol=1e-5, rtol=0
+    )
     assert result["misfit"].shape == volume.shape and float(result["misfit"].abs().max()) > 0
 
 
@@ -366,12 +384,55 @@ def test_a_meta_tensor_volume_is_taken(network):
 
 
 def test_repeated_calls_with_other_shapes_agree(network):
-    """MONAI's `SliceInferer` writes its window on itself during a call."""
     inferer = VolumeFusionInferer(FusionInferer(NOISE, amp=False), spatial_dim=1)
     first = inferer(rand(1, 2, 8, 3, 8), network)
     inferer(rand(1, 2, 12, 2, 6), network)
     inferer(rand(1, 2, 16, 16), network)
     assert_same(first, inferer(rand(1, 2, 8, 3, 8), network), atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 3, 16, 16), (1, 2, 8, 8, 8)])
+def test_images_of_another_shape_are_refused(network, shape):
+    with pytest.raises(GeometryError, match=r"must have the shape \[B, 2, H, W\]"):
+        FusionInferer(NOISE)(torch.zeros(shape), network)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (23, 27)])
+@pytest.mark.parametrize("settings", [{}, {"correction": "none"}, {"convex": True}, {"trajectory": True}, {"until": 2}])
+def test_the_misfit_is_what_the_result_leaves_of_the_data(network, size, settings):
+    degradation, until = parse_degradation(COMPOSITE), {k: settings[k] for k in settings if k == "until"}
+    inferer = FusionInferer(COMPOSITE, amp=False, **{k: v for k, v in settings.items() if k != "until"})
+    inputs = rand(2, 2, *size)
+    result = inferer(inputs, network, misfit=True, **until)
+    restored = torch.cat([result["source1"], result["source2"]], 1)
+    inside = slice(0, 16 if size[0] % 2 else None)  # what was cut off at the end tells on its neighbours
+    observation = JointObservation.from_images(degradation.continued(inputs), degradation)
+    expected = observation.misfit(degradation.continued(restored).split(1, 1))[..., inside, inside]
+    torch.testing.assert_close(result["misfit"][..., inside, inside], expected, atol=1e-4, rtol=0)
+    assert result["misfit"].shape == (2, 2, *size) and float(result["misfit"].abs().max()) > 0.01
+    assert "misfit" not in inferer(inputs, network, **until)
+
+
+def test_the_convex_form_adds_nothing_that_is_in_neither_source(network):
+    inputs = rand(1, 2, 16, 20)
+    result = FusionInferer(COMPOSITE, convex=True, trajectory=True, amp=False)(inputs, network)
+    x1, x2, f, m = (result[key] for key in ("source1", "source2", "fused", "weight"))
+    assert torch.allclose(f, m * x1 + (1 - m) * x2, rtol=1e-6)
+    assert bool((f >= torch.minimum(x1, x2) - 1e-6).all() & (f <= torch.maximum(x1, x2) + 1e-6).all())
+    assert torch.equal(result["states"][-1].x[:, 2:], f)
+    free = FusionInferer(COMPOSITE, amp=False)(inputs, network)
+    assert torch.equal(free["source1"], x1) and torch.equal(free["source2"], x2)
+
+
+def test_findings_tell_of_a_solve_that_stopped_at_its_limit(network, monkeypatch):
+    motion = {"version": 1, "source1": [{"motion": {"length_px": 9}}, {"noise": {"sigma": 0.05}}]}
+    solved = FusionInferer(motion, amp=False, steps=1)(rand(1, 2, 24, 24), network)["converged"]
+    assert solved.flatten().tolist() == [True, True]
+    stopped = partialmethod(KrylovModel.__init__, max_iterations=1)
+    monkeypatch.setattr(KrylovModel, "__init__", stopped)
+    volume = rand(1, 2, 24, 24, 2)
+    inferer = VolumeFusionInferer(FusionInferer(motion, amp=False, steps=1))
+    assert inferer(volume, network)["converged"].flatten().tolist() == [False, True]
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (1, 2, 4, 4, 4, 4)])
@@ -400,9 +461,10 @@ def test_the_slice_inferer_of_monai_over_the_fusion_of_slices_is_the_fusion_of_v
     for window in (roi, (-1, -1)):
         slices = SliceInferer(roi_size=window, spatial_dim=axis, sw_batch_size=3)
         theirs = slices(MetaTensor(few), partial(inner, network=network))
-        shares = theirs.pop("blur_share").as_tensor()
-        assert_same({k: v.as_tensor() for k, v in theirs.items()}, {k: ours[k] for k in KEYS})
-        assert shares.shape[axis + 2] == 5 and bool((shares == ours["blur_share"]).all())
+        shares = theirs.pop("proven_blur").as_tensor()
+        assert_same({k: theirs[k].as_tensor() for k in KEYS}, {k: ours[k] for k in KEYS})
+        assert bool((theirs["converged"] == 1).all()) and bool(ours["converged"].all())
+        assert shares.shape[axis + 2] == 5 and bool((shares == ours["proven_blur"]).all())
     assert theirs["source2"].shape == (1, 1, *few.shape[2:]) and ours["source2"].std() > 0.01
 
 
@@ -419,7 +481,7 @@ def test_each_slice_has_the_blur_of_its_own_under_the_slice_inferer_of_monai(net
     """Ours shares one among the slices of a volume, hence the two differ there."""
     inner = FusionInferer(BLURRED, amp=False)
     volume = torch.stack([GaussianBlur(s).forward(rand(1, 2, 48, 48, seed=3))[0] for s in (1.0, 2.5)], -1)[None]
-    shares = SliceInferer(roi_size=(48, 48), spatial_dim=2)(volume, partial(inner, network=network))["blur_share"]
+    shares = SliceInferer(roi_size=(48, 48), spatial_dim=2)(volume, partial(inner, network=network))["proven_blur"]
     assert shares.shape == (1, 2, 1, 1, 2)
     assert float(shares[0, 0, 0, 0, 0]) < 0.7 and float(shares[0, 0, 0, 0, 1]) == 1
 

@@ -15,10 +15,10 @@ from PIL import Image
 from medfuse import cli
 from medfuse.bundles import bundle_dir, bundle_metadata, load_spec, preset_path, share_dir
 from medfuse.errors import BundleError, known_error
+from medfuse.fusion.color import rgb_to_ycbcr
 from medfuse.inferers import uses_bfloat16
 from medfuse.io import read_image, write_image
 from medfuse.pipeline import load_workflow, run_bundle
-from medfuse.transforms.color import rgb_to_ycbcr
 
 BUNDLE = bundle_dir("ir_vis_fusion")
 KINDS = ("fused", "source1", "source2", "weight")

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from medfuse.diffusion.features import CONDITION
 from medfuse.diffusion.schedule import MonotoneSchedule
 
 
-class Gains(nn.Module):
+class GainNetwork(nn.Module):
     """Predict, from the condition, the error variance of each restored source and the gain of the fusion row.
 
     The variances, and the changes that a step may make to the sources and to the fused image, fall with learned powers
@@ -18,7 +19,7 @@ class Gains(nn.Module):
     already, and must not count twice.
     """
 
-    def __init__(self, condition_features: int = 25, hidden: int = 64, initial_std: float = 0.02) -> None:
+    def __init__(self, condition_features: int = len(CONDITION), hidden: int = 64, initial_std: float = 0.02) -> None:
         super().__init__()
         final = nn.Linear(hidden, 3)
         self.powers = nn.Parameter(torch.tensor([14.0, 14.0, 14.0, 2.0]))
@@ -28,11 +29,7 @@ class Gains(nn.Module):
             final.bias.copy_(torch.tensor([2 * math.log(initial_std), 2 * math.log(initial_std), 0.0]))
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Return **[B, 5]**.
-
-        Variance of source 1 and of source 2 (squared fraction of full range), fusion gain, factor of the change of the
-        sources and of the fused image (0..1 each).
-        """
+        """Return **[B, 5]**, which `medfuse.diffusion.answers.Gains` names."""
         condition = condition.float()
         out = self.layers(condition)
         fall = condition[:, :1].clamp(1e-3, 1.0).pow(self.powers)
@@ -49,14 +46,14 @@ class FusionModel(nn.Module):
         """Put the parts together.
 
         Args:
-            denoiser: `(image [B, 12, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.networks.FusionUNet`.
+            denoiser: `(image [B, 12, H, W], condition [B, 25]) -> [B, 6, H, W]`, e.g. `medfuse.diffusion.FusionUNet`.
             schedule: `s -> alpha_bar`; a `MonotoneSchedule` where absent.
-            gains: `condition -> [B, 5]`; `Gains` where absent.
+            gains: `condition -> [B, 5]`; a `GainNetwork` where absent.
         """
         super().__init__()
         self.denoiser = denoiser
         self.schedule = MonotoneSchedule() if schedule is None else schedule
-        self.gain = Gains() if gains is None else gains
+        self.gain = GainNetwork() if gains is None else gains
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
         """Run the denoiser: **[B, 12, H, W]** and **[B, 25]** to **[B, 6, H, W]**."""
@@ -69,5 +66,5 @@ class FusionModel(nn.Module):
 
     @torch.jit.export
     def gains(self, condition: Tensor) -> Tensor:
-        """Return the predicted variances, the fusion gain and the factors of the changes, **[B, 5]**."""
+        """Return what `medfuse.diffusion.answers.Gains` names, **[B, 5]**."""
         return self.gain(condition)

@@ -1,28 +1,52 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
-from medfuse.physics.binding import bind, common_share
-from medfuse.physics.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
-from medfuse.physics.closed_form import SpectralModel
-from medfuse.physics.convolution import Convolution, MotionBlur
-from medfuse.physics.degradation import Degradation, JointDegradation, parse_degradation, sigma_map
-from medfuse.physics.grid import replicate, unreplicate
-from medfuse.physics.krylov import KrylovModel
+from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, correction
+from medfuse.physics.degradation import Degradation, JointDegradation, sigma_map
+from medfuse.physics.evidence import Findings, Fitted, common_share, fit
+from medfuse.physics.models.conjugate_gradients import Solution
+from medfuse.physics.models.krylov import KrylovModel
+from medfuse.physics.models.source import SourceModel
+from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.observation import CORRECTIONS, JointObservation
-from medfuse.physics.operators import Composition, Gamma, LinearOperator, Mask, MissingSlices, Operator, compose
-from medfuse.physics.sources import SourceModel
+from medfuse.physics.observation import JointObservation, bind
+from medfuse.physics.operators import (
+    Composition,
+    Convolution,
+    Downsample,
+    Gamma,
+    GaussianBlur,
+    Identity,
+    LinearOperator,
+    Mask,
+    MissingSlices,
+    MotionBlur,
+    Operator,
+    SpectralChain,
+    SpectralOperator,
+    compose,
+)
+from medfuse.physics.replication import replicate, unreplicate
+from medfuse.physics.space import Grid
+from medfuse.physics.specification import parse_degradation
 
 __all__ = [
     "CORRECTIONS",
     "AveragedNoise",
     "Composition",
     "Convolution",
+    "Correction",
+    "Cut",
     "Degradation",
     "Downsample",
+    "Findings",
+    "Fitted",
+    "Free",
     "Gamma",
     "GaussianBlur",
     "GaussianNoise",
+    "Grid",
     "Identity",
+    "Joint",
     "JointDegradation",
     "JointObservation",
     "KrylovModel",
@@ -32,8 +56,10 @@ __all__ = [
     "MotionBlur",
     "Noise",
     "Operator",
+    "Paper",
     "PoissonNoise",
     "RicianNoise",
+    "Solution",
     "SourceModel",
     "SpectralChain",
     "SpectralModel",
@@ -41,6 +67,8 @@ __all__ = [
     "bind",
     "common_share",
     "compose",
+    "correction",
+    "fit",
     "parse_degradation",
     "replicate",
     "sigma_map",

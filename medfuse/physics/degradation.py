@@ -1,46 +1,25 @@
 """Degradations: what happened to a source, as a list of operators and noise in the order in which it happened.
 
-A `Degradation` is built from a declarative specification, one list of steps per source:
-
-    version: 1
-    source1:                                    # MRI or visible
-      - blur: {sigma_px: 2.0}                   # or {fwhm_mm: 6.0}; one number, or one per axis
-      - noise: {kind: gaussian, sigma: 0.0314}  # fraction of the source's full range, or `unit: input`
-    source2:                                    # PET or infrared
-      - downsample: {factor: 2, kind: bicubic}  # average (default) or bicubic
-      - motion: {length_px: 9, angle_deg: 30}
-      - noise: {kind: poisson, counts: 60}      # expected events at full range; or {kind: rician, sigma: 0.04}
-      - gamma: {exponent: 0.8}                  # a power of the values, last of all
+How they are written down is in `medfuse.physics.specification`.
 """
 
 from __future__ import annotations
 
 import math
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from medfuse.errors import DegradationError, nearest
-from medfuse.physics.blur import Downsample, GaussianBlur, Identity
-from medfuse.physics.convolution import MotionBlur
-from medfuse.physics.grid import unreplicate
-from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.operators import Gamma, LinearOperator, compose
+from medfuse.physics.noise import Noise
+from medfuse.physics.operators.base import Gamma, LinearOperator, compose
+from medfuse.physics.operators.blur import GaussianBlur, Identity
+from medfuse.physics.replication import unreplicate
 
-SPEC_VERSION = 1
-_KEYS = ("version", "name", "description", "source1", "source2")
-_MOST_LETTERS = 1000  # of a name or a description, which are copied into records
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlist, _REPR.maxdict = 4, 100, 100, 10, 10
 QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
 """Standard deviation of rounding to 8 bit, as a fraction of full range."""
-
-# Beyond all images: a slip of the pen must not become a kernel that fills the memory.
-_MOST = {"sigma_px": 1e3, "fwhm_mm": 1e3, "length_px": 1e4, "angle_deg": 360.0, "factor": 64, "exponent": 10.0}
 
 
 @dataclass(frozen=True)
@@ -50,13 +29,17 @@ class Degradation:
     Attributes:
         steps: Linear operators and noise models.
         floor: Smallest noise std that an observation is credited with, as a fraction of full range: the rounding of the
-            input (0.29/255 for 8 bit), so that nothing is trusted beyond what was stored; once the power is undone.
+            input (0.29/255 for 8 bit), so that nothing is trusted beyond what was stored; in linear units, after gamma
+            has been inverted.
         gamma: Exponent of a point-wise power of the values, which acted last.
+        excess: Factor by which the variance of all its noise, the floor included, is known to exceed what is stated,
+            **[B]**; None for 1.
     """
 
     steps: tuple[LinearOperator | Noise, ...] = ()
     floor: float = QUANTIZATION
     gamma: float = 1.0
+    excess: Tensor | None = field(default=None, compare=False)
 
     @property
     def operator(self) -> LinearOperator:
@@ -95,6 +78,10 @@ class Degradation:
             ),
         )
 
+    def louder(self, excess: Tensor) -> Degradation:
+        """Return the same with noise of so many times the variance: `excess` **[B]**."""
+        return replace(self, excess=excess)
+
     def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Degrade a clean image.
 
@@ -125,7 +112,7 @@ class JointDegradation:
     source1: Degradation = Degradation()
     source2: Degradation = Degradation()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Degradation]:
         return iter((self.source1, self.source2))
 
     def padding(self, shape: Sequence[int]) -> list[int]:
@@ -142,52 +129,10 @@ class JointDegradation:
             padding += [0, -shape[axis] % math.lcm(*factors)]
         return padding
 
-
-def parse_degradation(
-    spec: Mapping[str, Any] | None,
-    *,
-    spacing: Sequence[Sequence[float]] | None = None,
-    scale: Sequence[float] | None = None,
-    floor: float = QUANTIZATION,
-) -> JointDegradation:
-    """Build the degradations of both sources from their specification.
-
-    Args:
-        spec: The mapping shown at the top of this module; None means none.
-        spacing: Pixel spacing in mm along the spatial axes, one sequence per source; needed for `fwhm_mm`.
-        scale: Full range of each source in its own unit; needed for `unit: input`. Infinity: to be known later.
-        floor: Noise floor of both sources, fraction of full range.
-
-    Raises:
-        DegradationError: Unknown version, source, step or key; a missing or impossible value.
-    """
-    if spec is None:
-        return JointDegradation(Degradation(floor=floor), Degradation(floor=floor))
-    if not isinstance(spec, Mapping):
-        raise DegradationError(
-            f"a degradation must be a mapping with `version`, `source1`, `source2`, got {_short(spec)}."
-        )
-    if spec.get("version") != SPEC_VERSION:
-        raise DegradationError(f"`version` of a degradation must be {SPEC_VERSION}, got {_short(spec.get('version'))}.")
-    for key, value in spec.items():
-        if key not in _KEYS:
-            raise DegradationError(
-                f"a degradation must have no other keys than {', '.join(_KEYS)}, got {_short(key)}; "
-                f"{nearest(str(key), _KEYS)}."
-            )
-        if key in ("name", "description") and not (isinstance(value, str) and len(value) <= _MOST_LETTERS):
-            raise DegradationError(
-                f"`{key}` of a degradation must be a text of at most {_MOST_LETTERS} letters, got {_short(value)}; "
-                "change it."
-            )
-    sources = []
-    for i, name in enumerate(("source1", "source2")):
-        steps = spec.get(name) or []
-        if not isinstance(steps, Sequence) or isinstance(steps, str):
-            raise DegradationError(f"`{name}` must be a list of steps, got {_short(steps)}.")
-        context = _Context(name, None if spacing is None else spacing[i], None if scale is None else scale[i])
-        sources.append(_in_order([_parse_step(step, context) for step in steps], floor, name))
-    return JointDegradation(*sources)
+    def continued(self, images: Tensor) -> Tensor:
+        """Return images **[B, C, *spatial]**, continued at the ends to where every decimation divides it."""
+        padding = self.padding(images.shape[2:])
+        return F.pad(images, padding, mode="replicate") if any(padding) else images
 
 
 def mean_variances(degradation: Degradation, estimate: Tensor) -> list[tuple[Tensor, LinearOperator]]:
@@ -200,13 +145,12 @@ def mean_variances(degradation: Degradation, estimate: Tensor) -> list[tuple[Ten
     return [(noise.variance(estimate).mean(axes), after) for noise, after in degradation.noises]
 
 
-def sigma_map(degradation: Degradation, estimate: Tensor, excess: Tensor | None = None) -> Tensor:
+def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
     """Return the std of the noise in an observation, on the grid of the image.
 
     Args:
         degradation: The degradation of the source.
         estimate: A rough image **[B, 1, *spatial]**, from which signal-dependent noise takes its level.
-        excess: Factor of the variance, **[B]**; 1 where absent.
 
     Returns:
         **[B, 1, *spatial]**, fraction of full range. A linear step after the noise scales its variance by the step's
@@ -218,197 +162,10 @@ def sigma_map(degradation: Degradation, estimate: Tensor, excess: Tensor | None 
         gain = after.white_gain(estimate.shape[2:], estimate)
         variance = noise.variance(estimate if noise.depends_on_signal else corner)
         total = total + variance * gain.reshape(-1, *([1] * (estimate.ndim - 1)))
-    if excess is not None:
-        total = total * excess.reshape(-1, *([1] * (estimate.ndim - 1)))
+    if degradation.excess is not None:
+        total = total * degradation.excess.reshape(-1, *([1] * (estimate.ndim - 1)))
     return total.sqrt().expand(estimate.shape)
-
-
-@dataclass(frozen=True)
-class _Context:
-    source: str
-    spacing: Sequence[float] | None
-    scale: float | None
 
 
 def _linear(steps: Sequence[LinearOperator | Noise]) -> LinearOperator:
     return compose(Identity(), *reversed([s for s in steps if isinstance(s, LinearOperator)]))
-
-
-def _in_order(steps: Sequence[LinearOperator | Noise | Gamma], floor: float, source: str) -> Degradation:
-    """Build a degradation from its parsed steps, of which the last one alone may be a power."""
-    linear = tuple(step for step in steps if not isinstance(step, Gamma))
-    powers = [step.gamma for step in steps if isinstance(step, Gamma)]
-    if not powers:
-        return Degradation(linear, floor)
-    if len(powers) > 1 or not isinstance(steps[-1], Gamma):
-        raise DegradationError(f"`gamma` of `{source}` must be the last step, got others after it; reorder them.")
-    return Degradation(linear, _rounding(powers[0], floor), powers[0])
-
-
-def _rounding(power: float, floor: float) -> float:
-    """Return the root mean square of rounding of std `floor` once a power of values 0..1 was undone.
-
-    A power above 1 leaves few levels to the dark, whose rounding is far from that of the rest.
-    """
-    step = max(floor, 1e-6) * math.sqrt(12.0)
-    x = torch.linspace(0, 1, 10001, dtype=torch.float64)
-    return float(((x.pow(power) / step).round().mul(step).pow(1 / power) - x).square().mean().sqrt())
-
-
-def _parse_step(step: Any, context: _Context) -> LinearOperator | Noise | Gamma:
-    if not isinstance(step, Mapping) or len(step) != 1:
-        raise DegradationError(
-            f"a step of `{context.source}` must be one of {sorted(_PARSERS)} with its values, got {_short(step)}."
-        )
-    ((kind, values),) = step.items()
-    if kind not in _PARSERS:
-        raise DegradationError(
-            f"a step of `{context.source}` must be one of {sorted(_PARSERS)}, got {_short(kind)}; "
-            f"{nearest(str(kind), _PARSERS)}."
-        )
-    if not isinstance(values, Mapping):
-        raise DegradationError(f"the values of `{kind}` of `{context.source}` must be a mapping, got {_short(values)}.")
-    return _PARSERS[kind](dict(values), context)
-
-
-def _short(value: Any) -> str:
-    """Return a value as text, cut where it is long."""
-    return _REPR.repr(value)
-
-
-def _take(values: dict[str, Any], name: str, context: _Context, **fields: Any) -> dict[str, Any]:
-    """Return the fields with their defaults replaced by the given values; `...` marks a required one."""
-    unknown = sorted(map(str, set(values) - set(fields)))
-    missing = sorted(k for k, default in fields.items() if default is ... and k not in values)
-    if unknown or missing:
-        remedy = nearest(unknown[0], fields) if unknown else f"add {missing[0]}"
-        raise DegradationError(
-            f"`{name}` of `{context.source}` must have the values {sorted(fields)}, got "
-            f"{_short(sorted(map(str, values)))}; unknown: {_short(unknown)}, missing: {missing}; {remedy}."
-        )
-    return {**fields, **values}
-
-
-def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
-    several = value if isinstance(value, (list, tuple)) else [value]
-    try:
-        numbers = [float(v) for v in several]
-    except (TypeError, ValueError, OverflowError):
-        numbers = []
-    if not numbers or any(isinstance(v, bool) for v in several):
-        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {_short(value)}.")
-    if max(map(abs, numbers)) > _MOST.get(name, math.inf):
-        raise DegradationError(f"`{name}` of `{context.source}` must be at most {_MOST[name]:g}, got {_short(value)}.")
-    return numbers if isinstance(value, (list, tuple)) else numbers[0]
-
-
-def _number(value: Any, name: str, context: _Context) -> float:
-    number = _numbers(value, name, context)
-    if isinstance(number, list):
-        raise DegradationError(f"`{name}` of `{context.source}` must be one number, got {_short(value)}.")
-    return number
-
-
-def _parse_blur(values: dict[str, Any], context: _Context) -> GaussianBlur:
-    given = _take(values, "blur", context, sigma_px=None, fwhm_mm=None)
-    if (given["sigma_px"] is None) == (given["fwhm_mm"] is None):
-        raise DegradationError(
-            f"`blur` of `{context.source}` must have either `sigma_px` or `fwhm_mm`, got {_short(values)}."
-        )
-    if given["sigma_px"] is not None:
-        return GaussianBlur(_numbers(given["sigma_px"], "sigma_px", context))
-    if context.spacing is None:
-        raise DegradationError(
-            f"`fwhm_mm` of `{context.source}` must come with a pixel spacing, which these images do not have; "
-            "use `sigma_px`."
-        )
-    return GaussianBlur.from_fwhm(_numbers(given["fwhm_mm"], "fwhm_mm", context), context.spacing)
-
-
-def _parse_motion(values: dict[str, Any], context: _Context) -> MotionBlur:
-    given = _take(values, "motion", context, length_px=..., angle_deg=0.0)
-    return MotionBlur(*(_number(given[k], k, context) for k in ("length_px", "angle_deg")))
-
-
-def _parse_downsample(values: dict[str, Any], context: _Context) -> Downsample:
-    given = _take(values, "downsample", context, factor=..., kind="average")
-    factor = given["factor"]
-    if not all(type(f) is int for f in (factor if isinstance(factor, list) else [factor])):
-        raise DegradationError(
-            f"`factor` of `{context.source}` must be an integer or a list of integers, got {_short(factor)}."
-        )
-    _numbers(factor, "factor", context)
-    return Downsample(factor, given["kind"])
-
-
-def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
-    given = _take(values, "noise", context, kind="gaussian", sigma=None, counts=None, unit="fraction")
-    kind, unit = given["kind"], given["unit"]
-    needed = "counts" if kind == "poisson" else "sigma"
-    if kind not in ("gaussian", "poisson", "rician"):
-        raise DegradationError(
-            f"the noise of `{context.source}` must be gaussian, poisson or rician, got {_short(kind)}."
-        )
-    if given[needed] is None or given["sigma" if kind == "poisson" else "counts"] is not None:
-        raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {_short(values)}.")
-    if unit not in ("fraction", "input"):
-        raise DegradationError(
-            f"`unit` of the noise of `{context.source}` must be `fraction` or `input`, got {_short(unit)}."
-        )
-    value = _number(given[needed], needed, context)
-    if not 0 <= value < math.inf:
-        raise DegradationError(
-            f"`{needed}` of the noise of `{context.source}` must be finite and not negative, got {value:g}."
-        )
-    if unit == "input":
-        return _noise_of_input(kind, value, context)
-    if kind == "poisson":
-        return PoissonNoise(value)
-    if value > 1:
-        raise DegradationError(
-            f"`sigma` of `{context.source}` must be at most 1, the full range, got {value:g}; "
-            "give grey levels as a fraction of 255, a unit as `unit: input`."
-        )
-    return GaussianNoise(value) if kind == "gaussian" else RicianNoise(value)
-
-
-def _noise_of_input(kind: str, value: float, context: _Context) -> Noise:
-    """Build noise from its level in the unit of the source: its std, or the expected events of one unit of it.
-
-    Where the range is infinite, it is not known yet: what can be said without it is.
-    """
-    if context.scale is None:
-        raise DegradationError(
-            f"noise of `{context.source}` with `unit: input` must come with the source's range, which is not known "
-            "here; give `sigma` as a fraction of full range."
-        )
-    if kind == "poisson":
-        return PoissonNoise(value if math.isinf(context.scale) else value * context.scale)
-    if value > context.scale:
-        raise DegradationError(
-            f"`sigma` of `{context.source}` must be at most the full range of its source, {context.scale:g} in its "
-            f"unit, got {value:g} with `unit: input`; state less, or check the unit."
-        )
-    fraction = value / context.scale
-    return GaussianNoise(fraction) if kind == "gaussian" else RicianNoise(fraction)
-
-
-def _parse_gamma(values: dict[str, Any], context: _Context) -> Gamma:
-    exponent = _number(_take(values, "gamma", context, exponent=...)["exponent"], "exponent", context)
-    if context.scale is not None:
-        raise DegradationError(
-            f"`gamma` of `{context.source}` must be that of a 2-D image, whose full range is known, got a volume's; "
-            "undo the power before, and leave it out."
-        )
-    if not exponent >= 0.1:
-        raise DegradationError(f"`exponent` of `{context.source}` must be at least 0.1, got {exponent:g}.")
-    return Gamma(exponent)
-
-
-_PARSERS: dict[str, Callable[[dict[str, Any], _Context], LinearOperator | Noise | Gamma]] = {
-    "blur": _parse_blur,
-    "motion": _parse_motion,
-    "downsample": _parse_downsample,
-    "noise": _parse_noise,
-    "gamma": _parse_gamma,
-}

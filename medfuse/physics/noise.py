@@ -23,7 +23,7 @@ class Noise(ABC):
     biased = False
     """Whether the mean of many observations is not the signal."""
     share = 1.0
-    """Std as a share of that in each of the images that were averaged after they had been stored."""
+    """Std of the noise of a weighted mean over that of each image, `sqrt(sum w_i^2)`, 0..1; 1 for a single image."""
 
     @abstractmethod
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -100,14 +100,19 @@ class RicianNoise(Noise):
 
 
 class AveragedNoise(Noise):
-    """Noise of a weighted mean of images of one signal, each with such noise of its own: less, around the same mean."""
+    """Noise of a weighted mean of images of one signal, each stored with such noise of its own: less, the same mean.
+
+    The variance is `share^2` times that of one image; the mean, which matters where noise is biased or was cut at 0, is
+    that of one image. Example: luma as the mean of R, G and B, with independent noise in each: `share = 1 / sqrt(3)`,
+    0.577.
+    """
 
     def __init__(self, noise: Noise, share: float) -> None:
         """Average.
 
         Args:
             noise: Noise of each image.
-            share: Std of the mean's noise, as a share of it: the norm of the weights, whose sum is 1.
+            share: `sqrt(sum w_i^2)` for weights whose sum is 1, in (0, 1].
         """
         self.noise, self.share = noise, share
         self.depends_on_signal, self.biased = noise.depends_on_signal, noise.biased
@@ -128,7 +133,10 @@ class AveragedNoise(Noise):
 
 @torch.no_grad()
 def clipped_mean(x: Tensor, sigma: Tensor) -> Tensor:
-    """Return the mean of `max(x + sigma n, 0)` for normal `n`; no gradient is tracked."""
+    """Return the mean of `max(x + sigma n, 0)` for normal `n`, `sigma phi(x / sigma) + x Phi(x / sigma)`.
+
+    No gradient is tracked.
+    """
     t = x / sigma.clamp_min(1e-6)
     density = t.square().mul_(-0.5).exp_().mul_(sigma / math.sqrt(2.0 * math.pi))
     share = t.mul_(-math.sqrt(0.5)).erfc_().mul_(0.5)  # the part of the noise that leaves the sum above 0

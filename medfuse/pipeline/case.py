@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError
+from medfuse.fusion import fuse_color, to_uint8
 from medfuse.io import (
     check_nifti_header,
     is_nifti,
@@ -55,9 +56,7 @@ from medfuse.transforms import (
     NOISE,
     ResampleToReference,
     case_degradation,
-    fuse_color,
     inverse_values_,
-    to_uint8,
 )
 
 _logger = logging.getLogger(__name__)
@@ -233,7 +232,7 @@ class SaveFusiond(MapTransform):
 
         Args:
             keys: Keys of restored source 1, restored source 2 (both in 0..1), fused and weight, each **[1, X, Y, Z]**;
-                beside them the data hold the `blur_share` of both sources, see `FusionInferer`.
+                beside them the data hold `proven_blur` and `converged` of both sources, see `FusionInferer`.
             output_dir: Where to write.
             weights: The weights that were used, for their hash.
             degradation: The specification that was used.
@@ -323,13 +322,17 @@ class SaveFusiond(MapTransform):
         scales = [float(torch.as_tensor(data[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
         y, x = ([v.movedim(self.spatial_dim, 0) for v in images] for images in (inputs, outputs))
-        share = torch.as_tensor(data["blur_share"]).flatten().cpu()
-        found = agreements(y, x, degradation, share, dtype=torch.float16)
+        findings = {
+            "blur": torch.as_tensor(data["proven_blur"]).flatten().cpu(),
+            "converged": torch.as_tensor(data["converged"]).flatten().cpu(),
+        }
+        found = agreements(y, x, degradation, findings, dtype=torch.float16)
         first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
         figures = [
             {
                 "residual_chi2": a.chi2 if a else None,
                 "narrowed_blur": a.narrowed_blur if a else None,
+                "solve_converged": a.converged if a else None,
                 "noise": self._noise(data, key, part, scale),
             }
             for a, key, part, scale in zip(found, self.source_keys, degradation, scales, strict=True)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
 from medfuse.bundles import named_as_preset
-from medfuse.physics import Degradation, Identity, JointDegradation, bind, sigma_map
+from medfuse.physics import Degradation, Identity, JointDegradation, JointObservation, fit, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -34,6 +33,7 @@ class Agreement:
         chi2: Chi-square per datum of the residual: about 1 when the restoration explains the data.
         narrowed_blur: Share of its stated width to which the blur was undone, where the data show it to be narrower;
             None where it was undone as stated, or none was.
+        converged: Whether the last correction was solved to its tolerance: conjugate gradients stop after 60 rounds.
         residual: What the restoration leaves of its data, `y - A x`, **[N, H, W]**, in standard deviations of the
             noise; a low-resolution source is replicated. `A` is the operator of the model, in which a blur that the
             data disprove is narrowed. Noise that a later step has correlated counts with its deviation in a pixel.
@@ -41,6 +41,7 @@ class Agreement:
 
     chi2: float
     narrowed_blur: float | None
+    converged: bool
     residual: Tensor
 
 
@@ -48,18 +49,18 @@ def agreements(
     inputs: Tensor | Sequence[Tensor],
     restored: Tensor | Sequence[Tensor],
     degradation: JointDegradation,
-    blur_share: Tensor,
+    findings: Mapping[str, Tensor],
     *,
     batch: int = 16,
     dtype: torch.dtype = torch.float32,
 ) -> list[Agreement | None]:
-    """Hold the restoration of each source against its data.
+    """Hold the restoration of each source against its data, batch by batch, on the grid on which it was restored.
 
     Args:
         inputs: Degraded sources as slices **[N, 2, H, W]**, or each **[N, H, W]**, 0..1.
         restored: Restored sources, likewise.
-        degradation: What happened to them.
-        blur_share: Share of its stated width to which the blur of each source was undone, **[2]**.
+        degradation: What was stated to have happened to them.
+        findings: What the data proved, **[2]** each: `blur` and `converged`, see `FusionInferer`.
         batch: Slices per step.
         dtype: Type of the residuals; float16 is enough to look at them.
 
@@ -68,36 +69,26 @@ def agreements(
         nothing to explain.
     """
     pairs = [v.unbind(1) if isinstance(v, Tensor) else v for v in (inputs, restored)]
-    return [
-        _agreement(y[:, None].split(batch), x[:, None].split(batch), part, degradation, share, dtype)
-        if part.steps
-        else None
-        for y, x, part, share in zip(*pairs, degradation, blur_share, strict=True)
-    ]
-
-
-def _agreement(
-    inputs: Sequence[Tensor],
-    restored: Sequence[Tensor],
-    part: Degradation,
-    degradation: JointDegradation,
-    share: Tensor,
-    dtype: torch.dtype,
-) -> Agreement:
-    """Hold the restoration of one source against its data, batch by batch, on the grid on which it was restored."""
-    height, width = inputs[0].shape[2:]
-    padding = degradation.padding((height, width))
-    residual = torch.empty(sum(map(len, inputs)), height, width, dtype=dtype)
+    count, height, width = pairs[0][0].shape
     largest = torch.finfo(dtype).max
-    chi2, start = [], 0
-    for y, x in zip(inputs, restored, strict=True):
-        y, x = (F.pad(v, padding, mode="replicate") if any(padding) else v for v in (y, x))
-        model = bind(part, part.observed(y), y.shape[2:], blur_share=share.expand(len(y)))
-        chi2.append(model.chi2(x))
-        left = (model.misfit(x) / model.sigma())[:, 0, :height, :width]
-        residual[start : start + len(left)] = left.clamp(-largest, largest)
-        start += len(left)
-    return Agreement(float(torch.cat(chi2).mean()), float(share) if share < 1 else None, residual)
+    chi2: list[list[Tensor]] = [[], []]
+    residuals = [torch.empty(count, height, width, dtype=dtype) if part.steps else None for part in degradation]
+    for start in range(0, count, batch):
+        some = slice(start, start + batch)
+        y, x = (degradation.continued(torch.stack([v[some] for v in images], 1)) for images in pairs)
+        fitted, _ = fit(degradation, y, blur=findings["blur"].to(y).expand(len(y), -1))
+        for i, (model, residual) in enumerate(zip(JointObservation.from_images(y, fitted), residuals, strict=True)):
+            if residual is not None:
+                image = x[:, i : i + 1]
+                chi2[i].append(model.chi2(image))
+                left = (model.misfit(image) / model.sigma())[:, 0, :height, :width]
+                residual[some] = left.clamp(-largest, largest)
+    return [
+        None
+        if residual is None
+        else Agreement(float(torch.cat(of).mean()), float(share) if share < 1 else None, bool(solved), residual)
+        for of, residual, share, solved in zip(chi2, residuals, findings["blur"], findings["converged"], strict=True)
+    ]
 
 
 def noise_of_data(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.fusion.color import fuse_visible
 from medfuse.io import (
     check_pair,
     check_range,
@@ -35,7 +36,6 @@ from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import agreements, fidelity, noise_of_data, sha256, stated, versions
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 from medfuse.transforms import noise_profile
-from medfuse.transforms.color import fuse_visible
 
 _KINDS = ("source1", "source2", "fused", "weight")
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
@@ -43,6 +43,7 @@ _RECORD = "images.json"
 _SUFFIXES = (".png", ".npy")  # of what is written
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
+_FINDINGS = {"blur": "proven_blur", "converged": "converged"}  # by the inferer's name
 _BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
@@ -102,12 +103,12 @@ def fuse_images(
         raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
     _clear(out)
 
-    blur_shares: list[Tensor] = []
+    findings: list[Mapping[str, Tensor]] = []  # of the group
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
         result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
         if not chroma:
-            blur_shares.append(result["blur_share"])
+            findings.append(result)
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
@@ -124,12 +125,14 @@ def fuse_images(
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
-        for i, (pair, shares) in enumerate(zip(group, torch.cat(blur_shares).flatten(1).cpu(), strict=True)):
-            found = _warnings(pair, what, shares, degradation, [fused[kind][i] for kind in _KINDS[:2]])
+        (proven,) = findings
+        findings.clear()
+        for i, pair in enumerate(group):
+            told = {key: proven[name][i].flatten().cpu() for key, name in _FINDINGS.items()}
+            found = _warnings(pair, what, told, degradation, [fused[kind][i] for kind in _KINDS[:2]])
             warnings += found
             for text in found:
                 _logger.warning("%s", text)
-        blur_shares.clear()
         for i, pair in enumerate(group):
             for kind in _KINDS:
                 written = _write(out / kind, pair, fused[kind][i], file_format)
@@ -206,7 +209,7 @@ class _ImagePair:
 def _warnings(
     pair: _ImagePair,
     what: JointDegradation,
-    shares: Tensor,
+    proven: Mapping[str, Tensor],
     degradation: Mapping[str, Any] | None,
     restored: Sequence[Tensor],
 ) -> list[str]:
@@ -215,7 +218,7 @@ def _warnings(
     Args:
         pair: Its images are read again.
         what: What happened to them.
-        shares: Share of its stated width to which the blur of each was undone, **[2]**.
+        proven: What their data proved, **[2]** each, see `medfuse.pipeline.agreements`.
         degradation: As it was stated.
         restored: Both restored, **[H, W]** or **[H, W, 3]**.
     """
@@ -225,20 +228,23 @@ def _warnings(
     for n, (image, part, output) in enumerate(zip(pair.read(), what, restored, strict=True), start=1):
         grey = image if image.ndim == 2 else image[..., 1]  # each channel has the stated noise
         data = part.observed(grey[None, None])[0, 0].numpy()
+        share, converged = float(proven["blur"][n - 1]), bool(proven["converged"][n - 1])
         sources[f"source {n} of {pair.name}"] = {
-            "narrowed_blur": float(shares[n - 1]) if shares[n - 1] < 1 else None,
+            "narrowed_blur": share if share < 1 else None,
+            "solve_converged": converged if part.steps else None,
             "noise": noise_of_data(torch.from_numpy(noise_profile(data)), part) if part.noises else None,
-            "residual_chi2": _chi2(image, output, part, shares[n - 1 : n]),
+            "residual_chi2": _chi2(image, output, part, share),
         }
     return restoration_warnings({"sources": sources, "degradation": degradation})
 
 
-def _chi2(image: Tensor, restored: Tensor, part: Degradation, share: Tensor) -> float | None:
+def _chi2(image: Tensor, restored: Tensor, part: Degradation, share: float) -> float | None:
     """Return the chi-square of a restored grey image; None where nothing happened to it, or it is in colour."""
     if image.ndim == 3 or not part.steps:
         return None
     y, x = (torch.stack([v, v])[None] for v in (image, restored))
-    _, found = agreements(y, x, JointDegradation(Degradation(), part), torch.cat([torch.ones(1), share]))
+    findings = {"blur": torch.tensor([1.0, share]), "converged": torch.ones(2)}
+    _, found = agreements(y, x, JointDegradation(Degradation(), part), findings)
     return found.chi2 if found else None
 
 

@@ -21,8 +21,8 @@ from matplotlib.ticker import MaxNLocator
 
 from medfuse.about import NOTICE
 from medfuse.errors import GeometryError, ImageError
+from medfuse.fusion.color import palette as color_palette
 from medfuse.io.atomic import atomic_file
-from medfuse.transforms.color import palette as color_palette
 
 MARGIN, SIDE, GAP, HEADER, FOOT = 26.0, 44.0, 6.0, 108.0, 48.0  # px
 PAPER, INK, SOFT, MARK = "#0e1116", "#edf0f4", "#98a2b0", "#58c4dd"

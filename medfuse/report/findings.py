@@ -183,6 +183,12 @@ def _restoration(record: Mapping[str, Any]) -> list[Finding]:
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
             found.append(Finding("warning", text))
+        if source.get("solve_converged") is False:
+            text = (
+                f"The correction of the {_title(name)} by its data is not exact: conjugate gradients stopped at their "
+                "limit before they met their tolerance. Restored details may lack agreement with the data."
+            )
+            found.append(Finding("warning", text))
         found += _noise(_title(name), source)
     text = (
         "What a degradation has destroyed comes from the network and from the other source, not from the data. "

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
+from medfuse.fusion.color import palette as color_palette
 from medfuse.report.canvas import as_array
 from medfuse.report.markup import Markup, element, join, json_block
-from medfuse.transforms.color import palette as color_palette
 
 SIZES = (96, 80, 64, 48, 32)  # voxels along an axis, the first that fits the budget
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))

@@ -2,8 +2,6 @@
 
 from medfuse.transforms.bias import BIAS_FIELD, CorrectBiasField, CorrectBiasFieldd
 from medfuse.transforms.checks import CheckVolumesd
-from medfuse.transforms.color import fuse_color, palette, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
-from medfuse.transforms.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded
 from medfuse.transforms.intensity import (
     ScaleIntensityAffine,
     ScaleIntensityAffined,
@@ -21,12 +19,8 @@ __all__ = [
     "CheckVolumesd",
     "CorrectBiasField",
     "CorrectBiasFieldd",
-    "DegradationPrior",
-    "DegradeBatch",
     "MeasureNoised",
     "PrepareFusion",
-    "RandDegrade",
-    "RandDegraded",
     "RegisterRigid",
     "RegisterRigidd",
     "ResampleToReference",
@@ -35,12 +29,7 @@ __all__ = [
     "ScaleIntensityAffined",
     "UnscaleIntensityd",
     "case_degradation",
-    "fuse_color",
     "inverse_values",
     "inverse_values_",
     "noise_profile",
-    "palette",
-    "rgb_to_ycbcr",
-    "to_uint8",
-    "ycbcr_to_rgb",
 ]

@@ -161,9 +161,9 @@ def _serve(pipe, cases: list[Case]) -> None:
     import torch
 
     from medfuse.diffusion import FusionModel
+    from medfuse.diffusion.unet import FusionUNet
     from medfuse.inferers import FusionInferer
     from medfuse.io import write_json
-    from medfuse.networks import FusionUNet
     from medfuse.pipeline import SaveFusiond
 
     def write(self, result, folder):  # pictures and pages take most of the time, and read nothing

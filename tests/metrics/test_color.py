@@ -9,8 +9,8 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError
+from medfuse.fusion.color import palette, rgb_to_ycbcr, ycbcr_to_rgb
 from medfuse.metrics import ciede2000, colour_fidelity, rgb_to_lab
-from medfuse.transforms.color import palette, rgb_to_ycbcr, ycbcr_to_rgb
 
 # Sharma, Wu and Dalal (2005), table 1: L* a* b* of both, and the difference
 SHARMA = (

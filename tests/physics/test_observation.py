@@ -30,9 +30,12 @@ from medfuse.physics import (
     SourceModel,
     SpectralModel,
     bind,
+    correction,
+    fit,
     replicate,
     unreplicate,
 )
+from medfuse.physics.evidence import settled_in_place, settled_slowly
 
 BATCH = 2
 RIDGE = 1e-8
@@ -131,7 +134,7 @@ def test_answers_of_a_source_equal_the_dense_ones(degradation, spatial):
     r = y.flatten(1) - times(A, x0.flatten(1))
     P = torch.tensor([0.03, 0.2], dtype=torch.float64)
     solved = torch.linalg.solve(P[:, None, None] * A @ A.mT + R, r)
-    assert_close(model.update(x0, P), x0.flatten(1) + P[:, None] * times(A.mT, solved))
+    assert_close(model.update(x0, P).x, x0.flatten(1) + P[:, None] * times(A.mT, solved))
     assert_close(model.gradient(x0), -times(A.mT, r))
     assert_close(model.chi2(x0), (r * torch.linalg.solve(R, r)).mean(1))
 
@@ -145,7 +148,7 @@ def test_update_is_the_minimum_of_both_distances(degradation, spatial):
     weighted = A.mT @ torch.linalg.inv(R)
     normal = weighted @ A + torch.eye(A.shape[2], dtype=torch.float64) / 0.05
     d = torch.linalg.solve(normal, times(weighted, y.flatten(1) - times(A, x0.flatten(1))))
-    updated = tight(degradation, y, spatial).update(x0, torch.full((BATCH,), 0.05))
+    updated = tight(degradation, y, spatial).update(x0, torch.full((BATCH,), 0.05)).x
     assert_close(updated, x0.flatten(1) + d)
 
 
@@ -159,7 +162,7 @@ def test_closed_form_equals_conjugate_gradients(degradation, spatial, ndim):
     x0 = rand(BATCH, 1, *spatial, seed=9)
     P = torch.tensor([0.001, 0.3], dtype=torch.float64)
     for one, other in (
-        (closed.update(x0, P), iterated.update(x0, P)),
+        (closed.update(x0, P).x, iterated.update(x0, P).x),
         (closed.gradient(x0), iterated.gradient(x0)),
         (closed.inverse(), iterated.inverse()),
         (closed.chi2(x0), iterated.chi2(x0)),
@@ -176,7 +179,7 @@ def test_gram_and_covariance_are_consistent_with_the_solve(degradation, spatial)
     model = tight(degradation, y, spatial)
     r = model.residual(rand(BATCH, 1, *spatial, seed=9))
     P = torch.tensor([0.03, 0.2], dtype=torch.float64)
-    u = model.solve(P, r)
+    u = model.solve(P, r).x
     assert_close(P.reshape(-1, 1, 1, 1) * model.gram(u) + model.covariance(u), r)
 
 
@@ -264,7 +267,7 @@ def test_an_update_from_noise_comes_nearer_to_the_truth():
     x, y = observe(degradation, (16, 16))
     x0 = x + 0.2 * (rand(*x.shape, seed=4) - 0.5)
     model = bind(degradation, y, (16, 16))
-    updated = model.update(x0, torch.full((BATCH,), 0.04 / 12))
+    updated = model.update(x0, torch.full((BATCH,), 0.04 / 12)).x
     assert float((updated - x).norm()) < 0.75 * float((x0 - x).norm())
     assert float(model.chi2(updated).max()) < float(model.chi2(x0).min())
 
@@ -313,6 +316,17 @@ def test_data_that_have_negative_values_or_were_blanked_are_not_taken_for_cut_of
 
 
 # ---------------------------------------------------------------------------------------------------------- slow waves
+def settle(model: SourceModel, x: Tensor, deviations: float | None = None) -> Tensor:
+    x = settled_slowly(model, x)
+    return x if deviations is None else settled_in_place(model, x, deviations)
+
+
+def fitted(stated: Degradation, y: Tensor) -> SourceModel:
+    """Bind an observation on the grid of the image as what its data prove."""
+    found = fit(JointDegradation(stated, Degradation()), torch.cat([y, y], 1))
+    return bind(found.degradation.source1, y, y.shape[2:])
+
+
 @pytest.mark.parametrize(
     "degradation",
     [
@@ -327,7 +341,7 @@ def test_settling_restores_totals_and_the_means_of_large_regions(degradation):
     model = bind(degradation, y, (128, 128))
     inside = x[0, 0] > 0.79
     biased = 0.9 * x + 0.01
-    settled = model.settle(biased)
+    settled = settle(model, biased)
     assert float((biased.mean() / x.mean() - 1).abs()) > 0.04
     assert float((settled.mean() / x.mean() - 1).abs()) < 0.01
     assert float((settled - x)[..., inside].mean().abs()) < 0.4 * float((biased - x)[..., inside].mean().abs())
@@ -338,7 +352,7 @@ def test_settling_hardly_moves_what_agrees_with_the_data():
     degradation = Degradation((GaussianBlur(1.5), GaussianNoise(0.05)))
     x = GaussianBlur(1.5).forward(rand(64, 1, 96, 96))
     y = degradation.simulate(x, torch.Generator().manual_seed(2))
-    moved = bind(degradation, y, (96, 96)).settle(x) - x
+    moved = settle(bind(degradation, y, (96, 96)), x) - x
     assert float((moved.flatten(1).norm(dim=1) == 0).double().mean()) > 0.6
     assert float(moved.std()) < 0.05 * 0.05  # a twentieth of the noise
 
@@ -356,12 +370,12 @@ def test_a_cold_spot_is_settled_in_place(before, noise):
     model = bind(degradation, y, (96, 96))
     filled = x.clone()
     filled[..., spot] = 0.16
-    assert float(model.settle(filled)[..., spot].mean()) > 0.155  # too little of the image for the slow waves
-    settled = model.settle(filled, 0.7)
+    assert float(settle(model, filled)[..., spot].mean()) > 0.155  # too little of the image for the slow waves
+    settled = settle(model, filled, 0.7)
     assert float(settled[..., spot].mean()) < 0.16 - 0.6 * 0.06
     far = columns > 80
     assert float((settled - x)[..., far].mean().abs()) < 0.002
-    moved = [float((model.settle(x, local) - x)[..., columns > 44].std()) for local in (0.7, 2.0)]
+    moved = [float((settle(model, x, local) - x)[..., columns > 44].std()) for local in (0.7, 2.0)]
     assert moved[1] < 0.5 * moved[0] < 0.15 * 0.06  # what is right is moved by a small share of the noise
 
 
@@ -369,14 +383,14 @@ def test_settling_in_place_can_be_trained_through_where_the_residual_is_nothing(
     y = torch.full((1, 1, 48, 48), 0.3, dtype=torch.float64)
     model = bind(Degradation((GaussianNoise(0.05),)), y, (48, 48))
     x = (y + 1e-13).requires_grad_(True)
-    model.settle(x, 0.5).sum().backward()
+    settle(model, x, 0.5).sum().backward()
     assert bool(x.grad.isfinite().all())
 
 
 def test_settling_is_not_led_by_understated_noise_and_spares_what_was_not_degraded():
     x = smooth_image(96)
     y = Degradation((GaussianBlur(2.0), GaussianNoise(0.06))).simulate(x, torch.Generator().manual_seed(3))
-    settled = bind(Degradation((GaussianBlur(2.0), GaussianNoise(0.03))), y, (96, 96)).settle(x)
+    settled = settle(fitted(Degradation((GaussianBlur(2.0), GaussianNoise(0.03))), y), x)
     assert float((settled - x).square().mean().sqrt()) < 0.1 * 0.06
     assert float((settled - x).abs().max()) < 0.06
 
@@ -389,8 +403,8 @@ def test_discrepancy_brings_chi_square_to_one(degradation, spatial):
     x0 = rand(BATCH, 1, *spatial, seed=9)
     assert bool((model.chi2(x0) > 1).all())
     variance = model.discrepancy(x0)
-    reachable = model.chi2(model.update(x0, torch.full((BATCH,), 100.0))) < 1 - 1e-6
-    chi2 = model.chi2(model.update(x0, variance))
+    reachable = model.chi2(model.update(x0, torch.full((BATCH,), 100.0)).x) < 1 - 1e-6
+    chi2 = model.chi2(model.update(x0, variance).x)
     assert bool((chi2[reachable] <= 1 + 1e-3).all())
     assert bool((chi2[reachable] >= 1 - 1e-3).all()), "the smallest such variance"
     assert bool((variance > 0).all())
@@ -406,8 +420,8 @@ def test_discrepancy_holds_over_the_range_of_training(width, sigma, factor, erro
     x0 = x + error * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     model = bind(degradation, y, (16, 16))
     variance = model.discrepancy(x0)
-    least = model.chi2(model.update(x0, torch.full((BATCH,), 100.0)))
-    chi2 = model.chi2(model.update(x0, variance))
+    least = model.chi2(model.update(x0, torch.full((BATCH,), 100.0)).x)
+    chi2 = model.chi2(model.update(x0, variance).x)
     assert bool((chi2 <= torch.maximum(least, torch.ones(())) + 1e-3).all())
     assert bool((variance[model.chi2(x0) <= 1] == 0).all())
 
@@ -418,7 +432,7 @@ def test_discrepancy_leaves_a_consistent_estimate_alone(degradation, spatial):
     model = tight(degradation, degradation.operator.forward(x), spatial)
     variance = model.discrepancy(x)
     assert torch.equal(variance, torch.zeros(BATCH, dtype=torch.float64))
-    assert torch.equal(model.update(x, variance), x)
+    assert torch.equal(model.update(x, variance).x, x)
 
 
 @pytest.mark.parametrize("width", [0.5, 1.0, 2.0, 4.0, 6.0])
@@ -430,8 +444,8 @@ def test_discrepancy_holds_without_noise_where_the_blur_leaves_next_to_nothing(w
     model = bind(degradation, (y * 255).round() / 255, (48, 48))
     x0 = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.02
     variance = model.discrepancy(x0, iterations=12)
-    least = model.chi2(model.update(x0, torch.full((BATCH,), 100.0)))
-    assert bool((model.chi2(model.update(x0, variance)) <= torch.maximum(least, torch.ones(())) + 1e-3).all())
+    least = model.chi2(model.update(x0, torch.full((BATCH,), 100.0)).x)
+    assert bool((model.chi2(model.update(x0, variance).x) <= torch.maximum(least, torch.ones(())) + 1e-3).all())
 
 
 @pytest.mark.parametrize("told", [0.25, 0.5, 1.0, 2.0])
@@ -439,11 +453,11 @@ def test_understated_noise_does_not_blow_up(told):
     """Where a blur of 2 px lets nothing through, the data show how much noise there is."""
     x = smooth_image(64)
     y = Degradation((GaussianBlur(2.0), GaussianNoise(0.03))).simulate(x, torch.Generator().manual_seed(3))
-    model = bind(Degradation((GaussianBlur(2.0), GaussianNoise(0.03 * told))), y, (64, 64))
+    model = fitted(Degradation((GaussianBlur(2.0), GaussianNoise(0.03 * told))), y)
     x0 = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert model.sigma().flatten(1).amax(1).tolist() == pytest.approx([0.03 * max(told, 1.0)] * BATCH, rel=0.05)
     assert model.chi2(x).tolist() == pytest.approx([told**-2] * BATCH, rel=0.1), "chi-square still tells"
-    error = (model.update(x0, model.discrepancy(x0)) - x).norm()
+    error = (model.update(x0, model.discrepancy(x0)).x - x).norm()
     assert float(error) < 1.5 * float((x0 - x).norm())
 
 
@@ -456,7 +470,7 @@ def test_discrepancy_meets_any_target_it_can_reach():
     _, y = observe(degradation, (16, 16))
     model, x0 = bind(degradation, y, (16, 16)), rand(BATCH, 1, 16, 16, seed=9)
     for target in (0.5, 0.9, 2.0):
-        chi2 = model.chi2(model.update(x0, model.discrepancy(x0, target=target, iterations=20)))
+        chi2 = model.chi2(model.update(x0, model.discrepancy(x0, target=target, iterations=20)).x)
         assert torch.allclose(chi2, torch.full_like(chi2, target), rtol=1e-3)
 
 
@@ -464,14 +478,14 @@ def test_chi_square_falls_as_the_variance_grows():
     degradation = DEGRADATIONS["composite"]
     _, y = observe(degradation, (16, 16))
     model, x0 = bind(degradation, y, (16, 16)), rand(BATCH, 1, 16, 16, seed=9)
-    path = torch.stack([model.chi2(model.update(x0, torch.full((BATCH,), v))) for v in (0.0, 1e-4, 1e-2, 1.0, 100.0)])
+    path = torch.stack([model.chi2(model.update(x0, torch.full((BATCH,), v)).x) for v in (0.0, 1e-4, 1e-2, 1.0, 100.0)])
     assert bool((path.diff(dim=0) < 0).all())
 
 
 def test_consistency_returns_an_observation_to_which_nothing_happened():
     y = rand(BATCH, 1, 8, 6)
     model, x0 = bind(Degradation(), y, (8, 6)), rand(BATCH, 1, 8, 6, seed=9)
-    assert torch.allclose(model.update(x0, model.consistency(x0)), y, atol=1e-6)
+    assert torch.allclose(model.update(x0, model.consistency(x0)).x, y, atol=1e-6)
     noisy = bind(DEGRADATIONS["noise"], y, (8, 6))
     assert torch.equal(noisy.consistency(x0), noisy.discrepancy(x0))
 
@@ -518,8 +532,7 @@ def corrected(
     form: str = "cut",
 ) -> Tensor:
     """Correct a state [B, 3, *spatial]."""
-    images = joint.observation.correct(x0.split(1, 1), weight, variances=variances, fusion_gain=gain, form=form)
-    return torch.cat(images, 1)
+    return torch.cat(correction(form)(joint.observation, x0.split(1, 1), weight, variances, gain).x, 1)
 
 
 pairings = pytest.mark.parametrize("names", PAIRINGS, ids=" + ".join)
@@ -656,7 +669,7 @@ def test_corrections_are_differentiable_and_leave_their_inputs_alone(form):
 
 def test_an_unknown_form_is_refused():
     with pytest.raises(DegradationError, match=r"must be one of .* got 'hard'"):
-        Joint(("noise", "noise")).correct("hard")
+        correction("hard")
 
 
 def test_from_images_binds_each_channel_to_its_own_degradation():

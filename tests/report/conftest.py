@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from medfuse.transforms.color import fuse_color, to_uint8
+from medfuse.fusion.color import fuse_color, to_uint8
 
 SHAPE = (28, 32, 20)
 AFFINE = np.array([[-2.0, 0.1, 0.0, 30.0], [0.1, 2.0, 0.2, -40.0], [0.0, -0.2, 3.0, -20.0], [0.0, 0.0, 0.0, 1.0]])

@@ -50,6 +50,7 @@ def test_a_good_case_has_no_warning_but_its_limits(make_record):
         ),
         ("sources/pet/narrowed_blur", 0.8, "undone to 80% of its width only"),
         ("sources/pet/narrowed_blur", 0.0, "undone to 0% of its width only"),
+        ("sources/pet/solve_converged", False, "conjugate gradients stopped at their limit"),
         ("sources/pet/unit", "a.u.", "unit of the PET is unknown (a.u.)"),
         ("sources/pet/unit", "", "unknown (none)"),
         ("sources/pet/suv", {"kind": "none", "reason": "no weight"}, "no SUV: no weight"),

@@ -10,8 +10,8 @@ from PIL import Image
 
 from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
+from medfuse.fusion.color import fuse_color, to_uint8
 from medfuse.report.qc import _mosaic, save_contact_sheet, save_mosaic, save_preview
-from medfuse.transforms.color import fuse_color, to_uint8
 
 SHAPE = (20, 24, 16)
 

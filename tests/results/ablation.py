@@ -27,14 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from results.images import SCENARIOS, Dev, read
 
 from medfuse.bundles import bundle_dir, load_spec
-from medfuse.datasets import RandomPatches, slice_pairs
 from medfuse.inferers import FusionInferer
 from medfuse.io import write_json
 from medfuse.metrics import Images, measure
 from medfuse.physics import SourceModel, SpectralModel, parse_degradation, replicate
 from medfuse.pipeline import load_fusion, sha256
-from medfuse.transforms import DegradeBatch
-from medfuse.transforms.degrade import degrade, draw_steps
+from medfuse.training import DegradeBatch
+from medfuse.training.datasets import RandomPatches, slice_pairs
+from medfuse.training.degrade import degrade, draw_steps
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "ablation.json"
 METRICS = ("r1_PSNR", "r2_PSNR", "SSIM", "VIF", "Qabf")

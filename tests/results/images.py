@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from medfuse.bundles import load_spec
+from medfuse.fusion.color import rgb_to_ycbcr
 from medfuse.io import read_image, write_image
 from medfuse.metrics import Images, measure
 from medfuse.pipeline import Fusion, fuse_images
-from medfuse.transforms.color import rgb_to_ycbcr
 
 FUSION = ("SSIM", "SSIM_min", "VIF", "SCD", "MI", "Qabf", "QMI", "QG")
 SCENARIOS = {"clean": "none", "noise": "noise", "blur": "blur", "composite": "composite"}

@@ -16,9 +16,9 @@ from results.images import SCENARIOS, DevSet, luma, psnr, read
 from torch import Tensor
 
 from medfuse.bundles import load_spec
+from medfuse.fusion.color import rgb_to_ycbcr
 from medfuse.metrics import colour_fidelity
 from medfuse.pipeline import Fusion, fuse_images
-from medfuse.transforms.color import rgb_to_ycbcr
 
 FUSION = ("SSIM", "SSIM_min", "VIF", "SCD", "MI", "Qabf")
 SETS = {"roadscene": "RoadScene", "m3fd": "M3FD", "tno": "TNO"}

@@ -11,11 +11,11 @@ from nibabel.processing import resample_from_to
 from torch import Tensor
 
 from medfuse.bundles import bundle_dir, load_spec
+from medfuse.fusion import fuse_color
 from medfuse.physics import parse_degradation
 from medfuse.pipeline import Fusion
 from medfuse.report import save_contact_sheet
-from medfuse.transforms import fuse_color
-from medfuse.transforms.degrade import degrade
+from medfuse.training.degrade import degrade
 
 TITLES = ("MRI, degraded", "PET, degraded", "MRI, restored", "PET, restored", "fused", "fused in colour")
 

@@ -8,6 +8,8 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, ConcatItemsd
 
+import medfuse.diffusion
+import medfuse.training
 import medfuse.transforms
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import GaussianBlur, GaussianNoise, JointDegradation, RicianNoise
@@ -203,11 +205,19 @@ def names(node) -> set[str]:
     return set().union(*map(names, node)) if isinstance(node, list) else set()
 
 
-def test_every_transform_that_a_configuration_names_is_exported():
-    prefix = "medfuse.transforms."
+@pytest.mark.parametrize(
+    ("package", "some"),
+    [
+        (medfuse.transforms, {"CheckVolumesd", "PrepareFusion"}),
+        (medfuse.training, {"DegradeBatch", "FusionLoss", "GradientClip"}),
+        (medfuse.diffusion, {"FusionModel", "FusionUNet"}),
+    ],
+)
+def test_what_a_configuration_names_is_exported_by_its_package(package, some):
+    prefix = f"{package.__name__}."
     files = sorted(ROOT.glob("bundles/*/configs/*.json"))
     wanted = {n.removeprefix(prefix) for f in files for n in names(json.loads(f.read_text())) if n.startswith(prefix)}
-    assert {"CheckVolumesd", "PrepareFusion", "DegradeBatch"} <= wanted <= set(medfuse.transforms.__all__)
+    assert some <= wanted <= set(package.__all__)
 
 
 def test_every_exported_name_is_there():

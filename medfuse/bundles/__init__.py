@@ -1,0 +1,29 @@
+"""Bundles: where they and their presets lie, and what is wrong with one. Loads neither torch nor MONAI."""
+
+from medfuse.bundles.places import (
+    CONFIG_SUFFIXES,
+    UniqueKeyLoader,
+    bundle_dir,
+    bundle_metadata,
+    bundle_names,
+    check_overlays,
+    load_spec,
+    named_as_preset,
+    preset_names,
+    preset_path,
+    share_dir,
+)
+
+__all__ = [
+    "CONFIG_SUFFIXES",
+    "UniqueKeyLoader",
+    "bundle_dir",
+    "bundle_metadata",
+    "bundle_names",
+    "check_overlays",
+    "load_spec",
+    "named_as_preset",
+    "preset_names",
+    "preset_path",
+    "share_dir",
+]

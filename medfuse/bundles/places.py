@@ -1,0 +1,145 @@
+"""Where bundles and presets lie, in a checkout as well as in an installed wheel. Loads neither torch nor MONAI."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medfuse.errors import BundleError, DegradationError
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+_MAX_SPEC = 1 << 20  # bytes of a file of a degradation
+_MAX_PARTS = 500  # values in it
+
+
+def share_dir() -> Path:
+    """Return the folder that holds `bundles/` and `configs/`."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent, package / "_share"):
+        if (folder / "bundles").is_dir() and (folder / "configs").is_dir():
+            return folder
+    raise BundleError("`bundles/` and `configs/` must lie beside or in the package, got neither; install medfuse anew.")
+
+
+def bundle_names() -> list[str]:
+    """Return the names of the bundles."""
+    return sorted(p.parent.parent.name for p in (share_dir() / "bundles").glob("*/configs/metadata.json"))
+
+
+def bundle_dir(name: str) -> Path:
+    """Return a bundle's folder: a name of `bundle_names`, or the path of any bundle.
+
+    Raises:
+        BundleError: There is no such bundle.
+    """
+    for folder in (share_dir() / "bundles" / name, Path(name)):
+        if os.path.isfile(folder / "configs" / "metadata.json"):  # noqa: PTH113  (false, too, where it cannot be)
+            return folder
+    raise BundleError(f"the bundle must be one of {bundle_names()} or a bundle's folder, got {name[:100]!r}.")
+
+
+def bundle_metadata(name: str) -> dict[str, Any]:
+    """Return a bundle's metadata."""
+    return json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
+
+def preset_names() -> list[str]:
+    """Return the names of the degradation presets."""
+    return sorted(p.stem for p in (share_dir() / "configs" / "degradation").glob("*.yaml"))
+
+
+def preset_path(name: str, bundle: str | None = None) -> Path | None:
+    """Return the file of a preset; a bundle's own version of it comes first, by the name of its folder."""
+    folder = share_dir() / "configs" / "degradation"
+    places = [folder / Path(bundle).resolve().name / f"{name}.yaml"] if bundle else []
+    return next((p for p in [*places, folder / f"{name}.yaml"] if p.is_file()), None)
+
+
+def named_as_preset(spec: Mapping[str, Any]) -> bool:
+    """Return whether a specification has the name of a preset and other steps than any version of it.
+
+    It came from a preset, or from the `none` of a bundle, and was changed in part: that name would say what is not so.
+    """
+    name, folder = str(spec.get("name", "")), share_dir() / "configs" / "degradation"
+    versions = [load_spec(path) for path in folder.rglob("*.yaml") if path.stem == name]
+    return bool(versions) and all(
+        any((spec.get(source) or []) != (version.get(source) or []) for source in ("source1", "source2"))
+        for version in versions
+    )
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, for mappings in which each key comes once: of two, one would be lost without a word.
+
+    Mappings are not merged (`<<`): a few lines of it fill the memory.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping, or say that a key comes twice."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "mappings must not be merged", node.start_mark)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            raise yaml.constructor.ConstructorError(None, None, "each key must come once", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def check_overlays(paths: Sequence[str | Path]) -> None:
+    """Raise unless all overlays are files that can be one.
+
+    Raises:
+        BundleError: One is no file, or of another kind.
+    """
+    for number, path in enumerate(paths, start=1):
+        if not Path(path).is_file() or Path(path).suffix.lower() not in CONFIG_SUFFIXES:
+            raise BundleError(f"An overlay must be a YAML or JSON file, got none for number {number}; check its path.")
+
+
+def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
+    """Read a degradation specification: a preset by name, or a YAML or JSON file. It is data, and nothing in it is run.
+
+    Args:
+        name: Preset or file. A file holds the specification itself, or under the key `degradation`, as overlays do.
+        bundle: Bundle whose version of the preset is meant.
+
+    Raises:
+        DegradationError: There is no such preset or file, or it holds no mapping of plain values, or too many.
+    """
+    is_name = str(name).replace("_", "").isalnum()
+    path = preset_path(str(name), bundle) if is_name else None
+    if path is None and os.path.isfile(name):  # noqa: PTH113  (false, too, for a path that cannot be)
+        path = Path(name)
+    if path is None:
+        raise DegradationError(
+            f"a degradation must be one of {preset_names()} or a YAML file, got {str(name)[:100]!r}."
+        )
+    with path.open("rb") as file:
+        content = file.read(_MAX_SPEC + 1)
+    if len(content) > _MAX_SPEC:
+        raise DegradationError(f"a degradation file must have at most {_MAX_SPEC} bytes, got more in {path.name}.")
+    try:
+        spec = yaml.load(content.decode("utf-8"), UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DegradationError(f"a degradation file must be valid YAML, got {path.name}: {error}.") from error
+    spec = spec.get("degradation", spec) if isinstance(spec, dict) else spec
+    if not isinstance(spec, dict):
+        raise DegradationError(f"a degradation file must hold a mapping, got {path.name} with {type(spec).__name__}.")
+    if _count(spec) > _MAX_PARTS:
+        raise DegradationError(f"a degradation file must hold at most {_MAX_PARTS} values, got more in {path.name}.")
+    return spec
+
+
+def _count(value: Any, so_far: int = 0) -> int:
+    """Count values, those behind aliases each time they come, up to where it is too many: a short file may say many."""
+    if so_far > _MAX_PARTS:
+        return so_far
+    so_far += 1
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        so_far = _count(part, so_far)
+    return so_far

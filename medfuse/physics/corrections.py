@@ -1,0 +1,251 @@
+"""Corrections: how an estimate of both sources and their fusion is made to agree with the data, and in the last step.
+
+Each is a function of the sources' models, the estimate `x0` of x1, x2 and f (each **[B, 1, *spatial]**), the fusion
+weight m of source 1 (**[B, 1, *spatial]**, 0..1), the error variances P1 and P2 of the estimates (**[B]** each) and the
+gain g of the fusion row (**[B]**, 0..1); `last` says that the data have the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from medfuse.errors import DegradationError
+from medfuse.physics.evidence.local_means import settled_in_place
+from medfuse.physics.evidence.slow_waves import settled_slowly
+from medfuse.physics.models.conjugate_gradients import conjugate_gradient
+from medfuse.physics.models.source import SourceModel, spread
+
+Settle = Sequence[float | None]
+_MOST_DEVIATIONS = 100  # beyond which nothing would ever settle
+
+
+class Corrected(NamedTuple):
+    """A corrected state.
+
+    Attributes:
+        x: Source 1, source 2 and fused, each **[B, 1, *spatial]**.
+        converged: Whether the solve of each source has converged, **[B, 2]**.
+    """
+
+    x: list[Tensor]
+    converged: Tensor
+
+
+class Correction(Protocol):
+    """What all forms of the correction have in common."""
+
+    def __call__(
+        self,
+        sources: Sequence[SourceModel],
+        x0: Sequence[Tensor],
+        weight: Tensor,
+        variances: Sequence[Tensor],
+        gain: Tensor,
+        *,
+        last: bool = False,
+    ) -> Corrected:
+        """Correct an estimate."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Each source is ruled by its own data, the fused image by the sources; nothing flows back. The default.
+
+    `x_i = x0_i + P_i A_i' (P_i A_i A_i' + R_i)^-1 (y_i - A_i x0_i)`, `f = f0 + g (m x1 + (1 - m) x2 - f0)`. In the last
+    step the sources settle first, and P_i is raised to where the chi-square of the residual is at most 1.
+
+    Attributes:
+        settle: Standard deviations, for each source, by which the local mean of what it leaves of its data must exceed
+            the noise to be believed in the last step, 0 to 100; None: slow waves settle alone.
+    """
+
+    settle: Settle = (None, None)
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible settling, with a `DegradationError`."""
+        check_settle(self.settle)
+
+    def __call__(
+        self,
+        sources: Sequence[SourceModel],
+        x0: Sequence[Tensor],
+        weight: Tensor,
+        variances: Sequence[Tensor],
+        gain: Tensor,
+        *,
+        last: bool = False,
+    ) -> Corrected:
+        """Correct an estimate."""
+        x, variances = list(x0), list(variances)
+        if last:
+            _settle(sources, x, variances, self.settle)
+        converged = []
+        for i, (source, variance) in enumerate(zip(sources, variances, strict=True)):
+            x[i], solved = source.update(x[i], variance)
+            converged.append(solved)
+        x1, x2, f = x
+        return Corrected(
+            [x1, x2, torch.lerp(f, torch.lerp(x2, x1, weight), spread(gain, f))], torch.stack(converged, 1)
+        )
+
+
+@dataclass(frozen=True)
+class Joint:
+    """All three are solved together: the fusion then acts back on the sources. For comparison.
+
+    Minimises the sum of both data terms, of the fusion row and of the distance to the estimate, each over its variance.
+    The fusion row has the variance that gives it the gain g for a fused estimate of unit variance ratio:
+    `R_f = P_f (1 - g) / g`, with `P_f` the mean of the sources' variances. The last step is that of `Cut`.
+
+    Attributes:
+        settle: As in `Cut`.
+    """
+
+    settle: Settle = (None, None)
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible settling, with a `DegradationError`."""
+        check_settle(self.settle)
+
+    def __call__(
+        self,
+        sources: Sequence[SourceModel],
+        x0: Sequence[Tensor],
+        weight: Tensor,
+        variances: Sequence[Tensor],
+        gain: Tensor,
+        *,
+        last: bool = False,
+    ) -> Corrected:
+        """Correct an estimate."""
+        x, variances = list(x0), list(variances)
+        if last:
+            _settle(sources, x, variances, self.settle)
+        start = torch.cat(x, 1)
+        p1, p2 = (spread(v, start) for v in variances)
+        pf = 0.5 * (p1 + p2)
+        g = spread(gain, start).clamp(1e-6, 1 - 1e-6)
+        rf = pf * (1 - g) / g
+        zero = start.new_zeros(len(start))
+
+        def information(model: SourceModel, x: Tensor) -> Tensor:
+            return model.back(model.solve(zero, model.observe(x)).x)
+
+        def apply(d: Tensor) -> Tensor:
+            d1, d2, df = (d[:, i : i + 1] for i in range(3))
+            gap = (df - weight * d1 - (1 - weight) * d2) / rf
+            return torch.cat(
+                [
+                    information(sources[0], d1) + d1 / p1 - weight * gap,
+                    information(sources[1], d2) + d2 / p2 - (1 - weight) * gap,
+                    df / pf + gap,
+                ],
+                1,
+            )
+
+        x1, x2, f = (start[:, i : i + 1] for i in range(3))
+        gap = (f - weight * x1 - (1 - weight) * x2) / rf
+        pulls = [m.back(m.solve(zero, m.residual(x)).x) for m, x in zip(sources, (x1, x2), strict=True)]
+        rhs = torch.cat([pulls[0] + weight * gap, pulls[1] + (1 - weight) * gap, -gap], 1)
+        tolerance = 1e-13 if start.dtype == torch.float64 else 1e-5
+        change, converged = conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
+        return Corrected(list((start + change).split(1, 1)), converged[:, None].expand(-1, 2))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper's block inverse of the residual, with full weight; the last step is not corrected. For comparison.
+
+    Subtracts `[[A1+, 0, 0], [0, A2+, 0], [m A1+, (1 - m) A2+, I]]` times the residual of the whole state.
+    """
+
+    def __call__(
+        self,
+        sources: Sequence[SourceModel],
+        x0: Sequence[Tensor],
+        weight: Tensor,
+        variances: Sequence[Tensor],
+        gain: Tensor,
+        *,
+        last: bool = False,
+    ) -> Corrected:
+        """Correct an estimate."""
+        if last:
+            return Free()(sources, x0, weight, variances, gain, last=last)
+        x1, x2, f = x0
+        d1, d2 = (m.pseudo_inverse(m.residual(x)) for m, x in zip(sources, (x1, x2), strict=True))
+        gap = f - weight * x1 - (1 - weight) * x2
+        return Corrected([x1 + d1, x2 + d2, f + weight * d1 + (1 - weight) * d2 - gap], _nothing_solved(f))
+
+
+@dataclass(frozen=True)
+class Free:
+    """Nothing is corrected, in no step. For comparison."""
+
+    def __call__(
+        self,
+        sources: Sequence[SourceModel],
+        x0: Sequence[Tensor],
+        weight: Tensor,
+        variances: Sequence[Tensor],
+        gain: Tensor,
+        *,
+        last: bool = False,
+    ) -> Corrected:
+        """Return the estimate."""
+        return Corrected(list(x0), _nothing_solved(x0[0]))
+
+
+CORRECTIONS: dict[str, Callable[[Settle], Correction]] = {
+    "cut": Cut,
+    "joint": Joint,
+    "paper": lambda settle: Paper(),
+    "none": lambda settle: Free(),
+}
+"""The words of the configurations, and what each makes of a settling."""
+
+
+def correction(form: str, settle: Settle = (None, None)) -> Correction:
+    """Return a correction by its name.
+
+    Args:
+        form: `cut`, `joint`, `paper` or `none`.
+        settle: As in `Cut`; the last two have no use for it.
+
+    Raises:
+        DegradationError: There is no such form, or the settling is impossible.
+    """
+    if form not in CORRECTIONS:
+        raise DegradationError(f"the form of the correction must be one of {tuple(CORRECTIONS)}, got {form!r}.")
+    check_settle(settle)
+    return CORRECTIONS[form](settle)
+
+
+def check_settle(settle: Any) -> None:
+    """Refuse an impossible settling, with a `DegradationError`."""
+    if not isinstance(settle, list | tuple) or len(settle) != 2 or not all(map(_is_deviations, settle)):
+        raise DegradationError(
+            f"settle must be two numbers of standard deviations, each 0 to {_MOST_DEVIATIONS} or null, got {settle!r}."
+        )
+
+
+def _is_deviations(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= _MOST_DEVIATIONS)
+
+
+def _settle(sources: Sequence[SourceModel], x: list[Tensor], variances: list[Tensor], settle: Settle) -> None:
+    """Give the data the last word: settle each source, and raise its variance to where the data are explained."""
+    for i, (source, deviations) in enumerate(zip(sources, settle, strict=True)):
+        x[i] = settled_slowly(source, x[i])
+        if deviations is not None:
+            x[i] = settled_in_place(source, x[i], deviations)
+        variances[i] = torch.maximum(variances[i], source.consistency(x[i]))
+
+
+def _nothing_solved(like: Tensor) -> Tensor:
+    return torch.ones(len(like), 2, dtype=torch.bool, device=like.device)

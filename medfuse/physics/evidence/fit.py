@@ -1,0 +1,135 @@
+"""Fit: what is stated of two sources, made to agree with their data before anything is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medfuse.physics.degradation import Degradation, JointDegradation
+from medfuse.physics.evidence.blur import allowed_width
+from medfuse.physics.evidence.noise import proven_excess
+from medfuse.physics.models.bind import choose_model
+from medfuse.physics.models.source import SourceModel
+
+_NARROWINGS = 8  # most rounds: each multiplies the width by a share below 1, and nearly all end after the second
+_FEW = 0.05  # of the slices of a volume: if no more of them disagree with the stated width, it is kept for all
+
+
+class Findings(NamedTuple):
+    """What the data prove of the degradations that were stated, for both sources of each sample.
+
+    Attributes:
+        blur: Share of its stated width that the blur of each source has, **[B, 2]**, 0..1; 1 where nothing is known to
+            the contrary.
+        noise: Factor of the variance of its noise, **[B, 2]**, 1 or more, likewise.
+    """
+
+    blur: Tensor
+    noise: Tensor
+
+    def of(self, samples: slice) -> Findings:
+        """Return those of some samples."""
+        return Findings(*(values[samples] for values in self))
+
+    def applied(self, stated: JointDegradation) -> JointDegradation:
+        """Return the degradations with the widths and the noise that were found."""
+        parts = zip(stated, self.blur.unbind(1), self.noise.unbind(1), strict=True)
+        return JointDegradation(*(_fitted(part, share, excess) for part, share, excess in parts))
+
+
+class Fitted(NamedTuple):
+    """A degradation that agrees with the data, and why it differs from the one that was stated."""
+
+    degradation: JointDegradation
+    findings: Findings
+
+
+@torch.no_grad()
+def fit(
+    stated: JointDegradation,
+    inputs: Tensor,
+    *,
+    volumes: int | None = None,
+    at_once: int | None = None,
+    blur: Tensor | None = None,
+) -> Fitted:
+    """Let the data of both sources say what they prove of the degradations that were stated.
+
+    Args:
+        stated: What is said to have happened to each source.
+        inputs: **[B, 2, *spatial]** on the reference grid, 0..1; a low-resolution source is replicated to it. What no
+            decimation divides is continued, see `JointDegradation.continued`.
+        volumes: Number of volumes of which the samples are the slices, one volume after another: one scanner has
+            blurred all slices of a volume alike, so the width of a blur is pooled, see `common_share`.
+        at_once: Number of samples that are looked at together; all where None.
+        blur: Share of its stated width that the blur of each source is known to have, **[B, 2]**, instead of asking.
+
+    Returns:
+        The fitted degradations, whose parameters are those of each sample, and the findings.
+    """
+    findings = []
+    chunks = [stated.continued(chunk) for chunk in inputs.split(at_once or len(inputs))]
+    for i, part in enumerate(stated):
+        sources = [chunk[:, i : i + 1] for chunk in chunks]
+        findings.append(_fit_source(part, sources, volumes, None if blur is None else blur[:, i]))
+    found = Findings(*(torch.stack(values, 1) for values in zip(*findings, strict=True)))
+    return Fitted(found.applied(stated), found)
+
+
+def _fit_source(
+    stated: Degradation, sources: Sequence[Tensor], volumes: int | None, blur: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the share of the blur's width and the factor of the noise of each sample of one source."""
+    sizes = [len(source) for source in sources]
+    ones = sources[0].new_ones(sum(sizes))
+    if stated.operator.is_identity:  # nothing is silent, and nothing is narrowed
+        return ones, ones
+    if blur is None and stated.blurred:
+        shares, excess = (torch.cat(v) for v in zip(*(_narrowed(stated, source) for source in sources), strict=True))
+        if volumes is None:
+            return shares, excess
+        blur = common_share(shares.unflatten(0, (volumes, -1))).repeat_interleave(len(shares) // volumes)
+    blur = ones if blur is None else blur
+    parts = zip(sources, blur.split(sizes), strict=True)
+    return blur, torch.cat([proven_excess(_bound(_fitted(stated, share), source)) for source, share in parts])
+
+
+def _narrowed(stated: Degradation, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Narrow the blur of each sample until the data agree; return the share of its width, and the proven noise.
+
+    With a narrower blur less of the data is silent, so that more of them tell, and the noise that is proven falls:
+    hence the rounds. They end, for no share is above 1.
+    """
+    model = _bound(stated, source)
+    share, excess = source.new_ones(len(source)), proven_excess(model)
+    for _ in range(_NARROWINGS):
+        allowed = allowed_width(model, excess)
+        if bool((allowed == 1).all()):
+            break
+        share = share * allowed
+        model = _bound(stated.narrowed(share), source)
+        excess = proven_excess(model)
+    return share, excess
+
+
+def common_share(shares: Tensor) -> Tensor:
+    """Return one share of the blur's width for all slices of a volume, **[...]**, from those of each, **[..., N]**.
+
+    All slices went through one scanner: a pooled estimate. If at most 5 % of them disagree with the stated width, it is
+    kept: 1. Else the median of what these show is meant for all; a slice that shows nothing has no say.
+    """
+    narrowed = shares < 1
+    median = torch.where(narrowed, shares, torch.nan).nanmedian(-1).values
+    return torch.where(narrowed.to(shares).mean(-1) > _FEW, median, 1.0)
+
+
+def _bound(part: Degradation, source: Tensor) -> SourceModel:
+    return choose_model(part, part.observed(source), source.shape[2:])
+
+
+def _fitted(stated: Degradation, share: Tensor, excess: Tensor | None = None) -> Degradation:
+    part = stated.narrowed(share) if stated.blurred and bool((share < 1).any()) else stated
+    return part if excess is None or not bool((excess > 1).any()) else part.louder(excess)

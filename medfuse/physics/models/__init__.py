@@ -1,0 +1,1 @@
+"""Observation models: a source's data, bound to what happened to it."""
