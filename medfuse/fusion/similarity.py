@@ -76,6 +76,8 @@ def edge_preservation(reference: Tensor, x: Tensor) -> Tensor:
 def edge_slopes(reference: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `edge_preservation` divides by, and the derivative of what it divides.
 
+    With `E = sum_p kept_p a_p / sum_p a_p`, these are `a_p` and `d(sum_p kept_p a_p) / dx`.
+
     Args:
         reference: References **[B, C, H, W]**.
         x: Images **[B, 1, H, W]**.

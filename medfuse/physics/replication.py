@@ -26,7 +26,12 @@ def replicate(y: Tensor, operator: LinearOperator, spatial: Sequence[int]) -> Te
 
 
 def unreplicate(image: Tensor, operator: LinearOperator) -> Tensor:
-    """Take an observation back from its replicated form, exactly: the mean of each block (completed where cropped)."""
+    """Take an observation back from its replicated form: the mean of each block.
+
+    A last block that the grid cuts off is filled with its own last samples. That is exact for an image that was
+    replicated; for any other, as a restored one, the mean of a cut block is that of what is left of it, unevenly
+    weighed.
+    """
     small = operator.out_spatial(image.shape[2:])
     factors = [big // n for big, n in zip(operator.in_spatial(small), small, strict=True)]
     if all(f == 1 for f in factors):

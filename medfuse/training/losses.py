@@ -29,6 +29,9 @@ _RELATIVE_ROUNDING = 1e-3**2  # mean squared relative error of regions below whi
 class FusionLoss(nn.Module):
     """Sum of restoration, fusion and uncertainty terms for one step of the sampler, the last one that was run.
 
+    `L = w_r log sqrt(1 + MSE / r) + w_t |mean x - mean x*| + w_g log sqrt(1 + MSE_6 / r_6) + w_u NLL + w_f F`, F the
+    sum of the fusion terms, each times its weight; docs/explanation/method.md, "Training", writes them out.
+
     Restoration: the log of the root mean square error of each source of each sample, the PSNR up to scale. Thus each
     strength of each degradation counts alike, and the best estimate is a mean, not a median, which would be biased
     where uptake is sparse. Total: the bias of the mean of each restored source, which that log hardly feels.
