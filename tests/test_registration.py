@@ -304,7 +304,7 @@ def test_the_number_of_threads_changes_nothing():
             capture_output=True,
             text=True,
         ).stdout
-        for number in ("1", "4")
+        for number in ("1", "2")
     ]
     assert outputs[0] == outputs[1]
     assert not json.loads(outputs[0])["accepted"]

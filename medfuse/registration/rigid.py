@@ -52,8 +52,8 @@ class RigidRegistration:
         metric_after: The same under `matrix`.
         score: Normalised mutual information of the best optimum, 1..2, by which it was chosen; also of a result that
             was not accepted.
-        runner_up: That of the best optimum elsewhere; 1, the score of images that share nothing, where all starts led
-            to one place.
+        runner_up: That of the best optimum elsewhere, whether all data or a half of them led there; 1, the score of
+            images that share nothing, where all starts led to one place.
         starts: Number of starts that were tried.
         overlap: Part of the moving field of view that lies in the fixed one under `matrix`, 0..1.
         inconsistency: Largest distance between the transforms found by all data and by two disjoint halves of
@@ -185,9 +185,9 @@ def register_rigid(
     (best, *others), (black, *_), (white, *_) = (search.optima(shifts, half) for half in (None, 0, 1))
     matrix = best.matrix
     start = min(shifts, key=lambda s: float(np.linalg.norm(shift(matrix @ np.linalg.inv(s), search.centre))))
-    lay = search.information(np.eye(4))
-    before = lay if math.isfinite(lay) else search.information(start)
-    after = search.information(matrix)
+    lay = search.metric(np.eye(4))
+    before = lay if math.isfinite(lay) else search.metric(start)
+    after = search.metric(matrix)
     inconsistency = max(
         max_distance(one.matrix, other.matrix, grid, fixed_grid, matrix)
         for one, other in itertools.combinations((best, black, white), 2)
@@ -198,7 +198,7 @@ def register_rigid(
         *_too_little(before, after),
         *_too_uncertain(inconsistency, max_inconsistency),
     ]
-    runner_up = max((other.score for other in others), default=1.0)
+    runner_up = search.runner_up(best, (*others, black, white))
     doubts = _doubts(inconsistency, best.score, runner_up)
     if doubts and not reasons:
         distance = max_distance(search.by_ratio(matrix), matrix, grid, fixed_grid, matrix)
@@ -218,7 +218,7 @@ def register_rigid(
         metric_before=_finite(before),
         metric_after=_finite(after),
         score=_finite(best.score),
-        runner_up=_finite(runner_up),
+        runner_up=runner_up,
         starts=len(shifts) * len(TURNS),
         inconsistency=min(inconsistency, 1e6),
         accepted=not reasons,

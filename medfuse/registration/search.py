@@ -135,7 +135,12 @@ class Search:
         """Return the optimum of the correlation ratio next to a map."""
         return self._climb(matrix, self._matches[FINE], FINE, "ratio").matrix
 
-    def information(self, matrix: np.ndarray) -> float:
+    def runner_up(self, best: Found, others: Iterable[Found]) -> float:
+        """Return the highest score, over all points, of optima elsewhere than the best; 1 if there are none."""
+        elsewhere = (o.matrix for o in others if self._distance(o, best) > _SAME)
+        return max((1.0, *(self._matches[FINE].score(matrix) for matrix in elsewhere)))
+
+    def metric(self, matrix: np.ndarray) -> float:
         """Return the mutual information over all points, nats; minus infinity without overlap."""
         return self._matches[FINE].information(matrix)
 
@@ -156,9 +161,13 @@ class Search:
         """Return optima that lie apart, the best first."""
         kept: list[Found] = []
         for found in sorted(optima, key=lambda item: -item.score):
-            if all(max_distance(found.matrix, k.matrix, *self._grids, k.matrix) > _SAME for k in kept):
+            if all(self._distance(found, k) > _SAME for k in kept):
                 kept.append(found)
         return kept
+
+    def _distance(self, one: Found, other: Found) -> float:
+        """Return by how far two optima place the moving image apart, mm."""
+        return max_distance(one.matrix, other.matrix, *self._grids, other.matrix)
 
 
 def _volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
@@ -180,7 +189,7 @@ def _volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
         raise ImageError(f"The {what} volume must not be constant, got {values.min():g} everywhere; check the file.")
     low, high = (float(v) for v in np.percentile(values, (0.2, 99.8)))
     if low < high:
-        values = np.clip(values, low, high)
+        np.clip(values, low, high, out=values)
     thinned = affine.copy()
     for axis, (n, s) in enumerate(zip(array.shape, spacing, strict=True)):
         factor = max(1, min(int(_FINEST / s + 0.01), n // 8))
