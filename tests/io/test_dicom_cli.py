@@ -198,7 +198,7 @@ def test_a_series_is_chosen_by_its_uid(study, tmp_path, mri, save, capsys):
         (["--dicom", "STUDY", "--pet-unit", "SUV"], "--pet-unit must come with a NIfTI"),
         (["--dicom", "STUDY/CANARY_MR"], "must hold one PT series, got 0"),
         (["--dicom", "STUDY", "--pet-series", "1.2.3"], "one PT series of the given UID, got 0"),
-        (["--dicom", "STUDY#1"], "must be free of '#'"),
+        (["--dicom", "STUDY#1"], "The DICOM folder must exist"),
         (["--dicom", "STUDY/absent"], "The DICOM folder must exist"),
         (["--pet", "STUDY/CANARY_MR", "--mri", "STUDY/CANARY_PT"], "must hold one MR series, got 0"),
         (["--mri", "STUDY", "--pet", "absent.nii", "--suv", "bw"], "--suv must come with DICOM"),
