@@ -365,6 +365,16 @@ class TestFailures:
             dataset.PatientSize = "1.234567"
         for path in save(datasets, tmp_path / "broken"):
             path.write_bytes(path.read_bytes().replace(b"1.234567", b"CANARY!!"))
+        identity = write.read_reference(open_series(tmp_path / "broken").files).identity()
+        assert "PatientSize" not in identity  # an object can be filed without
+        assert identity.PatientID == "MRN-4711"
+
+    def test_what_names_the_patient_must_be_readable_and_is_not_repeated(self, tmp_path, mri, save):
+        datasets = mri.slices()
+        for dataset in datasets:
+            dataset["PatientBirthDate"] = pydicom.DataElement("PatientBirthDate", "DS", "1.234567")
+        for path in save(datasets, tmp_path / "broken"):
+            path.write_bytes(path.read_bytes().replace(b"1.234567", b"CANARY!!"))
         with pytest.raises(DicomError, match="must have readable headers for DICOM output") as caught:
             write.read_reference(open_series(tmp_path / "broken").files)
         assert "CANARY" not in str(caught.value)

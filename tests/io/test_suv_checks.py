@@ -129,8 +129,10 @@ class TestScan:
         assert "warnings" not in found.record
 
     def test_a_series_long_before_its_first_frame(self):
-        """START may mean either (PS3.3 C.8.9.1.1.7): the SUV would be 1.46 times as high by the one as by the other."""
-        refused("SeriesTime must be the time of the first acquisition", tags(series=at(10.5), acquired=at(11.5)))
+        """It may begin with the scan, of which the first frames were left out, or with the injection: QIBA takes it."""
+        found = suv([tags(series=at(11.0), acquired=at(11.5))], "bw")
+        assert found.record["rule"].endswith("to SeriesTime")
+        assert "got 1800 s before it: the SUV may be 20.9% off" in found.record["warnings"][0]
 
     def test_some_minutes_are_a_warning(self):
         assert "SUV may be 3.2% off" in suv([tags(acquired=at(11.5 + 300 / 3600))], "bw").record["warnings"][0]
@@ -148,12 +150,13 @@ class TestScan:
             assert found.factor == pytest.approx(FACTOR, rel=1e-7)
             assert "warnings" not in found.record
 
-    @pytest.mark.parametrize(
-        "changes", [{"decay_factor": 1.46}, {"decay_factor": 1.01, "decay_correction": "ADMIN"}], ids=["START", "ADMIN"]
-    )
-    def test_the_decay_factor_tells_what_an_image_is_corrected_to(self, changes):
+    def test_the_decay_factor_tells_what_an_image_is_corrected_to(self):
         """PS3.3 C.8.9.4: 1.46 is an hour of F-18, 1.01 a frame of three minutes."""
-        refused("DecayFactor must be that of", tags(frame_duration=180.0, **changes))
+        start = warned(tags(frame_duration=180.0, decay_factor=1.46))
+        assert start.startswith("DecayFactor must be that of 0 s")
+        admin = {"frame_duration": 180.0, "decay_correction": "ADMIN"}
+        assert suv([tags(decay_factor=1.461, **admin)], "bw").factor == pytest.approx(70e3 / 370e6)
+        refused("DecayFactor must be that of 3600 s", tags(decay_factor=1.01, **admin))
 
     def test_an_hour_between_the_scan_by_ge_and_the_series(self):
         refused("SeriesTime must be the GE scan time", tags(ge_scan=at(10.6)))

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pydicom
 from pydicom import uid
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
@@ -121,7 +121,7 @@ def read_reference(files: Sequence[str | Path]) -> SourceReference:
     try:
         with quiet():
             read = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=cast(Any, _TAGS))
-            _drop_unreadable(read)
+            _drop_unreadable(read, needed=(*_NEEDED, *_OTHERS))
             read.decode()
             header = _copied(read, tuple(e.keyword for e in read if e.keyword))
     except Exception:  # pydicom's errors repeat values of the header
@@ -142,12 +142,18 @@ def _time(header: Header) -> tuple[int, float]:
     return (acquired.day or 0, acquired.second) if acquired is not None else (0, 0.0)
 
 
-def _drop_unreadable(dataset: Dataset) -> None:
-    """Remove elements whose values are malformed, also in sequences: an object without them can still be filed."""
+def _drop_unreadable(dataset: Dataset, needed: Sequence[str] = ()) -> None:
+    """Remove malformed elements, also in sequences: an object without them can still be filed.
+
+    Raises:
+        Exception: Of any kind, for one that is needed.
+    """
     for tag in list(dataset.keys()):
         try:  # pydicom converts a value when it is asked for, or hands it on as a text that it will not write
             element = DataElement(tag, dataset[tag].VR, dataset[tag].value)
-        except Exception:  # of any kind
+        except Exception:
+            if keyword_for_tag(tag) in needed:
+                raise
             del dataset[tag]
             continue
         for item in element.value if element.VR == "SQ" else ():

@@ -103,19 +103,20 @@ class Evidence:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def agree(self, seconds: float, half_life: float, text: str) -> None:
+    def agree(self, seconds: float, half_life: float, text: str, *, lenient: bool = False) -> None:
         """Hold times against each other, by what their difference does to the SUV.
 
         Args:
             seconds: By how much they differ.
             half_life: s.
             text: What must be, and what was got, without full stop.
+            lenient: Whether to warn only.
 
         Raises:
             DicomError: If the SUV would differ by more than 5 %; from 2 %, it is a warning.
         """
         error = math.expm1(math.log(2.0) * min(abs(seconds) / half_life, 100.0))
-        if error > _REFUSED:
+        if error > _REFUSED and not lenient:
             raise DicomError(f"{text}; {SIDECAR}")
         if error > _SAID:
             self.warn(f"{text}: the SUV may be {error:.1%} off.")

@@ -196,7 +196,7 @@ def _check_series(evidence: Evidence, series: Moment, half_life: float) -> None:
         evidence.agree(told - wait, half_life, f"{text}, got {told:.0f} s")
     else:
         text = "SeriesTime must be the time of the first acquisition where no frame tells its FrameReferenceTime"
-        evidence.agree(wait, half_life, f"{text}, got {wait:.0f} s before it")
+        evidence.agree(wait, half_life, f"{text}, got {wait:.0f} s before it", lenient=True)
     if evidence.one.ge_scan is not None and evidence.one.ge_scan.is_comparable(series):
         apart = evidence.one.ge_scan.apart(series)
         evidence.agree(apart, half_life, f"SeriesTime must be the GE scan time, got {abs(apart):.0f} s apart")
@@ -232,8 +232,10 @@ def _check_injection_as_reference(evidence: Evidence, half_life: float | None) -
 
 def _agree_with_factor(evidence: Evidence, frame: PetTags, wait: float, half_life: float) -> None:
     off = _off_factor(frame, wait, half_life)
-    text = f"DecayFactor must be that of {wait:.0f} s from the time that the image is corrected to"
-    evidence.agree(off, half_life, f"{text} to its first frame, got {frame.decay_factor:.4g}, {abs(off):.0f} s off")
+    text = f"DecayFactor must be that of {wait:.0f} s, by which the first frame followed what it is corrected to"
+    # For START, the times tell; for ADMIN, nothing but the factor speaks for or against it
+    lenient = evidence.one.decay_correction != "ADMIN"
+    evidence.agree(off, half_life, f"{text}, got {frame.decay_factor:.4g}, {abs(off):.0f} s off", lenient=lenient)
 
 
 def _off_factor(frame: PetTags, wait: float, half_life: float) -> float:
