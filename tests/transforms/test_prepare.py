@@ -145,7 +145,7 @@ def test_a_batch_of_two_cases_is_refused():
     ("given", "message"),
     [
         ({"source1": []}, "`version` of a degradation must be 1"),
-        ({"version": 1, "mri": []}, r"must have the keys `source1` and `source2`, got \['mri'\]"),
+        ({"version": 1, "mri": []}, r"must have no other keys than version, .*, got 'mri'; remove it"),
         (spec([{"fog": {}}]), "a step of `source1` must be one of"),
         (spec([], [{"blur": {"fwhm_mm": -1.0}}]), "blur's FWHM|blur's sigma"),
         (spec([], [{"noise": {"unit": "input"}}]), "gaussian noise of `source2` must have `sigma`"),
