@@ -13,7 +13,7 @@ from test_batch import write_pair
 from test_batch_bids import write_session
 from test_canary import scans
 from test_ir_vis import write_pairs
-from test_training import write_training_data
+from training.test_training import write_training_data
 
 from medfuse.bundles import bundle_dir, share_dir
 

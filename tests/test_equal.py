@@ -8,6 +8,8 @@ another convolution library kept by a factor of three. Freeze anew, after a diff
 
 - Under a motion slow waves settle now, as under a blur: evidence is asked of conjugate gradients, too. That moved the
   motion of one step, by at most 0.0014 of full range, and nothing else.
+- The slices of a volume go one by one on a CPU, so that no result depends on their number at a time: sums round
+  otherwise, by 2e-7 of full range, 3e-6 of the weight.
 """
 
 from __future__ import annotations
