@@ -163,11 +163,11 @@ class VolumeFusionInferer(SliceInferer):
 
     On a CPU slices go through one by one, so that the result does not depend on the number of slices in a batch: sums
     over several images round otherwise than those over one, by 1e-7 of full range, which bfloat16 in the network makes
-    up to 1e-2 of the weight and of the fused image, and 1e-5 of the restored sources. On other devices the result
-    depends on the batch so far. `SliceInferer` drops keyword arguments, hence they are bound to the network here. Each
-    slice is corrected by the in-plane operator; a correction of the whole volume on the PET's own grid takes the place
-    of the inner call, not of this class. A blur that the data show to be narrower than stated is narrowed alike in all
-    slices of a volume, see `medfuse.physics.common_share`.
+    up to 1e-2 of the weight and of the fused image. On other devices the result depends on the batch so far.
+    `SliceInferer` drops keyword arguments, hence they are bound to the network here. Each slice is corrected by the
+    in-plane operator; a correction of the whole volume on the PET's own grid takes the place of the inner call, not of
+    this class. A blur that the data show to be narrower than stated is narrowed alike in all slices of a volume, see
+    `medfuse.physics.common_share`.
     """
 
     def __init__(
