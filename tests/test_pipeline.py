@@ -6,12 +6,14 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from medfuse.bundles import load_spec
 from medfuse.diffusion import FusionModel
 from medfuse.diffusion.unet import FusionUNet
-from medfuse.inferers import FusionInferer
+from medfuse.inferers import FusionInferer, uses_bfloat16
 from medfuse.physics import GaussianBlur, parse_degradation, replicate
-from medfuse.pipeline import agreements, write_group_page
+from medfuse.pipeline import agreements, load_fusion, write_group_page
 from medfuse.pipeline.case import _clear
 
 NOISE = {"noise": {"kind": "gaussian", "sigma": 0.05}}
@@ -102,3 +104,23 @@ def test_what_an_earlier_run_wrote_of_a_case_goes_and_nothing_else(tmp_path):
     _clear(tmp_path, "c")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(others)
     _clear(tmp_path / "nowhere", "c")
+
+
+@pytest.mark.parametrize(("amp", "sources", "weight"), [(True, 5e-3, 2e-2), (False, 1e-5, 1e-5)])
+def test_threads_change_a_result_no_more_than_the_limits_say(amp, sources, weight):
+    if amp and not uses_bfloat16("auto", torch.device("cpu")):
+        pytest.skip("a CPU that computes bfloat16 slowly")
+    fusion, before, results = load_fusion(), torch.get_num_threads(), []
+    coarse = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0))
+    image = F.interpolate(coarse, (256, 256), mode="bicubic").clamp(0, 1)
+    inferer = FusionInferer(load_spec("blur"), steps=1, amp=amp, settle=(None, 0.3))
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                results.append(inferer(image, fusion.network))
+    finally:
+        torch.set_num_threads(before)
+    one, two = results
+    for kind, most in (("source1", sources), ("source2", sources), ("fused", sources), ("weight", weight)):
+        assert float((one[kind] - two[kind]).abs().max()) < most, kind
