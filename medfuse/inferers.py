@@ -227,9 +227,10 @@ class VolumeFusionInferer(FusionInferer):
 
     On a CPU slices go through one by one, so that the result does not depend on the number of slices in a batch: sums
     over several images round otherwise than those over one, by 1e-7 of full range, which bfloat16 in the network makes
-    up to 1e-2 of the weight and of the fused image. On other devices the result depends on the batch so far. Each slice is corrected by the in-plane operator; a correction of the whole volume on
-    the PET's own grid takes the place of the loop over slices. What the data prove of a blur is proven once for a
-    volume, and a blur is narrowed alike in all its slices, see `medfuse.physics.fit`.
+    up to 1e-2 of the weight and of the fused image. On other devices the result depends on the batch so far. Each slice
+    is corrected by the in-plane operator; a correction of the whole volume on the PET's own grid takes the place of the
+    loop over slices. What the data prove of a blur is proven once for a volume, and a blur is narrowed alike in all its
+    slices, see `medfuse.physics.fit`.
     """
 
     def __init__(
