@@ -154,7 +154,7 @@ class Joint:
         rhs = torch.cat([pulls[0] + weight * gap, pulls[1] + (1 - weight) * gap, -gap], 1)
         tolerance = 1e-13 if start.dtype == torch.float64 else 1e-5
         change, converged = conjugate_gradient(apply, rhs, tolerance=tolerance, max_iterations=1000)
-        return Corrected(list((start + change).split(1, 1)), converged[:, None].expand(-1, 2))
+        return Corrected(list((start + change).chunk(3, 1)), converged[:, None].expand(-1, 2))
 
 
 @dataclass(frozen=True)

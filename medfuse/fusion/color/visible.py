@@ -82,7 +82,7 @@ def fuse_visible(
         least = pair[:, :1].amin((1, 2, 3), keepdim=True).clamp_max(0)  # where values below 0 were cut, they stay so
         what = chroma_degradation(channels, pair[:, 0])
         answer = fuse(chroma, what, steps=1, misfit=True, balance=0)
-        for share, misfit in zip(_LUMA_BY_CHROMA, answer["misfit"].split(1, 1), strict=True):
+        for share, misfit in zip(_LUMA_BY_CHROMA, answer["misfit"].chunk(2, 1), strict=True):
             pair[:, :1] -= share * misfit
         torch.maximum(pair[:, :1], least, out=pair[:, :1])
         chroma, channels = torch.cat([answer["source1"], answer["source2"]], 1), luma_degradation(channels)

@@ -139,7 +139,7 @@ class Analysis:
         omega = (k.to(torch.float64) * (math.pi / large)).to(like.dtype)
         h = response(omega) * weight.to(like.dtype)
         h = torch.where(h.abs() < torch.finfo(h.dtype).tiny ** 0.25, 0.0, h)  # no subnormal numbers: they are slow
-        self._gains = h[:, self._order].unflatten(1, (factor, small))
+        self._gains = h[:, self._order].reshape(len(h), factor, small)
         self.gram = self._gains.square().sum(1)
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
@@ -149,7 +149,7 @@ class Analysis:
         waves = cosine_transform(x, axis)
         if self._factor == 1:
             return waves * self._along(axis, x.ndim).squeeze(axis + 2)
-        waves = waves.index_select(axis + 2, self._order).unflatten(axis + 2, self._gains.shape[1:])
+        waves = torch.unflatten(waves.index_select(axis + 2, self._order), axis + 2, self._gains.shape[1:])
         return (waves * self._along(axis, x.ndim)).sum(axis + 2)
 
     def adjoint(self, r: Tensor, axis: int) -> Tensor:
