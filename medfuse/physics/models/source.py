@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -69,6 +70,10 @@ class SourceModel(ABC):
         self._find_bias = bias
         dependent = any(noise.depends_on_signal for noise, _ in degradation.noises)
         self._level = smooth(self.lifted) if dependent else y.new_zeros(()).expand(*y.shape[:2], *self.spatial)
+
+    @abstractmethod
+    def under(self, degradation: Degradation) -> SourceModel:
+        """Return the model of the same data under a degradation of the same steps with other parameters."""
 
     # ---- the data space of the model
     @abstractmethod
