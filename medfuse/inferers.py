@@ -304,8 +304,8 @@ class VolumeFusionInferer(FusionInferer):
                     if name not in result:  # one place for all, which its parts fill
                         result[name] = values.new_empty(len(slices), *values.shape[1:])
                     result[name][some] = values
-        result = {name: v.unflatten(0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
-        blur, noise, solved = (v.unflatten(0, (volumes, -1)) for v in (found.blur, found.noise, converged))
+        result = {name: torch.unflatten(v, 0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
+        blur, noise, solved = (torch.unflatten(v, 0, (volumes, -1)) for v in (found.blur, found.noise, converged))
         return result | _proven(blur[:, 0], noise.mean(1), solved.all(1), axes=3)
 
 
@@ -335,7 +335,7 @@ def uses_bfloat16(amp: bool | str, device: torch.device) -> bool:
     if amp != "auto":
         raise DegradationError(f"amp must be true, false or `auto`, got {amp!r}.")
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

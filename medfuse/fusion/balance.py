@@ -73,7 +73,7 @@ def _climb(fused: Tensor, sources: Tensor, rows: slice, sums: Tensor) -> Tensor:
     whole = f.new_zeros(1, 1, last - first, width)  # 1 where a window lies within the image
     whole[..., max(inner - first, 0) : min(height - inner, last) - first, outer] = 1
 
-    mean, mean_x, square, square_x, product = _window(torch.cat([f, x, f * f, x * x, f * x], 1)).split(
+    mean, mean_x, square, square_x, product = _window(torch.cat([f, x, f * f, x * x, f * x], 1)).split_with_sizes(
         (1, 2, 1, 2, 2), 1
     )
     variance, variance_x, covariance = square - mean**2, square_x - mean_x**2, product - mean * mean_x
@@ -84,7 +84,7 @@ def _climb(fused: Tensor, sources: Tensor, rows: slice, sums: Tensor) -> Tensor:
     sums[:, :2] += similarity[..., here, :].sum((2, 3))
     by_mean = 2 * (scale * mean_x * (structure - luminance) + similarity * mean * (1 / of_structure - 1 / of_luminance))
     by_square, by_product = -similarity / of_structure, 2 * scale * luminance
-    by_mean, by_square, by_product = _window(torch.cat([by_mean, by_square, by_product], 1)).split(2, 1)
+    by_mean, by_square, by_product = _window(torch.cat([by_mean, by_square, by_product], 1)).chunk(3, 1)
     slope = by_mean + 2 * f * by_square + x * by_product
 
     strength, edge = edge_slopes(x, f)

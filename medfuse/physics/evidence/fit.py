@@ -71,7 +71,7 @@ def fit(
         The fitted degradations, whose parameters are those of each sample, and the findings.
     """
     findings = []
-    chunks = [stated.continued(chunk) for chunk in inputs.split(at_once or len(inputs))]
+    chunks = [stated.continued(chunk) for chunk in torch.split(inputs, at_once or len(inputs))]
     for i, part in enumerate(stated):
         sources = [chunk[:, i : i + 1] for chunk in chunks]
         findings.append(_fit_source(part, sources, volumes, None if blur is None else blur[:, i]))
@@ -91,9 +91,9 @@ def _fit_source(
         shares, excess = (torch.cat(v) for v in zip(*(_narrowed(stated, source) for source in sources), strict=True))
         if volumes is None:
             return shares, excess
-        blur = common_share(shares.unflatten(0, (volumes, -1))).repeat_interleave(len(shares) // volumes)
+        blur = common_share(shares.reshape(volumes, -1)).repeat_interleave(len(shares) // volumes)
     blur = ones if blur is None else blur
-    parts = zip(sources, blur.split(sizes), strict=True)
+    parts = zip(sources, blur.split_with_sizes(sizes), strict=True)
     return blur, torch.cat([proven_excess(_bound(_fitted(stated, share), source)) for source, share in parts])
 
 
