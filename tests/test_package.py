@@ -98,7 +98,7 @@ def test_type_checkers_see_what_is_at_the_top_of_an_installed_package(wheel: Pat
     flags = ["--python-executable", tmp_path / "venv" / "bin" / "python", "--cache-dir", tmp_path / "cache"]
     shown = run(sys.executable, "-m", "mypy", *flags, "--ignore-missing-imports", "use.py", cwd=tmp_path)
     assert re.search(r'"def \(bundle: .*device: .*\) -> medfuse\.pipeline\.bundle\.Fusion"', shown)
-    assert re.search(r'"def \(pet: .*mri: .*\) -> medfuse\.pipeline\.case\.CaseResult"', shown)
+    assert re.search(r'"def \(pet: .*mri: .*\) -> medfuse\.pipeline\.result\.CaseResult"', shown)
 
 
 def test_wheel_holds_package_bundles_configs_and_nothing_else(wheel: Path) -> None:

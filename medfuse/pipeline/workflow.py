@@ -19,7 +19,8 @@ from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
-from medfuse.pipeline.case import CaseResult, SaveFusiond
+from medfuse.pipeline.case import SaveFusiond
+from medfuse.pipeline.result import CaseResult
 from medfuse.schema import checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.

@@ -18,7 +18,7 @@ from medfuse.io import open_series, series_suv
 from medfuse.io.dicom import load_volume
 from medfuse.pipeline import CaseResult
 from medfuse.pipeline.case import _clear
-from medfuse.pipeline.dicom import write_dicom
+from medfuse.pipeline.outputs.dicom import write_dicom
 
 SUV_CODE = "{SUVbw}g/ml"
 

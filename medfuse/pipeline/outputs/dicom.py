@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medfuse.errors import DicomError
 from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.facts import DIMENSIONLESS
-
-if TYPE_CHECKING:
-    from medfuse.pipeline.case import CaseResult
+from medfuse.pipeline.result import CaseResult
 
 DICOM_SERIES = ("pet_restored", "fused", "fused_rgb", "fused_rgb_multiframe")
 """Folders of the series, and their names."""
