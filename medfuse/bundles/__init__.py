@@ -2,9 +2,11 @@
 
 from medfuse.bundles.places import (
     CONFIG_SUFFIXES,
+    DEFAULT_BUNDLE,
     UniqueKeyLoader,
     bundle_dir,
     bundle_metadata,
+    bundle_modalities,
     bundle_names,
     check_overlays,
     load_spec,
@@ -12,13 +14,16 @@ from medfuse.bundles.places import (
     preset_names,
     preset_path,
     share_dir,
+    source_keys,
 )
 
 __all__ = [
     "CONFIG_SUFFIXES",
+    "DEFAULT_BUNDLE",
     "UniqueKeyLoader",
     "bundle_dir",
     "bundle_metadata",
+    "bundle_modalities",
     "bundle_names",
     "check_overlays",
     "load_spec",
@@ -26,4 +31,5 @@ __all__ = [
     "preset_names",
     "preset_path",
     "share_dir",
+    "source_keys",
 ]

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from medfuse.errors import BundleError, DegradationError
+from medfuse.io.modalities import Modality, pair
 
+DEFAULT_BUNDLE = "pet_mri_fusion"
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_SPEC = 1 << 20  # bytes of a file of a degradation
 _MAX_PARTS = 500  # values in it
@@ -45,7 +47,30 @@ def bundle_dir(name: str) -> Path:
 
 def bundle_metadata(name: str) -> dict[str, Any]:
     """Return a bundle's metadata."""
-    return json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    try:
+        metadata = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, BundleError):
+            raise
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise BundleError("The metadata of a bundle must be a readable JSON object, got another file; repair it.")
+    return metadata
+
+
+def bundle_modalities(name: str) -> tuple[Modality, Modality]:
+    """Return the modalities of a bundle's sources 1 and 2, by its metadata; see `medfuse.io.modalities`.
+
+    Raises:
+        BundleError: There is no such bundle, or its metadata name no two modalities that can be fused.
+    """
+    return pair(bundle_metadata(name))
+
+
+def source_keys(name: str = DEFAULT_BUNDLE) -> tuple[str, str]:
+    """Return the keys of a bundle's sources 1 and 2, such as `mri` and `pet`; see `bundle_modalities`."""
+    first, second = bundle_modalities(name)
+    return first.key, second.key
 
 
 def preset_names() -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         require_one_person,
         series_suv,
     )
-    from medfuse.io.discover import Discovery, discover
+    from medfuse.io.discovery import Discovery, discover
     from medfuse.io.foreign import require_volume
     from medfuse.io.images import (
         Image2D,
@@ -78,7 +78,7 @@ _HOMES = {  # by module, the names that are asked for here
     "cases": "find_cases require_cases",
     "dicom": "DicomReader Series VolumeReader choose_series is_nifti list_series listing measure open_series "
     "require_one_person series_suv",
-    "discover": "Discovery discover",
+    "discovery": "Discovery discover",
     "foreign": "require_volume",
     "images": "Image2D check_pair check_range match_folders match_manifest read_image size_factor write_image",
     "nifti": "NONFINITE NiftiReader check_nifti check_nifti_header write_nifti write_rgb_nifti",
@@ -89,7 +89,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name))
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

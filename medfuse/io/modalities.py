@@ -1,6 +1,6 @@
 """Modalities: the kinds of images that a source may be, a row each. Loads neither torch nor MONAI.
 
-A bundle names its two in `configs/metadata.json`: `"modalities": ["mri", "pet"]`. Source 1 comes first, whose grid is the
+A bundle names its two in `configs/metadata.json`, `"modalities": ["mri", "pet"]`: source 1, whose grid is the
 reference, then source 2, which is shown in colour. Keys of cases, options of the command line, names of outputs and
 titles of reports follow from the rows.
 """

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from medfuse.errors import BundleError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
+from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.io.places import require_apart
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.layout import BidsLayout, Layout
@@ -101,7 +102,7 @@ def run_batch(
     """
     out = Path(out)
     layout = Layout(out) if bids is None else BidsLayout(out, Path(bids))
-    known = sorted(checked_items(cases), key=lambda item: str(item["case"]))
+    known = sorted(checked_items(cases, keys=DEFAULT_PAIR), key=lambda item: str(item["case"]))
     items = _part(known, shard)
     require_apart(known, out, layout.folder)
     _check_places(items, layout)

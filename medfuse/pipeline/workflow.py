@@ -18,6 +18,7 @@ from medfuse.bundles import load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
+from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.result import CaseResult
@@ -59,7 +60,7 @@ class Workflow:
         Raises:
             MedfuseError: The case cannot be fused.
         """
-        checked_items([item])
+        checked_items([item], keys=DEFAULT_PAIR)
         with unwrapped():
             return self._fuse(item)
 
