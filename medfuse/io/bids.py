@@ -3,8 +3,8 @@
     sub-01/[ses-1/]pet/sub-01_[ses-1_]trc-FDG_pet.nii.gz    its sidecar, or one it inherits, says the unit
     sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz
 
-Folders and suffixes are those of `medfuse.io.modalities`; what shows uptake makes a case. A session without an MRI of its
-own takes the only one of the subject. Nothing is guessed: where there are two, the case is refused, and a manifest
+Folders and suffixes are those of `medfuse.io.modalities`; what shows uptake makes a case. A session without an MRI of
+its own takes the only one of the subject. Nothing is guessed: where there are two, the case is refused, and a manifest
 chooses. A subject has all its PETs in sessions, or none of them.
 """
 

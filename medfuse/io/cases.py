@@ -5,8 +5,8 @@ Two layouts, which may be mixed; upper and lower case are the same:
     CASE/mri.nii.gz   CASE/pet.nii.gz   CASE/mask.nii.gz   CASE/truth_pet.nii.gz   CASE/case.json
     CASE_mri.nii.gz   CASE_pet.nii.gz   CASE_mask.nii.gz   CASE_truth_pet.nii.gz
 
-The names are keys of `medfuse.io.modalities`: those of the two that a bundle takes. In a folder of a case, files may also
-carry its name (`CASE/CASE_mri.nii.gz`), and instead of a NIfTI there may be a folder of DICOM files (`CASE/mri/`,
+The names are keys of `medfuse.io.modalities`: those of the two that a bundle takes. In a folder of a case, files may
+also carry its name (`CASE/CASE_mri.nii.gz`), and instead of a NIfTI there may be a folder of DICOM files (`CASE/mri/`,
 `CASE/pet/`). Other files are left alone, and so are sub-folders without either.
 """
 
