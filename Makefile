@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format bench results corpus clean
+.PHONY: help setup demo test test-full lint format bench results corpus docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ corpus: .venv/.dev  ## run every malformed input of tests/malformed; fail unless
 
 results: .venv/.runtime  ## measure everything that the results pages say; BENCH and DATA name folders, ONLY one bundle
 	$(BIN)/python tests/results --bench "$(BENCH)" --data "$(DATA)" $(if $(ONLY),--only $(ONLY))
+
+docs: .venv/.dev  ## write the documentation as a site to out/site; any dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open out/site/index.html, or: $(BIN)/python -m http.server --directory out/site"
 
 clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
 	rm -rf build dist out/demo .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -17,7 +17,7 @@ class Grid:
 
     Attributes:
         shape: Number of samples along each axis, **[D]**, two or three.
-        affine: Rows of the map from homogeneous index to mm, **[D + 1][D + 1]**; the last row is 0, ..., 0, 1. For
+        affine: Rows of the map from homogeneous index to mm, **[D + 1, D + 1]**; the last row is 0, ..., 0, 1. For
             volumes the world is RAS, as NIfTI has it.
     """
 

@@ -152,7 +152,7 @@ def _run_case(
         _sweep(folder)
         if "problem" in item:
             raise BundleError(str(item["problem"]))
-        based_on = fingerprint(item, workflow, names=layout.basis(item))
+        based_on = fingerprint(item, workflow.basis, names=layout.basis(item))
         if resume and is_done(folder, layout.records(folder), case, based_on):
             summary.skipped.append(case)
         else:

@@ -21,6 +21,7 @@ from medfuse.inferers import VolumeFusionInferer
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import SaveFusiond
+from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.result import CaseResult
 from medfuse.schema import checked_items
 
@@ -74,6 +75,15 @@ class Workflow:
         for transform in self.postprocessing:
             data = transform(data)
         return self.writer.result(data)
+
+    @property
+    def basis(self) -> dict[str, str]:
+        """What results depend on beside the case: hashes of configuration and weights, and the kind of device."""
+        return {
+            "configuration": self.configuration,
+            "device": self.device.type,
+            "weights": sha256(self.weights),
+        }
 
     def write(self, result: CaseResult, folder: Path) -> None:
         """Write all outputs of a case into a folder."""

@@ -10,10 +10,10 @@ from medfuse.pipeline.result import CaseResult
 from medfuse.report import degradation_name, save_mosaic, save_preview, save_report
 
 
-def write_mosaic(result: CaseResult, folder: Path) -> None:
+def write_mosaic(result: CaseResult, path: Path) -> None:
     """Draw sources, restored, fused and colour fusion in three planes."""
     save_mosaic(
-        folder / f"{result.case}_mosaic.png",
+        path,
         fused=result.fused,
         weight=result.weight,
         units=result.units,
@@ -23,15 +23,15 @@ def write_mosaic(result: CaseResult, folder: Path) -> None:
     )
 
 
-def write_preview(result: CaseResult, folder: Path) -> None:
+def write_preview(result: CaseResult, path: Path) -> None:
     """Draw the small picture that stands for the case on the page over all cases."""
-    save_preview(folder / f"{result.case}_preview.jpg", **_shown(result))
+    save_preview(path, **_shown(result))
 
 
-def write_report(result: CaseResult, folder: Path) -> None:
+def write_report(result: CaseResult, path: Path) -> None:
     """Write the report of a case: one HTML file that opens offline."""
     save_report(
-        folder / f"{result.case}_report.html",
+        path,
         record=result.record,
         fused=result.fused,
         weight=result.weight,
