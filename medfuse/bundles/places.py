@@ -73,6 +73,37 @@ def source_keys(name: str = DEFAULT_BUNDLE) -> tuple[str, str]:
     return first.key, second.key
 
 
+def case_keys(name: str = DEFAULT_BUNDLE) -> tuple[str, str]:
+    """Return the keys of the sources of a bundle that fuses cases, which are volumes; see `source_keys`.
+
+    Raises:
+        BundleError: As `bundle_modalities`, or the bundle fuses pairs of 2-D images.
+    """
+    first, second = bundle_modalities(name)
+    if not first.is_volume:
+        raise BundleError("the bundle must fuse cases, got one that fuses pairs of images; use `medfuse images`.")
+    return first.key, second.key
+
+
+def require_modalities(name: str, *, suv: str | None = None, n4: bool = False) -> None:
+    """Refuse to ask of a bundle what none of its modalities has.
+
+    Args:
+        name: Of the bundle.
+        suv: SUV that is asked for, one of `medfuse.io.units.CHOICES`.
+        n4: Whether a bias field is to be removed.
+
+    Raises:
+        BundleError: If no source can have an SUV, or a bias field.
+    """
+    rows = bundle_modalities(name)
+    got = f"got a bundle of {rows[0].title} and {rows[1].title}; leave it out"
+    if n4 and not any(row.has_bias_field for row in rows):
+        raise BundleError(f"n4 must come with an image that has a bias field, an MRI, {got}.")
+    if suv not in (None, "auto", "none") and not any(row.has_suv for row in rows):
+        raise BundleError(f"An SUV must be asked for with a PET, {got}.")
+
+
 def preset_names() -> list[str]:
     """Return the names of the degradation presets."""
     return sorted(p.stem for p in (share_dir() / "configs" / "degradation").glob("*.yaml"))

@@ -49,6 +49,11 @@ class Modality:
     bids_space: str = ""
     synonyms: tuple[str, ...] = ()
 
+    @property
+    def has_suv(self) -> bool:
+        """Whether its DICOM headers can tell how its values become SUV, as those of PET can (PS3.3 C.8.9)."""
+        return self.dicom == "PT"
+
 
 _ROWS = (
     Modality(
