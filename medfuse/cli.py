@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
-    fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
+    fuse.add_argument(
+        "--pet-unit",
+        help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: that of its sidecar, else a.u.)",
+    )
     _add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
@@ -202,14 +205,15 @@ def _mask(path: Path, strict: bool) -> str:
 def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+    from medfuse.io.bids import unit_of_nifti
 
-    uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
         check_nifti(path, strict=options.strict)
+        unit = unit_of_nifti(path, options.pet_unit, options.case or "case") if key == "pet" else None
         return entries | ({f"{key}_unit": unit} if unit else {})
     require_volume(path)
-    series = open_series(path, modality=modality, uid=uid)
+    series = open_series(path, modality=modality, uid=getattr(options, f"{key}_series"))
     if modality == "PT":
         content = None if options.suv == "none" else measure(series)
         found = series_suv(series, options.suv, content=content)

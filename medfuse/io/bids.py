@@ -18,6 +18,7 @@ from medfuse.errors import BundleError
 from medfuse.io.texts import read_json
 from medfuse.schema import checked_unit
 
+_ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _UNIT_KEYS = ("Units", "Unit")  # of BIDS, and of its drafts for PET
 _NO_UNIT = (None, "", "n/a")
 _NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_(pet|T1w)\.nii(?:\.gz)?")
@@ -147,3 +148,32 @@ def _read_unit(sidecar: Path, case: str) -> str | None:
     if len(units) > 1:
         raise BundleError(f"Units and Unit of the PET of {case} must be equal, got two units; correct the sidecar.")
     return next(iter(units), None)
+
+
+def unit_of_nifti(image: Path, stated: str | None, case: str) -> str | None:
+    """Return the unit of a NIfTI PET: as stated, else by the sidecar beside it (`pet.json` beside `pet.nii.gz`).
+
+    Args:
+        image: The NIfTI, under any name; of anything else, what is stated is returned.
+        stated: What a person has stated of it.
+        case: Its id, for errors.
+
+    Raises:
+        BundleError: The sidecar is no JSON object, or says another unit than what is stated.
+    """
+    if not _ENDING.search(image.name):
+        return stated
+    sidecar = image.with_name(f"{_ENDING.sub('', image.name)}.json")
+    noted = _read_unit(sidecar, case) if sidecar.is_file() else None
+    if stated and noted and _plain(stated) != _plain(noted):
+        raise BundleError(
+            f"The unit of the PET of {case} must be the one of its sidecar, got {stated}, and {noted} in the sidecar; "
+            "correct either."
+        )
+    return stated or noted
+
+
+def _plain(unit: str) -> str:
+    """Return a unit in one of its spellings: 1 cc is 1 cm3 is 1 ml, and SUV by body weight is in g/ml."""
+    text = unit.lower().replace("/cc", "/ml").replace("/cm3", "/ml")
+    return "suv" if text in ("g/ml", "suvbw", "g/ml{suvbw}", "{suvbw}g/ml") else text

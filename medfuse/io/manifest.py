@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError, nearest
+from medfuse.io.bids import unit_of_nifti
 from medfuse.schema import SOURCES, checked_id, field_names, is_field, refuse_twins
 
 REQUIRED = ("case", *SOURCES)
@@ -121,7 +122,10 @@ def _case(cells: dict[str, str], folder: Path) -> dict[str, Any]:
                 case[key] = str(file)
             elif key != "mask":
                 raise BundleError(f"{key} of case {case['case']} must be given, got an empty cell; fill it in.")
-        return case | {key: _value(key, text, case["case"]) for key, text in cells.items()}
+        fields = {key: _value(key, text, case["case"]) for key, text in cells.items()}
+        if unit := unit_of_nifti(Path(case["pet"]), fields.get("pet_unit"), case["case"]):
+            fields["pet_unit"] = unit
+        return case | fields
     except BundleError as error:
         return {"case": case["case"], "problem": str(error)}
 

@@ -18,6 +18,7 @@ from medfuse.bundles import load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
+from medfuse.io.bids import unit_of_nifti
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.facts import sha256
@@ -182,7 +183,7 @@ def fuse(
         steps: Number of reverse steps; the bundle's own by default.
         device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
-        pet_unit: Unit of the values of a NIfTI PET.
+        pet_unit: Unit of the values of a NIfTI PET; by default what the JSON sidecar beside it says.
         suv: SUV of a DICOM PET, such as `bw`.
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
@@ -198,8 +199,8 @@ def fuse(
     item: dict[str, Any] = {"case": "case", "mri": str(mri), "pet": str(pet)}
     if aligned:
         item["aligned"] = True
-    if pet_unit:
-        item["pet_unit"] = pet_unit
+    if unit := unit_of_nifti(Path(pet), pet_unit, "case"):
+        item["pet_unit"] = unit
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
     return load_workflow(degradation=degradation, steps=steps, device=device, **options)(item)
 
