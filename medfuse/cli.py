@@ -27,18 +27,16 @@ from medfuse.bundles import (
     bundle_metadata,
     bundle_modalities,
     bundle_names,
-    case_keys,
     load_spec,
     preset_names,
     share_dir,
     source_keys,
 )
 from medfuse.errors import MedfuseError, known_error
+from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
-
-    from medfuse.io.modalities import Modality
 
 
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
@@ -239,8 +237,7 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    every = options.all or options.bundle != DEFAULT_BUNDLE
-    chosen = cases if every else [c for c in cases if c["case"] == "sts_case"]
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
     _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
 
 
@@ -289,7 +286,7 @@ def _batch(options: argparse.Namespace) -> int:
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
-    keys, labels = case_keys(options.bundle), (options.participant_label, options.session_label)
+    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
     found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
@@ -448,7 +445,3 @@ def _quieten() -> None:
     # what stopped a run is said by `main`, or by its traceback
     engine = logging.getLogger("ignite.engine.engine.SupervisedEvaluator")
     engine.addFilter(lambda record: "terminating due to exception" not in record.getMessage())
-
-
-if __name__ == "__main__":
-    sys.exit(main())
