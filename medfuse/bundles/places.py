@@ -48,7 +48,7 @@ def bundle_dir(name: str) -> Path:
 def bundle_metadata(name: str) -> dict[str, Any]:
     """Return a bundle's metadata."""
     try:
-        metadata = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        metadata: Any = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         if isinstance(error, BundleError):
             raise
