@@ -8,7 +8,7 @@ from medfuse.physics.models.krylov import KrylovModel
 from medfuse.physics.models.source import SourceModel
 from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.observation import JointObservation, bind
+from medfuse.physics.observation import Agreement, JointObservation, bind
 from medfuse.physics.operators import (
     Composition,
     Convolution,
@@ -31,6 +31,7 @@ from medfuse.physics.specification import parse_degradation
 
 __all__ = [
     "CORRECTIONS",
+    "Agreement",
     "AveragedNoise",
     "Composition",
     "Convolution",
