@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +30,7 @@ from medfuse.bundles import (
     share_dir,
     source_keys,
 )
+from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
 from medfuse.io.modalities import Modality
 
@@ -49,8 +48,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if args is None else list(args)
     options = _parser(named_bundle(words)).parse_args(words)
-    _quieten()
-    _show_warnings()
+    quieten()
+    show_warnings()
     try:
         check_arguments(options)
         code = options.run(options)
@@ -419,29 +418,5 @@ def _device(name: str) -> torch.device:
         raise MedfuseError(f"--{error}") from error
 
 
-class _Console(logging.Handler):
-    """A line on stderr for each warning, above a bar of progress where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"medfuse: warning: {record.getMessage()}", file=sys.stderr)
-
-
-def _show_warnings() -> None:
-    """Print what the package warns of while it works."""
-    logger = logging.getLogger("medfuse")
-    if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console(logging.WARNING))
-
-
-def _quieten() -> None:
-    """Silence what MONAI and torch say on every run about their own affairs."""
-    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
-        # a filter, since MONAI sets the level when it is imported
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
-    # what stopped a run is said by `main`, or by its traceback
-    engine = logging.getLogger("ignite.engine.engine.SupervisedEvaluator")
-    engine.addFilter(lambda record: "terminating due to exception" not in record.getMessage())
+if __name__ == "__main__":
+    sys.exit(main())
