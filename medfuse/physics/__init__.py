@@ -1,12 +1,13 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
-from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, correction
+from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
 from medfuse.physics.degradation import Degradation, JointDegradation, sigma_map
 from medfuse.physics.evidence import Findings, Fitted, common_share, fit
 from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
 from medfuse.physics.models.source import SourceModel
 from medfuse.physics.models.spectral import SpectralModel
+from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import JointObservation, bind
 from medfuse.physics.operators import (
@@ -21,11 +22,13 @@ from medfuse.physics.operators import (
     MissingSlices,
     MotionBlur,
     Operator,
+    ScannerSampling,
     SpectralChain,
     SpectralOperator,
     compose,
 )
 from medfuse.physics.replication import replicate, unreplicate
+from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
 from medfuse.physics.specification import parse_degradation
 
@@ -34,6 +37,7 @@ __all__ = [
     "AveragedNoise",
     "Composition",
     "Convolution",
+    "Corrected",
     "Correction",
     "Cut",
     "Degradation",
@@ -58,12 +62,17 @@ __all__ = [
     "Operator",
     "Paper",
     "PoissonNoise",
+    "Prediction",
     "RicianNoise",
+    "ScannerNoise",
+    "ScannerSampling",
     "Solution",
     "SourceModel",
     "SpectralChain",
     "SpectralModel",
     "SpectralOperator",
+    "VolumeModel",
+    "Whitening",
     "bind",
     "common_share",
     "compose",

@@ -91,4 +91,4 @@ def _determinant(rows: Sequence[Vector]) -> float:
     if len(rows) == 1:
         return rows[0][0]
     minors = ([row[:d] + row[d + 1 :] for row in rows[1:]] for d in range(len(rows)))
-    return sum((-1) ** d * rows[0][d] * _determinant(minor) for d, minor in enumerate(minors))
+    return sum((-1.0) ** d * rows[0][d] * _determinant(minor) for d, minor in enumerate(minors))

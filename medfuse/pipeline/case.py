@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import logging
-import shutil
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,10 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.fusion import fuse_color, to_uint8
-from medfuse.io import write_json
-from medfuse.io.places import DICOM_FOLDER
 from medfuse.physics import Degradation
 from medfuse.pipeline.facts import agreements, noise_of_data, sha256, stated
-from medfuse.pipeline.outputs.dicom import DICOM_SERIES, write_dicom
-from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
-from medfuse.pipeline.outputs.transform import write_transform
-from medfuse.pipeline.outputs.volumes import write_volumes
+from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
+from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
 from medfuse.pipeline.result import CaseResult
 from medfuse.transforms import NOISE, ResampleToReference, case_degradation, inverse_values_
@@ -34,25 +27,10 @@ from medfuse.transforms import NOISE, ResampleToReference, case_degradation, inv
 _logger = logging.getLogger(__name__)
 
 
-Output = Callable[[CaseResult, Path], None]
-"""Writes one kind of output of a case into its folder."""
-
-
-OUTPUTS: tuple[Output, ...] = (write_volumes, write_transform, write_mosaic, write_preview, write_report)
-_ENDINGS = (
-    *("fused.nii.gz", "*_restored.nii.gz", "weight.nii.gz", "fused_rgb.nii.gz"),
-    *("*_to_*.tfm", "from-*_to-*_mode-image_xfm.txt"),
-    *("mosaic.png", "preview.jpg", "report.html"),
-)  # of the files that they write, after the name of the case
-
-
 class SaveFusiond(MapTransform):
     """Write all outputs of one case; the JSON sidecar comes last, so a case with a sidecar is complete.
 
-    Under `output_dir/<case>/`: `<case>_fused.nii.gz` (dimensionless), `_pet_restored` and `_mri_restored` (the input's
-    unit), `_weight` (of the MRI, 0..1), `_fused_rgb` (for the eye), `_mosaic.png`, `_preview.jpg`, `_report.html`,
-    `_pet_to_mri.tfm` and `_from-pet_to-mri_mode-image_xfm.txt` when registered, `dicom/` where a source was DICOM, and
-    `<case>.json`.
+    They go to `output_dir/<case>/`; `medfuse.pipeline.OUTPUTS` says which there are.
     """
 
     def __init__(
@@ -94,9 +72,9 @@ class SaveFusiond(MapTransform):
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
         self.settings = settings
         self.source_keys, self.reference = source_keys, reference
-        self.spatial_dim, self.palette, self.outputs = spatial_dim, palette, tuple(outputs)
-        if dicom_output:
-            self.outputs = (partial(write_dicom, deidentified=deidentified), *self.outputs)
+        self.spatial_dim, self.palette = spatial_dim, palette
+        self.outputs = tuple(row for row in outputs if dicom_output or row.write is not write_dicom)
+        self.deidentified = deidentified
         self.moving = next(key for key in source_keys if key != reference)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -107,11 +85,7 @@ class SaveFusiond(MapTransform):
 
     def write(self, result: CaseResult, folder: Path) -> None:
         """Write all outputs of a case into a folder, the sidecar last; those of an earlier run go first."""
-        sidecar = folder / f"{result.case}.json"
-        _clear(folder, result.case)
-        for write in self.outputs:
-            write(result, folder)
-        write_json(sidecar, result.record)
+        write_outputs(result, folder, self.outputs)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
         """Collect what is to be written; each warning is logged, too.
@@ -153,6 +127,7 @@ class SaveFusiond(MapTransform):
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             residuals=residuals,
+            deidentified=self.deidentified,
             before=partial(self._before, data),
         )
 
@@ -210,18 +185,6 @@ def _colours(fused: Tensor, bright: float, pet: Tensor, window: tuple[float, flo
         hot = ((uptake - low) / max(high - low, 1e-12)).clamp(0, 1)
         plane[...] = to_uint8(fuse_color((structure / max(bright, 1e-6)).clamp(0, 1), hot, palette=palette))
     return rgb
-
-
-def _clear(folder: Path, case: str) -> None:
-    """Remove what an earlier run wrote of a case, its sidecar first: it may be of other data, even another patient."""
-    (folder / f"{case}.json").unlink(missing_ok=True)
-    for ending in _ENDINGS:
-        for path in folder.glob(f"{glob.escape(case)}_{ending}"):
-            path.unlink()
-    for series in DICOM_SERIES:
-        shutil.rmtree(folder / DICOM_FOLDER / series, ignore_errors=True)
-    with suppress(OSError):  # it is not there, or holds what is not ours
-        (folder / DICOM_FOLDER).rmdir()
 
 
 def _files(data: Mapping[Hashable, Any], key: str) -> tuple[str, ...]:

@@ -18,17 +18,9 @@ from medfuse.io.derivative import (
     source_uri,
     write_dataset,
 )
-from medfuse.pipeline.facts import DIMENSIONLESS
+from medfuse.io.modalities import DEFAULT_PAIR, modality, title
+from medfuse.pipeline.outputs import OUTPUTS
 from medfuse.transforms import BIAS_FIELD
-
-_PLACES = {"mri": ("anat", "T1w"), "pet": ("pet", "PET")}  # folder, and label of the grid
-_VOLUMES = {  # by our name: source, label, unit, description
-    "mri_restored": ("mri", "restored", None, "Restored MRI"),
-    "pet_restored": ("pet", "restored", None, "Restored PET"),
-    "fused": ("pet", "fused", DIMENSIONLESS, "Fusion of MRI and PET; no value is to be measured in it"),
-    "weight": ("pet", "weight", "0 to 1", "Weight of the MRI in the fusion"),
-    "fused_rgb": ("pet", "fusedrgb", "RGB, 8 bit", "Palette of the PET over the fused structure, for the eye"),
-}
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,11 @@ class BidsLayout(Layout):
 
     Attributes:
         root: Folder of the BIDS dataset that the cases are of.
+        keys: Of the sources.
     """
 
     root: Path
+    keys: tuple[str, str] = DEFAULT_PAIR
 
     def folder(self, case: str) -> Path:
         """Return the folder of a subject or a session."""
@@ -99,7 +93,7 @@ class BidsLayout(Layout):
 
     def basis(self, item: Mapping[str, Any]) -> list[str]:
         """Return the URIs of the sources."""
-        return [source_uri(item[key], self.root) for key in _PLACES]
+        return [source_uri(item[key], self.root) for key in self.keys]
 
     def arrange(self, folder: Path, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Give the volumes their BIDS names and sidecars; the rest goes to the folder of the records."""
@@ -108,31 +102,32 @@ class BidsLayout(Layout):
         extras.mkdir()
         for path in written:
             path.rename(extras / path.name)
-        for name, (key, desc, unit, description) in _VOLUMES.items():
-            volume = extras / f"{record['case']}_{name}.nii.gz"
-            if not volume.is_file():
+        for output in OUTPUTS:
+            volume = extras / output.file(record)
+            if output.bids_label is None or not volume.is_file():
                 continue
-            grid = record["reference"]["source"]
-            space = None if key == grid else _PLACES[grid][1]
-            place = folder / _PLACES[key][0]
+            key, grid = list(record["sources"])[output.source], record["reference"]["source"]
+            space = None if key == grid else modality(grid).bids_space
+            place = folder / modality(key).bids_folder
             place.mkdir(exist_ok=True)
-            stem = derivative_name(item[key], record["case"], desc=desc, space=space)
+            stem = derivative_name(item[key], record["case"], desc=output.bids_label, space=space)
             volume.rename(place / f"{stem}.nii.gz")
-            sidecar = self._sidecar(key, item, record) | {"Units": unit or record["sources"][key]["unit"]}
-            write_json(place / f"{stem}.json", {"Description": description, **sidecar})
+            unit = record["sources"][key]["unit"] if output.unit is None else output.unit
+            sidecar = self._sidecar(key, item, record) | {"Units": unit}
+            write_json(place / f"{stem}.json", {"Description": output.described(record), **sidecar})
 
     def _sidecar(self, key: str, item: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
         """Return what BIDS wants to know of a volume that was made of a source."""
         grid, spacing = record["reference"]["source"], record["reference"]["spacing_mm"]
-        own, other = (source_uri(item[k], self.root) for k in sorted(_PLACES, key=lambda k: k != key))
+        own, other = (source_uri(item[k], self.root) for k in sorted(self.keys, key=lambda k: k != key))
         sidecar: dict[str, Any] = {
             "Sources": [own, other],
             "SkullStripped": False,
-            "Resolution": f"Grid of the {grid.upper()}, {' x '.join(f'{s:.4g}' for s in spacing)} mm",
+            "Resolution": f"Grid of the {title(grid)}, {' x '.join(f'{s:.4g}' for s in spacing)} mm",
         }
         if key != grid:
             sidecar["SpatialReference"] = source_uri(item[grid], self.root)
-        if key == "mri":
+        if modality(key).has_bias_field:
             sidecar["BiasFieldRemoved"] = bool(record["sources"][key].get(BIAS_FIELD))
         return sidecar
 

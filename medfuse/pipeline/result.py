@@ -30,6 +30,7 @@ class CaseResult:
         files: DICOM files of each source; none for a NIfTI.
         residuals: What each restoration leaves of its data, in standard deviations of the noise, float16: to look at;
             None where nothing happened to it.
+        deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
     """
@@ -48,4 +49,5 @@ class CaseResult:
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     residuals: tuple[Tensor | None, Tensor | None] = (None, None)
+    deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None

@@ -21,7 +21,7 @@ def to_uint8(rgb: ArrayLike) -> np.ndarray:
         uint8 array of the same shape.
     """
     values = rgb.detach().cpu().numpy() if isinstance(rgb, Tensor) else np.asarray(rgb)
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
 
 
 def as_tensors(*images: ArrayLike) -> tuple[Tensor, ...]:

@@ -8,12 +8,21 @@ from medfuse.pipeline.result import CaseResult
 from medfuse.registration import RigidRegistration
 
 
-def write_transform(result: CaseResult, folder: Path) -> None:
-    """Write the rigid transform, where the images were registered: of points, and as image tools resample by."""
+def write_rigid(result: CaseResult, path: Path) -> None:
+    """Write the rigid transform of points, where the images were registered."""
+    if (registration := _believed(result)) is not None:
+        registration.save_transform(path)
+
+
+def write_affine(result: CaseResult, path: Path) -> None:
+    """Write its inverse as an affine, by which image tools resample, where the images were registered."""
+    if (registration := _believed(result)) is not None:
+        registration.save_affine(path)
+
+
+def _believed(result: CaseResult) -> RigidRegistration | None:
+    """Return the registration of a case; None where there was none, or it was not accepted."""
     registration = result.record["registration"]
     if registration and registration["performed"] and registration["accepted"]:
-        reference = result.record["reference"]["source"]
-        moving = next(name for name in result.names if name != reference)
-        rigid = RigidRegistration.from_dict(registration)
-        rigid.save_transform(folder / f"{result.case}_{moving}_to_{reference}.tfm")
-        rigid.save_affine(folder / f"{result.case}_from-{moving}_to-{reference}_mode-image_xfm.txt")
+        return RigidRegistration.from_dict(registration)
+    return None

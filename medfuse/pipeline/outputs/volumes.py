@@ -11,15 +11,25 @@ from medfuse.pipeline.result import CaseResult
 from medfuse.transforms import BIAS_FIELD
 
 
-def write_volumes(result: CaseResult, folder: Path) -> None:
-    """Write fused, restored sources, weight and colour fusion as NIfTI."""
-    case, affine, (low, high) = result.case, result.affine, result.window
-    limits: dict[str, Any]
-    write_nifti(folder / f"{case}_fused.nii.gz", result.fused, affine, unit_description=DIMENSIONLESS)
-    for k, (name, unit, volume) in enumerate(zip(result.names, result.units, result.restored, strict=True)):
-        limits = {} if k == 0 else {"cal_min": low, "cal_max": high}
-        said = f"{unit}, bias field removed" if result.record["sources"][name].get(BIAS_FIELD) else unit
-        write_nifti(folder / f"{case}_{name}_restored.nii.gz", volume, affine, unit_description=said, **limits)
-    share = f"weight of {result.names[0]}, 0 to 1"
-    write_nifti(folder / f"{case}_weight.nii.gz", result.weight, affine, unit_description=share)
-    write_rgb_nifti(folder / f"{case}_fused_rgb.nii.gz", result.rgb, affine)
+def write_fused(result: CaseResult, path: Path) -> None:
+    """Write the fused volume."""
+    write_nifti(path, result.fused, result.affine, unit_description=DIMENSIONLESS)
+
+
+def write_restored(result: CaseResult, path: Path, *, source: int) -> None:
+    """Write a restored source in its unit; the second with the ends of its display window."""
+    unit, low, high = result.units[source], *result.window
+    if result.record["sources"][result.names[source]].get(BIAS_FIELD):
+        unit = f"{unit}, bias field removed"
+    limits: dict[str, Any] = {} if source == 0 else {"cal_min": low, "cal_max": high}
+    write_nifti(path, result.restored[source], result.affine, unit_description=unit, **limits)
+
+
+def write_weight(result: CaseResult, path: Path) -> None:
+    """Write the weight of source 1 in the fusion."""
+    write_nifti(path, result.weight, result.affine, unit_description=f"weight of {result.names[0]}, 0 to 1")
+
+
+def write_color(result: CaseResult, path: Path) -> None:
+    """Write the colour fusion."""
+    write_rgb_nifti(path, result.rgb, result.affine)
