@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.estimation import estimate
 from medfuse.fusion.finish import Balanced, Finish, as_predicted, convex
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
+from medfuse.physics.specification import AUTO
 
-Spec = Mapping[str, Any] | JointDegradation | None
+Spec = Mapping[str, Any] | JointDegradation | str | None
 LIMIT = 3 * 2**18
 """Number of pixels on which the network runs at once, unless told otherwise."""
 
@@ -92,12 +94,14 @@ class FusionInferer(Inferer):
         views: int = 1,
         settle: Sequence[float | None] = (None, None),
         balance: int = 0,
+        kinds: Sequence[str] = ("mri", "function"),
     ) -> None:
         """Make an inferer.
 
         Args:
             degradation: What happened to the sources: a specification (see `medfuse.physics.specification`), a
-                `JointDegradation`, or None for none. A call may override it.
+                `JointDegradation`, `auto`, or None for none. A call may override it. What is unknown is estimated
+                first, of each image or volume by itself, see `medfuse.estimation.estimate`.
             steps: Number of reverse steps, 1 or more. A call may override it.
             correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.corrections`.
             convex: Force the fused image to `m x1 + (1 - m) x2`.
@@ -111,12 +115,13 @@ class FusionInferer(Inferer):
                 the noise to be believed; None: never. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
+            kinds: What the sources are, for what is estimated: each `mri`, `function`, `visible` or `infrared`.
 
         Raises:
             DegradationError: The limit is not positive, or the steps, the correction, the views, the settling or the
                 balance are impossible.
         """
-        self.degradation, self.trajectory = degradation, trajectory
+        self.degradation, self.trajectory, self.kinds = degradation, trajectory, tuple(kinds)
         self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance)
 
     @property
@@ -160,6 +165,20 @@ class FusionInferer(Inferer):
         if inputs.ndim != 4 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
+        if stated.unknown:
+            if self.trajectory and len(inputs) > 1:
+                raise DegradationError(
+                    "images whose degradation is estimated must come one by one where the trajectory is asked for, got "
+                    f"{len(inputs)}; state the degradation, or split the batch."
+                )
+            known = (estimate(stated, image, self.kinds).degradation for image in _plain(inputs))
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit, "balance": balance}
+            return _joined(
+                [
+                    FusionInferer.__call__(self, image[None], network, degradation=what, **options)
+                    for image, what in zip(inputs, known, strict=True)
+                ]
+            )
         images = stated.continued(_plain(inputs))
         fitted, found = fit(stated, images)
         result = self._fused(images, inputs.shape[2:], network, fitted, told, until=until, misfit=misfit)
@@ -254,7 +273,7 @@ class VolumeFusionInferer(FusionInferer):
         Raises:
             GeometryError: No such axis, or no slice in a batch.
         """
-        super().__init__(inner.degradation, trajectory=False, **asdict(inner.told))
+        super().__init__(inner.degradation, trajectory=False, kinds=inner.kinds, **asdict(inner.told))
         if spatial_dim not in (0, 1, 2) or slice_batch < 1:
             raise GeometryError(
                 "spatial_dim must be 0, 1 or 2 and slice_batch 1 or more, "
@@ -288,6 +307,18 @@ class VolumeFusionInferer(FusionInferer):
         if inputs.ndim != 5 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
+        if stated.unknown:
+            known = (
+                estimate(stated, image, self.kinds, cut=False, across=self.spatial_dim).degradation
+                for image in _plain(inputs)
+            )
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit, "balance": balance}
+            return _joined(
+                [
+                    self(image[None], network, degradation=what, **options)
+                    for image, what in zip(inputs, known, strict=True)
+                ]
+            )
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
@@ -309,6 +340,13 @@ class VolumeFusionInferer(FusionInferer):
         return result | _proven(blur[:, 0], noise.mean(1), solved.all(1), axes=3)
 
 
+def _joined(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of one image after another as those of a batch."""
+    if len(results) == 1:
+        return results[0]
+    return {name: torch.cat([result[name] for result in results]) for name in results[0]}
+
+
 def as_degradation(degradation: Spec) -> JointDegradation:
     """Return a degradation of both sources from any of its forms.
 
@@ -317,9 +355,10 @@ def as_degradation(degradation: Spec) -> JointDegradation:
     """
     if isinstance(degradation, JointDegradation):
         return degradation
-    if degradation is not None and not isinstance(degradation, Mapping):
+    if degradation is not None and not isinstance(degradation, Mapping) and degradation != AUTO:
         raise DegradationError(
-            f"a degradation must be a specification, a JointDegradation or None, got {type(degradation).__name__}."
+            f"a degradation must be a specification, a JointDegradation, `{AUTO}` or None, got "
+            f"{type(degradation).__name__}."
         )
     return parse_degradation(degradation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -69,7 +70,11 @@ def fit(
 
     Returns:
         The fitted degradations, whose parameters are those of each sample, and the findings.
+
+    Raises:
+        DegradationError: A step is unknown: it is estimated before, see `medfuse.estimation`.
     """
+    stated = JointDegradation(*(replace(part, steps=part.known) for part in stated))
     findings = []
     chunks = [stated.continued(chunk) for chunk in inputs.split(at_once or len(inputs))]
     for i, part in enumerate(stated):

@@ -1,0 +1,16 @@
+"""What nobody stated of a degradation: noise and blur, estimated from the images before anything is restored."""
+
+from medfuse.estimation.auto import KINDS, Estimate, Estimated, estimate
+from medfuse.estimation.differences import noise_profile
+from medfuse.estimation.noise import Readings, kind_of_noise, read_noise
+
+__all__ = [
+    "KINDS",
+    "Estimate",
+    "Estimated",
+    "Readings",
+    "estimate",
+    "kind_of_noise",
+    "noise_profile",
+    "read_noise",
+]
