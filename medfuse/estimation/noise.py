@@ -131,13 +131,15 @@ def _cut_variance(t: np.ndarray) -> np.ndarray:
     t = np.clip(t, -6, 8)
     density, share = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi), ndtr(t)
     mean = t * share + density
-    return np.maximum((t**2 + 1) * share + t * density - mean**2, 0)
+    variance: np.ndarray = np.maximum((t**2 + 1) * share + t * density - mean**2, 0)
+    return variance
 
 
 def _uncut_mean(mean: np.ndarray) -> np.ndarray:
     """Return t whose `max(t + n, 0)` has a mean."""
     t = np.linspace(-1, 8, 400)
-    return np.interp(mean, t * ndtr(t) + np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi), t)
+    found: np.ndarray = np.interp(mean, t * ndtr(t) + np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi), t)
+    return found
 
 
 class Kind(NamedTuple):

@@ -1,6 +1,6 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
-from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, correction
+from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
 from medfuse.physics.degradation import Degradation, JointDegradation, Unknown, sigma_map
 from medfuse.physics.evidence import Findings, Fitted, common_share, fit
 from medfuse.physics.models.conjugate_gradients import Solution
@@ -58,6 +58,7 @@ __all__ = [
     "Operator",
     "Paper",
     "PoissonNoise",
+    "Prediction",
     "RicianNoise",
     "Solution",
     "SourceModel",

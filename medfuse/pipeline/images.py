@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from medfuse.about import NOTICE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.estimation import noise_profile
 from medfuse.fusion.color import fuse_visible
 from medfuse.io import (
     check_pair,
@@ -35,7 +36,6 @@ from medfuse.physics import Degradation, Downsample, JointDegradation, parse_deg
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import agreements, fidelity, noise_of_data, sha256, stated, versions
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
-from medfuse.transforms import noise_profile
 
 _KINDS = ("source1", "source2", "fused", "weight")
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
@@ -103,12 +103,12 @@ def fuse_images(
         raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
     _clear(out)
 
-    findings: list[Mapping[str, Tensor]] = []  # of the group
+    findings: list[dict[str, Tensor]] = []  # of the group
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
         result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
         if not chroma:
-            findings.append(result)
+            findings.append({key: result[name] for key, name in _FINDINGS.items()})  # no image of it stays
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
@@ -128,7 +128,7 @@ def fuse_images(
         (proven,) = findings
         findings.clear()
         for i, pair in enumerate(group):
-            told = {key: proven[name][i].flatten().cpu() for key, name in _FINDINGS.items()}
+            told = {key: values[i].flatten().cpu() for key, values in proven.items()}
             found = _warnings(pair, what, told, degradation, [fused[kind][i] for kind in _KINDS[:2]])
             warnings += found
             for text in found:

@@ -9,7 +9,7 @@ from medfuse.transforms.intensity import (
     inverse_values,
     inverse_values_,
 )
-from medfuse.transforms.noise import NOISE, MeasureNoised, noise_profile
+from medfuse.transforms.noise import NOISE, MeasureNoised
 from medfuse.transforms.prepare import PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
@@ -31,5 +31,4 @@ __all__ = [
     "case_degradation",
     "inverse_values",
     "inverse_values_",
-    "noise_profile",
 ]
