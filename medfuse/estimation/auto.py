@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -32,10 +32,12 @@ from medfuse.physics import (
     Unknown,
     compose,
 )
+from medfuse.physics.specification import AUTO, SPEC_VERSION
 
 KINDS = tuple(PRIORS)
 """What an image may be: it says how its spectrum falls where it is sharp."""
 
+_SOURCES = ("source1", "source2")
 _LEAST_NOISE = 3.5 / 255  # of full range: less is an image's own grain as often as not, and hardly worth its removal
 _SHOWN = 1 / 255  # of full range: no rounding any more
 _LEAST_REDUCED = 6 / 255  # of images that were reduced after it: their grain counts so many times
@@ -118,6 +120,35 @@ def estimate(
         for part, source, kind in zip(stated, slices, kinds, strict=True)
     ]
     return Estimated(JointDegradation(found[0][0], found[1][0]), (found[0][1], found[1][1]))
+
+
+def known_specification(spec: Mapping[str, Any] | str, estimates: Sequence[Sequence[Estimate]]) -> dict[str, Any]:
+    """Return a specification with what was found in the place of what is unknown.
+
+    Args:
+        spec: The specification, as `medfuse.physics.parse_degradation` takes it.
+        estimates: What was found, by source, see `Estimated`.
+    """
+    known: dict[str, Any] = {"version": SPEC_VERSION} | ({} if isinstance(spec, str) else dict(spec))
+    for name, found in zip(_SOURCES, estimates, strict=True):
+        steps = AUTO if isinstance(spec, str) else spec.get(name) or []
+        every = iter(found)
+        known[name] = [{kind: made} for kind, values in _written(steps) if (made := _made(values, every)) is not None]
+    return known
+
+
+def records_of(estimates: Sequence[Sequence[Estimate]]) -> dict[str, list[dict[str, Any]]]:
+    """Return estimates as JSON, by source."""
+    return {name: [e.record for e in found] for name, found in zip(_SOURCES, estimates, strict=True)}
+
+
+def _written(steps: Any) -> list[tuple[str, Any]]:
+    return [("blur", AUTO), ("noise", AUTO)] if steps == AUTO else [item for step in steps for item in step.items()]
+
+
+def _made(values: Any, every: Iterator[Estimate]) -> Any:
+    unknown = values == AUTO or (isinstance(values, Mapping) and AUTO in values)
+    return next(every).stated if unknown else values
 
 
 def _source(

@@ -67,7 +67,10 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
     slope = gaussian_gradient_magnitude(image, 1.5)
 
     def foreground(std: float) -> np.ndarray:
-        return whole & (mean > max(_CLEAR * std, 0.016 * _range(image, top))) & (mean < top - _CLEAR * std)
+        chosen: np.ndarray = (
+            whole & (mean > max(_CLEAR * std, 0.016 * _range(image, top))) & (mean < top - _CLEAR * std)
+        )
+        return chosen
 
     std = _mad(difference[whole])
     for _ in range(_ROUNDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
 from medfuse.pipeline.result import CaseResult
-from medfuse.transforms import NOISE, ResampleToReference, case_degradation, inverse_values_
+from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class SaveFusiond(MapTransform):
         *,
         output_dir: str | Path,
         weights: str | Path,
-        degradation: Mapping[str, Any] | None = None,
+        degradation: Mapping[str, Any] | str | None = None,
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
         source_keys: tuple[str, str] = ("mri", "pet"),
@@ -106,7 +107,7 @@ class SaveFusiond(MapTransform):
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "settings": self.settings,
-            "degradation": stated(self.degradation),
+            "degradation": stated(*self._known(data)),
         }
         names, reference = self.source_keys, self.reference
         record = make_record(data, told, agreement, sources, restored, keys=names, reference=reference)
@@ -146,7 +147,9 @@ class SaveFusiond(MapTransform):
         """Return what the data say of each restoration, and its residual; all images are **[X, Y, Z]**, 0..1."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [scale_of(data, k) for k in self.source_keys]
-        degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+        degradation = case_degradation(
+            self._known(data)[0], spacing=spacing, spatial_dim=self.spatial_dim, scales=scales
+        )
         y, x = ([v.movedim(self.spatial_dim, 0) for v in images] for images in (inputs, outputs))
         findings = {
             "blur": torch.as_tensor(data["proven_blur"]).flatten().cpu(),
@@ -164,6 +167,13 @@ class SaveFusiond(MapTransform):
             for a, key, part, scale in zip(found, self.source_keys, degradation, scales, strict=True)
         ]
         return figures, (first, second)
+
+    def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
+        """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""
+        if KNOWN not in data:
+            return self.degradation, None
+        known = json.loads(text_of(data[KNOWN]))
+        return known["degradation"], known["estimates"]
 
     def _noise(self, data: Mapping[Hashable, Any], key: str, part: Degradation, scale: float) -> dict[str, Any] | None:
         profile = data.get(f"{key}_{NOISE}")

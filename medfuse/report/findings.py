@@ -6,11 +6,12 @@ table, report and the page over all cases repeat those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from medfuse.io.placement import describe_disagreement
+from medfuse.report.estimates import estimate_sentence
 
 UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
@@ -167,15 +168,32 @@ def _coverage(record: Mapping[str, Any]) -> list[Finding]:
 
 def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     named, sources = restored_sources(record), record.get("sources") or {}
+    estimates = (record.get("degradation") or {}).get("estimates")
+    if estimates is not None:
+        return [*_estimates(estimates, list(sources)), *_restored(named, sources)]
     if not named:
         text = "No degradation was stated, so both sources came back as they were: they were fused, not restored."
         return [Finding("note", text)]
-    found = []
-    for name, source in sources.items():
-        if name not in named:
-            text = f"No degradation was stated for the {_title(name)}; it came back as it was."
-            found.append(Finding("note", text))
-            continue
+    unnamed = [name for name in sources if name not in named]
+    notes = [f"No degradation was stated for the {_title(name)}; it came back as it was." for name in unnamed]
+    return [*(Finding("note", text) for text in notes), *_restored(named, sources)]
+
+
+def _estimates(estimates: Mapping[str, Any], names: Sequence[str]) -> list[Finding]:
+    """Return what was estimated, and what was refused; of images, which have no names here, nothing."""
+    return [
+        Finding("note", estimate_sentence(_title(name), estimate))
+        for k, name in enumerate(names, 1)
+        for estimate in estimates.get(f"source{k}") or ()
+    ]
+
+
+def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]:
+    """Return what to know of the sources that were restored."""
+    if not named:
+        return []
+    found: list[Finding] = []
+    for name, source in ((name, sources[name]) for name in named):
         blur = source.get("narrowed_blur")
         if isinstance(blur, float):
             text = (

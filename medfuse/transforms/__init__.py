@@ -10,11 +10,12 @@ from medfuse.transforms.intensity import (
     inverse_values_,
 )
 from medfuse.transforms.noise import NOISE, MeasureNoised
-from medfuse.transforms.prepare import PrepareFusion, case_degradation
+from medfuse.transforms.prepare import KNOWN, PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
 __all__ = [
     "BIAS_FIELD",
+    "KNOWN",
     "NOISE",
     "CheckVolumesd",
     "CorrectBiasField",
