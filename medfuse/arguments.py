@@ -23,8 +23,22 @@ _SAID = {  # by destination of the argument
     "input": "The input",
     "folder": "The DICOM folder",
     "dicom": "The DICOM folder",
+    "image": "The image",
     "paths": "BUNDLE_OR_CONFIG",
 }
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Add how NIfTI are read."""
+    command.add_argument(
+        "--nonfinite",
+        choices=("error", "zero"),
+        default="error",
+        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
+    )
 
 
 def check_arguments(options: argparse.Namespace) -> None:

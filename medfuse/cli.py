@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
-from medfuse.arguments import SUV_CHOICES, check_arguments, shard, steps
+from medfuse.arguments import SUV_CHOICES, add_reading, check_arguments, shard, steps
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
 from medfuse.errors import MedfuseError, known_error
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
     fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
-    _add_reading(fuse)
+    add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
@@ -91,6 +91,20 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="auto", help=DEVICES)
+
+    estimate = commands.add_parser(
+        "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
+    )
+    estimate.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
+    estimate.add_argument(
+        "--kind",
+        required=True,
+        choices=("mri", "function", "visible", "infrared"),
+        help="what it shows; function: PET, SPECT or CT",
+    )
+    estimate.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    add_reading(estimate)
+    estimate.set_defaults(run=_estimate)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
@@ -151,23 +165,11 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    _add_reading(batch)
+    add_reading(batch)
     batch.add_argument(
         "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
     )
     batch.set_defaults(run=_batch)
-
-
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--nonfinite",
-        choices=("error", "zero"),
-        default="error",
-        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
-    )
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
-    )
 
 
 def _fuse(options: argparse.Namespace) -> None:
@@ -339,6 +341,21 @@ def _print_images(record: dict[str, Any], out: Path) -> None:
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
+    print(NOTICE)
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    import json
+
+    from medfuse.pipeline import estimate_file
+    from medfuse.report import estimate_sentence
+
+    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
+        return
+    for record in found:
+        print(estimate_sentence("image", record))
     print(NOTICE)
 
 
