@@ -168,10 +168,10 @@ def _source(
         after = [s for s in part.steps[i + 1 :] if isinstance(s, LinearOperator)]
         beside = [s for s in part.steps if isinstance(s, LinearOperator)]
         built: LinearOperator | Noise | None = None
-        if min(slices[0].shape) < _LEAST_SIDE:
+        if kind == "function" and (volume or step.name == "blur"):
+            found = Estimate(step.name, refused=_NOT_FROM_ITSELF if step.name == "blur" else _SHARED)
+        elif min(slices[0].shape) < _LEAST_SIDE:
             found = Estimate(step.name, refused=f"the image must have {_LEAST_SIDE} px a side to tell")
-        elif volume and kind == "function":
-            found = Estimate(step.name, refused=_NOT_FROM_ITSELF if step.name == "blur" else _ON_ANOTHER_GRID)
         elif step.name == "noise":
             built, found = _noise(step, slices, compose(*reversed(after)) if after else None, top)
         else:
@@ -186,9 +186,9 @@ _MAKES: dict[str, Callable[[float], Noise]] = {
     "rician": RicianNoise,
     "poisson": PoissonNoise,
 }
-_ON_ANOTHER_GRID = (
-    "the noise of a PET is shared by neighbours, and interpolation hides the most of it: on the grid of the MRI "
-    "estimators see 1 to 9 % of its standard deviation"
+_SHARED = (
+    "the noise of a PET is shared by neighbours and grows with the uptake, and the model of a slice knows white noise "
+    "alone; interpolated to the grid of an MRI, 1 to 9 % of its standard deviation is seen"
 )
 
 
@@ -239,7 +239,7 @@ def _noise(
         found = Estimate("noise", std, _around(std, spread), name, {"kind": name, "sigma": std}, rests)
     if (min(read) / gain <= least and unknown.least == 0) or not found.value:
         why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
-        return None, replace(found, stated=None, refused=why)
+        return None, Estimate("noise", std, _around(std, spread), "gaussian", None, rests, why)
     return _MAKES[name](found.value), found
 
 
