@@ -15,7 +15,7 @@ from tqdm import tqdm
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.estimation import estimate
-from medfuse.fusion.finish import Balanced, Finish, as_predicted, convex
+from medfuse.fusion.finish import Finish
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
 from medfuse.physics.specification import AUTO
 
@@ -40,13 +40,14 @@ class Settings:
     views: int = 1
     settle: Sequence[float | None] = (None, None)
     balance: int = 0
+    fusion_rule: str = "predicted"
 
     def __post_init__(self) -> None:
         """Refuse what is impossible."""
         if self.steps < 1:
             raise DegradationError(f"the number of steps must be at least 1, got {self.steps}.")
         correction(self.correction, self.settle)
-        Balanced(self.balance)
+        Finish(self.fusion_rule, self.balance)
         self.evaluator(torch.device("cpu"))
         object.__setattr__(self, "settle", tuple(self.settle))
 
@@ -57,20 +58,18 @@ class Settings:
 
     @property
     def finish(self) -> Finish:
-        """How the fusion is finished; a convex one is left alone."""
-        if self.convex:
-            return convex
-        return Balanced(self.balance) if self.balance else as_predicted
+        """How the fusion is finished; `convex` is the word for the rule of that name."""
+        return Finish("convex" if self.convex else self.fusion_rule, self.balance)
 
     @property
     def record(self) -> dict[str, Any]:
         """What a result depends on beside weights, degradation and steps, as JSON."""
         return {
             "correction": self.correction,
-            "convex": self.convex,
+            "fusion_rule": self.finish.rule,
             "views": self.views,
             "settle": list(self.settle),
-            "balance": 0 if self.convex else self.balance,
+            "balance": self.finish.steps,
         }
 
 
@@ -95,6 +94,7 @@ class FusionInferer(Inferer):
         settle: Sequence[float | None] = (None, None),
         balance: int = 0,
         kinds: Sequence[str] = ("mri", "function"),
+        fusion_rule: str = "predicted",
     ) -> None:
         """Make an inferer.
 
@@ -104,7 +104,7 @@ class FusionInferer(Inferer):
                 first, of each image or volume by itself, see `medfuse.estimation.estimate`.
             steps: Number of reverse steps, 1 or more. A call may override it.
             correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.corrections`.
-            convex: Force the fused image to `m x1 + (1 - m) x2`.
+            convex: The same as `fusion_rule="convex"`.
             amp: Run the network in bfloat16: yes, no, or `auto` (where the device computes it natively).
             trajectory: Return the state after each step too, as `states`; training needs them.
             limit: Number of pixels, B x H x W, on which the network runs at once; what is larger is cut into windows
@@ -116,13 +116,15 @@ class FusionInferer(Inferer):
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
             kinds: What the sources are, for what is estimated: each `mri`, `function`, `visible` or `infrared`.
+            fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`: `two_scale`,
+                `convex` (`m x1 + (1 - m) x2`), or `predicted`, as the network learned it.
 
         Raises:
-            DegradationError: The limit is not positive, or the steps, the correction, the views, the settling or the
-                balance are impossible.
+            DegradationError: The limit is not positive, or the steps, the correction, the views, the settling, the
+                balance or the rule are impossible.
         """
         self.degradation, self.trajectory, self.kinds = degradation, trajectory, tuple(kinds)
-        self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance)
+        self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance, fusion_rule)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -228,7 +230,7 @@ class FusionInferer(Inferer):
         source1, source2, fused = final.images
         if until in (None, told.steps):
             fused = told.finish(fused, (source1, source2), final.weight)
-            if told.convex:
+            if told.finish.rule != "predicted":
                 states[-1] = final._replace(images=(source1, source2, fused))
         std = (0.5 * final.log_variance).exp()
         result |= {

@@ -7,6 +7,7 @@ from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
 from medfuse.physics.models.source import SourceModel
 from medfuse.physics.models.spectral import SpectralModel
+from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import JointObservation, bind
 from medfuse.physics.operators import (
@@ -21,11 +22,13 @@ from medfuse.physics.operators import (
     MissingSlices,
     MotionBlur,
     Operator,
+    ScannerSampling,
     SpectralChain,
     SpectralOperator,
     compose,
 )
 from medfuse.physics.replication import replicate, unreplicate
+from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
 from medfuse.physics.specification import parse_degradation
 
@@ -34,6 +37,7 @@ __all__ = [
     "AveragedNoise",
     "Composition",
     "Convolution",
+    "Corrected",
     "Correction",
     "Cut",
     "Degradation",
@@ -60,12 +64,16 @@ __all__ = [
     "PoissonNoise",
     "Prediction",
     "RicianNoise",
+    "ScannerNoise",
+    "ScannerSampling",
     "Solution",
     "SourceModel",
     "SpectralChain",
     "SpectralModel",
     "SpectralOperator",
     "Unknown",
+    "VolumeModel",
+    "Whitening",
     "bind",
     "common_share",
     "compose",
