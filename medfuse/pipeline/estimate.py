@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.utils import affine_to_spacing
 from monai.transforms import LoadImage
 
 from medfuse.errors import unwrapped
-from medfuse.estimation import estimate, records_of
+from medfuse.estimation import ColouredNoise, coloured_noise, estimate, records_of
 from medfuse.io import VolumeReader, read_image
 from medfuse.io.images import SUFFIXES
 from medfuse.physics import parse_degradation
@@ -32,8 +33,9 @@ def estimate_file(
         strict: Refuse a NIfTI whose sform and qform disagree.
 
     Returns:
-        What was found of each step, see `medfuse.estimation.Estimate.record`; levels as a fraction of full range, of a
-        volume of its largest value.
+        What was found of each step, see `medfuse.estimation.Estimate.record`; of a functional volume also, under
+        `coloured`, its noise on its own grid, see `medfuse.estimation.coloured_noise`. Levels are fractions of full
+        range, of a volume of its largest value.
 
     Raises:
         MedfuseError: The file cannot be read.
@@ -51,4 +53,21 @@ def estimate_file(
         across = _SLICED
     spec = parse_degradation({"version": 1, "source1": "auto"})
     found = estimate(spec, torch.stack([planes, planes]), (kind, kind), cut=across is None, across=across)
-    return records_of(found.estimates)["source1"]
+    records = records_of(found.estimates)["source1"]
+    if kind == "function" and across is not None:
+        spacing = affine_to_spacing(volume.affine).tolist()
+        noise = coloured_noise(volume.as_tensor()[0].numpy(), spacing)
+        records[-1] |= {"coloured": noise and noise.record, "rests_on": _told(noise)}
+    return records
+
+
+def _told(noise: ColouredNoise | None) -> str:
+    """Return what is known of the noise of a volume on its own grid, in words."""
+    if noise is None:
+        return "too little of the volume is flat to tell its noise on its own grid"
+    widths = " x ".join(f"{width:.1f}" for width in noise.kernel_mm)
+    return (
+        f"on its own grid its standard deviation is about {noise.relative_std:.0%} of an uptake of {noise.uptake:.3g}, "
+        f"grows as the uptake to the {noise.exponent:.1f}, and neighbours share it as after a Gaussian of {widths} mm "
+        "FWHM"
+    )
