@@ -222,12 +222,14 @@ def _mask(path: Path, strict: bool) -> str:
 def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+    from medfuse.io.sidecars import sidecar_units
 
     key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
         check_nifti(path, strict=options.strict)
-        return entries | ({f"{key}_unit": unit} if unit else {})
+        stated = {f"{key}_unit": unit} if unit else {}
+        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
     require_volume(path)
     series = open_series(path, modality=row.dicom, uid=uid)
     if row.has_suv:

@@ -137,7 +137,7 @@ class SaveFusiond(MapTransform):
         if image is None:
             return None
         try:
-            return ResampleToReference()(image, data[self.reference])[0].as_tensor()
+            return ResampleToReference()(image, data[self.reference]).as_tensor()[0]
         except GeometryError:  # it lay outside
             return None
 

@@ -139,8 +139,9 @@ def stated(degradation: Mapping[str, Any] | str | None, estimates: Mapping[str, 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
     """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**."""
     pair = (restored[None].float(), truth[None].float())
+    psnr = PSNRMetric(data_range)(*pair)
     ssim = SSIMMetric(spatial_dims=restored.ndim - 1, data_range=data_range)(*pair)
-    return {"psnr": min(float(PSNRMetric(data_range)(*pair)), 100.0), "ssim": float(ssim)}
+    return {"psnr": min(float(torch.as_tensor(psnr)), 100.0), "ssim": float(torch.as_tensor(ssim))}
 
 
 def sha256(path: str | Path) -> str:
