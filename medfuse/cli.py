@@ -106,6 +106,20 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
         command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="auto", help=DEVICES)
 
+    estimate = commands.add_parser(
+        "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
+    )
+    estimate.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
+    estimate.add_argument(
+        "--kind",
+        required=True,
+        choices=("mri", "function", "visible", "infrared"),
+        help="what it shows; function: PET, SPECT or CT",
+    )
+    estimate.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    add_reading(estimate)
+    estimate.set_defaults(run=_estimate)
+
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
     )
@@ -345,6 +359,21 @@ def _print_images(record: dict[str, Any], out: Path) -> None:
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
+    print(NOTICE)
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    import json
+
+    from medfuse.pipeline import estimate_file
+    from medfuse.report import estimate_sentence
+
+    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
+        return
+    for record in found:
+        print(estimate_sentence("image", record))
     print(NOTICE)
 
 

@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.estimation import estimate
 from medfuse.fusion.finish import Finish
 from medfuse.fusion.rule import Evidence
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
+from medfuse.physics.specification import AUTO
 
-Spec = Mapping[str, Any] | JointDegradation | None
+Spec = Mapping[str, Any] | JointDegradation | str | None
 LIMIT = 3 * 2**18
 """Number of pixels on which the network runs at once, unless told otherwise."""
 _OF_SAMPLES = ("converged", "chi2")  # results that are known of a sample as a whole
@@ -93,13 +95,15 @@ class FusionInferer(Inferer):
         views: int = 1,
         settle: Sequence[float | None] = (None, None),
         balance: int = 0,
+        kinds: Sequence[str] = ("mri", "function"),
         fusion_rule: str = "predicted",
     ) -> None:
         """Make an inferer.
 
         Args:
             degradation: What happened to the sources: a specification (see `medfuse.physics.specification`), a
-                `JointDegradation`, or None for none. A call may override it.
+                `JointDegradation`, `auto`, or None for none. A call may override it. What is unknown is estimated
+                first, of each image or volume by itself, see `medfuse.estimation.estimate`.
             steps: Number of reverse steps, 1 or more. A call may override it.
             correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.corrections`.
             convex: The same as `fusion_rule="convex"`.
@@ -113,6 +117,7 @@ class FusionInferer(Inferer):
                 the noise to be believed; None: never. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
+            kinds: What the sources are, for what is estimated: each `mri`, `function`, `visible` or `infrared`.
             fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`: `two_scale`,
                 `convex` (`m x1 + (1 - m) x2`), or `predicted`, as the network learned it.
 
@@ -120,7 +125,7 @@ class FusionInferer(Inferer):
             DegradationError: The limit is not positive, or the steps, the correction, the views, the settling, the
                 balance or the rule are impossible.
         """
-        self.degradation, self.trajectory = degradation, trajectory
+        self.degradation, self.trajectory, self.kinds = degradation, trajectory, tuple(kinds)
         self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance, fusion_rule)
 
     @property
@@ -168,6 +173,21 @@ class FusionInferer(Inferer):
         if inputs.ndim != 4 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
+        if stated.unknown:
+            if self.trajectory and len(inputs) > 1:
+                raise DegradationError(
+                    "images whose degradation is estimated must come one by one where the trajectory is asked for, got "
+                    f"{len(inputs)}; state the degradation, or split the batch."
+                )
+            estimated = (estimate(stated, image, self.kinds).degradation for image in _plain(inputs))
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit}
+            options |= {"agreement": agreement, "balance": balance}
+            return _joined(
+                [
+                    FusionInferer.__call__(self, image[None], network, degradation=what, **options)
+                    for image, what in zip(inputs, estimated, strict=True)
+                ]
+            )
         fitted = fit(stated, _plain(inputs))
         found, observation = fitted.findings, JointObservation(*fitted.models)
         whole, left = self._sampled(observation, network, told, until=until, misfit=misfit, agreement=agreement)
@@ -281,7 +301,7 @@ class VolumeFusionInferer(FusionInferer):
         Raises:
             GeometryError: No such axis, or no slice in a batch.
         """
-        super().__init__(inner.degradation, trajectory=False, **asdict(inner.told))
+        super().__init__(inner.degradation, trajectory=False, kinds=inner.kinds, **asdict(inner.told))
         if spatial_dim not in (0, 1, 2) or slice_batch < 1:
             raise GeometryError(
                 "spatial_dim must be 0, 1 or 2 and slice_batch 1 or more, "
@@ -325,6 +345,19 @@ class VolumeFusionInferer(FusionInferer):
         if inputs.ndim != 5 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
+        if stated.unknown:
+            estimated = (
+                estimate(stated, image, self.kinds, cut=False, across=self.spatial_dim).degradation
+                for image in _plain(inputs)
+            )
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit}
+            options |= {"agreement": agreement, "balance": balance}
+            return _joined(
+                [
+                    self(image[None], network, degradation=what, **options)
+                    for image, what in zip(inputs, estimated, strict=True)
+                ]
+            )
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
@@ -351,6 +384,13 @@ class VolumeFusionInferer(FusionInferer):
         return result | _with_axes(one, 3)
 
 
+def _joined(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of one image after another as those of a batch."""
+    if len(results) == 1:
+        return results[0]
+    return {name: torch.cat([result[name] for result in results]) for name in results[0]}
+
+
 def as_degradation(degradation: Spec) -> JointDegradation:
     """Return a degradation of both sources from any of its forms.
 
@@ -359,9 +399,10 @@ def as_degradation(degradation: Spec) -> JointDegradation:
     """
     if isinstance(degradation, JointDegradation):
         return degradation
-    if degradation is not None and not isinstance(degradation, Mapping):
+    if degradation is not None and not isinstance(degradation, Mapping) and degradation != AUTO:
         raise DegradationError(
-            f"a degradation must be a specification, a JointDegradation or None, got {type(degradation).__name__}."
+            f"a degradation must be a specification, a JointDegradation, `{AUTO}` or None, got "
+            f"{type(degradation).__name__}."
         )
     return parse_degradation(degradation)
 

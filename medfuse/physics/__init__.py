@@ -1,7 +1,7 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
 from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
-from medfuse.physics.degradation import Degradation, JointDegradation, sigma_map
+from medfuse.physics.degradation import Degradation, JointDegradation, Unknown, sigma_map
 from medfuse.physics.evidence import Findings, Fitted, common_share, fit
 from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
@@ -72,6 +72,7 @@ __all__ = [
     "SpectralChain",
     "SpectralModel",
     "SpectralOperator",
+    "Unknown",
     "VolumeModel",
     "Whitening",
     "bind",

@@ -8,6 +8,7 @@ from medfuse.pipeline.batch import BatchSummary, collect, run_batch
 from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restore_network, run_bundle
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_same_sources
+from medfuse.pipeline.estimate import estimate_file
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, sha256, versions
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images
@@ -30,6 +31,7 @@ __all__ = [
     "Workflow",
     "case_warnings",
     "collect",
+    "estimate_file",
     "fidelity",
     "fuse",
     "fuse_images",

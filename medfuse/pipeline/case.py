@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
 from medfuse.pipeline.result import CaseResult, SourceAgreement
-from medfuse.transforms import NOISE, ResampleToReference, case_degradation, inverse_values_
+from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class SaveFusiond(MapTransform):
         *,
         output_dir: str | Path,
         weights: str | Path,
-        degradation: Mapping[str, Any] | None = None,
+        degradation: Mapping[str, Any] | str | None = None,
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
         source_keys: tuple[str, str] = DEFAULT_PAIR,
@@ -109,7 +110,7 @@ class SaveFusiond(MapTransform):
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "settings": self.settings,
-            "degradation": stated(self.degradation),
+            "degradation": stated(*self._known(data)),
         }
         names, reference = self.source_keys, self.reference
         agreed = [
@@ -150,7 +151,14 @@ class SaveFusiond(MapTransform):
         """Return what was stated to have happened to the sources, in the pixels and units of the case."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [scale_of(data, key) for key in self.source_keys]
-        return case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+        return case_degradation(self._known(data)[0], spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+
+    def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
+        """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""
+        if KNOWN not in data:
+            return self.degradation, None
+        known = json.loads(text_of(data[KNOWN]))
+        return known["degradation"], known["estimates"]
 
     def _noises(self, data: Mapping[Hashable, Any], degradation: JointDegradation) -> Iterator[dict[str, Any] | None]:
         """Give the noise that was stated of each source beside that which its data show."""

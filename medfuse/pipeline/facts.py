@@ -12,7 +12,7 @@ import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
-from medfuse.bundles import named_as_preset
+from medfuse.bundles import load_spec, named_as_preset
 from medfuse.physics import Degradation, Identity, JointDegradation, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
@@ -31,7 +31,7 @@ def noise_of_data(
 
     Args:
         profile: Level, least and largest std of the noise **[3, n]**, in the unit of the source; see
-            `medfuse.transforms.noise_profile`.
+            `medfuse.estimation.noise_profile`.
         degradation: What happened to the source.
         scale: Full range, in that unit.
         offset: What became 0.
@@ -54,13 +54,19 @@ def noise_of_data(
     return {"stated": middle, "seen": [least, most]}
 
 
-def stated(degradation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a specification for the records: as it was given, without the name of a preset that it no longer is."""
+def stated(degradation: Mapping[str, Any] | str | None, estimates: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a specification for the records: as it was given, without the name of a preset that it no longer is.
+
+    Args:
+        degradation: The specification.
+        estimates: What was estimated of it, by source.
+    """
+    degradation = load_spec(degradation) if isinstance(degradation, str) else degradation
     spec = dict(degradation) if degradation else {"version": 1}
     if named_as_preset(spec):
         del spec["name"]
         spec.pop("description", None)
-    return {"origin": "given", **spec}
+    return {"origin": "given", **spec} if estimates is None else {**spec, "origin": "estimated", "estimates": estimates}
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
