@@ -11,6 +11,7 @@ from medfuse.physics.operators.base import (
 )
 from medfuse.physics.operators.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
 from medfuse.physics.operators.convolution import Convolution, MotionBlur
+from medfuse.physics.operators.scanner import ScannerSampling
 
 __all__ = [
     "Composition",
@@ -24,6 +25,7 @@ __all__ = [
     "MissingSlices",
     "MotionBlur",
     "Operator",
+    "ScannerSampling",
     "SpectralChain",
     "SpectralOperator",
     "compose",
