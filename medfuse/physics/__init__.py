@@ -7,6 +7,7 @@ from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
 from medfuse.physics.models.source import SourceModel
 from medfuse.physics.models.spectral import SpectralModel
+from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import JointObservation, bind
 from medfuse.physics.operators import (
@@ -27,6 +28,7 @@ from medfuse.physics.operators import (
     compose,
 )
 from medfuse.physics.replication import replicate, unreplicate
+from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
 from medfuse.physics.specification import parse_degradation
 
@@ -35,6 +37,7 @@ __all__ = [
     "AveragedNoise",
     "Composition",
     "Convolution",
+    "Corrected",
     "Correction",
     "Cut",
     "Degradation",
@@ -60,12 +63,15 @@ __all__ = [
     "Paper",
     "PoissonNoise",
     "RicianNoise",
+    "ScannerNoise",
     "ScannerSampling",
     "Solution",
     "SourceModel",
     "SpectralChain",
     "SpectralModel",
     "SpectralOperator",
+    "VolumeModel",
+    "Whitening",
     "bind",
     "common_share",
     "compose",

@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
@@ -171,6 +172,25 @@ class ScannerSampling(LinearOperator):
         for axis, matrix in enumerate(self._gaussians(y)):
             x = apply_along(matrix.mT, x, axis)
         return x
+
+    def lift(self, y: Tensor) -> Tensor:
+        """Return maps **[B, C, *data]** interpolated to the image's grid, **[B, C, *image]**; beyond them the nearest.
+
+        Linear: for maps of coefficients and for display, never for what is to be restored.
+        """
+        steps = _tensor(self._image.spacing) / self._node
+        inverse = torch.linalg.inv(self._matrix)
+        turn, offset = inverse * steps, inverse @ (_tensor(self._margin) - self._offset)
+        sizes = _tensor(self._data.shape)
+        plane = torch.stack(
+            torch.meshgrid(*(torch.arange(n) for n in self._image.shape[1:]), indexing="ij"), -1
+        ).double()
+        lifted = []
+        for first in range(self._image.shape[0]):
+            at = plane @ turn[:, 1:].mT + turn[:, 0] * first + offset
+            grid = (2 * at / (sizes - 1).clamp_min(1) - 1).flip(-1).to(y)[None, None].expand(len(y), -1, -1, -1, -1)
+            lifted.append(F.grid_sample(y, grid, padding_mode="border", align_corners=True))
+        return torch.cat(lifted, 2)
 
     def _gaussians(self, like: Tensor) -> Iterator[Tensor]:
         """Yield the matrix of each axis, from voxels to nodes: a Gaussian, averaged over the extent of each voxel."""
