@@ -126,9 +126,7 @@ def analytic(size: float = 1.0) -> Brain:
 
 def _brain(name: str, t1: Volume, shares: Volume, affine: NDArray[np.float64]) -> Brain:
     """Cut to the brain, and part the deep nuclei from the cortex by their place in MNI space."""
-    mm = [
-        (affine[d, d] * np.arange(n) + affine[d, 3]).reshape(np.roll((-1, 1, 1), d)) for d, n in enumerate(t1.shape)
-    ]
+    mm = [(affine[d, d] * np.arange(n) + affine[d, 3]).reshape(np.roll((-1, 1, 1), d)) for d, n in enumerate(t1.shape)]
     radius = sum(((at - c) / a) ** 2 for at, c, a in zip(mm, _DEEP_CENTRE, _DEEP_AXES, strict=True))
     grey, white, csf = shares
     tissues = np.stack([grey * (radius >= 1), white, csf, grey * (radius < 1)]).astype(np.float32)

@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.scanner import ScannerSampling
+from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.training.brains import Volume
 from medfuse.training.volumes import HeadPhantom
@@ -38,7 +39,7 @@ class ScanSetting:
         shift_mm: Shift of the PET's middle in the MRI's world, mm.
         noise: Std of the noise at an uptake of `level`, in parts of it.
         level: Uptake that the noise is stated at; 4 is about that of grey matter.
-        floor: Least variance, that of the air, in parts of that at `level`; 1 makes the noise the same everywhere.
+        floor: Least variance, that of the air, in parts of that at `level`; 1 is noise that is the same everywhere.
         noise_fwhm_mm: Full width at half maximum of the noise's correlation kernel, mm; 0 for white noise.
         fov: Share of the head's grid that the PET covers along each axis; below 1 it is truncated.
         misplaced_mm, misplaced_deg: Error of the registration that is told.
@@ -58,12 +59,24 @@ class ScanSetting:
     misplaced_deg: Vector = (0.0, 0.0, 0.0)
     psf_error: float = 0.0
 
+    @property
+    def noise_model(self) -> ScannerNoise:
+        """The noise, Poisson-like unless it is the same everywhere."""
+        std = self.noise * self.level
+        if self.floor >= 1:
+            return ScannerNoise(std, "gaussian", self.noise_fwhm_mm)
+        return ScannerNoise(std / math.sqrt(self.level), "poisson", self.noise_fwhm_mm, std * math.sqrt(self.floor))
+
     def told(
         self, *, misplaced_mm: Vector | None = None, misplaced_deg: Vector | None = None, psf_error: float | None = None
     ) -> ScanSetting:
         """Return the same scan, told otherwise."""
-        changed = {"misplaced_mm": misplaced_mm, "misplaced_deg": misplaced_deg, "psf_error": psf_error}
-        return replace(self, **{k: v for k, v in changed.items() if v is not None})
+        return replace(
+            self,
+            misplaced_mm=self.misplaced_mm if misplaced_mm is None else misplaced_mm,
+            misplaced_deg=self.misplaced_deg if misplaced_deg is None else misplaced_deg,
+            psf_error=self.psf_error if psf_error is None else psf_error,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,22 +86,20 @@ class Scan:
     Attributes:
         data: **[d, h, w]**, unit of the uptake, float32.
         clean: The same without noise.
-        std: Std of its noise, same shape.
         grid: Its grid, mm, in its own world.
         transform: **[4, 4]**, from the PET's world to the MRI's, mm, as it is told.
         true_transform: As it is.
         fwhm_mm: PSF along the axes of the PET, mm, as it is told.
-        noise_fwhm_mm: Correlation of the noise, mm.
+        noise: Its noise.
     """
 
     data: Volume
     clean: Volume
-    std: Volume
     grid: Grid
     transform: Matrix
     true_transform: Matrix
     fwhm_mm: Vector
-    noise_fwhm_mm: Vector
+    noise: ScannerNoise
 
 
 def random_setting(seed: int | Sequence[int]) -> ScanSetting:
@@ -127,7 +138,7 @@ def random_setting(seed: int | Sequence[int]) -> ScanSetting:
     )
 
 
-def scan(phantom: HeadPhantom, setting: ScanSetting, *, seed: int | Sequence[int]) -> Scan:
+def scan(phantom: HeadPhantom, setting: ScanSetting, *, seed: int) -> Scan:
     """Measure a phantom's uptake; the same seed draws the same noise, of which the std alone follows the signal.
 
     Args:
@@ -140,49 +151,17 @@ def scan(phantom: HeadPhantom, setting: ScanSetting, *, seed: int | Sequence[int
         GeometryError: A field of view that misses the head.
     """
     extent = [n * s for n, s in zip(phantom.grid.shape, phantom.grid.spacing, strict=True)]
-    shape = [max(int(round(e * f / v)), 1) for e, f, v in zip(extent, setting.fov, setting.voxel_mm, strict=True)]
+    shape = [max(round(e * f / v), 1) for e, f, v in zip(extent, setting.fov, setting.voxel_mm, strict=True)]
     affine = np.diag([*setting.voxel_mm, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     grid = Grid(tuple(shape), tuple(map(tuple, affine.tolist())))
     true = _rigid(setting.turn_deg, np.array(phantom.grid.centre) + setting.shift_mm)
     wrong = _rigid(setting.misplaced_deg, np.array(setting.misplaced_mm))
     operator = ScannerSampling(phantom.fine_grid, grid, setting.fwhm_mm, true.tolist())
-    clean = operator.forward(torch.from_numpy(phantom.fine_pet)[None, None])[0, 0].numpy()
-    variance = (setting.noise * setting.level) ** 2 * np.maximum(clean / setting.level, setting.floor)
-    if setting.floor >= 1:
-        variance = np.full_like(clean, (setting.noise * setting.level) ** 2)
-    std = np.sqrt(variance).astype(np.float32)
-    white = np.random.default_rng(seed).standard_normal(shape)
-    noise = std * np.fft.irfftn(np.fft.rfftn(white) * noise_amplitudes(grid, setting.noise_fwhm_mm), shape)
+    clean = operator.forward(torch.from_numpy(phantom.fine_pet)[None, None])[0, 0]
+    data = setting.noise_model.sample(clean, grid.spacing, torch.Generator().manual_seed(seed))
     told = tuple(width * (1 + setting.psf_error) for width in setting.fwhm_mm)
-    return Scan(
-        (clean + noise).astype(np.float32),
-        clean,
-        std,
-        grid,
-        wrong @ true,
-        true,
-        (told[0], told[1], told[2]),
-        setting.noise_fwhm_mm,
-    )
-
-
-def noise_amplitudes(grid: Grid, fwhm_mm: Vector) -> NDArray[np.float64]:
-    """Return the amplitudes of noise of unit variance, white noise through a Gaussian, by frequency of `rfftn`.
-
-    Args:
-        grid: Grid of the data; the noise is periodic on it.
-        fwhm_mm: Full width of the Gaussian at half its maximum along each axis, mm; 0 leaves an axis white.
-    """
-    amplitudes = np.ones(())
-    for d, (n, step, width) in enumerate(zip(grid.shape, grid.spacing, fwhm_mm, strict=True)):
-        omega = 2 * np.pi * np.fft.fftfreq(n, step)
-        passed = np.exp(-0.5 * (omega * width / FWHM_PER_SIGMA) ** 2)
-        passed /= np.sqrt(np.mean(passed**2))
-        if d == 2:
-            passed = passed[: n // 2 + 1]
-        amplitudes = amplitudes[..., None] * passed
-    return np.asarray(amplitudes)
+    return Scan(data.numpy(), clean.numpy(), grid, wrong @ true, true, (told[0], told[1], told[2]), setting.noise_model)
 
 
 def _rigid(turn_deg: Vector, shift_mm: NDArray[np.float64]) -> Matrix:

@@ -15,8 +15,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -94,15 +97,24 @@ class HeadPhantom:
     def labels(self) -> NDArray[np.uint8]:
         """The `Tissue` of which a voxel holds most, **[*grid]**, borders included; without lesions."""
         air = 1 - self.shares.sum(0)
-        return np.concatenate([air[None], self.shares]).argmax(0).astype(np.uint8)
+        return np.asarray(np.concatenate([air[None], self.shares]).argmax(0), np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """A head before its lesions are put in: `phantom` gives it with all, with some and without.
 
     Attributes:
-        fine: Refinement: fine voxels along each edge of a voxel of the MRI.
+        grid: Grid of the MRI, mm.
+        fine: Fine voxels along an edge of its voxels.
+        fine_grid: Grid of the arrays that follow, where nothing else is said.
+        tissue: `Tissue` of each voxel, uint8.
+        uptake: Uptake without texture.
+        texture: Root mean square of the texture, which is `pattern` times that.
+        pattern: Smooth random field of unit variance.
+        intensity: MRI before bias and noise.
+        bias: Bias of the MRI, on its own grid.
+        noise: Noise of both channels of the MRI, **[2, *grid]**.
         lesions: Its lesions, which do not touch.
     """
 
@@ -111,14 +123,27 @@ class Head:
     fine_grid: Grid
     tissue: NDArray[np.uint8]
     uptake: Volume
+    texture: float
+    pattern: Volume
     intensity: Volume
     bias: Volume
     noise: Volume
     lesions: tuple[Sphere, ...]
 
-    def phantom(self, *, without: Collection[Lesion] = ()) -> HeadPhantom:
-        """Return the head with its lesions but those of the kinds `without`; noise and all else stay the same."""
-        pet, mri = self.uptake.copy(), self.intensity.copy()
+    @cached_property
+    def shares(self) -> Volume:
+        """Share of each `Tissue` but air in the voxels of the MRI, **[6, *grid]**."""
+        return np.stack([self.mean((self.tissue == t).astype(np.float32)) for t in Tissue if t != Tissue.AIR])
+
+    def phantom(self, *, without: Collection[Lesion] = (), texture: float | None = None) -> HeadPhantom:
+        """Return the head with its lesions but those of the kinds `without`; noise and all else stay the same.
+
+        Args:
+            without: Kinds of lesions that are left out.
+            texture: Root mean square of the texture, in place of that which was drawn.
+        """
+        pet = self.uptake * np.exp(np.float32(self.texture if texture is None else texture) * self.pattern)
+        mri = self.intensity.copy()
         marks = np.zeros(self.grid.shape, np.int16)
         for k, lesion in enumerate(self.lesions):
             window, inside = _ball(self.grid, lesion.centre, lesion.radius)
@@ -132,15 +157,13 @@ class Head:
                 mri[window][inside] = lesion.intensity
         clean = self.mean(mri) * self.bias
         rician = np.hypot(clean + self.noise[0], self.noise[1]).astype(np.float32)
-        shares = np.stack([self.mean((self.tissue == t).astype(np.float32)) for t in Tissue if t != Tissue.AIR])
-        return HeadPhantom(
-            self.grid, rician, self.mean(pet), shares, self.lesions, marks, self.fine_grid, pet.astype(np.float32)
-        )
+        return HeadPhantom(self.grid, rician, self.mean(pet), self.shares, self.lesions, marks, self.fine_grid, pet)
 
     def mean(self, image: Volume) -> Volume:
         """Return the mean of a fine image over each voxel of the MRI."""
-        split = [m for n in self.grid.shape for m in (n, self.fine)]
-        return np.asarray(image.reshape(split).mean((1, 3, 5)), np.float32)
+        f = self.fine
+        parts = (image[i::f, j::f, k::f] for i in range(f) for j in range(f) for k in range(f))
+        return np.asarray(sum(parts) / np.float32(f**3), np.float32)
 
 
 def draw_head(
@@ -182,7 +205,9 @@ def draw_head(
     if contrast is not None and contrast not in CONTRASTS:
         raise GeometryError(f"The contrast must be one of {', '.join(CONTRASTS)}, got {contrast!r}; choose one.")
     if fine < 1 or not spacing > 0:
-        raise GeometryError(f"`fine` must be 1 or more and `spacing` positive, got {fine} and {spacing}; choose others.")
+        raise GeometryError(
+            f"`fine` must be 1 or more and `spacing` positive, got {fine} and {spacing}; choose others."
+        )
     streams = [np.random.default_rng([*np.atleast_1d(seed).tolist(), k]) for k in range(8)]
     grid = _centred(shape, spacing)
     fine_grid = _centred([n * fine for n in shape], spacing / fine)
@@ -191,15 +216,20 @@ def draw_head(
         raise GeometryError(f"The grid must hold brain, got none in {shape} voxels of {spacing:g} mm; choose another.")
     _wrap(tissue, fine_grid, streams[1])
     levels = streams[2]
-    uptake = _uptake(tissue, fine_grid, levels, variation, texture, streams[3:5])
-    noise_std = levels.uniform(0.01, 0.04) if mri_noise is None else mri_noise
+    uptake = _uptake(tissue, fine_grid, levels, variation, streams[3])
+    drawn_texture, knots = levels.uniform(0, 0.2), levels.uniform(6, 14)
+    pattern = smooth_field(fine_grid.shape, knots * fine / spacing, streams[4])
+    drawn_noise = levels.uniform(0.01, 0.04)
     drawn = str(levels.choice(list(CONTRASTS)))
     intensity = _intensity(t1, tissue, contrast or drawn, levels)
     bias = np.exp(levels.uniform(0, 0.1) * smooth_field(shape, 90 / spacing, levels)).astype(np.float32)
-    noise = noise_std * streams[5].standard_normal((2, *shape)).astype(np.float32)
+    noise = (drawn_noise if mri_noise is None else mri_noise) * streams[5].standard_normal((2, *shape)).astype(
+        np.float32
+    )
     plan = _plan(lesions, streams[6])
     placed = _place(plan, tissue, fine_grid, uptake, intensity, streams[7])
-    return Head(grid, fine, fine_grid, tissue, uptake, intensity, bias, noise, placed)
+    amount = drawn_texture if texture is None else texture
+    return Head(grid, fine, fine_grid, tissue, uptake, amount, pattern, intensity, bias, noise, placed)
 
 
 def _centred(shape: Sequence[int], spacing: float) -> Grid:
@@ -225,16 +255,23 @@ def _anatomy(brain: Brain, grid: Grid, deformation: float, rng: Generator) -> tu
             field = smooth_field(grid.shape, scale / step, rng)
             if deformation:
                 at[axis] += deformation * amplitude * field
-    t1 = ndimage.map_coordinates(brain.t1, at, order=1)
-    most = np.full(grid.shape, 0.5, np.float32)  # more than half of it must be brain
+    t1, *shares = _interpolated(np.concatenate([brain.t1[None], brain.tissues]), at)
+    inside = sum(shares) > np.float32(0.5)  # more than half of it must be brain
+    most = np.zeros(grid.shape, np.float32)
     tissue = np.zeros(grid.shape, np.uint8)
-    shares = [ndimage.map_coordinates(share, at, order=1) for share in brain.tissues]
-    inside = sum(shares) > most
-    most[:] = 0
     for number, share in zip(BRAIN, shares, strict=True):
         more = inside & (share > most)
         tissue[more], most[more] = number, share[more]
     return t1, tissue
+
+
+def _interpolated(maps: Volume, at: Volume) -> Volume:
+    """Interpolate maps **[C, D, H, W]** linearly at indices **[3, *grid]**; 0 beyond them."""
+    size = torch.tensor(maps.shape[1:]) - 1
+    points = 2 * torch.from_numpy(at).movedim(0, -1) / size - 1
+    source, points = torch.from_numpy(maps)[None], points.flip(-1)[None]
+    planes = [F.grid_sample(source, part, align_corners=True)[0] for part in points.split(16, 1)]
+    return torch.cat(planes, 1).numpy()
 
 
 def _wrap(tissue: NDArray[np.uint8], grid: Grid, rng: Generator) -> None:
@@ -254,13 +291,9 @@ def _wrap(tissue: NDArray[np.uint8], grid: Grid, rng: Generator) -> None:
 
 
 def _uptake(
-    tissue: NDArray[np.uint8],
-    grid: Grid,
-    levels: Generator,
-    variation: float | None,
-    texture: float | None,
-    streams: Sequence[Generator],
+    tissue: NDArray[np.uint8], grid: Grid, levels: Generator, variation: float | None, stream: Generator
 ) -> Volume:
+    """Return the uptake before texture and lesions."""
     grey = levels.uniform(3, 5)
     by_tissue = {
         Tissue.GREY: grey,
@@ -271,11 +304,9 @@ def _uptake(
         Tissue.SCALP: levels.uniform(0.2, 0.6),
     }
     table = np.array([by_tissue.get(t, 0.0) for t in Tissue], np.float32)
-    drawn = levels.uniform(0.04, 0.12), levels.uniform(0, 0.2), levels.uniform(6, 14)
-    step = grid.spacing[0]
-    regional = (drawn[0] if variation is None else variation) * smooth_field(grid.shape, 30 / step, streams[0])
-    fine = (drawn[1] if texture is None else texture) * smooth_field(grid.shape, drawn[2] / step, streams[1])
-    return np.asarray(table[tissue] * np.exp(regional + fine), np.float32)
+    drawn = levels.uniform(0.04, 0.12)
+    field = smooth_field(grid.shape, 30 / grid.spacing[0], stream)
+    return np.asarray(table[tissue] * np.exp((drawn if variation is None else variation) * field), np.float32)
 
 
 def _intensity(t1: Volume, tissue: NDArray[np.uint8], contrast: str, levels: Generator) -> Volume:
@@ -351,9 +382,7 @@ def _other(local: float, rng: Generator) -> float:
     return local - change if local - change > 0.05 and (local > 0.7 or darker) else local + change
 
 
-def _ball(
-    grid: Grid, centre: Sequence[float], radius: float
-) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
+def _ball(grid: Grid, centre: Sequence[float], radius: float) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
     """Return a window of a centred grid, and which of its voxels have their middle within a sphere."""
     step = grid.spacing[0]
     at = np.subtract(centre, grid.position((0, 0, 0))) / step
@@ -362,5 +391,7 @@ def _ball(
         slice(max(int(np.floor(c - reach)), 0), min(int(np.ceil(c + reach)) + 1, n))
         for c, n in zip(at, grid.shape, strict=True)
     )
-    offsets = np.meshgrid(*((np.arange(w.start, w.stop) - c) ** 2 for w, c in zip(window, at, strict=True)), indexing="ij", sparse=True)
+    offsets = np.meshgrid(
+        *((np.arange(w.start, w.stop) - c) ** 2 for w, c in zip(window, at, strict=True)), indexing="ij", sparse=True
+    )
     return window, np.asarray(sum(offsets) <= reach**2)
