@@ -126,9 +126,9 @@ class Whitening:
         """
         self.shape = tuple(inside.shape)
         self._white = not any(sigmas)
-        self._mask = inside.to(torch.float32)
+        self.mask = inside.to(torch.float32)
         if not self._white:
-            self._mask = _soft(self._mask, sigmas)
+            self.mask = _soft(self.mask, sigmas)
             margins = [math.ceil(_REACH * s) for s in sigmas]
             self._big = [_smooth_size(n + 2 * m) for n, m in zip(self.shape, margins, strict=True)]
             self._filter = self._inverse(sigmas).to(inside.device)
@@ -138,15 +138,15 @@ class Whitening:
     def forward(self, n: Tensor) -> Tensor:
         """Return `W n` **[*white]** of residuals in units of their std **[*data]**; the first voxels are those of n."""
         if self._white:
-            return n * self._mask.to(n)
-        return torch.fft.irfftn(torch.fft.rfftn(n * self._mask.to(n), s=self._big) * self._filter, s=self._big)
+            return n * self.mask.to(n)
+        return torch.fft.irfftn(torch.fft.rfftn(n * self.mask.to(n), s=self._big) * self._filter, s=self._big)
 
     def adjoint(self, e: Tensor) -> Tensor:
         """Return `W' e` **[*data]**."""
         if self._white:
-            return e * self._mask.to(e)
+            return e * self.mask.to(e)
         full = torch.fft.irfftn(torch.fft.rfftn(e, s=self._big) * self._filter, s=self._big)
-        return full[tuple(slice(n) for n in self.shape)] * self._mask.to(e)
+        return full[tuple(slice(n) for n in self.shape)] * self.mask.to(e)
 
     def _inverse(self, sigmas: Sequence[float]) -> Tensor:
         """Return `Lambda^-1/2` on the half of the frequencies that a real transform keeps; 0 where it is left out."""
@@ -165,9 +165,9 @@ class Whitening:
     def _expected(self, sigmas: Sequence[float]) -> Tensor:
         """Return the mean square of `W n` at each voxel, from draws of the noise; exact for white noise."""
         if self._white:
-            return self._mask
+            return self.mask
         generator = torch.Generator().manual_seed(0)
-        draws = [coloured(self.shape, sigmas, generator).to(self._mask) for _ in range(_PROBES)]
+        draws = [coloured(self.shape, sigmas, generator).to(self.mask) for _ in range(_PROBES)]
         return torch.stack([self.forward(n).square() for n in draws]).mean(0)
 
 

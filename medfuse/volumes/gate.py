@@ -40,14 +40,19 @@ def significance(model: VolumeModel, x: Tensor, *, share: float = 0.7) -> Tensor
     return z / model.whitening.power.clamp_min(1e-3)[tuple(slice(n) for n in model.y.shape)].sqrt() * model.inside
 
 
+def common_std(model: VolumeModel, z: Tensor) -> float:
+    """Return the robust std of a significance over the tissue: 1 where an estimate explains all but the noise."""
+    tissue = model.inside & (model.y > 0.1 * model.y[model.inside].max())
+    return float(z[tissue].abs().median()) / 0.6745
+
+
 def gate(model: VolumeModel, z: Tensor, *, low: float = LOW, high: float = HIGH) -> Tensor:
     """Return the share of the MR-free proposal **[*image]**, 0..1, from the significance of the guided one's residual.
 
     The significance is taken in units of its own robust std over the volume, where that is above 1: uptake that the MRI
     does not show, everywhere, is not what a gate is for.
     """
-    common = z[model.inside & (model.y > 0.1 * model.y.max())].abs().median() / 0.6745
-    z = z.abs() / common.clamp_min(1.0)
+    z = z.abs() / max(common_std(model, z), 1.0)
     opened = ((z.square() - low**2) / (high**2 - low**2)).clamp(0, 1)
     opened = F.max_pool3d(opened[None, None], 3, 1, 1)
     return model.operator.lift(opened)[0, 0].clamp(0, 1)

@@ -51,7 +51,7 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
         most: Most.
     """
     operator, inside = model.operator, model.inside
-    x = operator.lift(ys[:, None]) * operator.seen
+    x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
     step = _RELAXATION / _norm(model)
     white = None if len(ys) < 2 else model.white((ys[1] - ys[0]) * inside)
     chi2 = math.inf
@@ -120,9 +120,8 @@ class Guidance(NamedTuple):
     predicted: Tensor
 
 
-def guidance(model: VolumeModel, mri: Tensor) -> Guidance:
-    """Return the fuzzy classes of an MRI **[*image]**, and how the scanner would see them."""
-    features = classes(mri)
+def guidance(model: VolumeModel, features: Tensor) -> Guidance:
+    """Return features **[K, *image]** with how the scanner would see them."""
     return Guidance(features, torch.cat([model.operator.forward(f[None, None])[0] for f in features]))
 
 

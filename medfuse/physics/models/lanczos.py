@@ -67,7 +67,9 @@ def lanczos(
         iterations: Most applications of K.
     """
     norm = float(start.double().norm())
-    basis, diagonal, off = [start / max(norm, 1e-30)], [], []
+    basis = [start / max(norm, 1e-30)]
+    diagonal: list[float] = []
+    off: list[float] = []
     while True:
         v = apply(basis[-1])
         diagonal.append(_dot(v, basis[-1]))

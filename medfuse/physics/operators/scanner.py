@@ -83,7 +83,8 @@ class ScannerSampling(LinearOperator):
         """
         for name, grid in (("image", image), ("PET", data)):
             _check_grid(grid, name)
-        moved = _rigid(transform) @ _tensor(data.affine)
+        self.transform = _rigid(transform)
+        moved = self.transform @ _tensor(data.affine)
         self._image, self._data = image, data
         self.fwhm_mm = _widths(fwhm_mm, image, data)
         spacing, steps = _tensor(image.spacing), _tensor(data.spacing)

@@ -1,0 +1,282 @@
+"""Restore a PET on the MRI's grid from what its scanner measured on its own.
+
+    x0 = gate MR-free + (1 - gate) guided,    x = max(x0 + P C B' (P B C B' + I)^-1 W (y - A x0), 0)
+
+`C` is larger where the gate is open; P is the smallest at which the chi-square is what the degrees of freedom leave of
+1. What positivity takes away is given back in a few further rounds, in which voxels at 0 stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medfuse.errors import GeometryError, ImageError
+from medfuse.physics.models.volume import VolumeModel
+from medfuse.physics.operators.scanner import ScannerSampling
+from medfuse.physics.scanner_noise import ScannerNoise
+from medfuse.physics.space import Grid
+from medfuse.volumes.alignment import Alignment, align
+from medfuse.volumes.gate import common_std, gate, significance
+from medfuse.volumes.proposals import classes, guidance, guided, mr_free
+
+FARTHEST = 5.0  # mm that the registration may be off before it is not believed
+WIDEST_GATE = 0.5  # share of the tissue, above which guidance is not believed
+_UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
+_AIR = 0.02  # of the brightest, below which a voxel of the data holds no activity
+_MARGIN = 2  # voxels of the data about those that count
+_LEAST_OVERLAP = 0.01
+_AWAY = 7.0  # mm along each axis, to where the MRI explains nothing
+_EXPLAINED = 0.3  # of the variance that it leaves there, the most that it may leave in its place
+_ROUNDS, _FEW = 2, 8  # further corrections under positivity, and the applications of each
+
+
+class Proposals(NamedTuple):
+    """What an estimator is given, **[S, *image]** or **[*image]** each, in units of the PET's brightest.
+
+    Stacks have S = 2: of the data, and of the data with a draw of the noise added.
+
+    Attributes:
+        guided: The guided proposal, stacked.
+        mr_free: The proposal of the data alone, stacked.
+        gate: Share of the second, 0..1.
+        evidence: Significance of the residual of the first, interpolated.
+        noise: Std of the noise, interpolated.
+        mri: The MRI.
+    """
+
+    guided: Tensor
+    mr_free: Tensor
+    gate: Tensor
+    evidence: Tensor
+    noise: Tensor
+    mri: Tensor
+
+
+Estimator = Callable[[Proposals], Tensor]
+"""From proposals to the estimate that the data then correct, a stack **[S, *image]**: proposal, gate and residual."""
+
+
+def gated(given: Proposals) -> Tensor:
+    """Return the guided proposal where the gate is shut, and the MR-free one where it is open."""
+    return torch.lerp(given.guided, given.mr_free, given.gate)
+
+
+@dataclass(frozen=True, eq=False)
+class RestoredVolume:
+    """A restored PET, and what is known of it.
+
+    Attributes:
+        restored: The PET on the MRI's grid **[*image]**, in its unit; 0 where it was not measured.
+        chi2: Chi-square of the restored image on the PET's own grid: 1 on average for the true one.
+        df: Degrees of freedom that the estimate has used up, of the number of data, 0..1.
+        gate: Share of the MR-free proposal **[*image]**, 0..1; 1 where guidance is off.
+        measured: Voxels of the MRI's grid that the PET's field of view holds, bool **[*image]**.
+        shares: `gate`: mean of the gate over the tissue. `outside`: voxels of the PET that reach out of the MRI's field
+            of view, of all; they have no say. `unmeasured`: voxels of the MRI outside the PET's, of all. `null_space`:
+            squared difference to the MR-free proposal over the square of the image: what the data alone do not show.
+        alignment: The refined registration and the PSF's width; None where it was not asked.
+        guided: Whether the MRI guided the restoration.
+        findings: What the user must know, in plain words.
+    """
+
+    restored: Tensor
+    chi2: float
+    df: float
+    gate: Tensor
+    measured: Tensor
+    shares: dict[str, float]
+    alignment: Alignment | None
+    guided: bool
+    findings: tuple[str, ...]
+
+    @property
+    def corrected_chi2(self) -> float:
+        """Chi-square, corrected for the degrees of freedom: `chi2 / (1 - df)`."""
+        return self.chi2 / max(1.0 - self.df, 1e-6)
+
+
+@torch.no_grad()
+def restore_volume(
+    pet: Tensor,
+    pet_grid: Grid,
+    mri: Tensor,
+    mri_grid: Grid,
+    transform: Sequence[Sequence[float]] | Tensor | None,
+    psf_fwhm_mm: float | Sequence[float],
+    noise: ScannerNoise,
+    *,
+    refine: bool = True,
+    guide: bool = True,
+    estimator: Estimator = gated,
+) -> RestoredVolume:
+    """Restore a PET on the MRI's grid from its own grid.
+
+    Args:
+        pet: The PET as it was reconstructed, never resampled, **[*pet]**; any unit.
+        pet_grid: Its grid, mm.
+        mri: The MRI **[*image]**; any unit.
+        mri_grid: Its grid, mm.
+        transform: **[4, 4]**, rigid; maps points of the PET's world to the MRI's, mm. None: one world.
+        psf_fwhm_mm: Full width at half maximum of the scanner's PSF along each axis of the PET's grid, mm, the
+            extent of the voxels included.
+        noise: The noise, in the unit of the PET. Where Poisson-like noise has no floor, that of the air is measured.
+        refine: Whether to refine the registration by the data.
+        guide: Whether the MRI may guide at all.
+        estimator: Makes the estimate from the proposals.
+
+    Raises:
+        GeometryError: Shapes and grids that do not fit, a sheared grid, a transform that is not rigid, fields of view
+            that share less than 1 % of the PET.
+        DegradationError: A PSF that is narrower than the voxels, or wider than 20 mm.
+        ImageError: Values that are not finite, a PET without activity, an MRI without signal.
+    """
+    _check(pet, pet_grid, "PET")
+    _check(mri, mri_grid, "MRI")
+    operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform)
+    outside = 1.0 - float(operator.inside.float().mean())
+    operator, pet = _cropped(operator, pet.float())
+    unit = float(pet[operator.inside].max())
+    if not unit > 0:
+        raise ImageError("the PET must have activity within the MRI's field of view, got none; check the registration.")
+    findings = []
+    if outside > 0:
+        findings.append(
+            f"{outside:.1%} of the PET's voxels reach out of the MRI's field of view and had no say in the restoration"
+        )
+    features = classes(mri.float())
+    model = _bound(operator, pet / unit, noise.scaled(unit))
+    alignment = None
+    if guide and refine:
+        alignment = align(model, features, operator.transform)
+        if _believed(alignment):
+            operator = ScannerSampling(mri_grid, operator.range, psf_fwhm_mm, alignment.transform)
+            model = _bound(operator, pet / unit, noise.scaled(unit))
+        findings += _said(alignment, operator.fwhm_mm)
+        guide = _believed(alignment)
+    draw = model.probe()
+    ys = torch.stack([model.y, model.y + draw])
+    unguided = mr_free(model, ys).x
+    model = model.at(unguided[0])
+    opened, x0 = torch.ones_like(mri, dtype=torch.float32), unguided
+    tissue = unguided[0] > 0.1 * unguided[0].max()
+    if guide:
+        proposal = guided(model, guidance(model, features), ys)
+        z = significance(model, proposal[0])
+        opened = gate(model, z)
+        doubts = _doubts(model, features, z, float(opened[tissue].mean()))
+        if doubts:
+            guide, opened = False, torch.ones_like(opened)
+            findings += doubts
+        else:
+            maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
+            x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
+    measured = operator.seen
+    spread = (1 + _UNSURE * opened * guide) * measured
+    result = model.corrected(x0[0], spread, probe=(draw, model.observe(x0[1] - x0[0])))
+    x = (result.x * measured).clamp_min(0.0)
+    for _ in range(_ROUNDS):
+        x = model.corrected(x, spread * (x > 0), target=1 - result.df, iterations=_FEW).x.clamp_min(0.0)
+    shares = {
+        "gate": float(opened[tissue].mean()),
+        "outside": outside,
+        "unmeasured": 1.0 - float(measured.float().mean()),
+        "null_space": float((x - unguided[0]).square().sum() / x.square().sum().clamp_min(1e-30)),
+    }
+    return RestoredVolume(
+        x * unit, model.at(x).chi2(x), result.df, opened, measured, shares, alignment, guide, tuple(findings)
+    )
+
+
+def _check(volume: Tensor, grid: Grid, name: str) -> None:
+    if tuple(volume.shape) != grid.shape:
+        raise GeometryError(f"the {name} must have the shape of its grid {grid.shape}, got {tuple(volume.shape)}.")
+    if not bool(torch.isfinite(volume).all()):
+        raise ImageError(f"the {name} must be finite, got NaN or infinity; mask or replace these voxels.")
+
+
+def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, Tensor]:
+    """Leave out the PET far from the MRI: a whole body takes no longer than its head.
+
+    Raises:
+        GeometryError: Less than 1 % of the PET is left.
+    """
+    if float(operator.inside.float().mean()) < _LEAST_OVERLAP and int(operator.inside.sum()) < 1000:
+        raise GeometryError(
+            "at least 1 % of the PET must lie within the MRI's field of view, got "
+            f"{operator.inside.float().mean():.1%}; check the affines and the transform."
+        )
+    index = torch.nonzero(operator.inside)
+    low = (index.amin(0) - _MARGIN).clamp_min(0).tolist()
+    high = [min(v + 1 + _MARGIN, n) for v, n in zip(index.amax(0).tolist(), pet.shape, strict=True)]
+    grid = operator.range
+    rows = [[*row[:3], p] for row, p in zip(grid.affine, grid.position(low), strict=False)]
+    cut = Grid(tuple(b - a for a, b in zip(low, high, strict=True)), (*map(tuple, rows), grid.affine[3]))
+    part = pet[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].contiguous()
+    return ScannerSampling(operator.domain, cut, operator.fwhm_mm, operator.transform), part
+
+
+def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> VolumeModel:
+    """Return the model, the level of its noise from an MR-free estimate and, where none is stated, from the air."""
+    model = VolumeModel(operator, y, noise)
+    x = mr_free(model, y[None], most=10).x[0]
+    if noise.kind == "poisson" and noise.floor == 0:
+        noise = replace(noise, floor=_floor(model, x))
+        model = VolumeModel(operator, y, noise, whitening=model.whitening)
+    return model.at(x)
+
+
+def _floor(model: VolumeModel, x: Tensor) -> float:
+    """Return the std of the data in the air, rare large values cut; where there is no air, that of faint voxels."""
+    signal = model.observe(x)
+    top = float(signal.max())
+    air = (signal < _AIR * top) & model.inside
+    lowest = model.noise.sigma * (_AIR * top) ** 0.5
+    if int(air.sum()) < 100:
+        return lowest
+    squares = (model.y - signal)[air].square()
+    most = 40 * float(squares.median())
+    return max(float(squares.clamp_max(most).mean() if most > 0 else squares.mean()) ** 0.5, 1e-3 * lowest)
+
+
+def _believed(alignment: Alignment) -> bool:
+    return alignment.moved_mm <= FARTHEST and alignment.std_mm <= FARTHEST
+
+
+def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float) -> list[str]:
+    """Say why the MRI should not guide: it explains too little, or no more than the same MRI in a wrong place does."""
+    if share > WIDEST_GATE:
+        return [f"the MRI does not explain the PET in {share:.0%} of the tissue, so it did not guide the restoration"]
+    away = [round(_AWAY / step) for step in model.operator.domain.spacing]
+    elsewhere = guidance(model, torch.roll(features, away, (1, 2, 3)))
+    control = significance(model, guided(model, elsewhere, model.y[None])[0])
+    left, usual = (max(common_std(model, s) ** 2 - 1, 0.0) for s in (z, control))
+    if left < _EXPLAINED * usual:
+        return []
+    return [
+        f"the MRI explains the PET hardly better than the same MRI {_AWAY * 3**0.5:.0f} mm away would, so it did not "
+        "guide the restoration; check the registration"
+    ]
+
+
+def _said(alignment: Alignment, fwhm_mm: Sequence[float]) -> list[str]:
+    """Say what the alignment found that the user must know."""
+    if not _believed(alignment):
+        return [
+            f"the PET fits the MRI best {alignment.moved_mm:.1f} mm from where the registration put it (more than "
+            f"{FARTHEST:g} mm is not believed), so the MRI did not guide the restoration; check the registration"
+        ]
+    found = []
+    if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
+        found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the PET fits the MRI best")
+    spread = max(2 * alignment.psf_std, 0.05)
+    if abs(alignment.psf_share - 1) > spread:
+        widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
+        found.append(
+            f"with its MRI the PET speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was stated"
+        )
+    return found

@@ -1,0 +1,264 @@
+"""Volumes restored from the scanner's own grid: small phantoms, simulated without the operator under test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from medfuse.errors import DegradationError, GeometryError, ImageError
+from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
+from medfuse.volumes import gated, restore_volume
+from medfuse.volumes.proposals import classes, guidance, guided, mr_free
+
+FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
+VOXEL, SHAPE = 2.0, (56, 60, 54)
+PSF = (6.0, 6.0, 6.0)
+NOISE = ScannerNoise(0.12)
+
+
+@dataclass
+class Case:
+    """A folded brain with a hot lesion that the PET alone shows, its MRI, and its PET on another grid."""
+
+    truth: np.ndarray
+    mri: np.ndarray
+    lesion: np.ndarray
+    image: Grid
+    pet: np.ndarray
+    grid: Grid
+
+    def restored(self, **changes):
+        values = {
+            "pet": torch.from_numpy(self.pet).float(),
+            "pet_grid": self.grid,
+            "mri": torch.from_numpy(self.mri).float(),
+            "mri_grid": self.image,
+            "transform": None,
+            "psf_fwhm_mm": PSF,
+            "noise": NOISE,
+        }
+        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator") if k in changes}
+        return restore_volume(*{**values, **changes}.values(), **options)
+
+    def rmse(self, x):
+        brain = self.truth > 0
+        return float(np.sqrt(((np.asarray(x) - self.truth)[brain] ** 2).mean()))
+
+
+def positions(grid):
+    affine = np.array(grid.affine)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)
+    return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def made(seed=0, noise=NOISE, lesion=True):
+    image = Grid.of_spacing(SHAPE, (VOXEL,) * 3)
+    at = positions(image) - np.array(image.centre)
+    radius = np.sqrt((at**2 / np.array([44, 48, 42]) ** 2).sum(-1))
+    folds = 0.07 * np.sin(at[..., 0] / 3.5) * np.sin(at[..., 1] / 4.0) * np.sin(at[..., 2] / 4.5 + 1)
+    brain = radius < 0.8
+    white = brain & (radius + 2.0 * folds < 0.58)
+    truth = np.where(white, 1.0, np.where(brain, 4.0, 0.0))
+    spot = ((at - np.array([6.0, 4.0, 0.0])) ** 2).sum(-1) < 8.0**2
+    if lesion:
+        truth[spot] = 7.0
+    rng = np.random.default_rng(seed)
+    mri = np.where(white, 0.85, np.where(brain, 0.6, 0.0)) * 900.0
+    mri = np.abs(mri + 18.0 * rng.normal(size=SHAPE))
+    spacing = (3.5, 3.5, 3.0)
+    turn = Rotation.from_euler("xyz", (3, -2, 4), degrees=True).as_matrix()
+    shape = tuple(math.floor(n * VOXEL / s) for n, s in zip(SHAPE, spacing, strict=True))
+    affine = np.eye(4)
+    affine[:3, :3] = turn * np.array(spacing)
+    affine[:3, 3] = np.array(image.centre) - affine[:3, :3] @ ((np.array(shape) - 1) / 2) + np.array([0.6, -0.4, 0.8])
+    grid = Grid(shape, affine.tolist())
+    blurred = ndimage.gaussian_filter(truth, [w / FWHM / VOXEL for w in PSF], truncate=6, mode="constant")
+    index = positions(grid) / VOXEL
+    clean = ndimage.map_coordinates(blurred, np.moveaxis(index, -1, 0), order=3).clip(0)
+    pet = noise.sample(torch.from_numpy(clean).float(), spacing, torch.Generator().manual_seed(seed)).numpy()
+    return Case(truth, mri, spot, image, pet, grid)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return made()
+
+
+@pytest.fixture(scope="module")
+def result(case):
+    return case.restored()
+
+
+def test_beats_the_mr_free_estimate_and_keeps_a_lesion_of_the_pet_alone(case, result):
+    free = case.restored(guide=False)
+    assert case.rmse(result.restored) < 0.7 * case.rmse(free.restored)
+    twin = made(lesion=False)
+    contrast = (
+        np.asarray(result.restored)[case.lesion].mean() - np.asarray(twin.restored().restored)[case.lesion].mean()
+    )
+    assert contrast > 0.85 * (case.truth - twin.truth)[case.lesion].mean()
+    assert result.guided
+    assert not free.guided
+
+
+def test_the_total_and_the_regions_are_kept(case, result):
+    x = result.restored.numpy()
+    assert x.sum() == pytest.approx(case.truth.sum(), rel=0.01)
+    grey, white = case.truth == 4.0, case.truth == 1.0
+    assert x[grey].mean() == pytest.approx(4.0, rel=0.04)
+    assert x[white].mean() == pytest.approx(1.0, rel=0.12)
+
+
+def test_chi_square_corrected_for_its_degrees_of_freedom_is_one(result):
+    assert 0.95 < result.corrected_chi2 < 1.05
+    assert 0 < result.df < 0.5
+    assert result.chi2 < 1
+
+
+def test_no_value_is_negative_and_what_was_not_measured_is_zero(result):
+    assert float(result.restored.min()) == 0
+    assert bool((result.restored[~result.measured] == 0).all())
+    assert result.shares["unmeasured"] == pytest.approx(1 - float(result.measured.float().mean()))
+
+
+def test_the_unit_of_the_pet_is_the_unit_of_the_result(case, result):
+    other = case.restored(pet=torch.from_numpy(case.pet * 2500.0).float(), noise=ScannerNoise(NOISE.sigma * 2500.0))
+    assert torch.allclose(other.restored, 2500.0 * result.restored, rtol=1e-2, atol=30.0)
+    assert other.chi2 == pytest.approx(result.chi2, rel=1e-2)
+
+
+def test_poisson_like_noise_scales_with_the_root_of_the_unit():
+    noise = ScannerNoise(0.06, "poisson", floor=0.02)
+    assert noise.scaled(4.0).std(torch.tensor(0.25)) == pytest.approx(float(noise.std(torch.tensor(1.0))) / 4)
+    case = made(noise=noise)
+    assert 0.93 < case.restored(noise=ScannerNoise(0.06, "poisson")).corrected_chi2 < 1.07
+
+
+def test_coloured_noise_agrees_where_it_is_stated():
+    noise = ScannerNoise(0.12, fwhm_mm=(5.0, 5.0, 4.0))
+    assert 0.9 < made(noise=noise).restored(noise=noise).corrected_chi2 < 1.1
+
+
+def test_a_shifted_registration_is_put_right(case, result):
+    """Guidance from the wrong place is what undoes every guided method."""
+    shifted = np.eye(4)
+    shifted[:3, 3] = 1.5, -1.0, 1.2
+    found = case.restored(transform=shifted.tolist())
+    assert found.alignment.moved_mm == pytest.approx(np.linalg.norm(shifted[:3, 3]), abs=0.3)
+    assert case.rmse(found.restored) < 1.05 * case.rmse(result.restored)
+    assert any("registration was moved" in said for said in found.findings)
+
+
+def test_a_turned_registration_is_put_right(case, result):
+    centre = np.array(case.image.centre)
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("xyz", (1.5, -1.0, 2.0), degrees=True).as_matrix()
+    turned[:3, 3] = centre - turned[:3, :3] @ centre
+    found = case.restored(transform=turned.tolist())
+    angle = Rotation.from_matrix(found.alignment.transform[:3, :3].numpy()).magnitude()
+    assert math.degrees(angle) < 0.4
+    assert case.rmse(found.restored) < 1.05 * case.rmse(result.restored)
+
+
+def test_a_psf_that_is_stated_wrong_is_told(case, result):
+    assert result.alignment.psf_share == pytest.approx(1.0, abs=0.05)
+    assert not any("PSF" in said for said in result.findings)
+    wide = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF])
+    assert 0.75 < wide.alignment.psf_share < 0.93
+    assert any("speaks for a PSF" in said for said in wide.findings)
+
+
+def test_an_mri_that_explains_nothing_does_not_guide(case):
+    """Another structure altogether: the restoration is that of the data alone, and says so."""
+    generator = np.random.default_rng(1)
+    blocks = ndimage.zoom(generator.choice([0.2, 0.6, 0.9], size=(8, 8, 8)), [n / 8 for n in SHAPE], order=0)
+    found = case.restored(mri=torch.from_numpy(blocks * 900.0).float(), refine=False)
+    free = case.restored(guide=False)
+    assert case.rmse(found.restored) < 1.05 * case.rmse(free.restored)
+    assert not found.guided
+    assert any("did not guide" in said for said in found.findings)
+
+
+def test_a_field_of_view_that_is_cut_is_masked_and_counted(case, result):
+    """An MRI that ends within the head: what the PET sees beyond it has no say, and is told."""
+    cut = Grid((*SHAPE[:2], 36), case.image.affine)
+    found = case.restored(mri=torch.from_numpy(case.mri[..., :36]).float(), mri_grid=cut)
+    assert found.shares["outside"] > result.shares["outside"] + 0.1
+    assert any("had no say" in said for said in found.findings)
+    inner = np.s_[..., :30]
+    grey = case.truth[inner] == 4.0
+    assert found.restored.numpy()[inner][grey].mean() == pytest.approx(4.0, rel=0.06)
+
+
+def test_a_pet_that_ends_within_the_head_leaves_the_rest_unmeasured(case):
+    part = Grid((*case.grid.shape[:2], 22), case.grid.affine)
+    found = case.restored(pet=torch.from_numpy(case.pet[..., :22].copy()).float(), pet_grid=part)
+    assert found.shares["unmeasured"] > 0.25
+    assert bool((found.restored[..., -10:] == 0).all())
+
+
+def test_any_estimator_takes_the_place_of_the_gate(case):
+    """The seam for a network: proposals in, a stack of estimates out, corrected by the data in the same way."""
+    seen = []
+
+    def halves(given):
+        seen.append(given)
+        return 0.5 * (given.guided + given.mr_free)
+
+    found = case.restored(estimator=halves, refine=False)
+    assert seen[0].guided.shape == (2, *SHAPE)
+    assert seen[0].gate.shape == seen[0].evidence.shape == seen[0].noise.shape == seen[0].mri.shape == SHAPE
+    assert 0.93 < found.corrected_chi2 < 1.07
+    assert not torch.equal(found.restored, case.restored(refine=False, estimator=gated).restored)
+
+
+def test_the_mr_free_proposal_is_stopped_by_the_discrepancy(case):
+    operator = ScannerSampling(case.image, case.grid, PSF)
+    y = torch.from_numpy(case.pet).float()
+    loud = VolumeModel(operator, y, ScannerNoise(0.4))
+    quiet = VolumeModel(operator, y, NOISE)
+    few, many = (mr_free(m, torch.stack([y, y + m.probe()]), least=0, most=15) for m in (loud, quiet))
+    assert few.iterations < many.iterations
+    assert few.chi2 <= 1
+    assert float(few.x.min()) >= 0
+
+
+def test_guided_regression_finds_the_uptake_of_each_class_without_noise():
+    case = made(noise=ScannerNoise(1e-6), lesion=False)
+    operator = ScannerSampling(case.image, case.grid, PSF)
+    model = VolumeModel(operator, torch.from_numpy(case.pet).float(), NOISE)
+    features = classes(torch.from_numpy(case.mri).float())
+    assert torch.allclose(features.sum(0), torch.ones(SHAPE), atol=1e-5)
+    x = guided(model, guidance(model, features), model.y[None])[0].numpy()
+    for value in (1.0, 4.0):
+        core = ndimage.binary_erosion(case.truth == value, iterations=1)
+        assert x[core].mean() == pytest.approx(value, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"mri": torch.zeros(SHAPE)}, ImageError, "MRI must have signal"),
+        ({"mri": torch.zeros(3, 3, 3)}, GeometryError, "shape of its grid"),
+        ({"pet": torch.full((32, 34, 36), math.nan)}, ImageError, "must be finite"),
+        ({"pet": torch.zeros(32, 34, 36)}, ImageError, "must have activity"),
+        ({"psf_fwhm_mm": 1.0}, DegradationError, "at least"),
+        ({"psf_fwhm_mm": 25.0}, DegradationError, "at most 20 mm"),
+        ({"transform": np.diag([1.2, 1, 1, 1]).tolist()}, GeometryError, "must be rigid"),
+        (
+            {"transform": [[1, 0, 0, 900], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
+            GeometryError,
+            "none of its voxels",
+        ),
+    ],
+)
+def test_what_is_refused(case, changes, error, words):
+    assert case.pet.shape == (32, 34, 36)
+    with pytest.raises(error, match=words):
+        case.restored(**changes)
