@@ -25,7 +25,6 @@ from medfuse.bundles import (
     bundle_metadata,
     bundle_modalities,
     bundle_names,
-    case_keys,
     load_spec,
     preset_names,
     share_dir,
@@ -33,11 +32,10 @@ from medfuse.bundles import (
 )
 from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
+from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
-
-    from medfuse.io.modalities import Modality
 
 
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
@@ -207,12 +205,14 @@ def _mask(path: Path, strict: bool) -> str:
 def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+    from medfuse.io.sidecars import sidecar_units
 
     key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
         check_nifti(path, strict=options.strict)
-        return entries | ({f"{key}_unit": unit} if unit else {})
+        stated = {f"{key}_unit": unit} if unit else {}
+        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
     require_volume(path)
     series = open_series(path, modality=row.dicom, uid=uid)
     if row.has_suv:
@@ -238,8 +238,7 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    every = options.all or options.bundle != DEFAULT_BUNDLE
-    chosen = cases if every else [c for c in cases if c["case"] == "sts_case"]
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
     _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
 
 
@@ -288,7 +287,7 @@ def _batch(options: argparse.Namespace) -> int:
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
-    keys, labels = case_keys(options.bundle), (options.participant_label, options.session_label)
+    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
     found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")

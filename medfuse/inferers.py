@@ -15,6 +15,7 @@ from tqdm import tqdm
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.fusion.finish import Finish
+from medfuse.fusion.rule import Evidence
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
@@ -227,11 +228,11 @@ class FusionInferer(Inferer):
         result: dict[str, Any] = {name: v if name in _OF_SAMPLES else v[_within(size)] for name, v in left.items()}
         final = states[-1]
         source1, source2, fused = final.images
+        std = (0.5 * final.log_variance).exp()
         if until in (None, told.steps):
-            fused = told.finish(fused, (source1, source2), final.weight)
+            fused = told.finish((source1, source2), Evidence(fused, final.weight, std))
             if told.finish.rule != "predicted":
                 states[-1] = final._replace(images=(source1, source2, fused))
-        std = (0.5 * final.log_variance).exp()
         result |= {
             "source1": source1,
             "source2": source2,

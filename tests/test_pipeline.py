@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from medfuse.bundles import load_spec
+from medfuse.bundles import bundle_dir, load_spec
+from medfuse.errors import BundleError
 from medfuse.inferers import FusionInferer, uses_bfloat16
 from medfuse.pipeline import load_fusion, write_group_page
 from medfuse.pipeline.outputs.table import clear
@@ -65,3 +67,12 @@ def test_threads_change_a_result_no_more_than_the_limits_say(amp, sources, weigh
     one, two = results
     for kind, most in (("source1", sources), ("source2", sources), ("fused", sources), ("weight", weight)):
         assert float((one[kind] - two[kind]).abs().max()) < most, kind
+
+
+def test_a_bundle_with_an_inferer_of_another_kind_is_refused(tmp_path):
+    bundle = tmp_path / "b"
+    shutil.copytree(bundle_dir("pet_mri_fusion"), bundle, ignore=shutil.ignore_patterns("demo"))
+    config = bundle / "configs" / "inference.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"inferer": {"_target_": "SimpleInferer"}}))
+    with pytest.raises(BundleError, match="must be a FusionInferer, got SimpleInferer"):
+        load_fusion(str(bundle), device="cpu")

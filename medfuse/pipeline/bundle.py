@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.inferers import Inferer
 from torch import Tensor
 
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError
+from medfuse.inferers import FusionInferer
 
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
@@ -45,7 +45,7 @@ class Fusion:
     """
 
     network: torch.nn.Module
-    inferer: Inferer
+    inferer: FusionInferer
     device: torch.device
     weights: Path
     bundle: str = DEFAULT_BUNDLE
@@ -84,12 +84,14 @@ def load_fusion(bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "a
         device: Where to compute, see `medfuse.devices.pick_device`.
 
     Raises:
-        BundleError: There is no such bundle or device, or it has no weights.
+        BundleError: There is no such bundle or device, it has no weights, or its inferer is of another kind.
     """
     device = pick_device(device)
     parser = read_inference(bundle, device=device)
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
+    if not isinstance(inferer, FusionInferer):
+        raise BundleError(f"the inferer of a bundle must be a FusionInferer, got {type(inferer).__name__}; change it.")
     return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
 
 

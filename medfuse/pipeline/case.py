@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.fusion import fuse_color, to_uint8
+from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.physics import JointDegradation
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
@@ -42,8 +43,8 @@ class SaveFusiond(MapTransform):
         degradation: Mapping[str, Any] | None = None,
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        source_keys: tuple[str, str] = ("mri", "pet"),
-        reference: str = "mri",
+        source_keys: tuple[str, str] = DEFAULT_PAIR,
+        reference: str = DEFAULT_PAIR[0],
         spatial_dim: int = 2,
         palette: str = "HOT_IRON",
         outputs: Sequence[Output] = OUTPUTS,
@@ -141,7 +142,7 @@ class SaveFusiond(MapTransform):
         if image is None:
             return None
         try:
-            return ResampleToReference()(image, data[self.reference])[0].as_tensor()
+            return ResampleToReference()(image, data[self.reference]).as_tensor()[0]
         except GeometryError:  # it lay outside
             return None
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
@@ -65,8 +66,9 @@ def stated(degradation: Mapping[str, Any] | None) -> dict[str, Any]:
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
     """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**."""
     pair = (restored[None].float(), truth[None].float())
+    psnr = PSNRMetric(data_range)(*pair)
     ssim = SSIMMetric(spatial_dims=restored.ndim - 1, data_range=data_range)(*pair)
-    return {"psnr": min(float(PSNRMetric(data_range)(*pair)), 100.0), "ssim": float(ssim)}
+    return {"psnr": min(float(torch.as_tensor(psnr)), 100.0), "ssim": float(torch.as_tensor(ssim))}
 
 
 def sha256(path: str | Path) -> str:

@@ -316,7 +316,7 @@ def _write(folder: Path, pair: _ImagePair, image: Tensor, file_format: str | Non
 def _small(image: Tensor) -> Tensor:
     """Shrink an image **[H, W]** or **[H, W, 3]** for the contact sheet, by the mean of blocks."""
     factor = max(1, min(image.shape[:2]) // _SHEET_PIXELS)
-    return F.avg_pool2d(torch.atleast_3d(image).movedim(-1, 0), factor).movedim(0, -1).squeeze(-1)
+    return F.avg_pool2d(image.reshape(*image.shape[:2], -1).movedim(-1, 0), factor).movedim(0, -1).squeeze(-1)
 
 
 def _read_like(path: Path, image: Tensor) -> Tensor:

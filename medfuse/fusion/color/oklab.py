@@ -89,7 +89,8 @@ def bivariate(anatomy: ArrayLike, uptake: ArrayLike) -> ArrayLike:
     Bivariate colour map. With anatomy s and uptake u in 0..1 the colour in OKLab is
 
         L = L0(u) + (0.885 - L0(u)) s,    L0(u) = 0.12 + 0.18 sqrt(min(u / 0.06, 1))
-        b = c(L) (-0.055 + 0.115 u),      a = 0.11 c(L) sqrt(u (1 - u)),     c(L) = 1 + 0.6 max(1 - ((L - 0.6) / 0.28)^2, 0)
+        b = c(L) (-0.055 + 0.115 u),      a = 0.11 c(L) sqrt(u (1 - u))
+        c(L) = 1 + 0.6 max(1 - ((L - 0.6) / 0.28)^2, 0)
 
     So the uptake never changes the lightness but near zero, where what is empty stays dark. Read it with
     `read_bivariate`.
@@ -165,7 +166,7 @@ def bivariate_scale(steps: int = 256, levels: int = 5) -> np.ndarray:
         **[levels, steps, 3]** float32 sRGB in 0..1, the brightest anatomy first.
     """
     anatomy, uptake = np.linspace(1, 0, levels)[:, None], np.linspace(0, 1, steps)[None]
-    return bivariate(anatomy, uptake).astype(np.float32)
+    return np.asarray(bivariate(anatomy, uptake), dtype=np.float32)
 
 
 @cache
