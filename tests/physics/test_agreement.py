@@ -31,8 +31,7 @@ STEPS = {
 
 def agreement(inputs: Tensor, restored: Tensor, stated: JointDegradation, *shares: float) -> Agreement:
     blur = torch.tensor(shares or (1.0, 1.0)).expand(len(inputs), -1)
-    fitted, _ = fit(stated, inputs, blur=blur)
-    return JointObservation.from_images(inputs, fitted).agreement(restored.split(1, 1))
+    return JointObservation(*fit(stated, inputs, blur=blur).models).agreement(restored.split(1, 1))
 
 
 @pytest.fixture(scope="module")
