@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format bench results corpus clean
+.PHONY: help setup demo test test-full lint format bench results corpus docs coverage dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,23 @@ corpus: .venv/.dev  ## run every malformed input of tests/malformed; fail unless
 
 results: .venv/.runtime  ## measure everything that the results pages say; BENCH and DATA name folders, ONLY one bundle
 	$(BIN)/python tests/results --bench "$(BENCH)" --data "$(DATA)" $(if $(ONLY),--only $(ONLY))
+
+docs: .venv/.dev  ## write the documentation as a site to out/site; any dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open out/site/index.html, or: $(BIN)/python -m http.server --directory out/site"
+
+coverage: .venv/.dev  ## run all tests and say which lines no test reaches
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+dist: .venv/.dev  ## build wheel and sdist into dist/, and check them
+	@$(PIP) install $(PIP_FLAGS) -e ".[release]" -c constraints.txt
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
 	rm -rf build dist out/demo .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -174,7 +174,8 @@ class EvaluationSaver:
         self._seen: dict[str, None] = {}
 
     def _keep(self, engine: Engine) -> None:
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state  # MONAI's holds more than Ignite's types say
+        for item, output in zip(state.batch, state.output, strict=True):
             self._seen[item["scenario"]] = None
             folder = Path(self._images.name) / item["scenario"]
             for i, degradation in enumerate(self.scenarios[item["scenario"]], start=1):

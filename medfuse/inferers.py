@@ -160,9 +160,11 @@ class FusionInferer(Inferer):
         if inputs.ndim != 4 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
-        images = stated.continued(_plain(inputs))
-        fitted, found = fit(stated, images)
-        result = self._fused(images, inputs.shape[2:], network, fitted, told, until=until, misfit=misfit)
+        fitted = fit(stated, _plain(inputs))
+        found, observation = fitted.findings, JointObservation(*fitted.models)
+        whole, left = self._sampled(observation, network, told, until=until, misfit=misfit)
+        del fitted, observation  # a large image leaves little room
+        result = self._finished(whole, left, inputs.shape[2:], told, until=until)
         converged = result.pop("converged")
         return result | _proven(found.blur, found.noise, converged, axes=2)
 
@@ -176,32 +178,34 @@ class FusionInferer(Inferer):
     def _stated(self, degradation: Spec) -> JointDegradation:
         return as_degradation(self.degradation if degradation is None else degradation)
 
-    def _fused(
-        self,
-        images: Tensor,
-        size: Sequence[int],
-        network: Any,
-        fitted: JointDegradation,
-        told: Settings,
-        *,
-        until: int | None,
-        misfit: bool,
-    ) -> dict[str, Any]:
-        """Bind, sample and finish continued images **[B, 2, H', W']**; return results of the given size."""
-        observation = JointObservation.from_images(images, fitted)
+    def _sampled(
+        self, observation: JointObservation, network: Any, told: Settings, *, until: int | None, misfit: bool
+    ) -> tuple[list[FusionState], Tensor | None]:
+        """Return the states that are wanted, the last one of them the result, and what it leaves of the data."""
         steps = sample(
             network,
             observation,
             steps=told.steps,
             correct=correction(told.correction, told.settle),
-            evaluate=told.evaluator(images.device),
+            evaluate=told.evaluator(observation.source1.y.device),
             until=until,
         )
         whole = list(steps) if self.trajectory else [_last(steps, until or told.steps)]
-        final, states = whole[-1], [state.cropped(size) for state in whole]
-        result: dict[str, Any] = {"misfit": observation.misfit(final.images[:2])[_within(size)]} if misfit else {}
-        del observation, steps
-        final = final.cropped(size)
+        return whole, observation.misfit(whole[-1].images[:2]) if misfit else None
+
+    def _finished(
+        self,
+        whole: Sequence[FusionState],
+        misfit: Tensor | None,
+        size: Sequence[int],
+        told: Settings,
+        *,
+        until: int | None,
+    ) -> dict[str, Any]:
+        """Finish the fusion of continued images; return results of the given size."""
+        states = [state.cropped(size) for state in whole]
+        result: dict[str, Any] = {} if misfit is None else {"misfit": misfit[_within(size)]}
+        final = states[-1]
         source1, source2, fused = final.images
         if until in (None, told.steps):
             fused = told.finish(fused, (source1, source2), final.weight)
@@ -291,21 +295,23 @@ class VolumeFusionInferer(FusionInferer):
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
-        _, found = fit(stated, slices, volumes=volumes, at_once=together)
+        found = fit(stated, slices, volumes=volumes, at_once=together).findings
         converged = slices.new_empty(len(slices), 2, dtype=torch.bool)
         result: dict[str, Any] = {}
         for first in tqdm(range(0, len(slices), together), disable=not self.progress):
             some = slice(first, first + together)
-            images, fitted = stated.continued(slices[some]), found.of(some).applied(stated)
-            part = self._fused(images, slices.shape[2:], network, fitted, told, until=until, misfit=misfit)
+            fitted = found.of(some).applied(stated)
+            observation = JointObservation.from_images(stated.continued(slices[some]), fitted)
+            whole, left = self._sampled(observation, network, told, until=until, misfit=misfit)
+            part = self._finished(whole, left, slices.shape[2:], told, until=until)
             converged[some] = part.pop("converged")
             for name, values in part.items():
                 if self.std or name not in ("std1", "std2"):
                     if name not in result:  # one place for all, which its parts fill
                         result[name] = values.new_empty(len(slices), *values.shape[1:])
                     result[name][some] = values
-        result = {name: v.unflatten(0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
-        blur, noise, solved = (v.unflatten(0, (volumes, -1)) for v in (found.blur, found.noise, converged))
+        result = {name: torch.unflatten(v, 0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
+        blur, noise, solved = (torch.unflatten(v, 0, (volumes, -1)) for v in (found.blur, found.noise, converged))
         return result | _proven(blur[:, 0], noise.mean(1), solved.all(1), axes=3)
 
 
@@ -335,7 +341,7 @@ def uses_bfloat16(amp: bool | str, device: torch.device) -> bool:
     if amp != "auto":
         raise DegradationError(f"amp must be true, false or `auto`, got {amp!r}.")
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -54,11 +54,7 @@ def seeded() -> Iterator[None]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a workflow write volumes and record alone: pictures and pages take most of the time."""
-    from medfuse.io import write_json
-    from medfuse.pipeline import SaveFusiond, write_volumes
+    from medfuse.pipeline import OUTPUTS, SaveFusiond, write_outputs
 
-    def write(self, result, folder):
-        write_volumes(result, folder)
-        write_json(folder / f"{result.case}.json", result.record)
-
-    monkeypatch.setattr(SaveFusiond, "write", write)
+    volumes = [output for output in OUTPUTS if output.bids_label is not None]
+    monkeypatch.setattr(SaveFusiond, "write", lambda self, result, folder: write_outputs(result, folder, volumes))

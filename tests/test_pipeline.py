@@ -14,7 +14,7 @@ from medfuse.diffusion.unet import FusionUNet
 from medfuse.inferers import FusionInferer, uses_bfloat16
 from medfuse.physics import GaussianBlur, parse_degradation, replicate
 from medfuse.pipeline import agreements, load_fusion, write_group_page
-from medfuse.pipeline.case import _clear
+from medfuse.pipeline.outputs.table import clear
 
 NOISE = {"noise": {"kind": "gaussian", "sigma": 0.05}}
 STEPS = {
@@ -101,9 +101,9 @@ def test_what_an_earlier_run_wrote_of_a_case_goes_and_nothing_else(tmp_path):
     for name in (*ours, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    _clear(tmp_path, "c")
+    clear(tmp_path, "c")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(others)
-    _clear(tmp_path / "nowhere", "c")
+    clear(tmp_path / "nowhere", "c")
 
 
 @pytest.mark.parametrize(("amp", "sources", "weight"), [(True, 5e-3, 2e-2), (False, 1e-5, 1e-5)])

@@ -45,7 +45,8 @@ def bundle_dir(name: str) -> Path:
 
 def bundle_metadata(name: str) -> dict[str, Any]:
     """Return a bundle's metadata."""
-    return json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata: dict[str, Any] = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return metadata
 
 
 def preset_names() -> list[str]:

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     def of(cls, channels: Tensor, dtype: torch.dtype) -> Answer:
         """Name the channels **[B, 6, *spatial]** of a denoiser; the changes are converted as they are used."""
         return cls(
-            channels[:, CHANGES].split(1, 1),
+            channels[:, CHANGES].chunk(3, 1),
             channels[:, WEIGHT].to(dtype).sigmoid(),
             channels[:, LOG_VARIANCES].clone(),
         )

@@ -70,7 +70,7 @@ class Evaluator:
         batch, count = len(features[0]), features[0].shape[across + 2]
         slices = [v.movedim(across + 2, 1).flatten(0, 1) for v in features]
         answer = self(network, [v.mT if turned else v for v in slices], condition.repeat_interleave(count, 0))
-        return (answer.mT if turned else answer).unflatten(0, (batch, count)).movedim(1, across + 2)
+        return torch.unflatten(answer.mT if turned else answer, 0, (batch, count)).movedim(1, across + 2)
 
 
 def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit: int | None = None) -> Tensor:
@@ -95,7 +95,8 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
     denoiser = getattr(network, "denoiser", None)
     reach, multiple = getattr(denoiser, "reach", None), getattr(denoiser, "multiple", None)
     if limit is None or reach is None or multiple is None or batch * height * width <= limit:
-        return network(torch.cat(list(parts), 1), condition)
+        whole: Tensor = network(torch.cat(list(parts), 1), condition)
+        return whole
     limit = limit if height * width <= limit else limit // 2
     rows = min(height, max(1, limit // min(width, isqrt(limit))))
     columns = min(width, max(1, limit // rows))

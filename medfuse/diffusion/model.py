@@ -57,14 +57,17 @@ class FusionModel(nn.Module):
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
         """Run the denoiser: **[B, 12, H, W]** and **[B, 25]** to **[B, 6, H, W]**."""
-        return self.denoiser(image, condition)
+        channels: Tensor = self.denoiser(image, condition)
+        return channels
 
     @torch.jit.export
     def alpha_bar(self, s: Tensor) -> Tensor:
         """Return the schedule at relative times `s`."""
-        return self.schedule(s)
+        level: Tensor = self.schedule(s)
+        return level
 
     @torch.jit.export
     def gains(self, condition: Tensor) -> Tensor:
         """Return what `medfuse.diffusion.answers.Gains` names, **[B, 5]**."""
-        return self.gain(condition)
+        values: Tensor = self.gain(condition)
+        return values

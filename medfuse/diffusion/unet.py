@@ -50,7 +50,8 @@ class ResidualBlock(nn.Module):
         """Transform `x` **[B, C, H, W]** under `embedding` **[B, E]**."""
         h = self.conv1(self.norm(x))
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
-        return x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
+        change: Tensor = self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
+        return x + change
 
 
 class Stage(nn.Module):

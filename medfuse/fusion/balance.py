@@ -23,12 +23,14 @@ _ROWS, _HALO = 128, _SIZE - 1  # rows of a part of an image, and those beyond it
 
 @torch.no_grad()
 def balanced(fused: Tensor, sources: Tensor, *, steps: int) -> Tensor:
-    """Return a fused image that does more justice to the source that it resembles less.
+    """Return a fused image that does more justice to the source that it resembles less: a few steps of gradient ascent.
 
-    Each step climbs `4 S_k + S_1 + S_2 + 1.6 E`: the mean SSIM with the source k that is worse off (softly
-    chosen), with both, and the share of the edges of both that is preserved, see `medfuse.fusion.similarity`. No pixel
-    changes by more than 1/150 in a step, and one by little that matters little. Images are taken in parts, so that
-    large ones need little memory; the result is the same. Those below 11 px, the window of SSIM, stay as they are.
+    Each step climbs `J(f) = sum_i (4 p_i + 1) S_i + 1.6 E`, with S_i the mean SSIM of f with source i, p the softmax
+    of `-S / 0.02` (1 for the source that is worse off, 0 for the other), and E the share of the edges of both that is
+    preserved, see `medfuse.fusion.similarity`. With g the gradient, p held, and its root mean square rms(g), it is
+    `f + g / (|g| + rms(g) / 2) / 150`: no pixel changes by more than 1/150, and one by little that matters little.
+    Images are taken in parts, so that large ones need little memory; the result is the same. Those below 11 px, the
+    window of SSIM, stay as they are.
 
     Args:
         fused: Fused images **[B, 1, H, W]**, 0..1.
@@ -73,7 +75,7 @@ def _climb(fused: Tensor, sources: Tensor, rows: slice, sums: Tensor) -> Tensor:
     whole = f.new_zeros(1, 1, last - first, width)  # 1 where a window lies within the image
     whole[..., max(inner - first, 0) : min(height - inner, last) - first, outer] = 1
 
-    mean, mean_x, square, square_x, product = _window(torch.cat([f, x, f * f, x * x, f * x], 1)).split(
+    mean, mean_x, square, square_x, product = _window(torch.cat([f, x, f * f, x * x, f * x], 1)).split_with_sizes(
         (1, 2, 1, 2, 2), 1
     )
     variance, variance_x, covariance = square - mean**2, square_x - mean_x**2, product - mean * mean_x
@@ -84,7 +86,7 @@ def _climb(fused: Tensor, sources: Tensor, rows: slice, sums: Tensor) -> Tensor:
     sums[:, :2] += similarity[..., here, :].sum((2, 3))
     by_mean = 2 * (scale * mean_x * (structure - luminance) + similarity * mean * (1 / of_structure - 1 / of_luminance))
     by_square, by_product = -similarity / of_structure, 2 * scale * luminance
-    by_mean, by_square, by_product = _window(torch.cat([by_mean, by_square, by_product], 1)).split(2, 1)
+    by_mean, by_square, by_product = _window(torch.cat([by_mean, by_square, by_product], 1)).chunk(3, 1)
     slope = by_mean + 2 * f * by_square + x * by_product
 
     strength, edge = edge_slopes(x, f)

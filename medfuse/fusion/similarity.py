@@ -126,7 +126,7 @@ def shared_information(reference: Tensor, x: Tensor, *, levels: int = 32, data_r
     upper = position - column
     joint = x.new_zeros(*row.shape[:2], levels * levels)
     joint = joint.scatter_add(2, row + column, 1 - upper).scatter_add(2, row + column + 1, upper) / row.shape[2]
-    table = joint.unflatten(2, (levels, levels))
+    table = joint.reshape(*joint.shape[:2], levels, levels)
     of_reference, of_x, of_both = (_entropy(p) for p in (table.sum(3), table.sum(2), joint))
     tiny = 1e-4
     return (of_reference + of_x - of_both + tiny) / (of_reference + tiny)

@@ -82,7 +82,7 @@ class FusionMetric(CumulativeIterationMetric):
                 f"The target must be [B, 2, H, W] or [B, 4, H, W] with the batch of the prediction, got "
                 f"{tuple(target.shape)}; stack both clean sources, and both degraded ones."
             )
-        channels, clean = prediction.split(1, 1), target.split(1, 1)
+        channels, clean = torch.split(prediction, 1, 1), torch.split(target, 1, 1)
         images = Images.of(
             channels[-1],
             clean[0],
@@ -103,7 +103,7 @@ class FusionMetric(CumulativeIterationMetric):
 
     def aggregate(self, reduction: str | None = None) -> Tensor:
         """Return the means over images **[M]**, one number for one metric; or the whole buffer with "none"."""
-        values = self.get_buffer()
+        values = CumulativeIterationMetric.get_buffer(self)
         if not isinstance(values, Tensor):
             raise MedfuseError("A metric must have seen images before it is read, got none; call it first.")
         if (reduction or self.reduction) == "none":

@@ -149,4 +149,5 @@ def frequency_radius(height: int, width: int, scale: tuple[float, float], device
 
 def filter_spectrum(x: Tensor, response: Tensor) -> Tensor:
     """Multiply the spectrum of an image by a real response **[H, W // 2 + 1]**."""
-    return torch.fft.irfft2(torch.fft.rfft2(x) * response, s=x.shape[-2:])
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * response, s=x.shape[-2:])
+    return filtered

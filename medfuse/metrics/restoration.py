@@ -126,7 +126,7 @@ def residual_statistics(residual: Tensor, sigma: float | Tensor) -> dict[str, Te
 
 def _low_high_power(x: Tensor) -> Tensor:
     """Return the mean power of low frequencies over that of high ones, **[B]**."""
-    power = torch.fft.fft2(x).abs().square()
+    power: Tensor = torch.fft.fft2(x).abs().square()
     v, u = (torch.fft.fftfreq(n, dtype=x.dtype, device=x.device) for n in x.shape[2:])
     radius = torch.hypot(v[:, None], u[None, :])
     low, high = (radius > 0) & (radius <= 0.125), (radius > 0.25) & (radius <= 0.5)

@@ -1,6 +1,6 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
-from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, correction
+from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
 from medfuse.physics.degradation import Degradation, JointDegradation, sigma_map
 from medfuse.physics.evidence import Findings, Fitted, common_share, fit
 from medfuse.physics.models.conjugate_gradients import Solution
@@ -62,6 +62,7 @@ __all__ = [
     "Operator",
     "Paper",
     "PoissonNoise",
+    "Prediction",
     "RicianNoise",
     "ScannerNoise",
     "ScannerSampling",

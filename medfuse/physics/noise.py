@@ -95,7 +95,7 @@ class RicianNoise(Noise):
         """Return `sigma sqrt(pi / 2) L_1/2(-x^2 / 2 sigma^2)`; negative signals count as zero."""
         sigma = _column(self.sigma, x).clamp_min(1e-6)
         z = (x.clamp_min(0.0) / (2.0 * sigma)).square()
-        bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
+        bessel: Tensor = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
         return sigma * math.sqrt(math.pi / 2.0) * bessel
 
 

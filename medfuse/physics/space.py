@@ -17,7 +17,7 @@ class Grid:
 
     Attributes:
         shape: Number of samples along each axis, **[D]**, two or three.
-        affine: Rows of the map from homogeneous index to mm, **[D + 1][D + 1]**; the last row is 0, ..., 0, 1. For
+        affine: Rows of the map from homogeneous index to mm, **[D + 1, D + 1]**; the last row is 0, ..., 0, 1. For
             volumes the world is RAS, as NIfTI has it.
     """
 
@@ -91,4 +91,4 @@ def _determinant(rows: Sequence[Vector]) -> float:
     if len(rows) == 1:
         return rows[0][0]
     minors = ([row[:d] + row[d + 1 :] for row in rows[1:]] for d in range(len(rows)))
-    return sum((-1) ** d * rows[0][d] * _determinant(minor) for d, minor in enumerate(minors))
+    return sum((-1.0) ** d * rows[0][d] * _determinant(minor) for d, minor in enumerate(minors))

@@ -266,7 +266,7 @@ def _parse_gamma(values: dict[str, Any], context: _Context) -> Gamma:
     return Gamma(exponent)
 
 
-def _vary_noise(given: Any, factor: Tensor) -> Noise:
+def _vary_noise(given: GaussianNoise | PoissonNoise | RicianNoise, factor: Tensor) -> Noise:
     if isinstance(given, PoissonNoise):
         return PoissonNoise(given.counts / factor.square())
     return type(given)(given.sigma * factor)

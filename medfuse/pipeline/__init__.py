@@ -6,20 +6,14 @@ with which the command line and Python call a bundle in this process.
 
 from medfuse.pipeline.batch import BatchSummary, collect, run_batch
 from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restore_network, run_bundle
-from medfuse.pipeline.case import (
-    OUTPUTS,
-    CaseResult,
-    DescribeSourcesd,
-    SaveFusiond,
-    require_same_sources,
-    write_transform,
-    write_volumes,
-)
+from medfuse.pipeline.case import SaveFusiond
+from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_same_sources
 from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
+from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images
-from medfuse.pipeline.records import case_warnings
-from medfuse.pipeline.report import write_group_page, write_mosaic, write_preview, write_report
-from medfuse.pipeline.unchanged import VerifySourcesd
+from medfuse.pipeline.ledger import case_warnings
+from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
+from medfuse.pipeline.result import CaseResult
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -29,6 +23,7 @@ __all__ = [
     "CaseResult",
     "DescribeSourcesd",
     "Fusion",
+    "Output",
     "SaveFusiond",
     "VerifySourcesd",
     "Workflow",
@@ -48,9 +43,5 @@ __all__ = [
     "sha256",
     "versions",
     "write_group_page",
-    "write_mosaic",
-    "write_preview",
-    "write_report",
-    "write_transform",
-    "write_volumes",
+    "write_outputs",
 ]

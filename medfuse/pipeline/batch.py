@@ -18,8 +18,9 @@ from medfuse.errors import BundleError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.places import require_apart
+from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.layout import BidsLayout, Layout
-from medfuse.pipeline.records import (
+from medfuse.pipeline.ledger import (
     case_warnings,
     failure_message,
     fingerprint,
@@ -30,7 +31,6 @@ from medfuse.pipeline.records import (
     write_failure,
     write_table,
 )
-from medfuse.pipeline.report import write_group_page
 from medfuse.pipeline.workflow import Workflow, load_workflow
 from medfuse.schema import checked_items
 
@@ -151,7 +151,7 @@ def _run_case(
         _sweep(folder)
         if "problem" in item:
             raise BundleError(str(item["problem"]))
-        based_on = fingerprint(item, workflow, names=layout.basis(item))
+        based_on = fingerprint(item, workflow.basis, names=layout.basis(item))
         if resume and is_done(folder, layout.records(folder), case, based_on):
             summary.skipped.append(case)
         else:

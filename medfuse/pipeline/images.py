@@ -103,12 +103,12 @@ def fuse_images(
         raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
     _clear(out)
 
-    findings: list[Mapping[str, Tensor]] = []  # of the group
+    findings: list[dict[str, Tensor]] = []  # of the group
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
         result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
         if not chroma:
-            findings.append(result)
+            findings.append({key: result[name] for key, name in _FINDINGS.items()})  # no image of it stays
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
@@ -128,7 +128,7 @@ def fuse_images(
         (proven,) = findings
         findings.clear()
         for i, pair in enumerate(group):
-            told = {key: proven[name][i].flatten().cpu() for key, name in _FINDINGS.items()}
+            told = {key: values[i].flatten().cpu() for key, values in proven.items()}
             found = _warnings(pair, what, told, degradation, [fused[kind][i] for kind in _KINDS[:2]])
             warnings += found
             for text in found:

@@ -18,17 +18,10 @@ from medfuse.io.derivative import (
     source_uri,
     write_dataset,
 )
-from medfuse.pipeline.facts import DIMENSIONLESS
+from medfuse.pipeline.outputs import OUTPUTS
 from medfuse.transforms import BIAS_FIELD
 
 _PLACES = {"mri": ("anat", "T1w"), "pet": ("pet", "PET")}  # folder, and label of the grid
-_VOLUMES = {  # by our name: source, label, unit, description
-    "mri_restored": ("mri", "restored", None, "Restored MRI"),
-    "pet_restored": ("pet", "restored", None, "Restored PET"),
-    "fused": ("pet", "fused", DIMENSIONLESS, "Fusion of MRI and PET; no value is to be measured in it"),
-    "weight": ("pet", "weight", "0 to 1", "Weight of the MRI in the fusion"),
-    "fused_rgb": ("pet", "fusedrgb", "RGB, 8 bit", "Palette of the PET over the fused structure, for the eye"),
-}
 
 
 @dataclass(frozen=True)
@@ -108,18 +101,19 @@ class BidsLayout(Layout):
         extras.mkdir()
         for path in written:
             path.rename(extras / path.name)
-        for name, (key, desc, unit, description) in _VOLUMES.items():
-            volume = extras / f"{record['case']}_{name}.nii.gz"
-            if not volume.is_file():
+        for output in OUTPUTS:
+            volume = extras / output.file(record)
+            if output.bids_label is None or not volume.is_file():
                 continue
-            grid = record["reference"]["source"]
+            key, grid = list(record["sources"])[output.source], record["reference"]["source"]
             space = None if key == grid else _PLACES[grid][1]
             place = folder / _PLACES[key][0]
             place.mkdir(exist_ok=True)
-            stem = derivative_name(item[key], record["case"], desc=desc, space=space)
+            stem = derivative_name(item[key], record["case"], desc=output.bids_label, space=space)
             volume.rename(place / f"{stem}.nii.gz")
-            sidecar = self._sidecar(key, item, record) | {"Units": unit or record["sources"][key]["unit"]}
-            write_json(place / f"{stem}.json", {"Description": description, **sidecar})
+            unit = record["sources"][key]["unit"] if output.unit is None else output.unit
+            sidecar = self._sidecar(key, item, record) | {"Units": unit}
+            write_json(place / f"{stem}.json", {"Description": output.described(record), **sidecar})
 
     def _sidecar(self, key: str, item: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
         """Return what BIDS wants to know of a volume that was made of a source."""

@@ -19,7 +19,9 @@ from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
-from medfuse.pipeline.case import CaseResult, SaveFusiond
+from medfuse.pipeline.case import SaveFusiond
+from medfuse.pipeline.facts import sha256
+from medfuse.pipeline.result import CaseResult
 from medfuse.schema import checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
@@ -72,6 +74,15 @@ class Workflow:
         for transform in self.postprocessing:
             data = transform(data)
         return self.writer.result(data)
+
+    @property
+    def basis(self) -> dict[str, str]:
+        """What results depend on beside the case: hashes of configuration and weights, and the kind of device."""
+        return {
+            "configuration": self.configuration,
+            "device": self.device.type,
+            "weights": sha256(self.weights),
+        }
 
     def write(self, result: CaseResult, folder: Path) -> None:
         """Write all outputs of a case into a folder."""

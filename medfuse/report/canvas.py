@@ -87,12 +87,12 @@ class ThreePlanes:
             )
         if not np.isfinite(array).all():
             raise ImageError("A volume to draw must be finite, got NaN or infinity; repair it.")
-        return nib.apply_orientation(array, self._turn)
+        return np.asarray(nib.apply_orientation(array, self._turn))
 
     def cut(self, volume: np.ndarray, number: int, *, radiological: bool = True) -> np.ndarray:
         """Return one of `PLANES` of a turned volume, its rows upwards, the patient's right on the left by default."""
         fixed = PLANES[number][1]
-        image = np.swapaxes(volume.take(self.centre[fixed], axis=fixed), 0, 1)
+        image: np.ndarray = np.swapaxes(volume.take(self.centre[fixed], axis=fixed), 0, 1)
         return image[:, ::-1] if radiological else image
 
 
@@ -209,7 +209,8 @@ def save_png(figure: Figure, path: str | Path | BinaryIO) -> None:
 def _hottest(volume: np.ndarray) -> np.ndarray:
     border = [n // 8 for n in volume.shape]
     inner = volume[tuple(slice(b, n - b) for b, n in zip(border, volume.shape, strict=True))]
-    return np.array(np.unravel_index(int(np.argmax(inner)), inner.shape)) + border
+    place: np.ndarray = np.array(np.unravel_index(int(np.argmax(inner)), inner.shape)) + border
+    return place
 
 
 def _inside(voxel: Sequence[int], to_turned: np.ndarray, volume: np.ndarray) -> np.ndarray:

@@ -385,7 +385,7 @@ def _resample(volume: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> n
     values = ndimage.affine_transform(
         volume, matrix[:3, :3], matrix[:3, 3], tuple(shape), order=3, mode="grid-constant"
     )
-    return np.maximum(values, 0)
+    return np.asarray(np.maximum(values, 0))
 
 
 def _read_pixels(mode: str, path: Path) -> np.ndarray:

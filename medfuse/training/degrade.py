@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import TransformBackends
 from torch import Tensor
 
 from medfuse.errors import DegradationError
@@ -28,6 +27,7 @@ from medfuse.physics import (
     replicate,
 )
 from medfuse.physics.specification import varied
+from medfuse.transforms.typed import TORCH
 
 _MOTION_NOISE = 1.5 / 255.0  # weakest noise beside a motion: without any, conjugate gradients take ten times as long
 
@@ -237,7 +237,7 @@ class RandDegrade(RandomizableTransform):
     The degradation that was drawn is in the attribute-free second result: `(degraded, JointDegradation)`.
     """
 
-    backend: ClassVar = [TransformBackends.TORCH]
+    backend = TORCH
 
     def __init__(
         self,

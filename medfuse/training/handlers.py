@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import nn
+from torch.utils.data import DataLoader
 
+from medfuse.errors import BundleError
 from medfuse.io import atomic_path
+from medfuse.training.degrade import DegradeBatch
 
 
 class GradientClip:
@@ -62,12 +65,19 @@ class BestWeights:
         """Attach to an evaluator with a key metric."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: SupervisedEvaluator) -> None:
         """Write, if this validation is the best."""
         if engine.state.best_metric_epoch == engine.state.epoch:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path) as temporary:
                 torch.save(self.network.state_dict(), temporary)
+
+
+@runtime_checkable
+class _Ordered(Protocol):
+    """Data that are drawn in order and say where they start, as `RandomPatches`."""
+
+    start: int
 
 
 class TrainingState:
@@ -84,19 +94,28 @@ class TrainingState:
             trainer: Its data are `RandomPatches`, in order; its batches are prepared by a `DegradeBatch`.
             evaluator: What judges the weights.
             best: What keeps the best of them.
+
+        Raises:
+            BundleError: The trainer's data or what prepares them are others.
         """
+        loader, degrade = trainer.data_loader, trainer.prepare_batch
+        if not (isinstance(loader, DataLoader) and isinstance(loader.dataset, _Ordered)):
+            raise BundleError("the trainer's data must be `RandomPatches` in a data loader; change its configuration.")
+        if not isinstance(degrade, DegradeBatch):
+            raise BundleError(f"a `DegradeBatch` must prepare the batches, got {degrade!r}; change the configuration.")
         self.trainer, self.evaluator, self.best = trainer, evaluator, best
+        self._patches, self._batch, self._degrade = loader.dataset, loader.batch_size or 1, degrade
         self._resumed_at = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, of tensors and plain values alone: `torch.load` takes it with `weights_only`."""
-        patches, batch = self.trainer.data_loader.dataset, self.trainer.data_loader.batch_size
+        seen = (self.trainer.state.iteration - self._resumed_at) * self._batch
         numpy: dict[str, Any] = np.random.get_state(legacy=False)  # noqa: NPY002
         return {
             "best_metric": float(self.evaluator.state.best_metric),
             "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),
-            "next_patch": patches.start + (self.trainer.state.iteration - self._resumed_at) * batch,
-            "degradations": self.trainer.prepare_batch.state_dict(),
+            "next_patch": self._patches.start + seen,
+            "degradations": self._degrade.state_dict(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy": numpy | {"state": {k: torch.as_tensor(v) for k, v in numpy["state"].items()}},
@@ -108,9 +127,9 @@ class TrainingState:
         if self.best.path.is_file():
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
-        self.trainer.data_loader.dataset.start = state["next_patch"]
+        self._patches.start = state["next_patch"]
         self._resumed_at = self.trainer.state.iteration
-        self.trainer.prepare_batch.load_state_dict(state["degradations"])
+        self._degrade.load_state_dict(state["degradations"])
         torch.set_rng_state(state["torch"].cpu())
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

@@ -135,7 +135,7 @@ class FusionLoss(nn.Module):
 
 def _steeper(pair: Tensor) -> Tensor:
     """Return the gradients of the steeper image of each pair **[B, 2, H, W]**, pixel by pixel, as `gradients` does."""
-    first, second = (gradients(source) for source in pair.split(1, 1))
+    first, second = (gradients(source) for source in pair.chunk(2, 1))
     steepness = [g.square().sum(1, keepdim=True) for g in (first, second)]
     return torch.where(steepness[0] >= steepness[1], first, second)
 

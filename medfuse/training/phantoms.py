@@ -282,7 +282,7 @@ def _tissues(t1: np.ndarray, gm: np.ndarray, wm: np.ndarray, *, hardness: float)
     brain = ndimage.gaussian_filter((t1 > 0.02).astype(np.float32), 1.0)
     fractions = np.stack([gm, wm, np.clip(brain - gm - wm, 0, 1)])
     powers = np.clip(fractions, 0, 1) ** hardness
-    return powers / np.maximum(powers.sum(0), 1e-6) * brain
+    return np.asarray(powers / np.maximum(powers.sum(0), 1e-6) * brain)
 
 
 def _head(brain: np.ndarray, rng: Generator) -> np.ndarray:
@@ -292,9 +292,9 @@ def _head(brain: np.ndarray, rng: Generator) -> np.ndarray:
     inner, bone, scalp = rng.uniform(1, 3), rng.uniform(3, 7), rng.uniform(3, 8)
 
     def shell(low: float, high: float) -> np.ndarray:
-        return np.clip(distance - low + 0.5, 0, 1) * np.clip(high - distance + 0.5, 0, 1)
+        return np.asarray(np.clip(distance - low + 0.5, 0, 1) * np.clip(high - distance + 0.5, 0, 1))
 
-    return np.stack([shell(0.5, inner), shell(inner + bone, inner + bone + scalp)]) * ~brain
+    return np.asarray(np.stack([shell(0.5, inner), shell(inner + bone, inner + bone + scalp)]) * ~brain)
 
 
 def _draw_mri(t1: np.ndarray, tissues: np.ndarray, rings: np.ndarray, contrast: str, rng: Generator) -> np.ndarray:
@@ -308,7 +308,7 @@ def _draw_mri(t1: np.ndarray, tissues: np.ndarray, rings: np.ndarray, contrast: 
     mri += texture * (rng.uniform(0.7, 1.4) if contrast == "t1" else rng.uniform(-1, 1))
     scalp = rng.uniform(0.4, 1.0) * (1 + 0.15 * _smooth_field(t1.shape, 10, rng))
     mri += levels[2] * rings[0] + scalp * rings[1]
-    return np.maximum(mri * np.exp(rng.uniform(0, 0.1) * _smooth_field(t1.shape, 90, rng)), 0)
+    return np.asarray(np.maximum(mri * np.exp(rng.uniform(0, 0.1) * _smooth_field(t1.shape, 90, rng)), 0))
 
 
 def _draw_pet(tissues: np.ndarray, rings: np.ndarray, rng: Generator) -> np.ndarray:

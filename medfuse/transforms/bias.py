@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -11,10 +11,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import TransformBackends
 from torch import Tensor
 
 from medfuse.errors import ImageError
+from medfuse.transforms.typed import NUMPY, copy_of, with_meta_of
 
 BIAS_FIELD = "bias_field"
 _MAX_NEGATIVE = 0.05  # of the maximum: what interpolation leaves in an MRI
@@ -31,7 +31,7 @@ class CorrectBiasField(Transform):
         Tustison et al., N4ITK: Improved N3 Bias Correction, IEEE TMI 29 (2010) 1310.
     """
 
-    backend: ClassVar = [TransformBackends.NUMPY]
+    backend = NUMPY
 
     def __init__(self, *, shrink: int = 4, iterations: Sequence[int] = (50, 50, 50)) -> None:
         """Make the transform.
@@ -62,11 +62,11 @@ class CorrectBiasField(Transform):
             ImageError: If the image is no such volume, not finite, constant or negative: a field multiplies what is
                 at least 0.
         """
-        result = image.clone() if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
+        result = copy_of(image) if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
         values = _checked(result)
         log_field, record = self._estimate(values)
         corrected = values / np.exp(log_field)
-        out = MetaTensor(torch.from_numpy(corrected.astype(np.float32))[None]).copy_meta_from(result)
+        out = with_meta_of(result, torch.from_numpy(corrected.astype(np.float32))[None])
         out.meta[BIAS_FIELD] = record
         return out
 

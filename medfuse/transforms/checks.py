@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import TransformBackends
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.registration import Grid, mutual_overlap
+from medfuse.transforms.typed import TORCH
 
 _NEEDLE = 1e-6  # determinant of unit axes below which a grid is flat
 
@@ -21,7 +21,7 @@ _NEEDLE = 1e-6  # determinant of unit axes below which a grid is flat
 class CheckVolumesd(MapTransform):
     """Check volumes **[1, X, Y, Z]** and their geometry, and change nothing."""
 
-    backend: ClassVar = [TransformBackends.TORCH]
+    backend = TORCH
 
     def __init__(
         self,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
-from monai.utils import TraceKeys, TransformBackends, ensure_tuple_rep
+from monai.utils import TraceKeys, ensure_tuple_rep
 from torch import Tensor
 
 from medfuse.errors import ImageError
+from medfuse.transforms.typed import TORCH, copy_of, traced, with_meta_of
 
 Lower = Literal["auto", "zero", "min"] | float
 SCALE = "intensity_scale"
@@ -25,7 +26,7 @@ _MIN_RELATIVE_SCALE = 1e-6  # of the largest value; below, float32 holds little 
 class ScaleIntensityAffine(InvertibleTransform):
     """Scale an image by `y = (x - offset) / scale`; values beyond 0..1 stay what they are."""
 
-    backend: ClassVar = [TransformBackends.TORCH]
+    backend = TORCH
 
     def __init__(
         self, *, lower: Lower = "auto", upper_percentile: float = 100.0, unit: str = "a.u.", traced: bool = True
@@ -67,9 +68,9 @@ class ScaleIntensityAffine(InvertibleTransform):
         given = image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
         record = self.measure(given, unit)
         offset, scale = record["offset"], record["scale"]
-        out = MetaTensor(_mapped(given.as_tensor(), lambda x: (x - offset) / scale)).copy_meta_from(given)
+        out = with_meta_of(given, _mapped(given.as_tensor(), lambda x: (x - offset) / scale))
         out.meta[SCALE] = record
-        return self.push_transform(out, extra_info=dict(record)) if self.traced else out
+        return traced(self, out, extra_info=dict(record)) if self.traced else out
 
     def measure(self, image: Tensor, unit: str | None = None) -> dict[str, Any]:
         """Return the map of an image: `offset`, `scale` (both in its unit) and `unit`."""
@@ -97,7 +98,7 @@ class ScaleIntensityAffine(InvertibleTransform):
 
     def inverse(self, data: MetaTensor) -> Tensor:
         """Give an image its own values back, and its unit in the meta entry `unit`; an untraced one stays scaled."""
-        image = data.clone()
+        image = copy_of(data)
         return _unscaled(image, self.pop_transform(image)[TraceKeys.EXTRA_INFO]) if self.traced else image
 
 
@@ -119,7 +120,7 @@ def inverse_values(x: Tensor, record: Mapping[str, Any]) -> Tensor:
         raise ImageError(f"A scale must have offset and scale, got none for {', '.join(sorted(missing))}; record them.")
     offset, scale = (float(torch.as_tensor(record[k]).flatten()[0]) for k in ("offset", "scale"))
     if isinstance(x, MetaTensor):
-        return MetaTensor(_mapped(x.as_tensor(), lambda v: v * scale + offset)).copy_meta_from(x)
+        return with_meta_of(x, _mapped(x.as_tensor(), lambda v: v * scale + offset))
     return _mapped(torch.as_tensor(x), lambda v: v * scale + offset)
 
 
@@ -181,7 +182,7 @@ class ScaleIntensityAffined(MapTransform, InvertibleTransform):
 class UnscaleIntensityd(MapTransform):
     """Give results the unit of the source they come from, such as a restored PET that of the PET."""
 
-    backend: ClassVar = [TransformBackends.TORCH]
+    backend = TORCH
 
     def __init__(self, keys: KeysCollection, source_keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
         """Make the transform.

@@ -108,7 +108,7 @@ def _difference(image: np.ndarray, lag: int, margin: int) -> np.ndarray:
 
 def _foreground(level: np.ndarray, difference: np.ndarray, whole: np.ndarray, *, unclipped: bool) -> np.ndarray:
     """Return which pixels are well above the noise; or all, where values below 0 were kept and all have one noise."""
-    chosen = whole & (level > 0.25 * np.percentile(level, 99))
+    chosen: np.ndarray = whole & (level > 0.25 * np.percentile(level, 99))
     for _ in range(_ROUNDS):
         if chosen.sum() < 2 * _FEWEST:
             break

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.physics import JointDegradation, parse_degradation
+from medfuse.transforms.typed import with_meta_of
 
 
 def case_degradation(
@@ -104,4 +105,4 @@ def _view(source: Any, part: Tensor) -> Any:
     plain = part.as_tensor() if isinstance(part, MetaTensor) else part
     if not isinstance(source, MetaTensor) or not torch.equal(source.as_tensor(), plain):
         return source
-    return MetaTensor(plain).copy_meta_from(source)
+    return with_meta_of(source, plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from inspect import signature
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,12 +13,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
-from monai.utils import MetaKeys, TraceKeys, TransformBackends
+from monai.utils import MetaKeys, TraceKeys
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medfuse.errors import GeometryError, RegistrationError
 from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
+from medfuse.transforms.typed import NUMPY, copy_of, traced, with_meta_of
 
 FRAME_OF_REFERENCE = "frame_of_reference"
 _PLANES = 32  # of the reference that are sampled at once
@@ -28,7 +29,7 @@ _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 class RegisterRigid(InvertibleTransform):
     """Correct the affine of a volume such that it lies on another one; no voxel is interpolated."""
 
-    backend: ClassVar = [TransformBackends.NUMPY]
+    backend = NUMPY
 
     def __init__(self, **options: Any) -> None:
         """Make the transform; `options` are those of `medfuse.registration.register_rigid`.
@@ -39,7 +40,9 @@ class RegisterRigid(InvertibleTransform):
         signature(register_rigid).bind(None, None, None, None, **options)
         self.options = options
 
-    def __call__(self, moving: MetaTensor, fixed: MetaTensor) -> tuple[MetaTensor, RigidRegistration]:
+    def __call__(  # type: ignore[override]  # of two images, as MONAI's `ResampleToMatch`
+        self, moving: MetaTensor, fixed: MetaTensor
+    ) -> tuple[MetaTensor, RigidRegistration]:
         """Register `moving` to `fixed`, both **[1, X, Y, Z]**.
 
         Returns:
@@ -55,14 +58,13 @@ class RegisterRigid(InvertibleTransform):
 
     def move(self, image: MetaTensor, matrix: np.ndarray) -> MetaTensor:
         """Move an image by a **[4, 4]** in its world, RAS mm; `inverse` takes it back."""
-        moved = image.clone()
-        moved = self.push_transform(moved, extra_info={"affine": image.affine.tolist()})
+        moved = traced(self, copy_of(image), extra_info={"affine": image.affine.tolist()})
         moved.affine = torch.as_tensor(matrix @ _affine(image))
         return moved
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
         """Give an image its own affine back."""
-        restored = data.clone()
+        restored = copy_of(data)
         info = self.pop_transform(restored)
         restored.affine = torch.tensor(info[TraceKeys.EXTRA_INFO]["affine"], dtype=torch.float64)
         return restored
@@ -147,7 +149,7 @@ class ResampleToReference(InvertibleTransform):
     A field of view ends half a voxel beyond its outermost voxel centres; up to there, the outermost voxels count.
     """
 
-    backend: ClassVar = [TransformBackends.NUMPY]
+    backend = NUMPY
 
     def __init__(
         self,
@@ -172,7 +174,9 @@ class ResampleToReference(InvertibleTransform):
                 raise GeometryError(f"The {what} must be one of {', '.join(known)}, got {value!r}; choose one of them.")
         self.mode, self.padding, self.antialias = mode, padding, antialias
 
-    def __call__(self, image: MetaTensor, reference: MetaTensor) -> MetaTensor:
+    def __call__(  # type: ignore[override]  # of two images, as MONAI's `ResampleToMatch`
+        self, image: MetaTensor, reference: MetaTensor
+    ) -> MetaTensor:
         """Resample `image` **[C, X, Y, Z]** onto the grid of `reference` **[C', X', Y', Z']**.
 
         Returns:
@@ -195,14 +199,14 @@ class ResampleToReference(InvertibleTransform):
         outside = 1.0 - overlap_fraction(grid, own, max_points=128)
         result = self._resample(image, index, grid.shape, sigma)
         info = {"affine": image.affine.tolist(), "outside_fraction": float(image.meta.get("outside_fraction", -1.0))}
-        result = self.push_transform(result, orig_size=own.shape, extra_info=info)
+        result = traced(self, result, orig_size=own.shape, extra_info=info)
         result.affine = reference.affine.clone()
         result.meta["outside_fraction"] = outside
         return _described(result)
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
         """Resample an image on the reference's grid back onto the native one, with its affine; nothing is smoothed."""
-        image = data.clone()
+        image = copy_of(data)
         info = self.pop_transform(image)
         affine = torch.tensor(info[TraceKeys.EXTRA_INFO]["affine"], dtype=torch.float64)
         index = np.linalg.solve(_affine(image), affine.numpy())
@@ -223,7 +227,7 @@ class ResampleToReference(InvertibleTransform):
         method.SetTransform(sitk.AffineTransform(index[:3, :3].ravel().tolist(), index[:3, 3].tolist()))
         method.SetUseNearestNeighborExtrapolator(self.padding == "border")
         channels = []
-        for channel in image.detach().cpu().as_tensor().float().numpy():
+        for channel in image.as_tensor().detach().cpu().float().numpy():
             if any(sigma):
                 channel = gaussian_filter(channel, sigma, mode="nearest")
             given = sitk.GetImageFromArray(np.ascontiguousarray(channel.transpose(2, 1, 0)))
@@ -235,7 +239,7 @@ class ResampleToReference(InvertibleTransform):
                 some[...] = sitk.GetArrayFromImage(method.Execute(given)).transpose(2, 1, 0)
             channels.append(torch.from_numpy(sampled))
         result = channels[0][None] if len(channels) == 1 else torch.stack(channels)
-        return MetaTensor(result.to(image.device)).copy_meta_from(image)
+        return with_meta_of(image, result.to(image.device))
 
 
 class ResampleToReferenced(MapTransform, InvertibleTransform):

@@ -17,8 +17,8 @@ from medfuse.errors import DicomError
 from medfuse.io import open_series, series_suv
 from medfuse.io.dicom import load_volume
 from medfuse.pipeline import CaseResult
-from medfuse.pipeline.case import _clear
-from medfuse.pipeline.dicom import write_dicom
+from medfuse.pipeline.outputs.dicom import write_dicom
+from medfuse.pipeline.outputs.table import clear
 
 SUV_CODE = "{SUVbw}g/ml"
 
@@ -58,7 +58,7 @@ def first(folder: Path, kind: str) -> pydicom.Dataset:
 
 def test_all_four_series_of_a_case(make, tmp_path, pet):
     result = make()
-    write_dicom(result, tmp_path / "one")
+    write_dicom(result, tmp_path / "one" / "dicom")
     assert {p.name: len(list(p.iterdir())) for p in (tmp_path / "one" / "dicom").iterdir()} == {
         "pet_restored": 5, "fused": 1, "fused_rgb": 5, "fused_rgb_multiframe": 1,
     }  # fmt: skip
@@ -72,14 +72,14 @@ def test_all_four_series_of_a_case(make, tmp_path, pet):
 
 
 def test_without_a_dicom_source_nothing_is_written(make, tmp_path):
-    write_dicom(make(mri_as="nifti", pet_as="nifti"), tmp_path / "one")
+    write_dicom(make(mri_as="nifti", pet_as="nifti"), tmp_path / "one" / "dicom")
     assert not (tmp_path / "one").exists()
 
 
 @pytest.mark.parametrize("pet_as", ["enhanced", "nifti"])
 def test_a_pet_that_was_no_classic_series_becomes_a_parametric_map(make, tmp_path, pet_as):
     result = make(pet_as=pet_as)
-    write_dicom(result, tmp_path / "one")
+    write_dicom(result, tmp_path / "one" / "dicom")
     image = first(tmp_path / "one", "pet_restored")
     assert image.SOPClassUID == uid.ParametricMapStorage
     mapping = image.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
@@ -91,7 +91,7 @@ def test_a_pet_that_was_no_classic_series_becomes_a_parametric_map(make, tmp_pat
 
 
 def test_the_fused_volume_has_no_unit(make, tmp_path):
-    write_dicom(make(), tmp_path / "one")
+    write_dicom(make(), tmp_path / "one" / "dicom")
     mapping = first(tmp_path / "one", "fused").SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
     code = mapping.MeasurementUnitsCodeSequence[0]
     assert (code.CodeValue, code.CodingSchemeDesignator) == ("1", "UCUM")
@@ -108,7 +108,7 @@ def test_the_fused_volume_has_no_unit(make, tmp_path):
     ],
 )
 def test_the_world_is_that_of_the_grid(make, tmp_path, mri, kind, options, known):
-    write_dicom(make(**options), tmp_path / "one")
+    write_dicom(make(**options), tmp_path / "one" / "dicom")
     found = first(tmp_path / "one", kind).FrameOfReferenceUID
     assert (found == mri.world) is known
     assert uid.UID(found).is_valid
@@ -121,7 +121,7 @@ def test_two_patients_are_refused(make, tmp_path, pet, save):
         dataset.PatientID = "CANARY-2"
     save(datasets, tmp_path / "pet_dicom")
     with pytest.raises(DicomError, match="must be of one patient for DICOM output, got two PatientIDs") as caught:
-        write_dicom(result, tmp_path / "one")
+        write_dicom(result, tmp_path / "one" / "dicom")
     assert "CANARY" not in str(caught.value)
     assert not (tmp_path / "one").exists()
 
@@ -136,11 +136,11 @@ def test_uids_follow_from_inputs_configuration_and_results(make, tmp_path):
         "other palette": replace(result, palette="PET"),
     }
     for name, case in {"first": result, "again": replace(result, case="named otherwise"), **changed}.items():
-        write_dicom(case, tmp_path / name)
+        write_dicom(case, tmp_path / name / "dicom")
     uids = {p.name: first(p, "fused").SOPInstanceUID for p in tmp_path.iterdir() if (p / "dicom").is_dir()}
     assert uids["first"] == uids["again"]
     assert len(set(uids.values())) == 1 + len(changed)
-    write_dicom(result, tmp_path / "nameless", deidentified=True)
+    write_dicom(replace(result, deidentified=True), tmp_path / "nameless" / "dicom")
     assert first(tmp_path / "nameless", "fused").SOPInstanceUID not in uids.values()
 
 
@@ -172,5 +172,5 @@ def test_the_command_line_writes_dicom_unless_told_otherwise(tmp_path, mri, pet,
     again = tmp_path / "a" / "case"
     assert (again / "case.json").is_file()
     assert not (again / "dicom").exists()  # of the run before
-    _clear(tmp_path / "b" / "case", "case")
+    clear(tmp_path / "b" / "case", "case")
     assert not list((tmp_path / "b" / "case").iterdir())  # it knows of all that a run writes

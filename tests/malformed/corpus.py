@@ -163,14 +163,11 @@ def _serve(pipe, cases: list[Case]) -> None:
     from medfuse.diffusion import FusionModel
     from medfuse.diffusion.unet import FusionUNet
     from medfuse.inferers import FusionInferer
-    from medfuse.io import write_json
-    from medfuse.pipeline import SaveFusiond
+    from medfuse.pipeline import SaveFusiond, write_outputs
 
     def write(self, result, folder):  # pictures and pages take most of the time, and read nothing
-        for output in self.outputs:
-            if getattr(output, "__name__", "") not in ("write_mosaic", "write_preview", "write_report"):
-                output(result, folder)
-        write_json(folder / f"{result.case}.json", result.record)
+        quick = [output for output in self.outputs if output.name not in ("mosaic", "preview", "report")]
+        write_outputs(result, folder, quick)
 
     torch.manual_seed(0)
     small = FusionModel(FusionUNet(widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1,), embedding=8)).eval()

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from medfuse.bundles import bundle_dir
 from medfuse.diffusion import FusionModel, FusionUNet
+from medfuse.errors import BundleError
 from medfuse.training import BestWeights, DegradeBatch, GradientClip, TrainingState
 
 BUNDLE = bundle_dir("pet_mri_fusion")
@@ -239,3 +240,13 @@ def test_training_resumes_and_its_weights_evaluate(data, tmp_path):
         mean = judged["summary"]["fused"]
         assert judged["images"] == 1 and mean["SSIM_min"]["mean"] > 0.2 and mean["d2_PSNR"]["mean"] < 60
         assert {p.suffix for p in (tmp_path / "eval" / scenario).iterdir()} == {".json", ".csv", ".png"}
+
+
+def test_a_trainer_that_cannot_be_resumed_is_refused(tmp_path):
+    trainer, state = engines(tmp_path, [], [])
+    trainer.prepare_batch = dict
+    with pytest.raises(BundleError, match="`DegradeBatch` must prepare"):
+        TrainingState(trainer, state.evaluator, state.best)
+    trainer.data_loader = DataLoader(TensorDataset(torch.rand(1, 2, 8, 8)))  # nothing says where they start
+    with pytest.raises(BundleError, match="must be `RandomPatches`"):
+        TrainingState(trainer, state.evaluator, state.best)

@@ -105,7 +105,8 @@ class LinearOperator(Operator):
             waves.append(wave.reshape(-1, *([1] * d), n, *([1] * (ndim - d - 1))).expand(-1, *spatial))
         x = torch.stack(waves).flatten(0, 1)[None]
         axes = tuple(range(2, ndim + 2))
-        return (self.forward(x).square().mean(axes) / x.square().mean(axes)).unflatten(1, (ndim, len(omega)))
+        powers = self.forward(x).square().mean(axes) / x.square().mean(axes)
+        return powers.reshape(len(powers), ndim, len(omega))
 
     def white_gain(self, spatial: Sequence[int], like: Tensor) -> Tensor:
         """Return the mean variance **[b]** of white noise of unit variance after the operator, `trace(A A') / n`.

@@ -38,7 +38,8 @@ class Convolution(LinearOperator):
 
     def _transfer(self, padded: Sequence[int], like: Tensor) -> Tensor:
         kernel = self.kernel.to(like)
-        return torch.fft.rfftn(kernel, s=tuple(padded), dim=tuple(range(1, kernel.ndim)))[:, None]
+        transfer: Tensor = torch.fft.rfftn(kernel, s=tuple(padded), dim=tuple(range(1, kernel.ndim)))[:, None]
+        return transfer
 
     def _extension(self, spatial: Sequence[int], device: torch.device) -> list[Tensor]:
         if self.kernel.ndim - 1 != len(spatial):
@@ -51,8 +52,10 @@ class Convolution(LinearOperator):
         for d, index in enumerate(self._extension(spatial, x.device)):
             x = x.index_select(d + 2, index)
         dims, padded = tuple(range(2, x.ndim)), x.shape[2:]
-        y = torch.fft.irfftn(torch.fft.rfftn(x, dim=dims) * self._transfer(padded, x), s=padded, dim=dims)
-        return y[(..., *(slice(p - n, None) for p, n in zip(padded, spatial, strict=True)))]
+        y: Tensor = torch.fft.irfftn(torch.fft.rfftn(x, dim=dims) * self._transfer(padded, x), s=padded, dim=dims)
+        for d, n in enumerate(spatial):
+            y = y.narrow(d + 2, padded[d] - n, n)
+        return y
 
     def adjoint(self, y: Tensor, spatial: Sequence[int] | None = None) -> Tensor:
         """Apply the transpose to `y` **[B, C, *spatial]**."""
@@ -62,7 +65,7 @@ class Convolution(LinearOperator):
         widths = [w for p, n in reversed(list(zip(padded, shape, strict=True))) for w in (p - n, 0)]
         dims = tuple(range(2, y.ndim))
         spectrum = torch.fft.rfftn(torch.nn.functional.pad(y, widths), dim=dims)
-        x = torch.fft.irfftn(spectrum * self._transfer(padded, y).conj(), s=padded, dim=dims)
+        x: Tensor = torch.fft.irfftn(spectrum * self._transfer(padded, y).conj(), s=padded, dim=dims)
         for d, index in enumerate(extension):
             x = x.new_zeros((*x.shape[: d + 2], shape[d], *x.shape[d + 3 :])).index_add(d + 2, index, x)
         return x

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medfuse.about import NOTICE, __version__
 from medfuse.errors import BundleError, known_error
@@ -24,20 +24,17 @@ from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.layout import case_homes
 from medfuse.report import warnings
 
-if TYPE_CHECKING:
-    from medfuse.pipeline.workflow import Workflow
-
 TABLE = "cases.tsv"
 COLUMNS = ("case", "state", "seconds", "warnings", "message")
 _SIDECAR = "suv.json"  # beside DICOM files, it changes what they say
 
 
-def fingerprint(item: Mapping[str, Any], workflow: Workflow, *, names: Sequence[str] = ()) -> dict[str, Any]:
+def fingerprint(item: Mapping[str, Any], basis: Mapping[str, str], *, names: Sequence[str] = ()) -> dict[str, Any]:
     """Return all that a result depends on: hashes of inputs, configuration and weights, and the version.
 
     Args:
         item: The case.
-        workflow: What fuses it.
+        basis: What a workflow's results depend on, see `Workflow.basis`.
         names: Names that go into its outputs.
 
     Raises:
@@ -48,9 +45,7 @@ def fingerprint(item: Mapping[str, Any], workflow: Workflow, *, names: Sequence[
     fields |= {"names": list(names)} if names else {}
     return {
         "medfuse": __version__,
-        "configuration": workflow.configuration,
-        "device": workflow.device.type,
-        "weights": sha256(workflow.weights),
+        **basis,
         "inputs": inputs,
         "fields": hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest(),
     }

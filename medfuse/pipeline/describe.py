@@ -1,0 +1,140 @@
+"""What a source is: its header is checked and its hash noted before it is read, and the hash holds after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey, ensure_tuple_rep
+
+from medfuse.errors import BundleError
+from medfuse.io import check_nifti_header, is_nifti, open_series, require_one_person, require_volume
+from medfuse.pipeline.facts import series_sha256, sha256
+
+
+class DescribeSourcesd(MapTransform):
+    """Check the header of each source, note its hash, `<key>_sha256`, and choose its series where it is DICOM.
+
+    Of a NIfTI, `<key>_placement` notes what its header says of the place, see `medfuse.io.placement`, as JSON.
+    A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
+    only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
+    one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
+    whatever is written; `one_study` notes whether they are of one study.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        modality: str | Sequence[str | None] | None = None,
+        strict: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Make the transform.
+
+        Args:
+            keys: Keys of the sources' paths.
+            modality: DICOM modality of each: CT, MR, PT, or None for any; one for all keys or one for each.
+            strict: Refuse a NIfTI whose sform and qform disagree.
+            allow_missing_keys: Pass keys that a case has not.
+        """
+        super().__init__(keys, allow_missing_keys)
+        self.strict = strict
+        self.modalities = ensure_tuple_rep(modality, len(self.keys))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the notes.
+
+        Raises:
+            BundleError: If a NIfTI is not there, or a case names a unit for DICOM, whose headers say it.
+            ImageError: If a NIfTI cannot be used by its header, or is too large, or a source has a format that is not
+                read.
+            GeometryError: If the geometry of a NIfTI makes no sense, or, if strict, is not one.
+            DicomError: If a DICOM source is not one usable series, or two are of two patients.
+        """
+        result, found = dict(data), {}
+        for key, modality in self.key_iterator(result, self.modalities):
+            case, path = result.get("case"), Path(str(result[key]))
+            if is_nifti(path):
+                if not path.is_file():
+                    raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
+                result[f"{key}_placement"] = json.dumps(check_nifti_header(path, strict=self.strict).placement)
+                result[f"{key}_sha256"] = sha256(path)
+                continue
+            require_volume(path)
+            if f"{key}_unit" in result:
+                raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
+            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
+            result[f"{key}_sha256"] = series_sha256(series.files)
+            result[key] = tuple(str(file) for file in series.files)
+            result[f"{key}_files"] = "\0".join(result[key])
+        require_one_person(found)
+        if len(found) > 1:
+            result["one_study"] = len({series.study for series in found.values()}) == 1
+        return result
+
+
+class VerifySourcesd(MapTransform):
+    """Raise unless each source still has the hash that `DescribeSourcesd` noted of it: it was read in between."""
+
+    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
+        """Make the transform.
+
+        Args:
+            keys: Keys of loaded sources.
+            allow_missing_keys: Pass keys that a case has not.
+        """
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data.
+
+        Raises:
+            BundleError: If a file is another now, or gone.
+        """
+        for key in self.key_iterator(data):
+            noted = data.get(f"{key}_files")
+            try:
+                if noted:
+                    digest = series_sha256(str(noted).split("\0"))
+                else:
+                    digest = sha256(str(data[key].meta[ImageMetaKey.FILENAME_OR_OBJ]))
+                same = digest == data[f"{key}_sha256"]
+            except OSError:
+                same = False
+            if not same:
+                raise BundleError(
+                    f"{key} of case {data.get('case')} must stay as it is while it is read, got other content in the "
+                    "meantime; wait until it is complete, and run the case again."
+                )
+        return dict(data)
+
+
+def require_same_sources(folder: Path, item: Mapping[str, Any]) -> None:
+    """Raise where a folder holds the results of other images: under a name that nobody chose, they are of anybody.
+
+    Args:
+        folder: Of the results of the case.
+        item: The case, with the paths of its sources.
+
+    Raises:
+        MedfuseError: It does, or the sources cannot be read.
+    """
+    sidecar = folder / f"{item['case']}.json"
+    if not sidecar.exists():
+        return
+    described: Callable[[Any], dict[Hashable, Any]] = DescribeSourcesd(keys=("mri", "pet"), modality=("MR", "PT"))
+    now = described(item)
+    try:
+        before = {key: source["sha256"] for key, source in json.loads(sidecar.read_text("utf-8"))["sources"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        before = {}  # nobody can say of what
+    if before != {key: now[f"{key}_sha256"] for key in ("mri", "pet")}:
+        raise BundleError(
+            f"OUT must hold no results of other images under the name {item['case']}, got some; name this case with "
+            "--case, or choose another OUT."
+        )

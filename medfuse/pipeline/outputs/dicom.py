@@ -1,0 +1,139 @@
+"""A case as DICOM: which series, by which source they are filed, in which unit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medfuse.errors import DicomError
+from medfuse.pipeline.facts import DIMENSIONLESS
+from medfuse.pipeline.result import CaseResult
+
+if TYPE_CHECKING:
+    from medfuse.io.dicom.write import Derivation, SourceReference
+
+
+@dataclass(frozen=True)
+class Filing:
+    """How the series of a case are filed.
+
+    Attributes:
+        derivation: Where they come from.
+        origin: Source in whose study the fused series are: that with the grid, where it was DICOM.
+        pet: Source in whose study the restored PET is.
+    """
+
+    derivation: Derivation
+    origin: SourceReference
+    pet: SourceReference | None
+
+
+def write_dicom(result: CaseResult, folder: Path) -> None:
+    """Write restored PET, fused volume and colour fusion as DICOM series, where a source was DICOM.
+
+    Each of `SERIES` is a folder under `folder`. All lie in the frame of reference of the source with the grid; the
+    fused series belong to its study, the restored PET to the PET's.
+
+    Args:
+        result: The case.
+        folder: Folder of its series.
+
+    Raises:
+        DicomError: If the sources are not of one patient, or DICOM cannot hold the result.
+    """
+    if not any(result.files):
+        return
+    filing = _filing(result)
+    for name, write in SERIES.items():
+        write(result, folder / name, filing)
+
+
+def _restored(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the restored PET: as the classic PET image that its source was, else as a Parametric Map."""
+    from medfuse.io.dicom import write
+
+    pet, unit, volume = filing.pet, result.units[1], result.restored[1].numpy()
+    if pet is not None and pet.is_classic_pet:
+        units, suv_type = write.pet_units(result.record["sources"][result.names[1]]["suv"])
+        write.write_pet(
+            folder, volume, result.affine, filing.derivation,
+            pet=pet, units=units, suv_type=suv_type, window=result.window,
+        )  # fmt: skip
+    else:
+        write.write_parametric_map(
+            folder, volume, result.affine, filing.derivation, origin=pet or filing.origin, name=folder.name,
+            explanation=f"restored PET, {unit}", unit=write.ucum(unit), window=result.window,
+        )  # fmt: skip
+
+
+def _fused(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the fused volume as a Parametric Map."""
+    from medfuse.io.dicom import write
+
+    write.write_parametric_map(
+        folder, result.fused.numpy(), result.affine, filing.derivation,
+        origin=filing.origin, name=folder.name, explanation=f"fused, {DIMENSIONLESS}",
+    )  # fmt: skip
+
+
+def _color(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the colour fusion as a series, a file for each slice."""
+    from medfuse.io.dicom import write
+
+    write.write_color_series(folder, result.rgb, result.affine, filing.derivation, origin=filing.origin)
+
+
+def _color_multiframe(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the colour fusion as one file."""
+    from medfuse.io.dicom import write
+
+    write.write_color_multiframe(folder, result.rgb, result.affine, filing.derivation, origin=filing.origin)
+
+
+SERIES: dict[str, Callable[[CaseResult, Path, Filing], None]] = {
+    "pet_restored": _restored,
+    "fused": _fused,
+    "fused_rgb": _color,
+    "fused_rgb_multiframe": _color_multiframe,
+}
+"""What is written as DICOM, by the name of the series and of its folder."""
+
+
+def _filing(result: CaseResult) -> Filing:
+    """Read how the sources are filed.
+
+    Raises:
+        DicomError: If they are not of one patient.
+    """
+    from medfuse.io.dicom import write  # half a second of imports, which not every case needs
+
+    read = [write.read_reference(files) if files else None for files in result.files]
+    sources = tuple(source for source in read if source is not None)
+    if len({source.patient for source in sources if source.patient}) > 1:  # files may have changed since they were read
+        raise DicomError("PET and MRI must be of one patient for DICOM output, got two PatientIDs; do without it.")
+    key = _identity(result)
+    grid = read[result.names.index(result.record["reference"]["source"])]
+    registration = result.record["registration"]
+    world = (grid or sources[0]).frame_of_reference
+    if grid is None and registration and registration["performed"] and registration["accepted"]:
+        world = ""  # that of a NIfTI, which has no name
+    derivation = write.Derivation(sources, world or write.make_uid(key, "world"), key, result.deidentified)
+    return Filing(derivation, grid or sources[0], read[1])
+
+
+def _identity(result: CaseResult) -> str:
+    """Return a hash of inputs, configuration and results, which is the same when a run is repeated."""
+    record = result.record
+    names = ("versions", "weights_sha256", "steps", "settings", "degradation", "reference")
+    known = {name: record[name] for name in names}
+    inputs = [record["sources"][name]["sha256"] for name in result.names]
+    digest = hashlib.sha256(json.dumps([known, inputs, result.palette, [result.deidentified]], sort_keys=True).encode())
+    for volume in (result.fused.numpy(), result.restored[1].numpy(), result.rgb, result.affine):
+        digest.update(np.ascontiguousarray(volume).tobytes())
+    return digest.hexdigest()

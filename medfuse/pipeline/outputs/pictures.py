@@ -1,0 +1,67 @@
+"""The pictures of a case, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medfuse.pipeline.result import CaseResult
+from medfuse.report import degradation_name, save_mosaic, save_preview, save_report
+
+
+def write_mosaic(result: CaseResult, path: Path) -> None:
+    """Draw sources, restored, fused and colour fusion in three planes."""
+    save_mosaic(
+        path,
+        fused=result.fused,
+        weight=result.weight,
+        units=result.units,
+        title=result.case,
+        notes=_notes(result.record),
+        **_shown(result),
+    )
+
+
+def write_preview(result: CaseResult, path: Path) -> None:
+    """Draw the small picture that stands for the case on the page over all cases."""
+    save_preview(path, **_shown(result))
+
+
+def write_report(result: CaseResult, path: Path) -> None:
+    """Write the report of a case: one HTML file that opens offline."""
+    save_report(
+        path,
+        record=result.record,
+        fused=result.fused,
+        weight=result.weight,
+        residuals=result.residuals,
+        before=result.before,
+        **_shown(result),
+    )
+
+
+def _shown(result: CaseResult) -> dict[str, Any]:
+    """Return what every picture shows."""
+    return {
+        "sources": result.sources,
+        "restored": result.restored,
+        "rgb": result.rgb,
+        "affine": result.affine,
+        "pet_window": result.window,
+        "palette": result.palette,
+    }
+
+
+def _notes(record: Mapping[str, Any]) -> list[str]:
+    steps = "" if record["steps"] is None else f", {record['steps']} steps"
+    notes = [f"Degradation: {degradation_name(record['degradation'])}{steps}"]
+    chi2 = {k.upper(): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
+    if chi2:
+        notes.append("Residual chi-square: " + ", ".join(f"{k} {v:.2f}" for k, v in chi2.items()))
+    registration = record["registration"]
+    if isinstance(registration, Mapping) and not registration.get("accepted", True):
+        notes.append("Warning: registration was not accepted; the images were fused as they lay.")
+    elif isinstance(registration, Mapping) and registration.get("warnings"):
+        notes.append(f"Warning: registration: {'; '.join(registration['warnings'])}.")
+    return notes

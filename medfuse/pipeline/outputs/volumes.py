@@ -1,0 +1,35 @@
+"""The volumes of a case, as NIfTI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medfuse.io import write_nifti, write_rgb_nifti
+from medfuse.pipeline.facts import DIMENSIONLESS
+from medfuse.pipeline.result import CaseResult
+from medfuse.transforms import BIAS_FIELD
+
+
+def write_fused(result: CaseResult, path: Path) -> None:
+    """Write the fused volume."""
+    write_nifti(path, result.fused, result.affine, unit_description=DIMENSIONLESS)
+
+
+def write_restored(result: CaseResult, path: Path, *, source: int) -> None:
+    """Write a restored source in its unit; the second with the ends of its display window."""
+    unit, low, high = result.units[source], *result.window
+    if result.record["sources"][result.names[source]].get(BIAS_FIELD):
+        unit = f"{unit}, bias field removed"
+    limits: dict[str, Any] = {} if source == 0 else {"cal_min": low, "cal_max": high}
+    write_nifti(path, result.restored[source], result.affine, unit_description=unit, **limits)
+
+
+def write_weight(result: CaseResult, path: Path) -> None:
+    """Write the weight of source 1 in the fusion."""
+    write_nifti(path, result.weight, result.affine, unit_description=f"weight of {result.names[0]}, 0 to 1")
+
+
+def write_color(result: CaseResult, path: Path) -> None:
+    """Write the colour fusion."""
+    write_rgb_nifti(path, result.rgb, result.affine)

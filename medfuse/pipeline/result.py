@@ -1,0 +1,53 @@
+"""A fused case, before anything is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CaseResult:
+    """A fused case, ready to be written: volumes **[X, Y, Z]** on the reference grid, and their record.
+
+    Attributes:
+        case: Its name.
+        names: Names of the sources, such as `mri` and `pet`.
+        affine: **[4, 4]**, voxel index to RAS mm.
+        units: Units of the sources.
+        sources: Both as given, each in its unit.
+        restored: Both restored, each in its unit.
+        fused: Normalised, dimensionless.
+        weight: Weight of source 1 in the fusion, 0..1.
+        window: Ends of the display window of source 2, in its unit.
+        palette: Palette of source 2.
+        rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
+        record: What the JSON sidecar holds.
+        files: DICOM files of each source; none for a NIfTI.
+        residuals: What each restoration leaves of its data, in standard deviations of the noise, float16: to look at;
+            None where nothing happened to it.
+        deidentified: Leave blank what names the patient, wherever it would be written.
+        before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
+            registration, or where it lay outside the grid.
+    """
+
+    case: str
+    names: tuple[str, str]
+    affine: np.ndarray
+    units: tuple[str, str]
+    sources: tuple[Tensor, Tensor]
+    restored: tuple[Tensor, Tensor]
+    fused: Tensor
+    weight: Tensor
+    window: tuple[float, float]
+    palette: str
+    rgb: np.ndarray
+    record: dict[str, Any]
+    files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    residuals: tuple[Tensor | None, Tensor | None] = (None, None)
+    deidentified: bool = False
+    before: Callable[[], Tensor | None] = lambda: None
