@@ -56,7 +56,7 @@ def estimate_file(
     records = records_of(found.estimates)["source1"]
     if kind == "function" and across is not None:
         spacing = affine_to_spacing(volume.affine).tolist()
-        noise = coloured_noise(volume.as_tensor()[0].numpy(), spacing)
+        noise = coloured_noise(np.asarray(volume)[0], spacing)
         records[-1] |= {"coloured": noise and noise.record, "rests_on": _told(noise)}
     return records
 
