@@ -49,7 +49,7 @@ def estimate_file(
         reader = VolumeReader(modality=_MODALITY.get(kind), suv="none", nonfinite=nonfinite, strict=strict)
         with unwrapped():
             volume = LoadImage(reader=reader, ensure_channel_first=True)(path)
-        planes = ScaleIntensityAffine()(volume)[0].as_tensor()
+        planes = ScaleIntensityAffine()(volume)[0].as_subclass(torch.Tensor)
         across = _SLICED
     spec = parse_degradation({"version": 1, "source1": "auto"})
     found = estimate(spec, torch.stack([planes, planes]), (kind, kind), cut=across is None, across=across)
