@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +25,17 @@ from medfuse.bundles import (
     bundle_metadata,
     bundle_modalities,
     bundle_names,
-    case_keys,
     load_spec,
     preset_names,
     share_dir,
     source_keys,
 )
+from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
+from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
-
-    from medfuse.io.modalities import Modality
 
 
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
@@ -51,8 +48,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if args is None else list(args)
     options = _parser(named_bundle(words)).parse_args(words)
-    _quieten()
-    _show_warnings()
+    quieten()
+    show_warnings()
     try:
         check_arguments(options)
         code = options.run(options)
@@ -255,8 +252,7 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    every = options.all or options.bundle != DEFAULT_BUNDLE
-    chosen = cases if every else [c for c in cases if c["case"] == "sts_case"]
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
     _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
 
 
@@ -305,7 +301,7 @@ def _batch(options: argparse.Namespace) -> int:
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
-    keys, labels = case_keys(options.bundle), (options.participant_label, options.session_label)
+    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
     found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
@@ -451,34 +447,6 @@ def _device(name: str) -> torch.device:
         return pick_device(name)
     except MedfuseError as error:
         raise MedfuseError(f"--{error}") from error
-
-
-class _Console(logging.Handler):
-    """A line on stderr for each warning, above a bar of progress where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"medfuse: warning: {record.getMessage()}", file=sys.stderr)
-
-
-def _show_warnings() -> None:
-    """Print what the package warns of while it works."""
-    logger = logging.getLogger("medfuse")
-    if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console(logging.WARNING))
-
-
-def _quieten() -> None:
-    """Silence what MONAI and torch say on every run about their own affairs."""
-    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
-        # a filter, since MONAI sets the level when it is imported
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
-    # what stopped a run is said by `main`, or by its traceback
-    engine = logging.getLogger("ignite.engine.engine.SupervisedEvaluator")
-    engine.addFilter(lambda record: "terminating due to exception" not in record.getMessage())
 
 
 if __name__ == "__main__":

@@ -37,13 +37,7 @@ class Finish:
         """Number of steps of the balance that are taken."""
         return 0 if self.rule == "convex" else self.balance
 
-    def __call__(self, fused: Tensor, sources: Sequence[Tensor], weight: Tensor) -> Tensor:
-        """Return the finished image.
-
-        Args:
-            fused: As the network and the corrections left it, **[B, 1, H, W]**.
-            sources: Both restored sources, of that shape.
-            weight: Weight m of source 1, of that shape.
-        """
-        fused = fusion_rule(self.rule)(sources[0], sources[1], Evidence(fused, weight))
+    def __call__(self, sources: Sequence[Tensor], evidence: Evidence) -> Tensor:
+        """Return the fused image **[B, 1, H, W]** of both restored sources, of that shape."""
+        fused = fusion_rule(self.rule)(sources[0], sources[1], evidence)
         return balanced(fused, torch.cat(list(sources), 1), steps=self.steps) if self.steps else fused

@@ -17,15 +17,17 @@ from medfuse.errors import DegradationError, GeometryError
 
 
 class Evidence(NamedTuple):
-    """What a rule may know beside the restored sources; each **[B, 1, *spatial]**.
+    """What a rule may know beside the restored sources.
 
     Attributes:
-        predicted: The fused image as the network and the corrections left it.
-        weight: The learned weight m of source 1, 0..1.
+        predicted: The fused image as the network and the corrections left it, **[B, 1, *spatial]**.
+        weight: The learned weight m of source 1, 0..1, **[B, 1, *spatial]**.
+        std: Predicted standard deviation of the error of each restored source, **[B, 2, *spatial]**.
     """
 
     predicted: Tensor
     weight: Tensor
+    std: Tensor
 
 
 class FusionRule(Protocol):
@@ -60,7 +62,10 @@ class TwoScale:
 
     Where one source is empty, the other comes back; where the anatomy is flat, f grows with the uptake. f may leave the
     range of the sources at a place by their own details. It is the same for any batch, and an image is continued by
-    half-sample reflection. The weight of the evidence is not used: a learned activity can take the place of w.
+    half-sample reflection.
+
+    Of the evidence, the prediction tells what is empty: where it is black, what is left of the noise is not shown, as
+    far as the predicted error of the sources explains it. The learned weight is not used.
 
     Attributes:
         exponent: `p`, at least 1: 1 adds the bases, infinity takes the higher one.
@@ -95,7 +100,7 @@ class TwoScale:
         Args:
             source1: Anatomy, **[..., H, W]** of any size, 0..1 the full range.
             source2: Function, of the same shape.
-            evidence: Not used.
+            evidence: What tells noise in the dark from signal; None: everything is shown.
 
         Returns:
             Of the dtype of `source1`; computed in float32 or better.
@@ -125,12 +130,17 @@ class TwoScale:
         both = (energy[0] + energy[1]).clamp_min(torch.finfo(dtype).tiny)
         detail = detail[0] - self.soft * hot * fine[0] + (1 - self.masking * active) * detail[1]
         detail = detail - self.choice * (energy[1] * fine[0] + energy[0] * fine[1]) / both
-        return (whole + detail).to(source1.dtype)
+        fused = whole + detail
+        if evidence is not None:
+            fused = _without_noise_in_the_dark(fused, evidence)
+        return fused.to(source1.dtype)
 
 
 _BASE, _FINE, _ACTIVITY, _ENERGY = 3.5, 1.0, 4.0, 1.5  # px, std of the windows
 _DEVIATIONS = 3.0
 _RADIUS = 4.0  # of a window, in its standard deviations
+_BLACK, _NOT_BLACK = 0.5 / 255, 1.5 / 255  # levels of the prediction
+_EXPLAINED = 3.0  # standard deviations of an error that noise explains
 
 RULES: dict[str, FusionRule] = {"two_scale": TwoScale(), "convex": convex, "predicted": predicted}
 """The words of the configurations, and the rule of each."""
@@ -166,6 +176,13 @@ def smoothed(x: Tensor, std: float) -> Tensor:
         for k in range(1, radius + 1):
             x = x.add_(wide.narrow(axis, radius - k, n) + wide.narrow(axis, radius + k, n), alpha=weights[k])
     return x
+
+
+def _without_noise_in_the_dark(fused: Tensor, evidence: Evidence) -> Tensor:
+    """Set to 0 what is predicted to be black and within the error; from there to twice the error, ever less of it."""
+    black = ((_NOT_BLACK - evidence.predicted) / (_NOT_BLACK - _BLACK)).clamp(0, 1)
+    error = _EXPLAINED * evidence.std.square().sum(1, keepdim=True).sqrt()
+    return fused - black * torch.minimum(fused, 2 * error - fused).clamp_min(0)
 
 
 def _norm(x: Tensor, y: Tensor, exponent: float) -> Tensor:

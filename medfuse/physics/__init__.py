@@ -9,7 +9,7 @@ from medfuse.physics.models.source import SourceModel
 from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.observation import JointObservation, bind
+from medfuse.physics.observation import Agreement, JointObservation, bind
 from medfuse.physics.operators import (
     Composition,
     Convolution,
@@ -34,6 +34,7 @@ from medfuse.physics.specification import parse_degradation
 
 __all__ = [
     "CORRECTIONS",
+    "Agreement",
     "AveragedNoise",
     "Composition",
     "Convolution",

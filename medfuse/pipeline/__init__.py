@@ -9,12 +9,12 @@ from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restor
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_same_sources
 from medfuse.pipeline.estimate import estimate_file
-from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
+from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, sha256, versions
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images
 from medfuse.pipeline.ledger import case_warnings
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
-from medfuse.pipeline.result import CaseResult
+from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -26,9 +26,9 @@ __all__ = [
     "Fusion",
     "Output",
     "SaveFusiond",
+    "SourceAgreement",
     "VerifySourcesd",
     "Workflow",
-    "agreements",
     "case_warnings",
     "collect",
     "estimate_file",

@@ -58,6 +58,7 @@ class Fusion:
         degradation: Mapping[str, Any] | str | None = None,
         steps: int | None = None,
         misfit: bool = False,
+        agreement: bool = False,
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
@@ -65,7 +66,14 @@ class Fusion:
         """
         spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
         with torch.no_grad():
-            return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
+            return self.inferer(
+                image.to(self.device),
+                self.network,
+                degradation=spec,
+                steps=steps,
+                misfit=misfit,
+                agreement=agreement,
+            )
 
 
 def load_fusion(bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto") -> Fusion:

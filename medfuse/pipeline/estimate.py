@@ -49,14 +49,14 @@ def estimate_file(
         reader = VolumeReader(modality=_MODALITY.get(kind), suv="none", nonfinite=nonfinite, strict=strict)
         with unwrapped():
             volume = LoadImage(reader=reader, ensure_channel_first=True)(path)
-        planes = ScaleIntensityAffine()(volume)[0].as_subclass(torch.Tensor)
+        planes = torch.as_tensor(ScaleIntensityAffine()(volume)[0]).as_subclass(torch.Tensor)
         across = _SLICED
     spec = parse_degradation({"version": 1, "source1": "auto"})
     found = estimate(spec, torch.stack([planes, planes]), (kind, kind), cut=across is None, across=across)
     records = records_of(found.estimates)["source1"]
     if kind == "function" and across is not None:
         spacing = affine_to_spacing(volume.affine).tolist()
-        noise = coloured_noise(np.asarray(volume)[0], spacing)
+        noise = coloured_noise(volume.as_tensor()[0].numpy(), spacing)
         records[-1] |= {"coloured": noise and noise.record, "rests_on": _told(noise)}
     return records
 

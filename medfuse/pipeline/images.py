@@ -33,9 +33,9 @@ from medfuse.io import (
     write_json,
 )
 from medfuse.io.images import Bits
-from medfuse.physics import Degradation, Downsample, JointDegradation, parse_degradation, replicate
+from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
-from medfuse.pipeline.facts import agreements, fidelity, noise_of_data, sha256, stated, versions
+from medfuse.pipeline.facts import fidelity, noise_of_data, sha256, stated, versions
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 
 _KINDS = ("source1", "source2", "fused", "weight")
@@ -44,7 +44,7 @@ _RECORD = "images.json"
 _SUFFIXES = (".png", ".npy")  # of what is written
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
-_FINDINGS = {"blur": "proven_blur", "converged": "converged"}  # by the inferer's name
+_FINDINGS = ("proven_blur", "converged", "chi2")  # what the inferer says of each source
 _BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
@@ -110,9 +110,10 @@ def fuse_images(
     findings: list[dict[str, Tensor]] = []  # of the group
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
-        result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
+        options = {"steps": steps, "agreement": not chroma, **chroma}
+        result = fusion.inferer(image, fusion.network, degradation=what, **options)
         if not chroma:
-            findings.append({key: result[name] for key, name in _FINDINGS.items()})  # no image of it stays
+            findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
@@ -140,8 +141,7 @@ def fuse_images(
         (proven,) = findings
         findings.clear()
         for i, pair in enumerate(group):
-            told = {key: values[i].flatten().cpu() for key, values in proven.items()}
-            found = _warnings(pair, what, told, told_of, [fused[kind][i] for kind in _KINDS[:2]])
+            found = _warnings(pair, what, {name: values[i].tolist() for name, values in proven.items()}, told_of)
             warnings += found
             for text in found:
                 _logger.warning("%s", text)
@@ -221,30 +221,28 @@ class _ImagePair:
 def _warnings(
     pair: _ImagePair,
     what: JointDegradation,
-    proven: Mapping[str, Tensor],
+    proven: Mapping[str, Sequence[float]],
     degradation: Mapping[str, Any] | str | None,
-    restored: Sequence[Tensor],
 ) -> list[str]:
     """Return what to warn of about a pair that was restored, by the findings of cases.
 
     Args:
         pair: Its images are read again.
         what: What happened to them.
-        proven: What their data proved, **[2]** each, see `medfuse.pipeline.agreements`.
+        proven: What the inferer found, of both sources each.
         degradation: As it was stated.
-        restored: Both restored, **[H, W]** or **[H, W, 3]**.
     """
     if not any(part.steps for part in what):
         return []
     sources = {}
-    for n, (image, part, output) in enumerate(zip(pair.read(), what, restored, strict=True), start=1):
+    for n, (image, part) in enumerate(zip(pair.read(), what, strict=True)):
         data = part.observed(_grey(image)[None, None])[0, 0].numpy()
-        share, converged = float(proven["blur"][n - 1]), bool(proven["converged"][n - 1])
-        sources[f"source {n} of {pair.name}"] = {
+        share, converged, chi2 = (proven[name][n] for name in _FINDINGS)
+        sources[f"source {n + 1} of {pair.name}"] = {
             "narrowed_blur": share if share < 1 else None,
-            "solve_converged": converged if part.steps else None,
+            "solve_converged": bool(converged) if part.steps else None,
             "noise": noise_of_data(torch.from_numpy(noise_profile(data)), part) if part.noises else None,
-            "residual_chi2": _chi2(image, output, part, share),
+            "residual_chi2": chi2 if part.steps and image.ndim == 2 else None,  # of colour, it is that of the luma
         }
     return restoration_warnings({"sources": sources, "degradation": degradation})
 
@@ -252,16 +250,6 @@ def _warnings(
 def _grey(image: Tensor) -> Tensor:
     """Return an image **[H, W]**; of one in colour its green, as each channel has the stated noise."""
     return image if image.ndim == 2 else image[..., 1]
-
-
-def _chi2(image: Tensor, restored: Tensor, part: Degradation, share: float) -> float | None:
-    """Return the chi-square of a restored grey image; None where nothing happened to it, or it is in colour."""
-    if image.ndim == 3 or not part.steps:
-        return None
-    y, x = (torch.stack([v, v])[None] for v in (image, restored))
-    findings = {"blur": torch.tensor([1.0, share]), "converged": torch.ones(2)}
-    _, found = agreements(y, x, JointDegradation(Degradation(), part), findings)
-    return found.chi2 if found else None
 
 
 def _clear(out: Path) -> None:

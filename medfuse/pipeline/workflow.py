@@ -203,7 +203,7 @@ def fuse(
         MedfuseError: The pair cannot be fused, or the sources are not those that the bundle takes.
     """
     keys = case_keys(bundle)
-    given = {"pet": pet, "mri": mri, "pet_unit": pet_unit, **sources}
+    given = dict(pet=pet, mri=mri, pet_unit=pet_unit, **sources)
     given = {name: str(value) for name, value in given.items() if value}
     fields = (*keys, *(f"{key}_unit" for key in keys))
     if not set(keys) <= set(given) <= set(fields):
