@@ -30,7 +30,7 @@ from medfuse.physics.operators import (
 from medfuse.physics.replication import replicate, unreplicate
 from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
-from medfuse.physics.specification import parse_degradation
+from medfuse.physics.specification import NativeSource, parse_degradation, parse_native
 
 __all__ = [
     "CORRECTIONS",
@@ -59,6 +59,7 @@ __all__ = [
     "Mask",
     "MissingSlices",
     "MotionBlur",
+    "NativeSource",
     "Noise",
     "Operator",
     "Paper",
@@ -81,6 +82,7 @@ __all__ = [
     "correction",
     "fit",
     "parse_degradation",
+    "parse_native",
     "replicate",
     "sigma_map",
     "unreplicate",

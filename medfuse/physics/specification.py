@@ -23,7 +23,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,8 +34,10 @@ from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNois
 from medfuse.physics.operators.base import Gamma, LinearOperator
 from medfuse.physics.operators.blur import Downsample, GaussianBlur
 from medfuse.physics.operators.convolution import MotionBlur
+from medfuse.physics.scanner_noise import ScannerNoise
 
 SPEC_VERSION = 1
+_WIDEST_PSF = 20.0  # mm, beyond all scanners
 Parsed = LinearOperator | Noise | Unknown | Gamma
 AUTO = "auto"
 """Stands for what is to be estimated."""
@@ -91,12 +93,85 @@ def parse_degradation(
     sources = []
     for i, name in enumerate(("source1", "source2")):
         steps = spec.get(name) or []
+        if isinstance(steps, Mapping) and "grid" in steps:  # a PET as its scanner measured it
+            raise DegradationError(
+                f"`grid: native` of `{name}` must be restored from Python (`medfuse.volumes.restore_volume`), got "
+                "it for a fusion; state its steps as a list there."
+            )
         steps = [{"blur": AUTO}, {"noise": AUTO}] if steps == AUTO else steps
         if not isinstance(steps, Sequence) or isinstance(steps, str):
             raise DegradationError(f"`{name}` must be a list of steps, or `{AUTO}`, got {_short(steps)}.")
         context = _Context(name, None if spacing is None else spacing[i], None if scale is None else scale[i])
         sources.append(_in_order([_parse_step(step, context) for step in steps], floor, name))
     return JointDegradation(*sources)
+
+
+class NativeSource(NamedTuple):
+    """A PET as its scanner measured it.
+
+    Attributes:
+        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm.
+        noise: Its noise, in its unit.
+    """
+
+    psf_fwhm_mm: tuple[float, float, float]
+    noise: ScannerNoise
+
+
+def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: float | None = None) -> NativeSource:
+    """Read what is said of a volume on its scanner's own grid.
+
+    `{grid: native, psf: {fwhm_mm: [6, 6, 5]}, noise: {kind: poisson, sigma: 0.1, unit: input, fwhm_mm: [5, 5, 4]}}`
+
+    Args:
+        values: As above. `sigma` of Poisson-like noise is the std where the signal is one unit: of the file with
+            `unit: input`, of full range with `unit: fraction`, the default. `fwhm_mm` of the noise is 0, white, by
+            default; one number stands for all three axes.
+        source: Its name, for errors.
+        scale: Full range of the source in its unit; needed for `unit: fraction`.
+
+    Raises:
+        DegradationError: A key that is unknown or missing, a value that makes no sense.
+    """
+    context = _Context(source, None, scale)
+    if not isinstance(values, Mapping):
+        raise DegradationError(f"`{source}` on its own grid must be a mapping, got {_short(values)}.")
+    given = _take(dict(values), source, context, grid=..., psf=..., noise=...)
+    if given["grid"] != "native":
+        raise DegradationError(f"`grid` of `{source}` must be `native`, got {_short(given['grid'])}; write it so.")
+    for name in ("psf", "noise"):
+        if not isinstance(given[name], Mapping):
+            raise DegradationError(f"`{name}` of `{source}` must be a mapping, got {_short(given[name])}.")
+    psf = _per_axis(_take(dict(given["psf"]), "psf", context, fwhm_mm=...)["fwhm_mm"], context)
+    if min(psf) <= 0 or max(psf) > _WIDEST_PSF:
+        raise DegradationError(
+            f"`fwhm_mm` of the psf of `{source}` must be above 0 and at most {_WIDEST_PSF:g} mm, got "
+            f"{_short(list(psf))}; check the unit."
+        )
+    noise = _take(dict(given["noise"]), "noise", context, kind="gaussian", sigma=..., unit="fraction", fwhm_mm=0.0)
+    if noise["unit"] not in ("fraction", "input"):
+        raise DegradationError(
+            f"`unit` of the noise of `{source}` must be `fraction` or `input`, got {_short(noise['unit'])}."
+        )
+    found = ScannerNoise(_number(noise["sigma"], "sigma", context), noise["kind"], _per_axis(noise["fwhm_mm"], context))
+    if noise["unit"] == "input":
+        return NativeSource(psf, found)
+    if scale is None or not 0 < scale < math.inf:
+        raise DegradationError(
+            f"noise of `{source}` with `unit: fraction` must come with the source's range, which is not known here; "
+            "use `unit: input`."
+        )
+    return NativeSource(psf, found.scaled(1 / scale))
+
+
+def _per_axis(value: Any, context: _Context) -> tuple[float, float, float]:
+    numbers = _numbers(value, "fwhm_mm", context)
+    several = numbers if isinstance(numbers, list) else [numbers] * 3
+    if len(several) != 3 or not all(math.isfinite(v) for v in several):
+        raise DegradationError(
+            f"`fwhm_mm` of `{context.source}` on its own grid must be one finite number or three, got {_short(value)}."
+        )
+    return several[0], several[1], several[2]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What is said of a PET on its scanner's own grid."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medfuse.errors import DegradationError
+from medfuse.physics import ScannerNoise, parse_degradation, parse_native
+
+GOOD = {"grid": "native", "psf": {"fwhm_mm": [6, 6, 5]}, "noise": {"sigma": 0.1, "unit": "input"}}
+
+
+def test_the_values_are_read():
+    noise = {"kind": "poisson", "sigma": 0.1, "unit": "input", "fwhm_mm": [5, 5, 4]}
+    found = parse_native({**GOOD, "noise": noise})
+    assert found.psf_fwhm_mm == (6.0, 6.0, 5.0)
+    assert found.noise == ScannerNoise(0.1, "poisson", (5.0, 5.0, 4.0))
+    assert parse_native({**GOOD, "psf": {"fwhm_mm": 6}}).psf_fwhm_mm == (6.0, 6.0, 6.0)
+
+
+def test_a_fraction_is_that_of_full_range():
+    """Poisson-like: the std at full range is so much of full range."""
+    found = parse_native({**GOOD, "noise": {"kind": "poisson", "sigma": 0.05}}, scale=40.0).noise
+    assert float(found.std(torch.tensor(40.0))) == pytest.approx(0.05 * 40.0)
+    assert parse_native({**GOOD, "noise": {"sigma": 0.05}}, scale=40.0).noise.sigma == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grid": "mri"}, "must be `native`"),
+        ({"psf": {"fwhm_mm": [6, 6]}}, "one finite number or three"),
+        ({"psf": {"fwhm_mm": [6, 6, math.inf]}}, "at most|finite"),
+        ({"psf": {"fwhm_mm": 21}}, "at most 20 mm"),
+        ({"psf": {"fwhm_mm": 0}}, "above 0"),
+        ({"psf": 6}, "must be a mapping"),
+        ({"psf": {}}, "add fwhm_mm"),
+        ({"noise": {"sigma": 0, "unit": "input"}}, "must be positive"),
+        ({"noise": {"sigma": 0.1, "kind": "rician", "unit": "input"}}, "gaussian or poisson"),
+        ({"noise": {"sigma": 0.1, "unit": "SUV"}}, "`fraction` or `input`"),
+        ({"noise": {"sigma": 0.1}}, "source's range"),
+        ({"noise": {"sgima": 0.1}}, "write sigma"),
+        ({"blur": {}}, "unknown"),
+    ],
+)
+def test_what_is_refused(changes, words):
+    with pytest.raises(DegradationError, match=words):
+        parse_native({**GOOD, **changes})
+
+
+def test_a_fusion_says_that_it_does_not_take_it_yet():
+    with pytest.raises(DegradationError, match="restore_volume"):
+        parse_degradation({"version": 1, "source2": GOOD})
