@@ -270,7 +270,7 @@ def _interpolated(maps: Volume, at: Volume) -> Volume:
     size = torch.tensor(maps.shape[1:]) - 1
     points = 2 * torch.from_numpy(at).movedim(0, -1) / size - 1
     source, points = torch.from_numpy(maps)[None], points.flip(-1)[None]
-    planes = [F.grid_sample(source, part, align_corners=True)[0] for part in points.split(16, 1)]
+    planes = [F.grid_sample(source, part, align_corners=True)[0] for part in torch.split(points, 16, 1)]
     return torch.cat(planes, 1).numpy()
 
 
