@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
-from medfuse.arguments import SUV_CHOICES, check_arguments, shard, steps
-from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
+from medfuse.arguments import (
+    SUV_CHOICES,
+    add_bundle,
+    add_reading,
+    add_sources,
+    check_arguments,
+    named_bundle,
+    shard,
+    steps,
+)
+from medfuse.bundles import (
+    DEFAULT_BUNDLE,
+    bundle_dir,
+    bundle_metadata,
+    bundle_modalities,
+    bundle_names,
+    load_spec,
+    preset_names,
+    share_dir,
+    source_keys,
+)
+from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
+from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +46,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Warnings leave it as it is: they are printed, counted and written into the records.
     """
-    options = _parser().parse_args(args)
-    _quieten()
-    _show_warnings()
+    words = sys.argv[1:] if args is None else list(args)
+    options = _parser(named_bundle(words)).parse_args(words)
+    quieten()
+    show_warnings()
     try:
         check_arguments(options)
         code = options.run(options)
@@ -45,26 +65,20 @@ def main(args: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
+    """Return the parser; of `fuse`, the help tells the sources of a bundle."""
     parser = argparse.ArgumentParser(prog="medfuse", description=f"Degradation-aware image fusion. {NOTICE}")
     parser.add_argument("--version", action="version", version=f"medfuse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI or DICOM)", description=NOTICE)
-    fuse.add_argument("--pet", type=Path, help="PET volume: .nii, .nii.gz, or a folder or file of DICOM")
-    fuse.add_argument("--mri", type=Path, help="MRI volume, likewise; its grid is the reference")
-    fuse.add_argument("--dicom", type=Path, help="instead of both: a DICOM folder with one PET and one MRI series")
-    fuse.add_argument("--pet-series", metavar="UID", help="which PET series, where there are several")
-    fuse.add_argument("--mri-series", metavar="UID", help="which MRI series, where there are several")
+    add_bundle(fuse, "bundle, which says what the sources are")
+    add_sources(fuse, bundle)
     fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
-    fuse.add_argument(
-        "--mask", type=Path, help="labels in the world of the MRI, NIfTI: the report gives the PET in each"
-    )
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
-    fuse.add_argument("--pet-unit", help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: a.u.)")
-    _add_reading(fuse)
+    add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
@@ -73,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_batch(commands)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
-    images.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
+    add_bundle(images)
     images.add_argument("--source1", type=Path, help="folder of MRI or visible images")
     images.add_argument("--source2", type=Path, help="folder of PET or infrared images, matched by name")
     images.add_argument("--manifest", type=Path, help="instead of both: table (.tsv, .csv) of source1, source2, name")
@@ -91,6 +105,20 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
         command.add_argument("--device", default="auto", help=DEVICES)
+
+    estimate = commands.add_parser(
+        "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
+    )
+    estimate.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
+    estimate.add_argument(
+        "--kind",
+        required=True,
+        choices=("mri", "function", "visible", "infrared"),
+        help="what it shows; function: PET, SPECT or CT",
+    )
+    estimate.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    add_reading(estimate)
+    estimate.set_defaults(run=_estimate)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
@@ -113,13 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     dicom.set_defaults(run=_dicom)
 
     demo = commands.add_parser("demo", help="fuse what is shipped: the real PET-MRI case")
-    demo.add_argument("--bundle", default="pet_mri_fusion", help="another bundle: ir_vis_fusion, a rendered street")
+    demo.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
 
-    bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
-    tasks = bundle.add_subparsers(dest="task", required=True, metavar="TASK")
+    check_bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
+    tasks = check_bundle.add_subparsers(dest="task", required=True, metavar="TASK")
     check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
     check.add_argument(
         "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
@@ -145,29 +173,17 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
     batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
-    batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
+    add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    _add_reading(batch)
+    add_reading(batch)
     batch.add_argument(
         "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
     )
     batch.set_defaults(run=_batch)
-
-
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--nonfinite",
-        choices=("error", "zero"),
-        default="error",
-        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
-    )
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
-    )
 
 
 def _fuse(options: argparse.Namespace) -> None:
@@ -177,16 +193,17 @@ def _fuse(options: argparse.Namespace) -> None:
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
         item["mask"] = _mask(options.mask, options.strict)
-    for key, modality in (("mri", "MR"), ("pet", "PT")):
-        item |= _source(key, options.dicom or getattr(options, key), modality, options)
+    for row in bundle_modalities(options.bundle):
+        item |= _source(row, options.dicom or getattr(options, row.key), options)
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
     if options.case is None:
-        require_same_sources(options.out / "case", item)
+        require_same_sources(options.out / "case", item, source_keys(options.bundle))
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    _run([item], options.degradation, options.out, options.steps, options.device, **reading, **dicom)
+    given: dict[str, Any] = reading | dicom
+    _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
 def _mask(path: Path, strict: bool) -> str:
@@ -199,22 +216,24 @@ def _mask(path: Path, strict: bool) -> str:
     return str(path.absolute())
 
 
-def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
+def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+    from medfuse.io.sidecars import sidecar_units
 
-    uid, unit = getattr(options, f"{key}_series"), options.pet_unit if key == "pet" else None
+    key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
         check_nifti(path, strict=options.strict)
-        return entries | ({f"{key}_unit": unit} if unit else {})
+        stated = {f"{key}_unit": unit} if unit else {}
+        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
     require_volume(path)
-    series = open_series(path, modality=modality, uid=uid)
-    if modality == "PT":
+    series = open_series(path, modality=row.dicom, uid=uid)
+    if row.has_suv:
         content = None if options.suv == "none" else measure(series)
         found = series_suv(series, options.suv, content=content)
         why = found.record.get("reason") or found.record["rule"]
-        print(f"PET: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
+        print(f"{row.title}: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
     return entries | {f"{key}_series": series.uid}
 
 
@@ -229,26 +248,26 @@ def _dicom(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from medfuse.io import find_cases
 
-    if options.bundle != "pet_mri_fusion":
+    if not bundle_modalities(options.bundle)[0].is_volume:
         _image_demo(options.bundle, options.out)
         return
-    cases = find_cases(bundle_dir("pet_mri_fusion") / "demo")
-    chosen = cases if options.all else [c for c in cases if c["case"] == "sts_case"]
-    _run(chosen, load_spec("none"), options.out, 3, "auto")
+    cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
+    _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
     from medfuse.pipeline import fuse_images
 
     demo = bundle_dir(bundle) / "demo"
-    noisy = demo / "noisy"
-    sources, spec = (noisy / "visible", noisy / "infrared"), load_spec("noise", bundle)
-    clean = (demo / "visible", demo / "infrared")
-    _print_images(fuse_images(*sources, out, bundle=bundle, degradation=spec, truths=clean), out)
+    keys, spec = source_keys(bundle), load_spec("noise", bundle)
+    (one, two), clean = (demo / "noisy" / key for key in keys), (demo / keys[0], demo / keys[1])
+    _print_images(fuse_images(one, two, out, bundle=bundle, degradation=spec, truths=clean), out)
     print(f"picture: {out.resolve() / 'contact_sheet.png'}")
 
 
 def _run(
+    bundle: str,
     datalist: list[dict[str, object]],
     spec: dict[str, object],
     out: Path,
@@ -261,7 +280,7 @@ def _run(
 
     require_writable(out)
     overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
-    run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
+    run_bundle(bundle, datalist=datalist, **overrides)
     for item in datalist:
         case, folder = str(item["case"]), (out / str(item["case"])).resolve()
         print(f"results: {folder}")
@@ -282,7 +301,8 @@ def _batch(options: argparse.Namespace) -> int:
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
-    found = discover(options.input, participants=options.participant_label, sessions=options.session_label)
+    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
+    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
     print(f"{found.layout}: {len(found.cases)} cases")
@@ -339,6 +359,21 @@ def _print_images(record: dict[str, Any], out: Path) -> None:
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
+    print(NOTICE)
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    import json
+
+    from medfuse.pipeline import estimate_file
+    from medfuse.report import estimate_sentence
+
+    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
+        return
+    for record in found:
+        print(estimate_sentence("image", record))
     print(NOTICE)
 
 
@@ -412,34 +447,6 @@ def _device(name: str) -> torch.device:
         return pick_device(name)
     except MedfuseError as error:
         raise MedfuseError(f"--{error}") from error
-
-
-class _Console(logging.Handler):
-    """A line on stderr for each warning, above a bar of progress where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"medfuse: warning: {record.getMessage()}", file=sys.stderr)
-
-
-def _show_warnings() -> None:
-    """Print what the package warns of while it works."""
-    logger = logging.getLogger("medfuse")
-    if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console(logging.WARNING))
-
-
-def _quieten() -> None:
-    """Silence what MONAI and torch say on every run about their own affairs."""
-    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
-        # a filter, since MONAI sets the level when it is imported
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
-    # what stopped a run is said by `main`, or by its traceback
-    engine = logging.getLogger("ignite.engine.engine.SupervisedEvaluator")
-    engine.addFilter(lambda record: "terminating due to exception" not in record.getMessage())
 
 
 if __name__ == "__main__":

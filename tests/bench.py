@@ -1,16 +1,25 @@
 """Benchmark: time per slice beside two plain counterparts in the same run, and a whole brain through the bundle.
 
     python tests/bench.py [--repeats 5] [--json FILE]
+    python tests/bench.py --against FOLDER [--json FILE]
 
 A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. Each is the best of
 several runs, all of them taken in turn, so that a slow moment of the machine hits every row alike.
+
+With `--against` it is this version beside another one, a checkout in FOLDER, such as `git archive VERSION | tar x -C
+FOLDER` makes. Both run in turn, on the same images, in processes of their own that load nothing else of the project.
+The ratio is the median of seven rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
+that of the processor, so that what else the machine does counts little.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +31,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +39,24 @@ from medfuse.bundles import bundle_dir, load_spec
 from medfuse.pipeline import load_fusion
 
 SIZE = 256
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ("none", "noise", "blur", "composite")
+ROUNDS = 7
+CALLS = {1: 5, 8: 1}
+"""How often each version is called in a round, for each size of a batch: about as long for both."""
+
+WORKER = """
+import sys, time, torch, medfuse
+from medfuse.pipeline import load_fusion
+fusion, images = load_fusion(device="cpu"), torch.rand(8, 2, 256, 256, generator=torch.Generator().manual_seed(0))
+print(medfuse.__file__, flush=True)
+for line in sys.stdin:
+    preset, batch = line.split()
+    with torch.inference_mode():
+        start = time.process_time()
+        fusion(images[: int(batch)], degradation=preset, steps=3)
+        print(time.process_time() - start, flush=True)
+"""
 BRAIN = (182, 218, 182)
 
 
@@ -108,7 +136,7 @@ def slices(repeats: int) -> list[dict[str, object]]:
     for batch in (1, 8):
         pair, triple = torch.rand(batch, 2, SIZE, SIZE), torch.rand(batch, 3, SIZE, SIZE)
         contenders: dict[str, Callable[[], object]] = {}
-        for preset in ("none", "noise", "blur", "composite"):
+        for preset in PRESETS:
             for steps in (1, 3):
                 name = f"medfuse, {preset}, T = {steps}"
                 contenders[name] = partial(fusion, pair, degradation=preset, steps=steps)
@@ -127,6 +155,68 @@ def slices(repeats: int) -> list[dict[str, object]]:
             print(f"  {name:<36}{ms:10.1f}{u / ms:15.1f}{c / ms:14.2f}")
             rows.append({"batch": batch, "name": name, "ms_per_slice": ms, "times_unet": u / ms, "times_cnn": c / ms})
         print()
+    return rows
+
+
+class Version:
+    """A checkout in a process of its own, which runs and times what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(folder)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER], cwd=folder, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        package = Path(self._answer()).resolve()
+        if folder.resolve() not in package.parents:
+            raise SystemExit(f"the version of {folder} must be in medfuse/ there, got {package}; give a checkout.")
+
+    def seconds(self, preset: str, batch: int) -> float:
+        """Fuse a batch in three steps; return the time of the processor."""
+        self._process.stdin.write(f"{preset} {batch}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the process of a version ended before it answered; its error is above.")
+        return line.strip()
+
+
+def against(folder: Path) -> list[dict[str, object]]:
+    """Time this version beside another one, in turn."""
+    here, there = Version(ROOT), Version(folder)
+    rows = []
+    print(f"{'three steps, 256 x 256':<26}batch  this, s  that, s   ratio   95 % interval   load")
+    for batch, calls in CALLS.items():
+        for preset in PRESETS:
+            here.seconds(preset, batch), there.seconds(preset, batch)  # what is made once is made
+            ratios, times = [], []
+            for k in range(ROUNDS):
+                pair = {here: 0.0, there: 0.0}
+                for i in range(calls):
+                    for version in (here, there) if (k + i) % 2 == 0 else (there, here):
+                        pair[version] += version.seconds(preset, batch) / calls
+                times.append(tuple(pair.values()))
+                ratios.append(pair[here] / pair[there])
+            logs = [math.log(ratio) for ratio in ratios]
+            half = student.ppf(0.975, ROUNDS - 1) * statistics.stdev(logs) / math.sqrt(ROUNDS)
+            low, high = (math.exp(statistics.mean(logs) + sign * half) for sign in (-1, 1))
+            this, that = (statistics.median(column) for column in zip(*times, strict=True))
+            ratio, load = statistics.median(ratios), os.getloadavg()[0]
+            print(
+                f"{preset:<26}{batch:>5}{this:9.3f}{that:9.3f}{ratio:8.3f}   {low:.3f} to {high:.3f}{load:7.1f}",
+                flush=True,
+            )
+            rows.append({"preset": preset, "batch": batch, "ratio": ratio, "interval": (low, high), "load": load})
+    here.close()
+    there.close()
     return rows
 
 
@@ -164,13 +254,17 @@ def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     load_spec("none")
     bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16 {bf16}"
     print(f"machine: {machine}\n")
-    record = {"machine": machine, "slices": slices(options.repeats), "brain": brain()}
+    if options.against:
+        record = {"machine": machine, "against": against(options.against)}
+    else:
+        record = {"machine": machine, "slices": slices(options.repeats), "brain": brain()}
     if options.json:
         options.json.write_text(json.dumps(record, indent=2))
 

@@ -186,7 +186,13 @@ def test_overlays_change_a_run(quick, data, tmp_path):
     assert cli.main([*arguments, "--overlay", str(runs / "one_step.yaml"), str(runs / "convex.yaml")]) == 0
     record = json.loads((tmp_path / "out" / "a" / "a.json").read_text())
     assert record["steps"] == 1
-    assert record["settings"] == {"correction": "cut", "convex": True, "views": 1, "settle": [None, 0.3], "balance": 0}
+    assert record["settings"] == {
+        "correction": "cut",
+        "fusion_rule": "convex",
+        "views": 1,
+        "settle": [None, 0.3],
+        "balance": 0,
+    }
 
 
 def test_shards_share_the_cases(quick, data, tmp_path):

@@ -184,7 +184,7 @@ def test_settings_are_those_that_a_result_depends_on():
     inferer = FusionInferer(correction="joint", convex=True, views=2, settle=(None, 0.5))
     assert inferer.settings == {
         "correction": "joint",
-        "convex": True,
+        "fusion_rule": "convex",
         "views": 2,
         "settle": [None, 0.5],
         "balance": 0,

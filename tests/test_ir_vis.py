@@ -88,7 +88,7 @@ def test_command_line_and_monai_write_the_same_bytes(bundle, data, tmp_path, cap
     assert records[0] == records[1]
     assert records[0]["settings"] == {
         "correction": "cut",
-        "convex": False,
+        "fusion_rule": "predicted",
         "views": 1,
         "settle": [None, None],
         "balance": 6,

@@ -419,6 +419,29 @@ def test_no_overlap_from_any_start_is_an_error():
         SMALL._replace(moving_affine=away).register(starts=["identity"])
 
 
+def test_a_small_field_of_view_within_a_large_one_is_looked_at():
+    """It holds fewer than 5 % of the points of the large one, but all of its own overlaps: it is refused as unsure."""
+    fixed = np.pad(SMALL.fixed, 30)
+    fixed_affine = SMALL.fixed_affine.copy()
+    fixed_affine[:3, 3] -= fixed_affine[:3, :3] @ np.full(3, 30)
+    moving_affine = SMALL.moving_affine.copy()
+    moving_affine[:3, 3] += moving_affine[:3, :3] @ np.full(3, 9)
+    small = SMALL._replace(fixed=fixed, fixed_affine=fixed_affine, moving=SMALL.moving[9:19, 9:19, 9:19])
+    small = small._replace(moving_affine=moving_affine)
+    assert Grid(small.moving.shape, moving_affine).volume < 0.01 * Grid(fixed.shape, fixed_affine).volume
+    result = small.register()
+    assert result.metric_before > 0
+    assert result.accepted or any("two halves of the data disagree" in reason for reason in result.reasons)
+
+
+def test_fields_of_view_that_cross_hardly_overlap_from_any_start():
+    """Two rods across each other share 1 % of either: no start of this function would do better."""
+    rng = np.random.default_rng(0)
+    one, other = rng.random((4, 400, 4)), rng.random((400, 4, 4))
+    with pytest.raises(GeometryError, match="no overlap from any start; align the images first"):
+        register_rigid(one, np.eye(4), other, np.eye(4))
+
+
 def test_no_overlap_and_no_trust_is_an_error():
     away = SMALL.moving_affine.copy()
     away[0, 3] += 500

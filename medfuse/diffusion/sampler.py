@@ -15,7 +15,7 @@ from medfuse.diffusion.answers import Answer, Gains
 from medfuse.diffusion.evaluate import Evaluator
 from medfuse.diffusion.features import describe, features
 from medfuse.errors import DegradationError
-from medfuse.physics import Correction, Cut, JointObservation
+from medfuse.physics import Correction, Cut, JointObservation, Prediction
 
 
 class FusionState(NamedTuple):
@@ -55,7 +55,8 @@ def sample(
 ) -> Iterator[FusionState]:
     """Restore two sources and fuse them; give the state after each reverse step, the last one the result.
 
-    The symbols beside the lines are those of docs/explanation/method.md.
+    The symbols beside the lines are those of docs/explanation/method.md. An image goes as soon as its successor is
+    known: a large one leaves room for what is needed.
 
     Args:
         network: A `medfuse.diffusion.FusionModel`, or its TorchScript export.
@@ -67,7 +68,7 @@ def sample(
             regresses the truth directly, each can be trained by itself.
 
     Raises:
-        DegradationError: An impossible number of steps, or of steps to run.
+        DegradationError: An impossible number of steps, or of steps to run, as the first state is asked for.
 
     Reference:
         Shi et al., DRFusion (CVPR 2026), with the corrections of `medfuse.physics.corrections`; the network sees its
@@ -77,18 +78,6 @@ def sample(
         raise DegradationError(f"the number of steps must be at least 1, got {steps}.")
     if until is not None and not 1 <= until <= steps:
         raise DegradationError(f"the steps to run must be 1 to {steps}, got {until}.")
-    return _steps(network, observation, steps, correct, evaluate, until)
-
-
-def _steps(
-    network: Any,
-    observation: JointObservation,
-    steps: int,
-    correct: Correction,
-    evaluate: Evaluator,
-    until: int | None,
-) -> Iterator[FusionState]:
-    """Take the steps. An image goes as soon as its successor is known: a large one leaves room for what is needed."""
     like = observation.source1.y
     s = torch.arange(steps, -1, -1, device=like.device, dtype=like.dtype) / steps  # s = t / T, from 1 to 0
     abar = network.alpha_bar(s).to(like.dtype)[:-1]  # at s = 0 it is 1, and the state is the result
@@ -112,9 +101,8 @@ def _steps(
                 v[i] = v[i] - size * d[i].to(like.dtype)  # x0 = v - c sqrt((1 - abar) / abar) d
             del output, d
             e = [] if last else [a - x0 for a, x0 in zip(x, v, strict=True)]  # the residual that x0 implies
-            if last:
-                x, z = [], []
-            v, converged = correct(observation, v, m, (p1, p2), g, last=last)
+            x, z = [], [] if last else z
+            v, converged = correct(observation, Prediction(v, m, (p1, p2), g, last))
             x = [torch.addcmul(x0, r, noise[t + 1] / noise[t]) for x0, r in zip(v, e, strict=False)]  # DDIM, eta = 0
         yield FusionState(tuple(v), m, log_variance.to(like.dtype), converged)
         del m, log_variance, e

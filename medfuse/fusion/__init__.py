@@ -1,6 +1,30 @@
 """The fused image, and how it is shown: what follows the restoration of both sources."""
 
 from medfuse.fusion.balance import balanced
-from medfuse.fusion.color import fuse_color, fuse_visible, palette, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
+from medfuse.fusion.color import (
+    bivariate,
+    fuse_color,
+    fuse_visible,
+    palette,
+    read_bivariate,
+    rgb_to_ycbcr,
+    to_uint8,
+    ycbcr_to_rgb,
+)
+from medfuse.fusion.rule import Evidence, FusionRule, TwoScale, fusion_rule
 
-__all__ = ["balanced", "fuse_color", "fuse_visible", "palette", "rgb_to_ycbcr", "to_uint8", "ycbcr_to_rgb"]
+__all__ = [
+    "Evidence",
+    "FusionRule",
+    "TwoScale",
+    "balanced",
+    "bivariate",
+    "fuse_color",
+    "fuse_visible",
+    "fusion_rule",
+    "palette",
+    "read_bivariate",
+    "rgb_to_ycbcr",
+    "to_uint8",
+    "ycbcr_to_rgb",
+]

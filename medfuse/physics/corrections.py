@@ -1,9 +1,4 @@
-"""Corrections: how an estimate of both sources and their fusion is made to agree with the data, and in the last step.
-
-Each is a function of the sources' models, the estimate `x0` of x1, x2 and f (each **[B, 1, *spatial]**), the fusion
-weight m of source 1 (**[B, 1, *spatial]**, 0..1), the error variances P1 and P2 of the estimates (**[B]** each) and the
-gain g of the fusion row (**[B]**, 0..1); `last` says that the data have the last word.
-"""
+"""Corrections: how a prediction of both sources and their fusion is made to agree with the data, in each form."""
 
 from __future__ import annotations
 
@@ -24,6 +19,24 @@ Settle = Sequence[float | None]
 _MOST_DEVIATIONS = 100  # beyond which nothing would ever settle
 
 
+class Prediction(NamedTuple):
+    """What is predicted of a state before its data correct it.
+
+    Attributes:
+        x0: x1, x2 and f, each **[B, 1, *spatial]**; a list is taken over, so that each goes once it is replaced.
+        weight: m, fusion weight of source 1, **[B, 1, *spatial]**, 0..1.
+        variances: P1 and P2, error variances of x1 and x2, **[B]** each.
+        gain: g of the fusion row, **[B]**, 0..1.
+        last: Whether the data have the last word.
+    """
+
+    x0: Sequence[Tensor]
+    weight: Tensor
+    variances: Sequence[Tensor]
+    gain: Tensor
+    last: bool = False
+
+
 class Corrected(NamedTuple):
     """A corrected state.
 
@@ -39,21 +52,34 @@ class Corrected(NamedTuple):
 class Correction(Protocol):
     """What all forms of the correction have in common."""
 
-    def __call__(
-        self,
-        sources: Sequence[SourceModel],
-        x0: Sequence[Tensor],
-        weight: Tensor,
-        variances: Sequence[Tensor],
-        gain: Tensor,
-        *,
-        last: bool = False,
-    ) -> Corrected:
-        """Correct an estimate."""
+    def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
+        """Correct a prediction by the models of both sources."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class _Settling:
+    """What `Cut` and `Joint` share: in the last step the data have the last word."""
+
+    settle: Settle = (None, None)
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible settling, with a `DegradationError`."""
+        check_settle(self.settle)
+
+    def _settled(self, sources: Sequence[SourceModel], predicted: Prediction) -> tuple[list[Tensor], list[Tensor]]:
+        """Return `x0` and the variances; in the last step settled, and raised to where the data are explained."""
+        x = predicted.x0 if isinstance(predicted.x0, list) else list(predicted.x0)
+        variances = list(predicted.variances)
+        for i, (source, deviations) in enumerate(zip(sources, self.settle, strict=True) if predicted.last else ()):
+            x[i] = settled_slowly(source, x[i])
+            if deviations is not None:
+                x[i] = settled_in_place(source, x[i], deviations)
+            variances[i] = torch.maximum(variances[i], source.consistency(x[i]))
+        return x, variances
+
+
+@dataclass(frozen=True)
+class Cut(_Settling):
     """Each source is ruled by its own data, the fused image by the sources; nothing flows back. The default.
 
     `x_i = x0_i + P_i A_i' (P_i A_i A_i' + R_i)^-1 (y_i - A_i x0_i)`, `f = f0 + g (m x1 + (1 - m) x2 - f0)`. In the last
@@ -64,38 +90,20 @@ class Cut:
             the noise to be believed in the last step, 0 to 100; None: slow waves settle alone.
     """
 
-    settle: Settle = (None, None)
-
-    def __post_init__(self) -> None:
-        """Refuse an impossible settling, with a `DegradationError`."""
-        check_settle(self.settle)
-
-    def __call__(
-        self,
-        sources: Sequence[SourceModel],
-        x0: Sequence[Tensor],
-        weight: Tensor,
-        variances: Sequence[Tensor],
-        gain: Tensor,
-        *,
-        last: bool = False,
-    ) -> Corrected:
-        """Correct an estimate."""
-        x, variances = list(x0), list(variances)
-        if last:
-            _settle(sources, x, variances, self.settle)
+    def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
+        """Correct a prediction."""
+        x, variances = self._settled(sources, predicted)
         converged = []
         for i, (source, variance) in enumerate(zip(sources, variances, strict=True)):
             x[i], solved = source.update(x[i], variance)
             converged.append(solved)
         x1, x2, f = x
-        return Corrected(
-            [x1, x2, torch.lerp(f, torch.lerp(x2, x1, weight), spread(gain, f))], torch.stack(converged, 1)
-        )
+        fused = torch.lerp(f, torch.lerp(x2, x1, predicted.weight), spread(predicted.gain, f))
+        return Corrected([x1, x2, fused], torch.stack(converged, 1))
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(_Settling):
     """All three are solved together: the fusion then acts back on the sources. For comparison.
 
     Minimises the sum of both data terms, of the fusion row and of the distance to the estimate, each over its variance.
@@ -106,30 +114,13 @@ class Joint:
         settle: As in `Cut`.
     """
 
-    settle: Settle = (None, None)
-
-    def __post_init__(self) -> None:
-        """Refuse an impossible settling, with a `DegradationError`."""
-        check_settle(self.settle)
-
-    def __call__(
-        self,
-        sources: Sequence[SourceModel],
-        x0: Sequence[Tensor],
-        weight: Tensor,
-        variances: Sequence[Tensor],
-        gain: Tensor,
-        *,
-        last: bool = False,
-    ) -> Corrected:
-        """Correct an estimate."""
-        x, variances = list(x0), list(variances)
-        if last:
-            _settle(sources, x, variances, self.settle)
-        start = torch.cat(x, 1)
+    def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
+        """Correct a prediction."""
+        x, variances = self._settled(sources, predicted)
+        start, weight = torch.cat(x, 1), predicted.weight
         p1, p2 = (spread(v, start) for v in variances)
         pf = 0.5 * (p1 + p2)
-        g = spread(gain, start).clamp(1e-6, 1 - 1e-6)
+        g = spread(predicted.gain, start).clamp(1e-6, 1 - 1e-6)
         rf = pf * (1 - g) / g
         zero = start.new_zeros(len(start))
 
@@ -164,20 +155,11 @@ class Paper:
     Subtracts `[[A1+, 0, 0], [0, A2+, 0], [m A1+, (1 - m) A2+, I]]` times the residual of the whole state.
     """
 
-    def __call__(
-        self,
-        sources: Sequence[SourceModel],
-        x0: Sequence[Tensor],
-        weight: Tensor,
-        variances: Sequence[Tensor],
-        gain: Tensor,
-        *,
-        last: bool = False,
-    ) -> Corrected:
-        """Correct an estimate."""
-        if last:
-            return Free()(sources, x0, weight, variances, gain, last=last)
-        x1, x2, f = x0
+    def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
+        """Correct a prediction."""
+        if predicted.last:
+            return Free()(sources, predicted)
+        (x1, x2, f), weight = predicted.x0, predicted.weight
         d1, d2 = (m.pseudo_inverse(m.residual(x)) for m, x in zip(sources, (x1, x2), strict=True))
         gap = f - weight * x1 - (1 - weight) * x2
         return Corrected([x1 + d1, x2 + d2, f + weight * d1 + (1 - weight) * d2 - gap], _nothing_solved(f))
@@ -187,18 +169,9 @@ class Paper:
 class Free:
     """Nothing is corrected, in no step. For comparison."""
 
-    def __call__(
-        self,
-        sources: Sequence[SourceModel],
-        x0: Sequence[Tensor],
-        weight: Tensor,
-        variances: Sequence[Tensor],
-        gain: Tensor,
-        *,
-        last: bool = False,
-    ) -> Corrected:
-        """Return the estimate."""
-        return Corrected(list(x0), _nothing_solved(x0[0]))
+    def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
+        """Return the prediction."""
+        return Corrected(list(predicted.x0), _nothing_solved(predicted.x0[0]))
 
 
 CORRECTIONS: dict[str, Callable[[Settle], Correction]] = {
@@ -236,15 +209,6 @@ def check_settle(settle: Any) -> None:
 
 def _is_deviations(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and 0 <= value <= _MOST_DEVIATIONS)
-
-
-def _settle(sources: Sequence[SourceModel], x: list[Tensor], variances: list[Tensor], settle: Settle) -> None:
-    """Give the data the last word: settle each source, and raise its variance to where the data are explained."""
-    for i, (source, deviations) in enumerate(zip(sources, settle, strict=True)):
-        x[i] = settled_slowly(source, x[i])
-        if deviations is not None:
-            x[i] = settled_in_place(source, x[i], deviations)
-        variances[i] = torch.maximum(variances[i], source.consistency(x[i]))
 
 
 def _nothing_solved(like: Tensor) -> Tensor:

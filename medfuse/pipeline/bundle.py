@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.inferers import Inferer
 from torch import Tensor
 
-from medfuse.bundles import bundle_dir, check_overlays, load_spec
+from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError
+from medfuse.inferers import FusionInferer
 
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
@@ -45,10 +45,10 @@ class Fusion:
     """
 
     network: torch.nn.Module
-    inferer: Inferer
+    inferer: FusionInferer
     device: torch.device
     weights: Path
-    bundle: str = "pet_mri_fusion"
+    bundle: str = DEFAULT_BUNDLE
     color: bool = False
 
     def __call__(
@@ -58,6 +58,7 @@ class Fusion:
         degradation: Mapping[str, Any] | str | None = None,
         steps: int | None = None,
         misfit: bool = False,
+        agreement: bool = False,
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
@@ -65,10 +66,17 @@ class Fusion:
         """
         spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
         with torch.no_grad():
-            return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
+            return self.inferer(
+                image.to(self.device),
+                self.network,
+                degradation=spec,
+                steps=steps,
+                misfit=misfit,
+                agreement=agreement,
+            )
 
 
-def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "auto") -> Fusion:
+def load_fusion(bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto") -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
     Args:
@@ -76,12 +84,14 @@ def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = 
         device: Where to compute, see `medfuse.devices.pick_device`.
 
     Raises:
-        BundleError: There is no such bundle or device, or it has no weights.
+        BundleError: There is no such bundle or device, it has no weights, or its inferer is of another kind.
     """
     device = pick_device(device)
     parser = read_inference(bundle, device=device)
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
+    if not isinstance(inferer, FusionInferer):
+        raise BundleError(f"the inferer of a bundle must be a FusionInferer, got {type(inferer).__name__}; change it.")
     return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
 
 

@@ -21,6 +21,11 @@ class Grid(NamedTuple):
         return np.asarray((self.affine @ [*((n - 1) / 2 for n in self.shape), 1.0])[:3])
 
     @property
+    def volume(self) -> float:
+        """The volume of the field of view, mm3."""
+        return math.prod(self.shape) * abs(float(np.linalg.det(self.affine[:3, :3])))
+
+    @property
     def corners(self) -> np.ndarray:
         """The corners of the field of view **[4, 8]**, homogeneous, mm: half a voxel beyond the outermost centres."""
         return np.asarray(self.affine @ _lattice([np.array([-0.5, n - 0.5]) for n in self.shape]))

@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from medfuse.registration.similarity import MEASURES, Measure, mutual_information
 
 _SPLINE = 3  # bins more than the moving values have, as a cubic spline is four bins wide
-_LEAST = 0.05  # of the points must lie in the moving image
-_AWAY = 1e3  # cost of a map under which fewer do: more than of any other
+_LEAST = 0.05  # of the smaller field of view must lie in the other
+_AWAY = 1e3  # cost of a map under which less does: more than of any other
 
 
 class Volume(NamedTuple):
@@ -54,9 +54,14 @@ class Match:
     Matrices **[4, 4]** map points of the moving world to the fixed one, RAS mm.
     """
 
-    def __init__(self, points: np.ndarray, values: np.ndarray, moving: Volume, *, bins: int) -> None:
-        """Prepare the points **[3, N]**, RAS mm, and the values there **[N]**, 0..1."""
-        self.points, self.values, self.moving, self.bins = points, values, moving, bins
+    def __init__(
+        self, points: np.ndarray, values: np.ndarray, moving: Volume, *, bins: int, share: float = 1.0
+    ) -> None:
+        """Prepare the points **[3, N]**, RAS mm, and the values there **[N]**, 0..1.
+
+        At most the `share` of the points, 0..1, fits into the moving image, as that is so much smaller.
+        """
+        self.points, self.values, self.moving, self.bins, self.share = points, values, moving, bins, share
         self._row = np.minimum((values * bins).astype(np.intp), bins - 1) * (bins + _SPLINE)
         number = max(points.shape[1], 1)
         self._centre = points.sum(1) / number
@@ -65,7 +70,7 @@ class Match:
 
     def subset(self, chosen: np.ndarray) -> Match:
         """Return the same with some of the points, **[N]** bool."""
-        return Match(self.points[:, chosen], self.values[chosen], self.moving, bins=self.bins)
+        return Match(self.points[:, chosen], self.values[chosen], self.moving, bins=self.bins, share=self.share)
 
     def score(self, matrix: np.ndarray, measure: Measure = "information") -> float:
         """Return the similarity of the images under a map; minus infinity where hardly anything overlaps."""
@@ -123,7 +128,7 @@ class Match:
         matrix = self._to_index @ back
         index = matrix[:3, :3] @ self.points + matrix[:3, 3:]
         inside = self.moving.inside(index)
-        if inside.sum() <= _LEAST * inside.size:
+        if inside.sum() <= _LEAST * self.share * inside.size:
             return None
         values, slopes = self.moving.at(index[:, inside])
         position = np.clip(values, 0, 1).astype(np.float64) * self.bins * (1 - 1e-9)

@@ -179,9 +179,11 @@ def register_rigid(
         for volume, affine in ((fixed, fixed_affine), (moving, moving_affine))
     )
     search = Search(np.asarray(fixed), fixed_grid, np.asarray(moving), grid, seed=seed)
+    starts = tuple(starts)
     shifts = search.shifts(starts)
     if not shifts:
-        raise GeometryError("The fields of view must overlap, got no overlap from any start; add 'geometry' to starts.")
+        way = "align the images first" if "geometry" in starts else "add 'geometry' to starts"
+        raise GeometryError(f"The fields of view must overlap, got no overlap from any start; {way}.")
     (best, *others), (black, *_), (white, *_) = (search.optima(shifts, half) for half in (None, 0, 1))
     matrix = best.matrix
     start = min(shifts, key=lambda s: float(np.linalg.norm(shift(matrix @ np.linalg.inv(s), search.centre))))

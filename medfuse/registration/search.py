@@ -76,6 +76,7 @@ class Search:
         self.centre = fixed_grid.centre
         self._grids = moving_grid, fixed_grid
         rng = np.random.default_rng(seed)
+        share = min(1.0, moving_grid.volume / fixed_grid.volume)
         smoothed = {sigma: _smooth(still, sigma) for sigma in {level.fixed_sigma for level in (COARSE, MEDIUM, FINE)}}
         self._matches: dict[Level, Match] = {}
         self._black: dict[Level, np.ndarray] = {}
@@ -83,7 +84,8 @@ class Search:
             index, place = _scatter(still, level, rng)
             values, _ = smoothed[level.fixed_sigma].at(index)
             points = still.affine[:3, :3] @ index + still.affine[:3, 3:]
-            self._matches[level] = Match(points, values, _smooth(mobile, level.moving_sigma), bins=level.bins)
+            moved = _smooth(mobile, level.moving_sigma)
+            self._matches[level] = Match(points, values, moved, bins=level.bins, share=share)
             self._black[level] = _chequerboard(place, still)
         self._shifts: dict[str, np.ndarray] = {
             "identity": np.zeros(3),

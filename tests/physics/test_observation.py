@@ -26,6 +26,7 @@ from medfuse.physics import (
     MissingSlices,
     MotionBlur,
     PoissonNoise,
+    Prediction,
     RicianNoise,
     SourceModel,
     SpectralModel,
@@ -532,7 +533,8 @@ def corrected(
     form: str = "cut",
 ) -> Tensor:
     """Correct a state [B, 3, *spatial]."""
-    return torch.cat(correction(form)(joint.observation, x0.split(1, 1), weight, variances, gain).x, 1)
+    predicted = Prediction(x0.split(1, 1), weight, variances, gain)
+    return torch.cat(correction(form)(joint.observation, predicted).x, 1)
 
 
 pairings = pytest.mark.parametrize("names", PAIRINGS, ids=" + ".join)

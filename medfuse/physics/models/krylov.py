@@ -37,6 +37,17 @@ class KrylovModel(SourceModel):
         self._noises = mean_variances(degradation, self._level)
         self._noise_shapes = degradation.noise_shapes(self.spatial)
 
+    def under(self, degradation: Degradation) -> KrylovModel:
+        """Return the model of the same data under another degradation."""
+        return KrylovModel(
+            degradation,
+            self.y,
+            self.spatial,
+            bias=self._find_bias,
+            tolerance=self._tolerance,
+            max_iterations=self._max_iterations,
+        )
+
     def observe(self, x: Tensor) -> Tensor:
         """Return `A x`."""
         return self.operator.forward(x)

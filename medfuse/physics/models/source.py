@@ -70,6 +70,10 @@ class SourceModel(ABC):
         dependent = any(noise.depends_on_signal for noise, _ in degradation.noises)
         self._level = smooth(self.lifted) if dependent else y.new_zeros(()).expand(*y.shape[:2], *self.spatial)
 
+    @abstractmethod
+    def under(self, degradation: Degradation) -> SourceModel:
+        """Return the model of the same data under a degradation of the same steps with other parameters."""
+
     # ---- the data space of the model
     @abstractmethod
     def observe(self, x: Tensor) -> Tensor:

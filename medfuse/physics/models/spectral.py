@@ -30,6 +30,7 @@ class SpectralModel(SourceModel):
         spatial: Sequence[int],
         *,
         bias: Callable[[SourceModel], Bias | None] | None = None,
+        waves: Tensor | None = None,
     ) -> None:
         super().__init__(degradation, y, spatial, bias=bias)
         operator = self.operator
@@ -47,7 +48,11 @@ class SpectralModel(SourceModel):
                 colour = _outer([along.gram for along in after.analysis(after.in_spatial(y.shape[2:]), y)])
             spectrum = spectrum + spread(variance, y) * colour
         self._noise = spectrum if degradation.excess is None else spectrum * spread(degradation.excess, y)
-        self._data = y if self._plain else cosine_waves(y)
+        self._data = y if self._plain else cosine_waves(y) if waves is None else waves
+
+    def under(self, degradation: Degradation) -> SpectralModel:
+        """Return the model of the same data under another degradation; their waves are known."""
+        return SpectralModel(degradation, self.y, self.spatial, bias=self._find_bias, waves=self._data)
 
     @property
     def _gram(self) -> Tensor:

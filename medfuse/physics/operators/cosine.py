@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
     """
     n = x.shape[axis + 2]
     if n <= _SHORT:
-        basis = cosine_basis(n, x)
+        basis = _short_basis(n, x.dtype, x.device)
         return apply_along(basis.T if inverse else basis, x, axis)
     x = x.movedim(axis + 2, -1)
     if x.numel() > _AT_ONCE and x.shape[-2] > 1:  # large images leave room for little beside themselves
@@ -74,6 +75,13 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
             y[..., some, :] = _fast_cosine_transform(x[..., some, :], inverse=inverse)
         return y.movedim(-1, axis + 2)
     return _fast_cosine_transform(x, inverse=inverse).movedim(-1, axis + 2)
+
+
+@lru_cache(maxsize=8)
+def _short_basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the whole basis of a short axis, made once; gradients of others may pass through it."""
+    with torch.inference_mode(False):
+        return cosine_basis(n, torch.empty(0, dtype=dtype, device=device))
 
 
 def cosine_waves(x: Tensor, *, inverse: bool = False) -> Tensor:
