@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
@@ -116,8 +115,7 @@ def random_setting(seed: int | Sequence[int]) -> ScanSetting:
     plane, slices = rng.uniform(2, 4.2, 2)
     across, along = rng.uniform(4, 8), rng.uniform(0.9, 1.25)
     voxel = (float(plane), float(plane), float(slices))
-    least = [step * FWHM_PER_SIGMA / math.sqrt(12) for step in voxel]  # that of the mean over a voxel
-    fwhm = [max(width, 1.12 * low) for width, low in zip((across, across, across * along), least, strict=True)]
+    axial = min(max(across * along, 4.0), 8.0)
     direction = rng.standard_normal(3)
     off = rng.uniform(0, 2) * direction / np.linalg.norm(direction)
     truncated, coloured = rng.random(2) < (0.3, 0.5)
@@ -125,7 +123,7 @@ def random_setting(seed: int | Sequence[int]) -> ScanSetting:
     width = float(rng.uniform(0.6, 1.2))
     return ScanSetting(
         voxel_mm=voxel,
-        fwhm_mm=(float(fwhm[0]), float(fwhm[1]), float(fwhm[2])),
+        fwhm_mm=(float(across), float(across), float(axial)),
         turn_deg=vector(-8, 8),
         shift_mm=vector(-6, 6),
         noise=float(rng.uniform(0.02, 0.12)),

@@ -1,10 +1,10 @@
 """Measure everything that the results pages say, and write them: docs/explanation/results*.md and .json.
 
-    python tests/results --bench BENCH --data DATA [--only BUNDLE]
+    python tests/results --bench BENCH --data DATA [--only BUNDLE | volumes]
 
 BENCH holds `dev/` and `irvis_dev/` (clean and degraded image pairs), `peers.json` and `peers_irvis.json` (the figures
 of other methods on them), `degrade.py` and `phantom.py` (independent simulators); DATA holds `harvard/splits.tsv`,
-which tells the subject of each pair.
+which tells the subject of each pair, and `volumes/mni152`. `volumes` needs DATA alone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from results.infrared import InfraredDev, classical, speed
 from results.page import infrared_visible, pet_mri
 from results.phantoms import phantoms
 from results.pictures import restoration
+from results.volume_page import PEERS, volumes_page
+from results.volumes import volumes
 
 from medfuse.io import atomic_file, write_json
 from medfuse.pipeline import Fusion, load_fusion, sha256
+from medfuse.training.brains import COLIN27
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "explanation"
@@ -59,6 +62,12 @@ def measure_infrared_visible(fusion: Fusion, bench: Path, data: Path, work: Path
     return results, infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))
 
 
+def measure_volumes(data: Path, colin: Path) -> tuple[dict[str, Any], str]:
+    """Run the experiments on PET on its own grid; return the figures and the page."""
+    results = volumes(data, colin=colin, picture=ROOT / "docs" / "images" / "volumes.png")
+    return results, volumes_page(results, json.loads(PEERS.read_text()) if PEERS.exists() else None)
+
+
 EXPERIMENTS = {
     "pet_mri_fusion": ("results.md", measure_pet_mri),
     "ir_vis_fusion": ("results-infrared-visible.md", measure_infrared_visible),
@@ -68,20 +77,28 @@ EXPERIMENTS = {
 def main() -> None:
     """Run the experiments, write the figures and the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bench", type=Path, required=True)
+    parser.add_argument("--bench", type=Path, help="needed by all but volumes")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", choices=EXPERIMENTS, help="the bundle to measure; default: all")
+    parser.add_argument("--colin", type=Path, default=COLIN27, help="Colin27 without skull (default: %(default)s)")
+    parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes"], help="what to measure; default: all")
     options = parser.parse_args()
-    chosen = [options.only] if options.only else EXPERIMENTS
-    fusions = {bundle: load_fusion(bundle, device="cpu") for bundle in chosen}
+    chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes"]
+    if options.bench is None and chosen != ["volumes"]:
+        parser.error("--bench must name the folder of the image pairs, got none; give it, or --only volumes")
+    fusions = {bundle: load_fusion(bundle, device="cpu") for bundle in chosen if bundle in EXPERIMENTS}
     for bundle, fusion in fusions.items():
         name, measure = EXPERIMENTS[bundle]
         with tempfile.TemporaryDirectory() as folder:
-            results, text = measure(fusion, options.bench, options.data, Path(folder))
-        write_json((PAGES / name).with_suffix(".json"), results)
-        with atomic_file(PAGES / name) as file:
-            file.write(text.encode())
-        print(f"wrote {(PAGES / name).relative_to(ROOT)}")
+            _write(name, *measure(fusion, options.bench, options.data, Path(folder)))
+    if "volumes" in chosen:
+        _write("volumes.md", *measure_volumes(options.data, options.colin))
+
+
+def _write(name: str, results: dict[str, Any], text: str) -> None:
+    write_json((PAGES / name).with_suffix(".json"), results)
+    with atomic_file(PAGES / name) as file:
+        file.write(text.encode())
+    print(f"wrote {(PAGES / name).relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""Experiments on phantoms of whole heads: every method on the same scans, with twins, and with what is told wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from results.volume_measures import figures, interval, lesions, rmse, seeds_interval
+from results.volume_peers import METHODS
+from results.volume_pictures import planes
+from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head, problem
+from tqdm import tqdm
+
+from medfuse.training.brains import COLIN27, Brain
+from medfuse.training.volumes import Head
+
+SENSITIVE = ("medfuse", "Van Cittert", "iterative Yang, MRI", "GTM, MRI")
+WRONG: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "1 mm off": {"misplaced_mm": (1.0, 0.0, 0.0)},
+    "2 mm off": {"misplaced_mm": (2.0, 0.0, 0.0)},
+    "3 mm off": {"misplaced_mm": (3.0, 0.0, 0.0)},
+    "PSF 10 % too wide": {"psf_error": 0.1},
+    "PSF 20 % too wide": {"psf_error": 0.2},
+    "PSF 10 % too narrow": {"psf_error": -0.1},
+    "PSF 20 % too narrow": {"psf_error": -0.2},
+}
+
+
+def volumes(
+    data: Path, *, colin: Path = COLIN27, picture: Path | None = None, seeds: Sequence[int] = range(len(SETTINGS))
+) -> dict[str, Any]:
+    """Run all methods on a head of each seed, with each texture; return the figures, means and single values."""
+    found = brains(data, colin)
+    rows: list[dict[str, Any]] = []
+    spots: list[dict[str, Any]] = []
+    for seed in tqdm(seeds, desc="heads"):
+        brain = found[seed % len(found)]
+        one = head(brain, seed)
+        for texture in TEXTURES:
+            drawn = picture if seed == seeds[0] and texture == TEXTURES[0] else None
+            more = scene(one, seed, texture, picture=drawn)
+            rows += [{"brain": brain.name, **row} for row in more[0]]
+            spots += [{"brain": brain.name, **spot} for spot in more[1]]
+    return collected(rows, spots, wrong(found[seeds[0] % len(found)], seeds[0]))
+
+
+def scene(
+    one: Head, seed: int, texture: float, *, picture: Path | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run all methods on the twins of one scan; return a row of figures a method, and a row a lesion and method."""
+    p = problem(one, SETTINGS[seed], texture=texture, seed=seed)
+    where = {"seed": seed, "texture": texture}
+    true = torch.from_numpy(p.phantoms["all"].pet)
+    rows: list[dict[str, Any]] = [{**where, "method": "truth", "chi-square": p.model.at(true).chi2(true)}]
+    spots: list[dict[str, Any]] = []
+    shown = {}
+    for name, method in METHODS.items():
+        start = time.process_time()
+        stack = method(p)
+        seconds = (time.process_time() - start) / len(stack)
+        rows.append({**where, "method": name, **figures(p, stack), "CPU seconds": seconds})
+        spots += [{**where, "method": name, **row} for row in lesions(p, stack)]
+        shown[name] = stack[0].numpy()
+    if picture is not None:
+        planes(picture, p, shown)
+    return rows, spots
+
+
+def collected(rows: list[dict[str, Any]], spots: list[dict[str, Any]], told_wrong: dict[str, Any]) -> dict[str, Any]:
+    """Return all figures: means with intervals, and the single values that they are of."""
+    return {
+        "grid": {"shape": list(SHAPE), "spacing_mm": SPACING},
+        "brains": sorted({row["brain"] for row in rows}),
+        "methods": _by_method(rows, spots),
+        "wrong": told_wrong,
+        "rows": rows,
+        "lesions": spots,
+    }
+
+
+def wrong(brain: Brain, seed: int) -> dict[str, dict[str, float]]:
+    """Return the RMSE of single restorations that are told what is not so, and of one with a T2 in place of the T1."""
+    results = {}
+    one = head(brain, seed)
+    cases = {name: (one, SETTINGS[seed].told(**told), "t1") for name, told in WRONG.items()}
+    cases["T2 in place of T1"] = (head(brain, seed, contrast="t2"), SETTINGS[seed], "t2")
+    for case, (drawn, setting, contrast) in cases.items():
+        p = problem(drawn, setting, texture=TEXTURES[0], seed=seed, contrast=contrast).first()
+        mask, truth = brain_mask(p.labels), p.phantoms["all"].pet
+        results[case] = {name: rmse(METHODS[name](p)[0].numpy(), truth, mask) for name in SENSITIVE}
+    return results
+
+
+def _by_method(rows: Sequence[Mapping[str, Any]], spots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return means and intervals by texture and method: over seeds, and over lesions by kind and radius."""
+    result: dict[str, Any] = {}
+    for texture in TEXTURES:
+        for method in dict.fromkeys(row["method"] for row in rows):
+            mine = [r for r in rows if r["method"] == method and r["texture"] == texture]
+            numbers = [k for k in mine[0] if k not in ("seed", "brain", "texture", "method")]
+            found: dict[str, Any] = {k: seeds_interval([r[k] for r in mine]) for k in numbers}
+            balls = [s for s in spots if s["method"] == method and s["texture"] == texture]
+            for kind, radius in dict.fromkeys((s["kind"], s["radius"]) for s in balls):
+                same = [s for s in balls if (s["kind"], s["radius"]) == (kind, radius)]
+                for key in ("contrast", "changed", "error"):
+                    if key in same[0]:
+                        found[f"{key} {kind} {radius:g} mm, %"] = interval([s[key] for s in same])
+            result.setdefault(f"{texture:g}", {})[method] = found
+    return result
