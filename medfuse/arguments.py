@@ -1,21 +1,36 @@
-"""What the command line is given, checked before anything slow is loaded: a slip of the pen costs no wait."""
+"""What the command line is given, with the options that several commands share, and those of the sources of a bundle.
+
+All is checked before anything slow is loaded: a slip of the pen costs no wait.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medfuse.bundles import CONFIG_SUFFIXES, bundle_dir, check_overlays, load_spec
+from medfuse.bundles import (
+    CONFIG_SUFFIXES,
+    DEFAULT_BUNDLE,
+    bundle_dir,
+    bundle_modalities,
+    case_keys,
+    check_overlays,
+    load_spec,
+    require_modalities,
+)
 from medfuse.errors import BundleError, MedfuseError
+from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
+from medfuse.io.units import ARBITRARY, CHOICES
 from medfuse.schema import checked_id, checked_unit
 
-SUV_CHOICES = ("auto", "bw", "lbm", "lbm-james", "bsa", "ibw", "none")  # those of medfuse.io.suv, which is slow to load
+SUV_CHOICES = CHOICES
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
-_FILES = ("mri", "pet", "mask")  # of which a NIfTI is one file
+_VOLUMES = [row for row in MODALITIES.values() if row.is_volume]
+_FILES = (*(row.key for row in _VOLUMES), "mask")  # of which a NIfTI is one file
 _IMAGES = ("source1", "source2", "truth1", "truth2", "restored1", "restored2", "degraded1", "degraded2")
 _NIFTI = (".nii", ".nii.gz")
 _SAID = {  # by destination of the argument
@@ -38,6 +53,9 @@ def check_arguments(options: argparse.Namespace) -> None:
         _check_length(what, path)
     if options.command == "fuse":
         _check_fuse(options)
+    if options.command == "batch" and options.level == "participant":
+        case_keys(options.bundle)
+        require_modalities(options.bundle, suv=options.suv, n4=options.n4)
     _check_there(given)
     bundles = [path for path in given.get("paths", ()) if Path(path).suffix not in CONFIG_SUFFIXES]
     for bundle in [*bundles, *filter(None, [given.get("bundle")])]:
@@ -45,7 +63,7 @@ def check_arguments(options: argparse.Namespace) -> None:
             bundle_dir(bundle)
     check_overlays(given.get("overlay") or ())
     if isinstance(given.get("degradation"), str):
-        options.degradation = load_spec(given["degradation"], given.get("bundle", "pet_mri_fusion"))
+        options.degradation = load_spec(given["degradation"], given.get("bundle", DEFAULT_BUNDLE))
 
 
 def steps(text: str) -> int:
@@ -83,19 +101,93 @@ def _check_length(what: str, path: str) -> None:
 def _check_fuse(options: argparse.Namespace) -> None:
     if options.case is not None:
         checked_id(options.case, "--case")
-    if options.pet_unit is not None:
-        checked_unit(options.pet_unit, "--pet-unit")
-    given = [n for n in ("dicom", "mri", "pet") if getattr(options, n) is not None]
-    if given not in (["dicom"], ["mri", "pet"]):
-        names = " and ".join(f"--{n}" for n in given) or "none of them"
-        raise MedfuseError(f"The images must be given as --pet and --mri, or as --dicom, got {names}; change them.")
-    for key in ("mri", "pet"):
+    keys = case_keys(options.bundle)
+    _check_sources(options, keys)
+    require_modalities(options.bundle, suv=options.suv, n4=options.n4)
+    for key in keys:
         nifti = str(options.dicom or getattr(options, key)).lower().endswith(_NIFTI)
-        unit = options.pet_unit if key == "pet" else None
-        if nifti and (getattr(options, f"{key}_series") or (key == "pet" and options.suv not in ("auto", "none"))):
+        unit = getattr(options, f"{key}_unit")
+        if unit is not None:
+            checked_unit(unit, f"--{key}-unit")
+        suv = MODALITIES[key].has_suv and options.suv not in ("auto", "none")
+        if nifti and (getattr(options, f"{key}_series") or suv):
             raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
         if not nifti and unit:
-            raise MedfuseError("--pet-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
+            raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
+
+
+def _check_sources(options: argparse.Namespace, keys: tuple[str, str]) -> None:
+    """Raise unless the images are those that the bundle takes."""
+    whose = "" if keys == DEFAULT_PAIR else f" of a bundle of {' and '.join(titles(keys))}"
+    given = [n for n in ("dicom", *_FILES[:-1]) if getattr(options, n) is not None]
+    if given not in (["dicom"], [key for key in _FILES if key in keys]):
+        names = " and ".join(f"--{n}" for n in given) or "none of them"
+        how = f"--{keys[1]} and --{keys[0]}, or as --dicom"
+        raise MedfuseError(f"The images{whose} must be given as {how}, got {names}; change them.")
+    for key in (k for k in _FILES[:-1] if k not in keys):
+        for kind in ("series", "unit"):
+            if getattr(options, f"{key}_{kind}") is not None:
+                got = f"got a bundle of {' and '.join(titles(keys))}; leave it out"
+                raise MedfuseError(f"--{key}-{kind} must come with a bundle of {MODALITIES[key].title}, {got}.")
+
+
+def add_sources(command: argparse.ArgumentParser, bundle: str) -> None:
+    """Add the options that name the sources of a case: in the help, those of a bundle."""
+    try:
+        first, second = bundle_modalities(bundle)
+    except BundleError:  # `check_arguments` says why
+        first, second = (MODALITIES[key] for key in DEFAULT_PAIR)
+
+    def told(row: Modality, text: str) -> str:
+        return text if row in (first, second) else argparse.SUPPRESS
+
+    rows = sorted(_VOLUMES, key=lambda row: row != second)
+    for row in rows:
+        text = "likewise; its grid is the reference" if row == first else ".nii, .nii.gz, or a folder or file of DICOM"
+        help_ = f"{row.title} volume{', ' if row == first else ': '}{text}"
+        command.add_argument(f"--{row.key}", type=Path, help=told(row, help_))
+    help_ = f"instead of both: a DICOM folder with one {second.title} and one {first.title} series"
+    command.add_argument("--dicom", type=Path, help=help_)
+    for row in rows:
+        help_ = f"which {row.title} series, where there are several"
+        command.add_argument(f"--{row.key}-series", metavar="UID", help=told(row, help_))
+    help_ = f"labels in the world of the {first.title}, NIfTI: the report gives the {second.title} in each"
+    command.add_argument("--mask", type=Path, help=help_)
+    for row in rows:
+        example = "SUV or Bq/ml" if row.has_uptake else row.unit
+        example = "" if example == ARBITRARY else f", e.g. {example}"
+        beside = "that of its sidecar, else " if row.has_uptake else ""
+        help_ = f"unit of the values of a NIfTI {row.title}{example} (default: {beside}{ARBITRARY})"
+        command.add_argument(f"--{row.key}-unit", metavar="UNIT", help=told(row, help_))
+
+
+def add_bundle(command: argparse.ArgumentParser, what: str = "bundle") -> None:
+    """Add the option that names a bundle."""
+    command.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"{what} (default: {DEFAULT_BUNDLE})")
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how NIfTI is read."""
+    command.add_argument(
+        "--nonfinite",
+        choices=("error", "zero"),
+        default="error",
+        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
+    )
+
+
+def named_bundle(words: Sequence[str]) -> str:
+    """Return the bundle that words of a command line name, before they are parsed: its sources make options."""
+    found = DEFAULT_BUNDLE
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == "--bundle" and after:
+            found = after
+        elif word.startswith("--bundle="):
+            found = word.removeprefix("--bundle=")
+    return found
 
 
 def _check_there(given: dict[str, object]) -> None:

@@ -11,12 +11,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
-from medfuse.arguments import SUV_CHOICES, check_arguments, shard, steps
-from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, load_spec, preset_names, share_dir
+from medfuse.arguments import (
+    SUV_CHOICES,
+    add_bundle,
+    add_reading,
+    add_sources,
+    check_arguments,
+    named_bundle,
+    shard,
+    steps,
+)
+from medfuse.bundles import (
+    DEFAULT_BUNDLE,
+    bundle_dir,
+    bundle_metadata,
+    bundle_modalities,
+    bundle_names,
+    case_keys,
+    load_spec,
+    preset_names,
+    share_dir,
+    source_keys,
+)
 from medfuse.errors import MedfuseError, known_error
 
 if TYPE_CHECKING:
     import torch
+
+    from medfuse.io.modalities import Modality
 
 
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
@@ -27,7 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Warnings leave it as it is: they are printed, counted and written into the records.
     """
-    options = _parser().parse_args(args)
+    words = sys.argv[1:] if args is None else list(args)
+    options = _parser(named_bundle(words)).parse_args(words)
     _quieten()
     _show_warnings()
     try:
@@ -45,29 +68,20 @@ def main(args: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
+    """Return the parser; of `fuse`, the help tells the sources of a bundle."""
     parser = argparse.ArgumentParser(prog="medfuse", description=f"Degradation-aware image fusion. {NOTICE}")
     parser.add_argument("--version", action="version", version=f"medfuse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI or DICOM)", description=NOTICE)
-    fuse.add_argument("--pet", type=Path, help="PET volume: .nii, .nii.gz, or a folder or file of DICOM")
-    fuse.add_argument("--mri", type=Path, help="MRI volume, likewise; its grid is the reference")
-    fuse.add_argument("--dicom", type=Path, help="instead of both: a DICOM folder with one PET and one MRI series")
-    fuse.add_argument("--pet-series", metavar="UID", help="which PET series, where there are several")
-    fuse.add_argument("--mri-series", metavar="UID", help="which MRI series, where there are several")
+    add_bundle(fuse, "bundle, which says what the sources are")
+    add_sources(fuse, bundle)
     fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
-    fuse.add_argument(
-        "--mask", type=Path, help="labels in the world of the MRI, NIfTI: the report gives the PET in each"
-    )
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
-    fuse.add_argument(
-        "--pet-unit",
-        help="unit of the values of a NIfTI PET, e.g. SUV or Bq/ml (default: that of its sidecar, else a.u.)",
-    )
-    _add_reading(fuse)
+    add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
@@ -76,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_batch(commands)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
-    images.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
+    add_bundle(images)
     images.add_argument("--source1", type=Path, help="folder of MRI or visible images")
     images.add_argument("--source2", type=Path, help="folder of PET or infrared images, matched by name")
     images.add_argument("--manifest", type=Path, help="instead of both: table (.tsv, .csv) of source1, source2, name")
@@ -116,13 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     dicom.set_defaults(run=_dicom)
 
     demo = commands.add_parser("demo", help="fuse what is shipped: the real PET-MRI case")
-    demo.add_argument("--bundle", default="pet_mri_fusion", help="another bundle: ir_vis_fusion, a rendered street")
+    demo.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
 
-    bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
-    tasks = bundle.add_subparsers(dest="task", required=True, metavar="TASK")
+    check_bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
+    tasks = check_bundle.add_subparsers(dest="task", required=True, metavar="TASK")
     check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
     check.add_argument(
         "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
@@ -148,48 +162,39 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
     batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
-    batch.add_argument("--bundle", default="pet_mri_fusion", help="bundle (default: pet_mri_fusion)")
+    add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    _add_reading(batch)
+    add_reading(batch)
     batch.add_argument(
         "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
     )
     batch.set_defaults(run=_batch)
 
 
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--nonfinite",
-        choices=("error", "zero"),
-        default="error",
-        help="NaN and infinity in a NIfTI, as SPM writes outside the head: refuse it, or let them count as 0",
-    )
-    command.add_argument(
-        "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
-    )
-
-
 def _fuse(options: argparse.Namespace) -> None:
     from medfuse.io.places import require_apart
+    from medfuse.io.sidecars import with_sidecar_units
     from medfuse.pipeline import require_same_sources
 
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
         item["mask"] = _mask(options.mask, options.strict)
-    for key, modality in (("mri", "MR"), ("pet", "PT")):
-        item |= _source(key, options.dicom or getattr(options, key), modality, options)
+    for row in bundle_modalities(options.bundle):
+        item |= _source(row, options.dicom or getattr(options, row.key), options)
+    item = with_sidecar_units(item, source_keys(options.bundle))
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
     if options.case is None:
-        require_same_sources(options.out / "case", item)
+        require_same_sources(options.out / "case", item, source_keys(options.bundle))
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    _run([item], options.degradation, options.out, options.steps, options.device, **reading, **dicom)
+    given: dict[str, Any] = reading | dicom
+    _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
 def _mask(path: Path, strict: bool) -> str:
@@ -202,23 +207,22 @@ def _mask(path: Path, strict: bool) -> str:
     return str(path.absolute())
 
 
-def _source(key: str, path: Path, modality: str, options: argparse.Namespace) -> dict[str, object]:
+def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
-    from medfuse.io.bids import unit_of_nifti
 
+    key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
         check_nifti(path, strict=options.strict)
-        unit = unit_of_nifti(path, options.pet_unit, options.case or "case") if key == "pet" else None
         return entries | ({f"{key}_unit": unit} if unit else {})
     require_volume(path)
-    series = open_series(path, modality=modality, uid=getattr(options, f"{key}_series"))
-    if modality == "PT":
+    series = open_series(path, modality=row.dicom, uid=uid)
+    if row.has_suv:
         content = None if options.suv == "none" else measure(series)
         found = series_suv(series, options.suv, content=content)
         why = found.record.get("reason") or found.record["rule"]
-        print(f"PET: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
+        print(f"{row.title}: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
     return entries | {f"{key}_series": series.uid}
 
 
@@ -233,26 +237,27 @@ def _dicom(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from medfuse.io import find_cases
 
-    if options.bundle != "pet_mri_fusion":
+    if not bundle_modalities(options.bundle)[0].is_volume:
         _image_demo(options.bundle, options.out)
         return
-    cases = find_cases(bundle_dir("pet_mri_fusion") / "demo")
-    chosen = cases if options.all else [c for c in cases if c["case"] == "sts_case"]
-    _run(chosen, load_spec("none"), options.out, 3, "auto")
+    cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
+    every = options.all or options.bundle != DEFAULT_BUNDLE
+    chosen = cases if every else [c for c in cases if c["case"] == "sts_case"]
+    _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
     from medfuse.pipeline import fuse_images
 
     demo = bundle_dir(bundle) / "demo"
-    noisy = demo / "noisy"
-    sources, spec = (noisy / "visible", noisy / "infrared"), load_spec("noise", bundle)
-    clean = (demo / "visible", demo / "infrared")
-    _print_images(fuse_images(*sources, out, bundle=bundle, degradation=spec, truths=clean), out)
+    keys, spec = source_keys(bundle), load_spec("noise", bundle)
+    (one, two), clean = (demo / "noisy" / key for key in keys), (demo / keys[0], demo / keys[1])
+    _print_images(fuse_images(one, two, out, bundle=bundle, degradation=spec, truths=clean), out)
     print(f"picture: {out.resolve() / 'contact_sheet.png'}")
 
 
 def _run(
+    bundle: str,
     datalist: list[dict[str, object]],
     spec: dict[str, object],
     out: Path,
@@ -265,7 +270,7 @@ def _run(
 
     require_writable(out)
     overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
-    run_bundle("pet_mri_fusion", datalist=datalist, **overrides)
+    run_bundle(bundle, datalist=datalist, **overrides)
     for item in datalist:
         case, folder = str(item["case"]), (out / str(item["case"])).resolve()
         print(f"results: {folder}")
@@ -286,7 +291,8 @@ def _batch(options: argparse.Namespace) -> int:
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
-    found = discover(options.input, participants=options.participant_label, sessions=options.session_label)
+    keys, labels = case_keys(options.bundle), (options.participant_label, options.session_label)
+    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
     print(f"{found.layout}: {len(found.cases)} cases")

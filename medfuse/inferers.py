@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
-from medfuse.fusion.finish import Balanced, Finish, as_predicted, convex
+from medfuse.fusion.finish import Finish
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
 
 Spec = Mapping[str, Any] | JointDegradation | None
@@ -38,13 +38,14 @@ class Settings:
     views: int = 1
     settle: Sequence[float | None] = (None, None)
     balance: int = 0
+    fusion_rule: str = "predicted"
 
     def __post_init__(self) -> None:
         """Refuse what is impossible."""
         if self.steps < 1:
             raise DegradationError(f"the number of steps must be at least 1, got {self.steps}.")
         correction(self.correction, self.settle)
-        Balanced(self.balance)
+        Finish(self.fusion_rule, self.balance)
         self.evaluator(torch.device("cpu"))
         object.__setattr__(self, "settle", tuple(self.settle))
 
@@ -55,20 +56,18 @@ class Settings:
 
     @property
     def finish(self) -> Finish:
-        """How the fusion is finished; a convex one is left alone."""
-        if self.convex:
-            return convex
-        return Balanced(self.balance) if self.balance else as_predicted
+        """How the fusion is finished; `convex` is the word for the rule of that name."""
+        return Finish("convex" if self.convex else self.fusion_rule, self.balance)
 
     @property
     def record(self) -> dict[str, Any]:
         """What a result depends on beside weights, degradation and steps, as JSON."""
         return {
             "correction": self.correction,
-            "convex": self.convex,
+            "fusion_rule": self.finish.rule,
             "views": self.views,
             "settle": list(self.settle),
-            "balance": 0 if self.convex else self.balance,
+            "balance": self.finish.steps,
         }
 
 
@@ -92,6 +91,7 @@ class FusionInferer(Inferer):
         views: int = 1,
         settle: Sequence[float | None] = (None, None),
         balance: int = 0,
+        fusion_rule: str = "predicted",
     ) -> None:
         """Make an inferer.
 
@@ -100,7 +100,7 @@ class FusionInferer(Inferer):
                 `JointDegradation`, or None for none. A call may override it.
             steps: Number of reverse steps, 1 or more. A call may override it.
             correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.corrections`.
-            convex: Force the fused image to `m x1 + (1 - m) x2`.
+            convex: The same as `fusion_rule="convex"`.
             amp: Run the network in bfloat16: yes, no, or `auto` (where the device computes it natively).
             trajectory: Return the state after each step too, as `states`; training needs them.
             limit: Number of pixels, B x H x W, on which the network runs at once; what is larger is cut into windows
@@ -111,13 +111,15 @@ class FusionInferer(Inferer):
                 the noise to be believed; None: never. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
+            fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`: `two_scale`,
+                `convex` (`m x1 + (1 - m) x2`), or `predicted`, as the network learned it.
 
         Raises:
-            DegradationError: The limit is not positive, or the steps, the correction, the views, the settling or the
-                balance are impossible.
+            DegradationError: The limit is not positive, or the steps, the correction, the views, the settling, the
+                balance or the rule are impossible.
         """
         self.degradation, self.trajectory = degradation, trajectory
-        self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance)
+        self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance, fusion_rule)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -160,9 +162,11 @@ class FusionInferer(Inferer):
         if inputs.ndim != 4 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
-        images = stated.continued(_plain(inputs))
-        fitted, found = fit(stated, images)
-        result = self._fused(images, inputs.shape[2:], network, fitted, told, until=until, misfit=misfit)
+        fitted = fit(stated, _plain(inputs))
+        found, observation = fitted.findings, JointObservation(*fitted.models)
+        whole, left = self._sampled(observation, network, told, until=until, misfit=misfit)
+        del fitted, observation  # a large image leaves little room
+        result = self._finished(whole, left, inputs.shape[2:], told, until=until)
         converged = result.pop("converged")
         return result | _proven(found.blur, found.noise, converged, axes=2)
 
@@ -176,36 +180,38 @@ class FusionInferer(Inferer):
     def _stated(self, degradation: Spec) -> JointDegradation:
         return as_degradation(self.degradation if degradation is None else degradation)
 
-    def _fused(
-        self,
-        images: Tensor,
-        size: Sequence[int],
-        network: Any,
-        fitted: JointDegradation,
-        told: Settings,
-        *,
-        until: int | None,
-        misfit: bool,
-    ) -> dict[str, Any]:
-        """Bind, sample and finish continued images **[B, 2, H', W']**; return results of the given size."""
-        observation = JointObservation.from_images(images, fitted)
+    def _sampled(
+        self, observation: JointObservation, network: Any, told: Settings, *, until: int | None, misfit: bool
+    ) -> tuple[list[FusionState], Tensor | None]:
+        """Return the states that are wanted, the last one of them the result, and what it leaves of the data."""
         steps = sample(
             network,
             observation,
             steps=told.steps,
             correct=correction(told.correction, told.settle),
-            evaluate=told.evaluator(images.device),
+            evaluate=told.evaluator(observation.source1.y.device),
             until=until,
         )
         whole = list(steps) if self.trajectory else [_last(steps, until or told.steps)]
-        final, states = whole[-1], [state.cropped(size) for state in whole]
-        result: dict[str, Any] = {"misfit": observation.misfit(final.images[:2])[_within(size)]} if misfit else {}
-        del observation, steps
-        final = final.cropped(size)
+        return whole, observation.misfit(whole[-1].images[:2]) if misfit else None
+
+    def _finished(
+        self,
+        whole: Sequence[FusionState],
+        misfit: Tensor | None,
+        size: Sequence[int],
+        told: Settings,
+        *,
+        until: int | None,
+    ) -> dict[str, Any]:
+        """Finish the fusion of continued images; return results of the given size."""
+        states = [state.cropped(size) for state in whole]
+        result: dict[str, Any] = {} if misfit is None else {"misfit": misfit[_within(size)]}
+        final = states[-1]
         source1, source2, fused = final.images
         if until in (None, told.steps):
             fused = told.finish(fused, (source1, source2), final.weight)
-            if told.convex:
+            if told.finish.rule != "predicted":
                 states[-1] = final._replace(images=(source1, source2, fused))
         std = (0.5 * final.log_variance).exp()
         result |= {
@@ -291,13 +297,15 @@ class VolumeFusionInferer(FusionInferer):
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
-        _, found = fit(stated, slices, volumes=volumes, at_once=together)
+        found = fit(stated, slices, volumes=volumes, at_once=together).findings
         converged = slices.new_empty(len(slices), 2, dtype=torch.bool)
         result: dict[str, Any] = {}
         for first in tqdm(range(0, len(slices), together), disable=not self.progress):
             some = slice(first, first + together)
-            images, fitted = stated.continued(slices[some]), found.of(some).applied(stated)
-            part = self._fused(images, slices.shape[2:], network, fitted, told, until=until, misfit=misfit)
+            fitted = found.of(some).applied(stated)
+            observation = JointObservation.from_images(stated.continued(slices[some]), fitted)
+            whole, left = self._sampled(observation, network, told, until=until, misfit=misfit)
+            part = self._finished(whole, left, slices.shape[2:], told, until=until)
             converged[some] = part.pop("converged")
             for name, values in part.items():
                 if self.std or name not in ("std1", "std2"):

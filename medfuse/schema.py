@@ -13,7 +13,6 @@ from typing import Any
 
 from medfuse.errors import BundleError, nearest
 
-SOURCES = ("mri", "pet")
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 UNIT = re.compile(r"[A-Za-z%][A-Za-z0-9/.*^%-]{0,15}")  # what may be written into outputs; no free text
 ID_RULE = "at most 128 letters, digits, '.', '_' and '-', the first a letter or digit"
@@ -103,7 +102,7 @@ def checked_flag(value: Any, what: str) -> bool:
     return value
 
 
-def field_names(keys: Sequence[str] = SOURCES) -> dict[str, Callable[[Any, str], Any]]:
+def field_names(keys: Sequence[str]) -> dict[str, Callable[[Any, str], Any]]:
     """Return the fields that a case may have, and what checks each.
 
     Args:
@@ -113,7 +112,7 @@ def field_names(keys: Sequence[str] = SOURCES) -> dict[str, Callable[[Any, str],
     return {"aligned": checked_flag, **units, **{f"{key}_series": checked_uid for key in keys}}
 
 
-def checked_fields(fields: Any, whose: str, *, keys: Sequence[str] = SOURCES) -> dict[str, Any]:
+def checked_fields(fields: Any, whose: str, *, keys: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a case.
 
     Args:
@@ -144,7 +143,7 @@ def unknown_field(name: str, what: str, legal: Iterable[str]) -> str:
     return f"{what} must be among {', '.join(legal)}, got {got}; {nearest(name, legal)}."
 
 
-def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str] = SOURCES) -> list[Mapping[str, Any]]:
+def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> list[Mapping[str, Any]]:
     """Return cases, as a bundle's `datalist` has them, each of which may be run.
 
     Args:

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from medfuse.errors import BundleError, DegradationError
+from medfuse.io.modalities import Modality, pair
 
+DEFAULT_BUNDLE = "pet_mri_fusion"
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_SPEC = 1 << 20  # bytes of a file of a degradation
 _MAX_PARTS = 500  # values in it
@@ -45,8 +47,61 @@ def bundle_dir(name: str) -> Path:
 
 def bundle_metadata(name: str) -> dict[str, Any]:
     """Return a bundle's metadata."""
-    metadata: dict[str, Any] = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    try:
+        metadata: Any = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, BundleError):
+            raise
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise BundleError("The metadata of a bundle must be a readable JSON object, got another file; repair it.")
     return metadata
+
+
+def bundle_modalities(name: str) -> tuple[Modality, Modality]:
+    """Return the modalities of a bundle's sources 1 and 2, by its metadata; see `medfuse.io.modalities`.
+
+    Raises:
+        BundleError: There is no such bundle, or its metadata name no two modalities that can be fused.
+    """
+    return pair(bundle_metadata(name))
+
+
+def source_keys(name: str = DEFAULT_BUNDLE) -> tuple[str, str]:
+    """Return the keys of a bundle's sources 1 and 2, such as `mri` and `pet`; see `bundle_modalities`."""
+    first, second = bundle_modalities(name)
+    return first.key, second.key
+
+
+def case_keys(name: str = DEFAULT_BUNDLE) -> tuple[str, str]:
+    """Return the keys of the sources of a bundle that fuses cases, which are volumes; see `source_keys`.
+
+    Raises:
+        BundleError: As `bundle_modalities`, or the bundle fuses pairs of 2-D images.
+    """
+    first, second = bundle_modalities(name)
+    if not first.is_volume:
+        raise BundleError("the bundle must fuse cases, got one that fuses pairs of images; use `medfuse images`.")
+    return first.key, second.key
+
+
+def require_modalities(name: str, *, suv: str | None = None, n4: bool = False) -> None:
+    """Refuse to ask of a bundle what none of its modalities has.
+
+    Args:
+        name: Of the bundle.
+        suv: SUV that is asked for, one of `medfuse.io.units.CHOICES`.
+        n4: Whether a bias field is to be removed.
+
+    Raises:
+        BundleError: If no source can have an SUV, or a bias field.
+    """
+    rows = bundle_modalities(name)
+    got = f"got a bundle of {rows[0].title} and {rows[1].title}; leave it out"
+    if n4 and not any(row.has_bias_field for row in rows):
+        raise BundleError(f"n4 must come with an image that has a bias field, an MRI, {got}.")
+    if suv not in (None, "auto", "none") and not any(row.has_suv for row in rows):
+        raise BundleError(f"An SUV must be asked for with a PET, {got}.")
 
 
 def preset_names() -> list[str]:

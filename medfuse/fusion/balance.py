@@ -23,12 +23,14 @@ _ROWS, _HALO = 128, _SIZE - 1  # rows of a part of an image, and those beyond it
 
 @torch.no_grad()
 def balanced(fused: Tensor, sources: Tensor, *, steps: int) -> Tensor:
-    """Return a fused image that does more justice to the source that it resembles less.
+    """Return a fused image that does more justice to the source that it resembles less: a few steps of gradient ascent.
 
-    Each step climbs `4 S_k + S_1 + S_2 + 1.6 E`: the mean SSIM with the source k that is worse off (softly
-    chosen), with both, and the share of the edges of both that is preserved, see `medfuse.fusion.similarity`. No pixel
-    changes by more than 1/150 in a step, and one by little that matters little. Images are taken in parts, so that
-    large ones need little memory; the result is the same. Those below 11 px, the window of SSIM, stay as they are.
+    Each step climbs `J(f) = sum_i (4 p_i + 1) S_i + 1.6 E`, with S_i the mean SSIM of f with source i, p the softmax
+    of `-S / 0.02` (1 for the source that is worse off, 0 for the other), and E the share of the edges of both that is
+    preserved, see `medfuse.fusion.similarity`. With g the gradient, p held, and its root mean square rms(g), it is
+    `f + g / (|g| + rms(g) / 2) / 150`: no pixel changes by more than 1/150, and one by little that matters little.
+    Images are taken in parts, so that large ones need little memory; the result is the same. Those below 11 px, the
+    window of SSIM, stay as they are.
 
     Args:
         fused: Fused images **[B, 1, H, W]**, 0..1.

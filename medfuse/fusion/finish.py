@@ -1,8 +1,8 @@
-"""How a fusion is finished: what becomes of the predicted fused image once both sources are restored."""
+"""How a fusion is finished: what becomes of the fused image once both sources are restored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,36 +10,40 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError
 from medfuse.fusion.balance import balanced
-
-Finish = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
-"""From the fused image, both restored sources and the weight m of source 1, each **[B, 1, H, W]**, to the fused one."""
-
-
-def as_predicted(fused: Tensor, sources: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Return the fused image as it is."""
-    return fused
-
-
-def convex(fused: Tensor, sources: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Return `m x1 + (1 - m) x2`: nothing appears in it that is in neither restored source."""
-    return weight * sources[0] + (1 - weight) * sources[1]
+from medfuse.fusion.rule import Evidence, fusion_rule
 
 
 @dataclass(frozen=True)
-class Balanced:
-    """Move the fused image towards the source that it resembles less, see `medfuse.fusion.balance`.
+class Finish:
+    """Compute the fused image by a rule, then move it towards the source that it resembles less.
 
     Attributes:
-        steps: Number of steps; 0 for none.
+        rule: Name of the rule, see `medfuse.fusion.rule`.
+        balance: Number of steps of `medfuse.fusion.balance`; 0 for none, as always after `convex`, whose point is that
+            nothing appears in it that is in neither source.
     """
 
-    steps: int
+    rule: str = "predicted"
+    balance: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of steps, with a `DegradationError`."""
-        if self.steps < 0:
-            raise DegradationError(f"the steps of the balance must be 0 or more, got {self.steps}.")
+        """Refuse an unknown rule and a negative number of steps, with a `DegradationError`."""
+        fusion_rule(self.rule)
+        if self.balance < 0:
+            raise DegradationError(f"the steps of the balance must be 0 or more, got {self.balance}.")
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the balance that are taken."""
+        return 0 if self.rule == "convex" else self.balance
 
     def __call__(self, fused: Tensor, sources: Sequence[Tensor], weight: Tensor) -> Tensor:
-        """Return the balanced image."""
+        """Return the finished image.
+
+        Args:
+            fused: As the network and the corrections left it, **[B, 1, H, W]**.
+            sources: Both restored sources, of that shape.
+            weight: Weight m of source 1, of that shape.
+        """
+        fused = fusion_rule(self.rule)(sources[0], sources[1], Evidence(fused, weight))
         return balanced(fused, torch.cat(list(sources), 1), steps=self.steps) if self.steps else fused

@@ -1,33 +1,39 @@
-"""Files in and out."""
+"""Files in and out. What is asked for is loaded when it is: the tables and rules of a package need no torch."""
 
-from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, require_writable, write_json
-from medfuse.io.cases import find_cases, require_cases
-from medfuse.io.dicom import (
-    DicomReader,
-    Series,
-    VolumeReader,
-    choose_series,
-    is_nifti,
-    list_series,
-    listing,
-    measure,
-    open_series,
-    require_one_person,
-    series_suv,
-)
-from medfuse.io.discover import Discovery, discover
-from medfuse.io.foreign import require_volume
-from medfuse.io.images import (
-    Image2D,
-    check_pair,
-    check_range,
-    match_folders,
-    match_manifest,
-    read_image,
-    size_factor,
-    write_image,
-)
-from medfuse.io.nifti import NONFINITE, NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medfuse.io.atomic import atomic_file, atomic_folder, atomic_path, require_writable, write_json
+    from medfuse.io.cases import find_cases, require_cases
+    from medfuse.io.dicom import (
+        DicomReader,
+        Series,
+        VolumeReader,
+        choose_series,
+        is_nifti,
+        list_series,
+        listing,
+        measure,
+        open_series,
+        require_one_person,
+        series_suv,
+    )
+    from medfuse.io.discovery import Discovery, discover
+    from medfuse.io.foreign import require_volume
+    from medfuse.io.images import (
+        Image2D,
+        check_pair,
+        check_range,
+        match_folders,
+        match_manifest,
+        read_image,
+        size_factor,
+        write_image,
+    )
+    from medfuse.io.nifti import NONFINITE, NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
 
 __all__ = [
     "NONFINITE",
@@ -66,3 +72,26 @@ __all__ = [
     "write_nifti",
     "write_rgb_nifti",
 ]
+
+_HOMES = {  # by module, the names that are asked for here
+    "atomic": "atomic_file atomic_folder atomic_path require_writable write_json",
+    "cases": "find_cases require_cases",
+    "dicom": "DicomReader Series VolumeReader choose_series is_nifti list_series listing measure open_series "
+    "require_one_person series_suv",
+    "discovery": "Discovery discover",
+    "foreign": "require_volume",
+    "images": "Image2D check_pair check_range match_folders match_manifest read_image size_factor write_image",
+    "nifti": "NONFINITE NiftiReader check_nifti check_nifti_header write_nifti write_rgb_nifti",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

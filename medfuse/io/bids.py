@@ -3,8 +3,9 @@
     sub-01/[ses-1/]pet/sub-01_[ses-1_]trc-FDG_pet.nii.gz    its sidecar, or one it inherits, says the unit
     sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz
 
-A session without an MRI of its own takes the only one of the subject. Nothing is guessed: where there are two, the case
-is refused, and a manifest chooses. A subject has all its PETs in sessions, or none of them.
+Folders and suffixes are those of `medfuse.io.modalities`; what shows uptake makes a case. A session without an MRI of
+its own takes the only one of the subject. Nothing is guessed: where there are two, the case is refused, and a manifest
+chooses. A subject has all its PETs in sessions, or none of them.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
-from medfuse.io.texts import read_json
-from medfuse.schema import checked_unit
+from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, modality
+from medfuse.io.sidecars import read_unit
 
-_ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_UNIT_KEYS = ("Units", "Unit")  # of BIDS, and of its drafts for PET
-_NO_UNIT = (None, "", "n/a")
-_NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_(pet|T1w)\.nii(?:\.gz)?")
+_ROWS = [row for row in MODALITIES.values() if row.bids_folder]
+_SUFFIXES = "|".join(row.bids_suffix for row in _ROWS)
+_NAME = re.compile(rf"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_({_SUFFIXES})\.nii(?:\.gz)?")
 
 
 def is_bids(root: Path) -> bool:
     """Return whether a folder looks like a BIDS dataset."""
-    pattern = ("sub-*/pet", "sub-*/anat", "sub-*/ses-*/pet", "sub-*/ses-*/anat")
-    return (root / "dataset_description.json").is_file() or any(next(root.glob(p), None) for p in pattern)
+    patterns = [f"{place}/{row.bids_folder}" for place in ("sub-*", "sub-*/ses-*") for row in _ROWS]
+    return (root / "dataset_description.json").is_file() or any(next(root.glob(p), None) for p in patterns)
 
 
 def find_bids_cases(
-    root: str | Path, *, participants: Sequence[str] = (), sessions: Sequence[str] = ()
+    root: str | Path,
+    *,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    keys: Sequence[str] = DEFAULT_PAIR,
 ) -> list[dict[str, Any]]:
     """List the cases of a BIDS dataset, sorted by id, `sub-01` or `sub-01_ses-1`.
 
@@ -39,28 +43,43 @@ def find_bids_cases(
         root: Folder of the dataset.
         participants: Labels of the participants to take, with or without `sub-`; all if none is given.
         sessions: Labels of the sessions to take, likewise.
+        keys: Modalities of the sources, those of a bundle.
 
     Returns:
-        One dictionary per case: "case", "mri", "pet" and, where a sidecar says it, "pet_unit"; or "case" and "problem"
-        where it cannot be used.
+        One dictionary per case: "case", a path for each key, such as "mri" and "pet", and, where a sidecar says it,
+        "pet_unit"; or "case" and "problem" where it cannot be used.
 
     Raises:
-        BundleError: If a label is not in the dataset, or there is no subject.
+        BundleError: If a label is not in the dataset, there is no subject, or BIDS has no place for a modality.
     """
-    root = Path(root)
+    root, roles = Path(root), _roles(keys)
     subjects = _folders(root, "sub")
     if not subjects:
         raise BundleError("A BIDS dataset must hold folders such as sub-01, got none; check the folder.")
     wanted = _labels("participant", participants, subjects, "sub")
     known = {name: path for subject in subjects.values() for name, path in _folders(subject, "ses").items()}
     chosen = _labels("session", sessions, known, "ses") if sessions else None
-    return [case for name in subjects if name in wanted for case in _readable(root, subjects[name], chosen)]
+    return [case for name in subjects if name in wanted for case in _readable(root, subjects[name], chosen, roles)]
 
 
-def _readable(root: Path, subject: Path, chosen: set[str] | None) -> list[dict[str, Any]]:
+def _roles(keys: Sequence[str]) -> tuple[Modality, Modality]:
+    """Return the modality whose images make cases, one that shows uptake if there is one, and the other."""
+    rows = [modality(key) for key in keys]
+    if absent := [row.title for row in rows if not row.bids_folder]:
+        raise BundleError(
+            f"A BIDS dataset must be fused by a bundle of {' and '.join(row.title for row in _ROWS)}, got one of "
+            f"{' and '.join(absent)}, for which BIDS has no place; list the cases in a manifest."
+        )
+    main = next((row for row in rows if row.has_uptake), rows[1])
+    return main, next(row for row in rows if row != main)
+
+
+def _readable(
+    root: Path, subject: Path, chosen: set[str] | None, roles: tuple[Modality, Modality]
+) -> list[dict[str, Any]]:
     """List the cases of one subject, or the subject as a case that cannot be read."""
     try:
-        return _subject(root, subject, chosen)
+        return _subject(root, subject, chosen, roles)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         problem = f"The files of {subject.name} must be readable, got {why!r}; check them and their permissions."
@@ -83,39 +102,47 @@ def _labels(what: str, labels: Sequence[str], known: dict[str, Path], kind: str)
     return names or set(known)
 
 
-def _subject(root: Path, subject: Path, chosen: set[str] | None) -> list[dict[str, Any]]:
+def _subject(
+    root: Path, subject: Path, chosen: set[str] | None, roles: tuple[Modality, Modality]
+) -> list[dict[str, Any]]:
     """List the cases of one subject: its chosen sessions with a PET, or all of them where none has one."""
+    main, other = roles
     sessions = _folders(subject, "ses")
     places = [subject / name for name in sorted(sessions if chosen is None else chosen)] or [subject]
-    pets = {place: found for place in places if (found := _images(place / "pet", "pet"))}
-    everywhere = [t1 for place in (subject, *sessions.values()) for t1 in _images(place / "anat", "T1w")]
-    mixed = bool(sessions) and bool(_images(subject / "pet", "pet"))
+    pets = {place: found for place in places if (found := _images(place, main))}
+    everywhere = [t1 for place in (subject, *sessions.values()) for t1 in _images(place, other)]
+    mixed = bool(sessions) and bool(_images(subject, main))
     cases = []
     for place in pets or places:
         case = subject.name if place == subject else f"{subject.name}_{place.name}"
-        found, heads = pets.get(place, []), _images(place / "anat", "T1w") or everywhere
+        found, heads = pets.get(place, []), _images(place, other) or everywhere
         try:
             if mixed:
                 raise BundleError(
-                    f"{subject.name} must have all its PETs in sessions or none, got both; move those in pet/."
+                    f"{subject.name} must have all its {main.title}s in sessions or none, got both; "
+                    f"move those in {main.bids_folder}/."
                 )
-            pet, mri = _only(case, "PET (pet/*_pet.nii.gz)", found), _only(case, "MRI (anat/*_T1w.nii.gz)", heads)
-            cases.append({"case": case, "mri": str(mri), "pet": str(pet), **_unit(root, case, pet)})
+            images = {main.key: _only(case, main, found), other.key: _only(case, other, heads)}
+            units = {f"{row.key}_unit": _unit(root, case, images[row.key], row) for row in roles if row.is_measured}
+            paths = {key: str(images[key]) for key in MODALITIES if key in images}
+            cases.append({"case": case, **paths, **{key: unit for key, unit in units.items() if unit}})
         except BundleError as error:
             cases.append({"case": case, "problem": str(error)})
     return cases
 
 
-def _images(folder: Path, suffix: str) -> list[Path]:
+def _images(place: Path, row: Modality) -> list[Path]:
+    folder = place / row.bids_folder
     if not folder.is_dir():
         return []
-    return [p for p in sorted(folder.iterdir()) if (m := _NAME.fullmatch(p.name)) and m[1] == suffix]
+    return [p for p in sorted(folder.iterdir()) if (m := _NAME.fullmatch(p.name)) and m[1] == row.bids_suffix]
 
 
-def _only(case: str, what: str, images: list[Path]) -> Path:
+def _only(case: str, row: Modality, images: list[Path]) -> Path:
     """Return the only image, or say what there is, by the entities of the names."""
     if len(images) != 1:
         listed = ", ".join(p.name.split(".")[0].partition("_")[2] for p in images)
+        what = f"{row.title} ({row.bids_folder}/*_{row.bids_suffix}.nii.gz)"
         remedy = "choose one in a manifest" if images else "add it or leave the participant out"
         raise BundleError(
             f"{case} must have one {what}, got {len(images)}{f' ({listed})' if listed else ''}; {remedy}."
@@ -123,57 +150,15 @@ def _only(case: str, what: str, images: list[Path]) -> Path:
     return images[0]
 
 
-def _unit(root: Path, case: str, pet: Path) -> dict[str, str]:
-    """Return the unit of a PET, by the sidecar nearest to it (BIDS: the inheritance principle)."""
-    parts = set(pet.name.split(".")[0].split("_"))
-    folder = pet.parent
+def _unit(root: Path, case: str, image: Path, row: Modality) -> str | None:
+    """Return the unit of an image, by the sidecar nearest to it (BIDS: the inheritance principle)."""
+    parts = set(image.name.split(".")[0].split("_"))
+    folder = image.parent
     while True:
-        sidecars = [p for p in folder.glob("*pet.json") if set(p.stem.split("_")) <= parts]
+        sidecars = [p for p in folder.glob(f"*{row.bids_suffix}.json") if set(p.stem.split("_")) <= parts]
         for sidecar in sorted(sidecars, key=lambda p: (-len(p.stem.split("_")), p.name)):
-            if unit := _read_unit(sidecar, case):
-                return {"pet_unit": unit}
+            if unit := read_unit(sidecar, f"the {row.title} of {case}"):
+                return unit
         if folder == root:
-            return {}
+            return None
         folder = folder.parent
-
-
-def _read_unit(sidecar: Path, case: str) -> str | None:
-    try:
-        content = read_json(sidecar)
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise BundleError(f"The sidecar of the PET of {case} must be a small JSON object, got another; repair it.")
-    units = {checked_unit(v, f"{k} of the PET of {case}") for k in _UNIT_KEYS if (v := content.get(k)) not in _NO_UNIT}
-    if len(units) > 1:
-        raise BundleError(f"Units and Unit of the PET of {case} must be equal, got two units; correct the sidecar.")
-    return next(iter(units), None)
-
-
-def unit_of_nifti(image: Path, stated: str | None, case: str) -> str | None:
-    """Return the unit of a NIfTI PET: as stated, else by the sidecar beside it (`pet.json` beside `pet.nii.gz`).
-
-    Args:
-        image: The NIfTI, under any name; of anything else, what is stated is returned.
-        stated: What a person has stated of it.
-        case: Its id, for errors.
-
-    Raises:
-        BundleError: The sidecar is no JSON object, or says another unit than what is stated.
-    """
-    if not _ENDING.search(image.name):
-        return stated
-    sidecar = image.with_name(f"{_ENDING.sub('', image.name)}.json")
-    noted = _read_unit(sidecar, case) if sidecar.is_file() else None
-    if stated and noted and _plain(stated) != _plain(noted):
-        raise BundleError(
-            f"The unit of the PET of {case} must be the one of its sidecar, got {stated}, and {noted} in the sidecar; "
-            "correct either."
-        )
-    return stated or noted
-
-
-def _plain(unit: str) -> str:
-    """Return a unit in one of its spellings: 1 cc is 1 cm3 is 1 ml, and SUV by body weight is in g/ml."""
-    text = unit.lower().replace("/cc", "/ml").replace("/cm3", "/ml")
-    return "suv" if text in ("g/ml", "suvbw", "g/ml{suvbw}", "{suvbw}g/ml") else text

@@ -5,8 +5,9 @@ Two layouts, which may be mixed; upper and lower case are the same:
     CASE/mri.nii.gz   CASE/pet.nii.gz   CASE/mask.nii.gz   CASE/truth_pet.nii.gz   CASE/case.json
     CASE_mri.nii.gz   CASE_pet.nii.gz   CASE_mask.nii.gz   CASE_truth_pet.nii.gz
 
-In a folder of a case, files may also carry its name (`CASE/CASE_mri.nii.gz`), and instead of a NIfTI there may be a
-folder of DICOM files (`CASE/mri/`, `CASE/pet/`). Other files are left alone, and so are sub-folders without either.
+The names are keys of `medfuse.io.modalities`: those of the two that a bundle takes. In a folder of a case, files may
+also carry its name (`CASE/CASE_mri.nii.gz`), and instead of a NIfTI there may be a folder of DICOM files (`CASE/mri/`,
+`CASE/pet/`). Other files are left alone, and so are sub-folders without either.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
-from medfuse.io.bids import unit_of_nifti
 from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.foreign import foreign_format, foreign_message
+from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES
 from medfuse.io.places import is_result, is_result_folder, require_apart
+from medfuse.io.sidecars import with_sidecar_units
 from medfuse.io.texts import read_json
-from medfuse.schema import SOURCES, checked_fields, checked_id, checked_items, id_problem, refuse_twins
+from medfuse.schema import checked_fields, checked_id, checked_items, id_problem, refuse_twins
 
-SYNONYMS = {"mr": "mri", "t1": "mri", "t1w": "mri", "suv": "pet"}
+SYNONYMS = {name: row.key for row in MODALITIES.values() for name in row.synonyms}
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def find_cases(
     dataset_dir: str | Path,
     *,
-    keys: Sequence[str] = SOURCES,
+    keys: Sequence[str] = DEFAULT_PAIR,
     allow_empty: bool = False,
     tolerant: bool = False,
     leave: Sequence[Path] = (),
@@ -43,8 +45,8 @@ def find_cases(
 
     Args:
         dataset_dir: Folder of cases, in one of the layouts of this module.
-        keys: What each case must have. A file is matched by its key, or by a synonym of it: mr, t1, t1w for mri; suv
-            for pet.
+        keys: What each case must have. A file is matched by its key, or by a synonym of it in
+            `medfuse.io.modalities`: mr, t1, t1w for mri; suv for pet.
         allow_empty: Return an empty list for a folder that is absent or holds no case, for bundles, which must load
             where there is no data yet; `require_cases` then raises when they run.
         tolerant: List a case that cannot be used as its "case" and "problem", which says why, instead of raising.
@@ -111,7 +113,7 @@ def require_cases(
     dataset_dir: str | Path,
     output_dir: str | Path | None = None,
     *,
-    keys: Sequence[str] = SOURCES,
+    keys: Sequence[str] = DEFAULT_PAIR,
 ) -> None:
     """Raise unless all cases may be run, for the `run` section of a bundle: MONAI takes no data for success.
 
@@ -133,7 +135,7 @@ def require_cases(
         require_apart(cases, output_dir, Path(output_dir).joinpath)
 
 
-def study_folders(root: Path, *, keys: Sequence[str] = SOURCES) -> list[Path]:
+def study_folders(root: Path, *, keys: Sequence[str] = DEFAULT_PAIR) -> list[Path]:
     """Return the folders of a folder that are DICOM studies of somebody, and no cases that a user has named.
 
     Where `mri` and `pet` are folders of DICOM, or a `case.json` lies beside them, somebody has made a case. Other
@@ -218,9 +220,7 @@ def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) ->
         raise BundleError(f"Case {case} must have {' and '.join(keys)}, got {present}; add {' and '.join(missing)}.")
     order = [*keys, *sorted(set(files) - set(keys))]
     fields = _fields(root / case / "case.json", case, keys)
-    if "pet" in keys and (unit := unit_of_nifti(files["pet"], fields.get("pet_unit"), case)):
-        fields["pet_unit"] = unit
-    return {"case": case, **{key: str(files[key]) for key in order}, **fields}
+    return with_sidecar_units({"case": case, **{key: str(files[key]) for key in order}, **fields}, keys)
 
 
 def _fields(path: Path, case: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medfuse.errors import ImageError
-from medfuse.io.dicom.begin import is_dicom
 
 _SIMPLEITK = "SimpleITK.WriteImage(SimpleITK.ReadImage('IN'), 'OUT.nii.gz')"
 _NIBABEL = "i = nibabel.load('IN'); nibabel.save(nibabel.Nifti1Image(i.get_fdata(), i.affine), 'OUT.nii.gz')"
@@ -84,7 +83,7 @@ def no_image(path: str | Path) -> str | None:
     if not path.name.lower().endswith(_NIFTI):
         if (found := foreign_format(path)) is not None:
             kind, remedy = found
-        elif is_dicom(path):
+        elif _begin(path, 132)[128:] == b"DICM":
             kind = "DICOM"
         else:
             return None

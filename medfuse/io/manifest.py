@@ -1,4 +1,4 @@
-"""A table of cases: TSV or CSV with the columns case, mri, pet and, if wanted, those of `OPTIONAL`.
+"""A table of cases: TSV or CSV with the columns case, those of the sources, mri and pet, and if wanted, of fields.
 
 Paths are relative to the table. An empty cell, or `n/a`, is none.
 """
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError, nearest
-from medfuse.io.bids import unit_of_nifti
-from medfuse.schema import SOURCES, checked_id, field_names, is_field, refuse_twins
+from medfuse.io.modalities import DEFAULT_PAIR
+from medfuse.io.sidecars import with_sidecar_units
+from medfuse.schema import checked_id, field_names, is_field, refuse_twins
 
-REQUIRED = ("case", *SOURCES)
-OPTIONAL = (*field_names(), "mask")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 
@@ -26,8 +25,12 @@ def is_manifest(path: Path) -> bool:
     return path.suffix.lower() in _DELIMITERS
 
 
-def read_manifest(path: str | Path) -> list[dict[str, Any]]:
+def read_manifest(path: str | Path, *, keys: Sequence[str] = DEFAULT_PAIR) -> list[dict[str, Any]]:
     """List the cases of a table, sorted by id.
+
+    Args:
+        path: TSV or CSV file, by its suffix.
+        keys: Columns of the sources.
 
     Returns:
         One dictionary per case, as `medfuse.io.find_cases`; or "case" and "problem" where a row cannot be used.
@@ -38,9 +41,9 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     cases = []
-    for number, cells in read_rows(path, REQUIRED, OPTIONAL):
+    for number, cells in read_rows(path, ("case", *keys), (*field_names(keys), "mask")):
         checked_id(cells.get("case", ""), f"case in row {number} of the manifest")
-        cases.append(_case(cells, path.parent))
+        cases.append(_case(cells, path.parent, keys))
     _check_unique([case["case"] for case in cases])
     return sorted(cases, key=lambda case: case["case"])
 
@@ -109,10 +112,10 @@ def _check_unique(ids: list[str]) -> None:
     refuse_twins(ids)
 
 
-def _case(cells: dict[str, str], folder: Path) -> dict[str, Any]:
+def _case(cells: dict[str, str], folder: Path, keys: Sequence[str]) -> dict[str, Any]:
     case: dict[str, Any] = {"case": cells.pop("case")}
     try:
-        for key in ("mri", "pet", "mask"):
+        for key in (*keys, "mask"):
             if key in cells:
                 file = folder / cells.pop(key)
                 if not os.path.exists(file):  # noqa: PTH110  (false, too, for a path that cannot be)
@@ -122,14 +125,12 @@ def _case(cells: dict[str, str], folder: Path) -> dict[str, Any]:
                 case[key] = str(file)
             elif key != "mask":
                 raise BundleError(f"{key} of case {case['case']} must be given, got an empty cell; fill it in.")
-        fields = {key: _value(key, text, case["case"]) for key, text in cells.items()}
-        if unit := unit_of_nifti(Path(case["pet"]), fields.get("pet_unit"), case["case"]):
-            fields["pet_unit"] = unit
-        return case | fields
+        fields = {key: _value(key, text, case["case"], keys) for key, text in cells.items()}
+        return with_sidecar_units(case | fields, keys)
     except BundleError as error:
         return {"case": case["case"], "problem": str(error)}
 
 
-def _value(key: str, text: str, case: str) -> Any:
+def _value(key: str, text: str, case: str, keys: Sequence[str]) -> Any:
     value = _TRUTH.get(text.lower(), text) if key == "aligned" else text
-    return field_names()[key](value, f"{key} of case {case}")
+    return field_names(keys)[key](value, f"{key} of case {case}")

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.errors import BundleError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
+from medfuse.io.modalities import MODALITIES
 from medfuse.io.places import require_apart
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.layout import BidsLayout, Layout
@@ -56,7 +58,7 @@ def run_batch(
     cases: Iterable[Mapping[str, Any]],
     out: str | Path,
     *,
-    bundle: str = "pet_mri_fusion",
+    bundle: str = DEFAULT_BUNDLE,
     degradation: Mapping[str, Any] | str | None = None,
     steps: int | None = None,
     device: str | torch.device | None = None,
@@ -100,8 +102,9 @@ def run_batch(
             cannot be loaded.
     """
     out = Path(out)
-    layout = Layout(out) if bids is None else BidsLayout(out, Path(bids))
-    known = sorted(checked_items(cases), key=lambda item: str(item["case"]))
+    keys = case_keys(bundle)
+    layout = Layout(out) if bids is None else BidsLayout(out, Path(bids), keys)
+    known = sorted(checked_items(cases, keys=keys), key=lambda item: str(item["case"]))
     items = _part(known, shard)
     require_apart(known, out, layout.folder)
     _check_places(items, layout)
@@ -208,7 +211,8 @@ def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
 
 def _check_suv(items: Sequence[Mapping[str, Any]], suv: str | None) -> None:
     """Refuse to make SUV of what has no headers to tell how."""
-    plain = [item["case"] for item in items if is_nifti(Path(str(item.get("pet", ""))))]
+    pets = [key for key, row in MODALITIES.items() if row.has_suv]
+    plain = [item["case"] for item in items if any(is_nifti(Path(str(item.get(key, "")))) for key in pets)]
     if plain and suv not in (None, "auto", "none"):
         raise BundleError(
             f"An SUV must be asked for with DICOM PETs only, got NIfTI for {len(plain)} cases, {plain[0]} among them; "

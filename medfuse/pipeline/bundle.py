@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.inferers import Inferer
 from torch import Tensor
 
-from medfuse.bundles import bundle_dir, check_overlays, load_spec
+from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError
 
@@ -48,7 +48,7 @@ class Fusion:
     inferer: Inferer
     device: torch.device
     weights: Path
-    bundle: str = "pet_mri_fusion"
+    bundle: str = DEFAULT_BUNDLE
     color: bool = False
 
     def __call__(
@@ -68,7 +68,7 @@ class Fusion:
             return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
 
 
-def load_fusion(bundle: str = "pet_mri_fusion", *, device: str | torch.device = "auto") -> Fusion:
+def load_fusion(bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto") -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
     Args:

@@ -13,6 +13,7 @@ from monai.utils import ImageMetaKey, ensure_tuple_rep
 
 from medfuse.errors import BundleError
 from medfuse.io import check_nifti_header, is_nifti, open_series, require_one_person, require_volume
+from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES
 from medfuse.pipeline.facts import series_sha256, sha256
 
 
@@ -38,13 +39,15 @@ class DescribeSourcesd(MapTransform):
 
         Args:
             keys: Keys of the sources' paths.
-            modality: DICOM modality of each: CT, MR, PT, or None for any; one for all keys or one for each.
+            modality: DICOM modality of each, such as MR: one for all keys or one for each; None for that of the key in
+                `medfuse.io.modalities`, and for any where it is not there.
             strict: Refuse a NIfTI whose sform and qform disagree.
             allow_missing_keys: Pass keys that a case has not.
         """
         super().__init__(keys, allow_missing_keys)
         self.strict = strict
-        self.modalities = ensure_tuple_rep(modality, len(self.keys))
+        given = ensure_tuple_rep(modality, len(self.keys))
+        self.modalities = tuple(m or _dicom(str(key)) for m, key in zip(given, self.keys, strict=True))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the notes.
@@ -114,12 +117,18 @@ class VerifySourcesd(MapTransform):
         return dict(data)
 
 
-def require_same_sources(folder: Path, item: Mapping[str, Any]) -> None:
+def _dicom(key: str) -> str | None:
+    """Return the DICOM modality of a key; None for a key that is no modality, or none of DICOM."""
+    return MODALITIES[key].dicom or None if key in MODALITIES else None
+
+
+def require_same_sources(folder: Path, item: Mapping[str, Any], keys: Sequence[str] = DEFAULT_PAIR) -> None:
     """Raise where a folder holds the results of other images: under a name that nobody chose, they are of anybody.
 
     Args:
         folder: Of the results of the case.
         item: The case, with the paths of its sources.
+        keys: Of the sources.
 
     Raises:
         MedfuseError: It does, or the sources cannot be read.
@@ -127,13 +136,13 @@ def require_same_sources(folder: Path, item: Mapping[str, Any]) -> None:
     sidecar = folder / f"{item['case']}.json"
     if not sidecar.exists():
         return
-    described: Callable[[Any], dict[Hashable, Any]] = DescribeSourcesd(keys=("mri", "pet"), modality=("MR", "PT"))
+    described: Callable[[Any], dict[Hashable, Any]] = DescribeSourcesd(keys=keys)
     now = described(item)
     try:
         before = {key: source["sha256"] for key, source in json.loads(sidecar.read_text("utf-8"))["sources"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         before = {}  # nobody can say of what
-    if before != {key: now[f"{key}_sha256"] for key in ("mri", "pet")}:
+    if before != {key: now[f"{key}_sha256"] for key in keys}:
         raise BundleError(
             f"OUT must hold no results of other images under the name {item['case']}, got some; name this case with "
             "--case, or choose another OUT."

@@ -14,7 +14,7 @@ from monai.metrics import PSNRMetric, SSIMMetric
 from torch import Tensor
 
 from medfuse.bundles import named_as_preset
-from medfuse.physics import Degradation, Identity, JointDegradation, JointObservation, fit, sigma_map
+from medfuse.physics import Degradation, Identity, JointDegradation, fit, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
@@ -76,8 +76,8 @@ def agreements(
     for start in range(0, count, batch):
         some = slice(start, start + batch)
         y, x = (degradation.continued(torch.stack([v[some] for v in images], 1)) for images in pairs)
-        fitted, _ = fit(degradation, y, blur=findings["blur"].to(y).expand(len(y), -1))
-        for i, (model, residual) in enumerate(zip(JointObservation.from_images(y, fitted), residuals, strict=True)):
+        fitted = fit(degradation, y, blur=findings["blur"].to(y).expand(len(y), -1))
+        for i, (model, residual) in enumerate(zip(fitted.models, residuals, strict=True)):
             if residual is not None:
                 image = x[:, i : i + 1]
                 chi2[i].append(model.chi2(image))

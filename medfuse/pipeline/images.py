@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medfuse.about import NOTICE
+from medfuse.bundles import DEFAULT_BUNDLE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.fusion.color import fuse_visible
 from medfuse.io import (
@@ -55,7 +56,7 @@ def fuse_images(
     out: str | Path,
     *,
     manifest: str | Path | None = None,
-    bundle: str | Fusion = "pet_mri_fusion",
+    bundle: str | Fusion = DEFAULT_BUNDLE,
     degradation: Mapping[str, Any] | None = None,
     steps: int = 3,
     device: str | torch.device = "auto",

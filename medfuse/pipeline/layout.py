@@ -18,10 +18,9 @@ from medfuse.io.derivative import (
     source_uri,
     write_dataset,
 )
+from medfuse.io.modalities import DEFAULT_PAIR, modality, title
 from medfuse.pipeline.outputs import OUTPUTS
 from medfuse.transforms import BIAS_FIELD
-
-_PLACES = {"mri": ("anat", "T1w"), "pet": ("pet", "PET")}  # folder, and label of the grid
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,11 @@ class BidsLayout(Layout):
 
     Attributes:
         root: Folder of the BIDS dataset that the cases are of.
+        keys: Of the sources.
     """
 
     root: Path
+    keys: tuple[str, str] = DEFAULT_PAIR
 
     def folder(self, case: str) -> Path:
         """Return the folder of a subject or a session."""
@@ -92,7 +93,7 @@ class BidsLayout(Layout):
 
     def basis(self, item: Mapping[str, Any]) -> list[str]:
         """Return the URIs of the sources."""
-        return [source_uri(item[key], self.root) for key in _PLACES]
+        return [source_uri(item[key], self.root) for key in self.keys]
 
     def arrange(self, folder: Path, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Give the volumes their BIDS names and sidecars; the rest goes to the folder of the records."""
@@ -106,8 +107,8 @@ class BidsLayout(Layout):
             if output.bids_label is None or not volume.is_file():
                 continue
             key, grid = list(record["sources"])[output.source], record["reference"]["source"]
-            space = None if key == grid else _PLACES[grid][1]
-            place = folder / _PLACES[key][0]
+            space = None if key == grid else modality(grid).bids_space
+            place = folder / modality(key).bids_folder
             place.mkdir(exist_ok=True)
             stem = derivative_name(item[key], record["case"], desc=output.bids_label, space=space)
             volume.rename(place / f"{stem}.nii.gz")
@@ -118,15 +119,15 @@ class BidsLayout(Layout):
     def _sidecar(self, key: str, item: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
         """Return what BIDS wants to know of a volume that was made of a source."""
         grid, spacing = record["reference"]["source"], record["reference"]["spacing_mm"]
-        own, other = (source_uri(item[k], self.root) for k in sorted(_PLACES, key=lambda k: k != key))
+        own, other = (source_uri(item[k], self.root) for k in sorted(self.keys, key=lambda k: k != key))
         sidecar: dict[str, Any] = {
             "Sources": [own, other],
             "SkullStripped": False,
-            "Resolution": f"Grid of the {grid.upper()}, {' x '.join(f'{s:.4g}' for s in spacing)} mm",
+            "Resolution": f"Grid of the {title(grid)}, {' x '.join(f'{s:.4g}' for s in spacing)} mm",
         }
         if key != grid:
             sidecar["SpatialReference"] = source_uri(item[grid], self.root)
-        if key == "mri":
+        if modality(key).has_bias_field:
             sidecar["BiasFieldRemoved"] = bool(record["sources"][key].get(BIAS_FIELD))
         return sidecar
 

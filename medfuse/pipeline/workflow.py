@@ -14,11 +14,11 @@ from monai.bundle import ConfigParser
 from monai.data.utils import list_data_collate
 from monai.transforms import Decollated
 
-from medfuse.bundles import load_spec
+from medfuse.bundles import DEFAULT_BUNDLE, case_keys, load_spec, require_modalities
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
-from medfuse.io.bids import unit_of_nifti
+from medfuse.io.sidecars import with_sidecar_units
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.facts import sha256
@@ -61,7 +61,7 @@ class Workflow:
         Raises:
             MedfuseError: The case cannot be fused.
         """
-        checked_items([item])
+        checked_items([item], keys=self.writer.source_keys)
         with unwrapped():
             return self._fuse(item)
 
@@ -91,7 +91,7 @@ class Workflow:
 
 
 def load_workflow(
-    bundle: str = "pet_mri_fusion",
+    bundle: str = DEFAULT_BUNDLE,
     *,
     degradation: Mapping[str, Any] | str | None = None,
     steps: int | None = None,
@@ -120,6 +120,7 @@ def load_workflow(
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
             `SaveFusiond`, or a degradation makes no sense.
     """
+    require_modalities(bundle, suv=suv, n4=n4)
     parser = read_inference(bundle, overlays=overlays, device=device)
     if "postprocessing" not in parser:
         raise BundleError("the bundle must fuse cases, got one that fuses pairs of images; use `medfuse images`.")
@@ -158,9 +159,10 @@ def _built(parser: ConfigParser, configuration: str) -> Workflow:
 
 
 def fuse(
-    pet: str | Path,
-    mri: str | Path,
+    pet: str | Path | None = None,
+    mri: str | Path | None = None,
     *,
+    bundle: str = DEFAULT_BUNDLE,
     degradation: Mapping[str, Any] | str | None = None,
     steps: int | None = None,
     device: str | torch.device = "auto",
@@ -170,6 +172,7 @@ def fuse(
     n4: bool = False,
     nonfinite: str = "error",
     strict: bool = False,
+    **sources: str | Path | None,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
 
@@ -179,6 +182,7 @@ def fuse(
     Args:
         pet: NIfTI, or a folder or file of DICOM.
         mri: Likewise; its grid is the reference.
+        bundle: Name or folder of a bundle; one of other modalities takes sources by their names, see `sources`.
         degradation: A preset's name, a file or a specification; none by default.
         steps: Number of reverse steps; the bundle's own by default.
         device: Where to compute, see `medfuse.devices.pick_device`.
@@ -188,21 +192,28 @@ def fuse(
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
+        sources: What a bundle of other modalities takes, by their keys: a path for each, such as `ct`, and optionally
+            the unit of a NIfTI, such as `ct_unit`.
 
     Returns:
-        Volumes **[X, Y, Z]** on the grid of the MRI, with their affine and units: `restored` (MRI, PET), `fused`,
-        `weight`, `rgb`, and the record of the case.
+        Volumes **[X, Y, Z]** on the grid of source 1 (the MRI), with their affine and units: `restored` (both),
+        `fused`, `weight`, `rgb`, and the record of the case.
 
     Raises:
-        MedfuseError: The pair cannot be fused.
+        MedfuseError: The pair cannot be fused, or the sources are not those that the bundle takes.
     """
-    item: dict[str, Any] = {"case": "case", "mri": str(mri), "pet": str(pet)}
+    keys = case_keys(bundle)
+    given = {"pet": pet, "mri": mri, "pet_unit": pet_unit, **sources}
+    given = {name: str(value) for name, value in given.items() if value}
+    fields = (*keys, *(f"{key}_unit" for key in keys))
+    if not set(keys) <= set(given) <= set(fields):
+        got = ", ".join(sorted(given)) or "none"
+        raise BundleError(f"The sources of this bundle must be given as {' and '.join(keys)}, got {got}; change them.")
+    item = with_sidecar_units({"case": "case"} | {name: given[name] for name in fields if name in given}, keys)
     if aligned:
         item["aligned"] = True
-    if unit := unit_of_nifti(Path(pet), pet_unit, "case"):
-        item["pet_unit"] = unit
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
-    return load_workflow(degradation=degradation, steps=steps, device=device, **options)(item)
+    return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)
 
 
 def _hash(parser: ConfigParser) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
+from medfuse.io.units import is_comparable
 
-UNKNOWN_UNITS = ("a.u.", "", "counts")
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
 _GRAIN = 3.0 / 255.0  # of full range: noise that an image may have of its own before any was added
@@ -80,11 +81,11 @@ def degradation_name(degradation: Mapping[str, Any]) -> str:
 def moving_source(record: Mapping[str, Any]) -> str:
     """Return the name of the source that was brought to the grid of the other."""
     reference = (record.get("reference") or {}).get("source")
-    return next((name for name in record.get("sources") or {} if name != reference), "pet")
+    return next((name for name in record.get("sources") or {} if name != reference), DEFAULT_PAIR[1])
 
 
 def _placement(record: Mapping[str, Any]) -> list[Finding]:
-    named = {f"the {name.upper()}": source.get("placement") for name, source in (record.get("sources") or {}).items()}
+    named = {f"the {title(name)}": source.get("placement") for name, source in (record.get("sources") or {}).items()}
     found = []
     for what, placement in {**named, "the mask": record.get("mask_placement")}.items():
         if placement and not placement.get("agree", True):
@@ -93,7 +94,7 @@ def _placement(record: Mapping[str, Any]) -> list[Finding]:
             found.append(Finding("warning", text))
     reference = record.get("reference") or {}
     if reference.get("sheared"):
-        grid = str(reference.get("source", "")).upper()
+        grid = title(str(reference.get("source", "")))
         text = (
             f"The axes of the {grid}, and so of the results, are not at right angles. ITK and SimpleITK refuse such "
             "NIfTI; nibabel and niivue place it rightly."
@@ -104,19 +105,19 @@ def _placement(record: Mapping[str, Any]) -> list[Finding]:
 
 def _nonfinite(record: Mapping[str, Any]) -> list[Finding]:
     return [
-        Finding("note", f"{share:.1%} of the voxels of the {name.upper()} were NaN or infinite; they count as 0.")
+        Finding("note", f"{share:.1%} of the voxels of the {title(name)} were NaN or infinite; they count as 0.")
         for name, source in (record.get("sources") or {}).items()
         if (share := source.get("nonfinite_fraction"))
     ]
 
 
 def _registration(record: Mapping[str, Any]) -> list[Finding]:
-    registration, moving = record.get("registration"), moving_source(record).upper()
+    registration, moving = record.get("registration"), title(moving_source(record))
     if not registration:
         return [Finding("note", "The images were not registered: they were fused as they lay.")]
     if not registration.get("performed", True):
         why = "; ".join(registration.get("reasons") or ()).removeprefix("skipped: ")
-        text = f"No registration was made ({why or 'skipped'}). Check the edges of the MRI over the PET."
+        text = f"No registration was made ({why or 'skipped'}). {_look(record)}"
         return [Finding("note", text)]
     if not registration.get("accepted", True):
         why = "; ".join(registration.get("reasons") or ()) or "it was not reliable"
@@ -126,11 +127,11 @@ def _registration(record: Mapping[str, Any]) -> list[Finding]:
     moved, unsure = registration.get("max_displacement") or 0.0, registration.get("inconsistency") or 0.0
     if moved > _FAR_MM:
         far = f"The registration moved the {moving} by up to {moved:.0f} mm, which is much."
-        text = f"{far} Check the edges of the MRI over the PET."
+        text = f"{far} {_look(record)}"
         found.append(Finding("warning", text))
     doubts = registration.get("warnings")
     if doubts:
-        text = f"The registration was accepted, but {'; '.join(doubts)}. Check the edges of the MRI over the PET."
+        text = f"The registration was accepted, but {'; '.join(doubts)}. {_look(record)}"
         found.append(Finding("warning", text))
     elif unsure > _UNSURE_MM:
         text = f"Two halves of the data place the {moving} up to {unsure:.1f} mm apart: that is how sure it is."
@@ -145,9 +146,14 @@ def _studies(record: Mapping[str, Any]) -> list[Finding]:
     text = "The images are of two studies of one patient."
     if (record.get("registration") or {}).get("performed", False):
         return [Finding("note", text)]
-    return [
-        Finding("warning", f"{text} They were fused without registration: check the edges of the MRI over the PET.")
-    ]
+    look = _look(record)
+    return [Finding("warning", f"{text} They were fused without registration: {look[0].lower()}{look[1:]}")]
+
+
+def _look(record: Mapping[str, Any]) -> str:
+    """Return what to do where nobody knows how well the sources fit."""
+    first, second = titles(list(record.get("sources") or DEFAULT_PAIR)[:2])
+    return f"Check the edges of the {first} over the {second}."
 
 
 def _coverage(record: Mapping[str, Any]) -> list[Finding]:
@@ -155,7 +161,7 @@ def _coverage(record: Mapping[str, Any]) -> list[Finding]:
     outside = reference.get("outside_fraction") or 0.0
     if outside <= _OUTSIDE:
         return []
-    moving, fixed = moving_source(record).upper(), str(reference.get("source", "")).upper()
+    moving, fixed = titles([moving_source(record), str(reference.get("source", ""))])
     return [
         Finding(
             "warning",
@@ -239,7 +245,7 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
 
 def _title(name: str) -> str:
     """Return how a source is called in a sentence: MRI by its key `mri`; of images by words of their own."""
-    return name.upper() if name.isalnum() else name
+    return title(name) if name.isalnum() else name
 
 
 def _times(ratio: float) -> str:
@@ -248,7 +254,7 @@ def _times(ratio: float) -> str:
 
 def _bias_field(record: Mapping[str, Any]) -> list[Finding]:
     return [
-        Finding("note", f"The bias field of the {name.upper()} was removed first: it is shown and written without it.")
+        Finding("note", f"The bias field of the {title(name)} was removed first: it is shown and written without it.")
         for name, source in (record.get("sources") or {}).items()
         if source.get("bias_field")
     ]
@@ -262,25 +268,26 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
         highest = given.get("max") or 0.0
         mean, peak = _change(given, restored, "mean"), _change(given, restored, "max")
         if abs(mean) > _CHANGED:
-            text = f"The mean of the restored {name.upper()} is {abs(mean):.0%} {'above' if mean > 0 else 'below'}"
-            found.append(Finding("warning", f"{text} that of the {name.upper()} as given. Do not measure in it."))
+            text = f"The mean of the restored {title(name)} is {abs(mean):.0%} {'above' if mean > 0 else 'below'}"
+            found.append(Finding("warning", f"{text} that of the {title(name)} as given. Do not measure in it."))
         if abs(peak) > _CHANGED:
-            text = f"The maximum of the restored {name.upper()} is {abs(peak):.0%} {'above' if peak > 0 else 'below'}"
-            found.append(Finding("note", f"{text} that of the {name.upper()} as given. Report that of the source."))
+            text = f"The maximum of the restored {title(name)} is {abs(peak):.0%} {'above' if peak > 0 else 'below'}"
+            found.append(Finding("note", f"{text} that of the {title(name)} as given. Report that of the source."))
         if str(source.get("unit", "")).startswith("SUV") and highest > _SUV_HIGH:
-            text = f"The {name.upper()} is said to be in SUV, but its highest value is {highest:.0f}."
+            text = f"The {title(name)} is said to be in SUV, but its highest value is {highest:.0f}."
             found.append(
                 Finding("warning", f"{text} No uptake is so high: the unit is probably another, such as Bq/ml.")
             )
         suv = source.get("suv") or {}
         if suv.get("kind") == "none":
-            text = f"The values of the {name.upper()} are no SUV: {suv.get('reason') or 'the headers do not allow it'}."
+            text = f"The values of the {title(name)} are no SUV: {suv.get('reason') or 'the headers do not allow it'}."
             found.append(Finding("warning", text))
         found += [Finding("warning", str(text)) for text in suv.get("warnings") or ()]
-        if suv.get("kind") != "none" and name != "mri" and source.get("unit", "") in UNKNOWN_UNITS:
+        measured = name not in MODALITIES or MODALITIES[name].is_measured
+        if suv.get("kind") != "none" and measured and not is_comparable(str(source.get("unit", ""))):
             unit = source.get("unit") or "none"
             text = (
-                f"The unit of the {name.upper()} is unknown ({unit}): do not compare its values with another scan's. "
+                f"The unit of the {title(name)} is unknown ({unit}): do not compare its values with another scan's. "
                 f"State it: Units in its BIDS sidecar, {name}_unit in the manifest or case.json, or --{name}-unit."
             )
             found.append(Finding("warning", text))

@@ -9,14 +9,13 @@ from typing import Any
 from urllib.parse import quote
 
 from medfuse.io.atomic import atomic_file
+from medfuse.io.modalities import DEFAULT_PAIR, titles
 from medfuse.report.findings import CHI2_HIGH, Finding, findings
 from medfuse.report.html import registration_state
 from medfuse.report.markup import Markup, data_url, element, join, page, section
 from medfuse.report.values import number_text
 
 _WIDTH, _HEIGHT = 400, 60  # px of a plot
-_HEAD = ("Case", "Warnings", "Registration", "Moved [mm]", "Chi-square MRI", "Chi-square PET", "PET max, given",
-         "PET max, restored", "PET unit", "Degradation")  # fmt: skip
 _NUMBERS, _UNIT = (3, 4, 5, 6, 7), 8
 
 Case = tuple[Mapping[str, Any], list[Finding]]
@@ -40,17 +39,35 @@ def save_group_page(
     cases = [(record, findings(record)) for record in records]
     cases.sort(key=lambda c: (-len(_warnings(c[1])), str(c[0].get("case", ""))))
     failed = dict(sorted((failures or {}).items()))
+    first, second = names = _names(records)
+    kind = element("p", f"{second}-{first} fusion", class_="kind")
     body = join(
         [
-            element("header", element("p", "PET-MRI fusion", class_="kind"), element("h1", _count(len(cases), "case"))),
+            element("header", kind, element("h1", _count(len(cases), "case"))),
             _summary(cases, failed),
             _failures(failed),
-            _plots([record for record, _ in cases]),
-            _table(cases, previews or {}),
+            _plots([record for record, _ in cases], names),
+            _table(cases, previews or {}, names),
         ]
     )
     with atomic_file(path) as file:
         file.write(page("Fusion of many cases", body, scripts=("group.js",)).encode())
+
+
+def _names(records: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return what the sources are called on the page: by modality, where that is one in all cases."""
+    pairs = {titles(list(sources)) for record in records if len(sources := record.get("sources") or {}) == 2}
+    first, second = pairs.pop() if len(pairs) == 1 else ("source 1", "source 2") if pairs else titles(DEFAULT_PAIR)
+    return first, second
+
+
+def _head(names: tuple[str, str]) -> tuple[str, ...]:
+    """Return the titles of the columns of the table."""
+    first, second = names
+    return (
+        "Case", "Warnings", "Registration", "Moved [mm]", f"Chi-square {first}", f"Chi-square {second}",
+        f"{second} max, given", f"{second} max, restored", f"{second} unit", "Degradation",
+    )  # fmt: skip
 
 
 def _count(number: int, noun: str) -> str:
@@ -96,11 +113,10 @@ def _version(record: Mapping[str, Any]) -> str:
     return str((record.get("versions") or {}).get("medfuse", "unknown"))
 
 
-def _plots(records: Sequence[Mapping[str, Any]]) -> Markup:
+def _plots(records: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> Markup:
     """Draw one dot a case: outliers are seen at a glance."""
     rows = [
-        ("Residual chi-square, MRI", [(r, _chi2(r, 0)) for r in records], CHI2_HIGH),
-        ("Residual chi-square, PET", [(r, _chi2(r, 1)) for r in records], CHI2_HIGH),
+        *((f"Residual chi-square, {n}", [(r, _chi2(r, k)) for r in records], CHI2_HIGH) for k, n in enumerate(names)),
         ("Moved by registration [mm]", [(r, _moved(r)) for r in records], None),
     ]
     known = [(title, [(r, float(v)) for r, v in pairs if v is not None], limit) for title, pairs, limit in rows]
@@ -137,18 +153,19 @@ def _round_up(value: float) -> float:
     return next((s * power for s in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) if value <= s * power), 10.0 * power)
 
 
-def _table(cases: Sequence[Case], previews: Mapping[str, bytes]) -> Markup:
+def _table(cases: Sequence[Case], previews: Mapping[str, bytes], names: tuple[str, str]) -> Markup:
+    columns = _head(names)
     head = [
         element(
             "th", element("button", title, type="button", data_sort=str(k)), scope="col",
             aria_sort="descending" if title == "Warnings" else "none", class_="number" if k in _NUMBERS else None,
         )
-        for k, title in enumerate(_HEAD)
+        for k, title in enumerate(columns)
     ]  # fmt: skip
-    rows = [element("tr", *_cells(record, found, previews)) for record, found in cases]
+    rows = [element("tr", *_cells(record, found, previews, names)) for record, found in cases]
     caption = "Every case, most warnings first; the titles sort"
     if previews:
-        caption += ". The pictures show an axial plane of MRI, PET and colour fusion"
+        caption += f". The pictures show an axial plane of {names[0]}, {names[1]} and colour fusion"
     search = element("label", "Find a case ", element("input", type="search", id="filter", autocomplete="off"))
     return section(
         "cases",
@@ -163,15 +180,17 @@ def _table(cases: Sequence[Case], previews: Mapping[str, bytes]) -> Markup:
     )  # fmt: skip
 
 
-def _cells(record: Mapping[str, Any], found: Sequence[Finding], previews: Mapping[str, bytes]) -> list[Markup]:
+def _cells(
+    record: Mapping[str, Any], found: Sequence[Finding], previews: Mapping[str, bytes], names: tuple[str, str]
+) -> list[Markup]:
     case, warnings = str(record.get("case", "")), _warnings(found)
     target = f"./{quote(str(record.get('folder', case)))}/{quote(case, safe='')}_report.html"
-    pet = list((record.get("sources") or {"": {}}).values())[-1]
-    whole: Mapping[str, Any] = next(iter(pet.get("regions") or ()), {})
+    second = list((record.get("sources") or {"": {}}).values())[-1]
+    whole: Mapping[str, Any] = next(iter(second.get("regions") or ()), {})
     link: list[Any] = [case]
     told = [element("li", text.split(". ")[0].rstrip(".") + ".") for text in warnings]
     if case in previews:
-        alt = f"Axial plane of MRI, PET and colour fusion of {case}"
+        alt = f"Axial plane of {names[0]}, {names[1]} and colour fusion of {case}"
         link.append(element("img", src=data_url(previews[case], "jpeg"), alt=alt, width="192", height="64"))
     cells = [
         element("th", element("a", *link, href=target), scope="row", data_value=case),
@@ -184,12 +203,12 @@ def _cells(record: Mapping[str, Any], found: Sequence[Finding], previews: Mappin
         _chi2(record, 1),
         (whole.get("given") or {}).get("max"),
         (whole.get("restored") or {}).get("max"),
-        pet.get("unit", ""),
+        second.get("unit", ""),
         (record.get("degradation") or {}).get("name", "as specified"),
     ]
     for k, value in enumerate(values, 2):
         text = value if isinstance(value, str) else number_text(value, digits=3)
         kind = "number" if k in _NUMBERS else "unit" if k == _UNIT else None
         shown = "" if value is None else value
-        cells.append(element("td", text, class_=kind, data_title=_HEAD[k], data_value=shown))
+        cells.append(element("td", text, class_=kind, data_title=_head(names)[k], data_value=shown))
     return cells

@@ -11,6 +11,7 @@ import numpy as np
 
 from medfuse.errors import ImageError
 from medfuse.io.atomic import atomic_file
+from medfuse.io.modalities import title, titles
 from medfuse.report.canvas import ThreePlanes, as_array
 from medfuse.report.findings import degradation_name, findings, moving_source, restored_sources
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
@@ -63,13 +64,20 @@ def save_report(
         GeometryError: If shapes differ, or the affine is not invertible.
         ImageError: If a volume holds NaN or infinity, or the record does not name two sources.
     """
-    names = tuple(record.get("sources") or ())
-    if len(names) != 2:
-        raise ImageError(f"The record must name two sources, got {len(names)}; pass that of a fused case.")
+    sources_named = tuple(record.get("sources") or ())
+    if len(sources_named) != 2:
+        raise ImageError(f"The record must name two sources, got {len(sources_named)}; pass that of a fused case.")
+    names = (sources_named[0], sources_named[1])
     units = tuple(str(record["sources"][name].get("unit", "")) for name in names)
     case = str(record.get("case", ""))
     volumes = (*(as_array(v) for v in (*sources, *restored)), as_array(fused))
-    shown: dict[str, Any] = {"affine": affine, "pet_window": pet_window, "palette": palette, "title": case}
+    shown: dict[str, Any] = {
+        "affine": affine,
+        "pet_window": pet_window,
+        "palette": palette,
+        "title": case,
+        "names": names,
+    }
     mosaic = _png(
         save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
         **shown,
@@ -78,7 +86,7 @@ def save_report(
     overlay = _png(save_overlay, pairs, unit=units[1], **shown)
     both = len(pairs) == 2
     del pairs  # with what lay before
-    known = [(n.upper(), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
+    known = [(title(n), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
     leftover = _png(save_residuals, known, affine=affine, uptake=volumes[3], title=case) if known else None
     offered = _offered(volumes, as_array(weight), names, units, pet_window)
     budget = _BYTES - 4 * (len(mosaic) + len(overlay) + len(leftover or b"")) // 3
@@ -110,16 +118,16 @@ def _png(draw: Callable[..., None], *arguments: Any, **options: Any) -> bytes:
 def _pairs(
     record: Mapping[str, Any], sources: Sequence[np.ndarray], before: Callable[[], Any | None] | None
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return name, MRI and PET of each state: as fused, and before a registration that was believed."""
-    mri, pet = sources
+    """Return name, source 1 and source 2 of each state: as fused, and before a registration that was believed."""
+    one, two = sources
     registration = record.get("registration") or {}
     moved_by_it = registration.get("performed") and registration.get("accepted")
     lay = before() if before is not None and moved_by_it else None
     if lay is None:
-        return [("as fused", mri, pet)]
+        return [("as fused", one, two)]
     moved = list(record["sources"]).index(moving_source(record))
-    earlier = (as_array(lay), pet) if moved == 0 else (mri, as_array(lay))
-    return [("before", *earlier), ("after", mri, pet)]
+    earlier = (as_array(lay), two) if moved == 0 else (one, as_array(lay))
+    return [("before", *earlier), ("after", one, two)]
 
 
 def _offered(
@@ -130,8 +138,8 @@ def _offered(
     pet_window: tuple[float, float],
 ) -> list[ViewerVolume]:
     """Return what the viewer shows: a restored source only where it differs from the source."""
-    mri, pet, mri_restored, pet_restored, fused = volumes
-    first, second = (name.upper() for name in names)
+    one, two, one_restored, two_restored, fused = volumes
+    first, second = titles(names)
 
     def span(volume: np.ndarray, low: float, high: float) -> tuple[float, float]:
         a, b = (float(v) for v in np.percentile(volume, (low, high)))
@@ -146,15 +154,17 @@ def _offered(
         limit = 1e-4 * max(float(np.ptp(a)), 1e-12)
         return any(not np.allclose(x, y, rtol=0, atol=limit) for x, y in zip(a, b, strict=True))
 
-    grey = span(mri, 0.5, 99.5)
-    offered = [entry("mri", first, units[0], "base", mri, grey)]
-    if changed(mri, mri_restored):
-        offered.insert(0, entry("mri-restored", f"{first} restored", units[0], "base", mri_restored, grey))
+    grey = span(one, 0.5, 99.5)
+    offered = [entry(names[0], first, units[0], "base", one, grey)]
+    if changed(one, one_restored):
+        offered.insert(0, entry(f"{names[0]}-restored", f"{first} restored", units[0], "base", one_restored, grey))
     offered.append(entry("fused", "Fused", "normalised", "base", fused, span(fused, 0.5, 99.8)))
     offered.append(entry("weight", f"Weight of the {first}", "0 to 1", "base", weight, (0.0, 1.0)))
-    if changed(pet, pet_restored):
-        offered.append(entry("pet-restored", f"{second} restored", units[1], "overlay", pet_restored, pet_window))
-    offered.append(entry("pet", second, units[1], "overlay", pet, pet_window))
+    if changed(two, two_restored):
+        offered.append(
+            entry(f"{names[1]}-restored", f"{second} restored", units[1], "overlay", two_restored, pet_window)
+        )
+    offered.append(entry(names[1], second, units[1], "overlay", two, pet_window))
     return offered
 
 
@@ -163,8 +173,8 @@ def _title(case: str, names: Sequence[str], record: Mapping[str, Any]) -> Markup
     shape = " x ".join(str(n) for n in reference.get("shape") or ())
     spacing = " x ".join(f"{s:.3g}" for s in reference.get("spacing_mm") or ())
     facts = [
-        ("Fused", " and ".join(f"{n.upper()} [{record['sources'][n].get('unit', '')}]" for n in names)),
-        ("Grid", f"of the {str(reference.get('source', '')).upper()}: {shape} voxels of {spacing} mm"),
+        ("Fused", " and ".join(f"{title(n)} [{record['sources'][n].get('unit', '')}]" for n in names)),
+        ("Grid", f"of the {title(str(reference.get('source', '')))}: {shape} voxels of {spacing} mm"),
         ("Degradation", degradation_name(degradation)),
         ("Registration", registration_state(record)),
         ("Residual chi-square", chi2_text(record)),
@@ -178,7 +188,11 @@ def _title(case: str, names: Sequence[str], record: Mapping[str, Any]) -> Markup
     anchors = [element("a", text, href=f"#{target}") for target, text in links]
     return join(
         [
-            element("header", element("p", "PET-MRI fusion report", class_="kind"), element("h1", case)),
+            element(
+                "header",
+                element("p", f"{'-'.join(titles(names[::-1]))} fusion report", class_="kind"),
+                element("h1", case),
+            ),
             element("nav", *anchors, aria_label="Sections"),
             element("dl", *entries, class_="facts"),
         ]
@@ -200,7 +214,7 @@ def registration_state(record: Mapping[str, Any]) -> str:
 def chi2_text(record: Mapping[str, Any]) -> str:
     """Return the residual chi-square of each source that has one."""
     chi2 = {name: source.get("residual_chi2") for name, source in (record.get("sources") or {}).items()}
-    return ", ".join(f"{n.upper()} {v:.2f}" for n, v in chi2.items() if v is not None) or "none: nothing was restored"
+    return ", ".join(f"{title(n)} {v:.2f}" for n, v in chi2.items() if v is not None) or "none: nothing was restored"
 
 
 def _findings(record: Mapping[str, Any]) -> Markup:
@@ -212,7 +226,7 @@ def _findings(record: Mapping[str, Any]) -> Markup:
 
 
 def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Markup:
-    first, second = (name.upper() for name in names)
+    first, second = titles(names)
     alt = (
         f"Axial, coronal and sagittal plane of the {first}, the {first} restored, the {second}, the {second} restored, "
         "the fused image, the fusion in colour and the fusion weight, with colour bars"
@@ -227,7 +241,7 @@ def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Mark
 
 def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> Markup:
     registration = record.get("registration") or {}
-    moving = moving_source(record).upper()
+    moving, (first, second) = title(moving_source(record)), titles(list(record["sources"]))
     rows: list[tuple[Any, ...]] = [("State", registration_state(record))]
     if registration.get("reasons"):
         rows.append(("Why", "; ".join(registration["reasons"]).removeprefix("skipped: ")))
@@ -248,8 +262,10 @@ def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> M
         value = registration.get(key)
         if value is not None:
             rows.append((label, text.format(*value) if isinstance(value, list | tuple) else text.format(value)))
-    alt = "Edges of the MRI drawn over the PET in three planes" + (", before and after registration" if both else "")
-    caption = "Edges of the MRI over the PET. " + (
+    alt = f"Edges of the {first} drawn over the {second} in three planes" + (
+        ", before and after registration" if both else ""
+    )
+    caption = f"Edges of the {first} over the {second}. " + (
         f"Above as the {moving} lay, below registered. " if both else "As the images were fused. "
     )
     caption += "They fit where the lines follow the borders of the uptake."
@@ -267,7 +283,7 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
     rows = []
     for k, (name, source) in enumerate(sources.items(), 1):
         steps, chi2 = describe_steps(degradation.get(f"source{k}")), source.get("residual_chi2")
-        rows.append([name.upper(), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.2f}"])
+        rows.append([title(name), ", then ".join(steps) or "none", "-" if chi2 is None else f"{chi2:.2f}"])
     if any(source.get("against_truth") for source in sources.values()):
         head.append("Against truth")
         for row, source in zip(rows, sources.values(), strict=True):
@@ -306,7 +322,7 @@ def _values(record: Mapping[str, Any]) -> Markup:
                 ]
                 for r in source["regions"]
             ]
-            caption = f"{name.upper()} in {unit}, on the reference grid, as {' and '.join(states)}"
+            caption = f"{title(name)} in {unit}, on the reference grid, as {' and '.join(states)}"
             tables.append(table(head, rows, caption=caption))
             if rule := (source.get("suv") or {}).get("rule"):
                 tables.append(element("p", f"Where the {unit} comes from: {rule}."))
@@ -323,7 +339,7 @@ def _methods(record: Mapping[str, Any]) -> Markup:
     rows = [(name, number) for name, number in (record.get("versions") or {}).items()]
     rows.append(("weights, SHA-256", record.get("weights_sha256", "unknown")))
     rows += [
-        (f"{name.upper()}, SHA-256 of the input", source.get("sha256") or "unknown")
+        (f"{title(name)}, SHA-256 of the input", source.get("sha256") or "unknown")
         for name, source in (record.get("sources") or {}).items()
     ]
     return section(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfuse.about import NOTICE
+from medfuse.io.modalities import title
 from medfuse.report.findings import moving_source, restored_sources
 
 CITATION = (
@@ -34,13 +35,13 @@ def _software(record: Mapping[str, Any]) -> str:
     versions = dict(record.get("versions") or {})
     own = versions.pop("medfuse", "")
     others = ", ".join(f"{_NAMES.get(name, name)} {number}" for name, number in versions.items())
-    names = " and ".join(name.upper() for name in record.get("sources") or {})
+    names = " and ".join(title(name) for name in record.get("sources") or {})
     return f"{names} were fused with medfuse {own}" + (f" ({others})." if others else ".")
 
 
 def _unbiased(record: Mapping[str, Any]) -> str:
     return " ".join(
-        f"The bias field of the {name.upper()} was estimated by {field.get('method')} (SimpleITK; Otsu mask, shrink "
+        f"The bias field of the {title(name)} was estimated by {field.get('method')} (SimpleITK; Otsu mask, shrink "
         f"factor {field.get('shrink')}; from {field.get('lowest', 1.0):.2f} to {field.get('highest', 1.0):.2f} of its "
         "geometric mean) and divided out."
         for name, source in (record.get("sources") or {}).items()
@@ -50,7 +51,7 @@ def _unbiased(record: Mapping[str, Any]) -> str:
 
 def _registered(record: Mapping[str, Any]) -> str:
     reference, registration = record.get("reference") or {}, record.get("registration")
-    moving, fixed = moving_source(record).upper(), str(reference.get("source", "")).upper()
+    moving, fixed = title(moving_source(record)), title(str(reference.get("source", "")))
     grid = (
         f"the grid of the {fixed} ({_times(reference.get('shape'))} voxels of {_times(reference.get('spacing_mm'))} mm)"
     )
@@ -73,7 +74,7 @@ def _degraded(record: Mapping[str, Any]) -> str:
     described = []
     for k, name in enumerate(record.get("sources") or {}, 1):
         steps = describe_steps(degradation.get(f"source{k}"))
-        described.append(f"of the {name.upper()}: {', then '.join(steps) if steps else 'none'}")
+        described.append(f"of the {title(name)}: {', then '.join(steps) if steps else 'none'}")
     how = degradation.get("origin", "given")
     return f"The degradation ({how}) was, {'; '.join(described)}."
 
@@ -87,7 +88,7 @@ def _restored(record: Mapping[str, Any]) -> str:
         f"observation model (weights SHA-256 {record.get('weights_sha256', 'unknown')})."
     )
     chi2 = {name: source.get("residual_chi2") for name, source in (record.get("sources") or {}).items()}
-    known = [f"{value:.2f} ({name.upper()})" for name, value in chi2.items() if value is not None]
+    known = [f"{value:.2f} ({title(name)})" for name, value in chi2.items() if value is not None]
     return text + (f" The residual chi-square per datum was {' and '.join(known)}." if known else "")
 
 

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_gradient_magnitude, gaussian_laplace
 
 from medfuse.errors import GeometryError
+from medfuse.io.modalities import DEFAULT_PAIR
+from medfuse.io.modalities import titles as titles_of
 from medfuse.report.canvas import (
     DPI,
     ENDS,
@@ -61,6 +63,7 @@ def save_overlay(
     pet_window: tuple[float, float],
     palette: str = "HOT_IRON",
     title: str = "",
+    names: tuple[str, str] = DEFAULT_PAIR,
 ) -> None:
     """Save a PNG with edges of the MRI over the PET in three planes, a row for each state.
 
@@ -73,6 +76,7 @@ def save_overlay(
         pet_window: Ends of the PET's window.
         palette: Palette of the PET.
         title: Heading.
+        names: Keys of the sources, where they are others than an MRI and a PET; see `medfuse.io.modalities`.
 
     Raises:
         GeometryError: If shapes differ, or the affine is not invertible.
@@ -80,18 +84,19 @@ def save_overlay(
     """
     planes = ThreePlanes(rows[-1][2], affine)
     colours, (low, high) = colours_of(palette), window(pet_window)
+    first, second = titles_of(names)
 
-    def draw(mri: np.ndarray, pet: np.ndarray) -> Draw:
+    def draw(one: np.ndarray, two: np.ndarray) -> Draw:
         def plane(axes: Axes, number: int) -> None:
             _, _, right, up = PLANES[number]
-            _image(axes, planes.cut(pet, number), cmap=colours, vmin=low, vmax=high)
-            _edges(axes, planes.cut(mri, number), (planes.spacing[up], planes.spacing[right]))
+            _image(axes, planes.cut(two, number), cmap=colours, vmin=low, vmax=high)
+            _edges(axes, planes.cut(one, number), (planes.spacing[up], planes.spacing[right]))
 
         return plane
 
-    figure = _table([(name, draw(planes.turned(mri), planes.turned(pet))) for name, mri, pet in rows], planes)
-    _bar(figure, colours, (low, high), f"PET [{unit}]; lines: edges of the MRI")
-    heading(figure, title, ["edges of the MRI over the PET", "radiological convention"])
+    figure = _table([(name, draw(planes.turned(one), planes.turned(two))) for name, one, two in rows], planes)
+    _bar(figure, colours, (low, high), f"{second} [{unit}]; lines: edges of the {first}")
+    heading(figure, title, [f"edges of the {first} over the {second}", "radiological convention"])
     save_png(figure, path)
 
 

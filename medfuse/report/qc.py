@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medfuse.errors import GeometryError, ImageError
+from medfuse.io.modalities import DEFAULT_PAIR, titles
 from medfuse.report.canvas import (
     ENDS,
     FOOT,
@@ -74,6 +75,7 @@ def save_mosaic(
     voxel: Sequence[int] | None = None,
     pet_window: tuple[float, float] | None = None,
     palette: str = "HOT_IRON",
+    names: tuple[str, str] = DEFAULT_PAIR,
     convention: Literal["radiological", "neurological"] = "radiological",
 ) -> None:
     """Save one PNG with three planes of a case: sources, restored, fused and colour fusion, with colour bars.
@@ -98,6 +100,7 @@ def save_mosaic(
         pet_window: Ends of the PET's window in its unit, the same as the colour fusion's. By default from 0, or the
             lowest value where that is negative, to the 99.8th percentile.
         palette: Palette of the PET, the same as the colour fusion's.
+        names: Keys of the sources, where they are others than an MRI and a PET; see `medfuse.io.modalities`.
         convention: "radiological" has the patient's right on the left of the picture, "neurological" on the right.
 
     Raises:
@@ -109,28 +112,33 @@ def save_mosaic(
     if pet_window is not None and not -np.inf < pet_window[0] < pet_window[1] < np.inf:
         raise ImageError(f"pet_window must be a lower and a higher value, got {pet_window}; change it.")
     planes = ThreePlanes(restored[1], affine, voxel=voxel)
-    mri, pet, mri_restored, pet_restored, fusion = (planes.turned(v) for v in (*sources, *restored, fused))
+    one, two, one_restored, two_restored, fusion = (planes.turned(v) for v in (*sources, *restored, fused))
     colour = planes.turned(rgb, 3)
 
-    window1 = window(np.percentile(mri, (0.5, 99.5)))
-    window2 = window(pet_window or (min(0.0, pet.min()), np.percentile(pet, 99.8)))
+    first, second = titles(names)
+    window1 = window(np.percentile(one, (0.5, 99.5)))
+    window2 = window(pet_window or (min(0.0, two.min()), np.percentile(two, 99.8)))
     columns = [
-        _Column("MRI", mri, "gray", window1),
-        _Column("MRI restored", mri_restored, "gray", window1),
-        _Column("PET", pet, palette, window2),
-        _Column("PET restored", pet_restored, palette, window2),
+        _Column(first, one, "gray", window1),
+        _Column(f"{first} restored", one_restored, "gray", window1),
+        _Column(second, two, palette, window2),
+        _Column(f"{second} restored", two_restored, palette, window2),
         _Column("Fused", fusion, "gray", window(np.percentile(fusion, (0.5, 99.8)))),
         _Column("Colour fusion", colour, palette, window2),
     ]
     bars = [
-        _Bar(f"MRI [{units[0]}]", 0, 1),
-        _Bar(f"PET [{units[1]}]   maximum {number_text(pet.max())}, restored {number_text(pet_restored.max())}", 2, 3),
+        _Bar(f"{first} [{units[0]}]", 0, 1),
+        _Bar(
+            f"{second} [{units[1]}]   maximum {number_text(two.max())}, restored {number_text(two_restored.max())}",
+            2,
+            3,
+        ),
         _Bar("Fused, dimensionless", 4, 4),
-        _Bar(f"PET [{units[1]}] in colour", 5, 5),
+        _Bar(f"{second} [{units[1]}] in colour", 5, 5),
     ]
     if weight is not None:
         columns.append(_Column("Fusion weight", planes.turned(weight), "gray", (0.0, 1.0)))
-        bars.append(_Bar("0 all PET, 1 all MRI", 6, 6))
+        bars.append(_Bar(f"0 all {second}, 1 all {first}", 6, 6))
     figure = _mosaic(columns, bars, planes, convention == "radiological")
     heading(figure, title, [*notes[:3], f"{convention} convention"])
     save_png(figure, path)
@@ -145,6 +153,7 @@ def save_preview(
     affine: Any,
     pet_window: tuple[float, float],
     palette: str = "HOT_IRON",
+    names: tuple[str, str] = DEFAULT_PAIR,
 ) -> None:
     """Save a small JPEG with an axial plane of MRI, PET and colour fusion, for a list of cases.
 
@@ -156,17 +165,18 @@ def save_preview(
         affine: **[4, 4]**.
         pet_window: Ends of the PET's window.
         palette: Palette of the PET.
+        names: Keys of the sources.
 
     Raises:
         GeometryError: If shapes differ, or the affine is not invertible.
         ImageError: If a volume holds NaN or infinity.
     """
     planes = ThreePlanes(restored[1], affine)
-    mri, pet = (planes.turned(v) for v in sources)
+    (one, two), (first, second) = (planes.turned(v) for v in sources), titles(names)
     colour = planes.turned(rgb, 3)
     columns = (
-        _Column("MRI", mri, "gray", window(np.percentile(mri, (0.5, 99.5)))),
-        _Column("PET", pet, palette, window(pet_window)),
+        _Column(first, one, "gray", window(np.percentile(one, (0.5, 99.5)))),
+        _Column(second, two, palette, window(pet_window)),
         _Column("Colour fusion", colour, palette, window(pet_window)),
     )
     figure = new_figure(_PREVIEW * len(columns), _PREVIEW)

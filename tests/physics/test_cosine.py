@@ -71,3 +71,14 @@ def test_slow_rows_are_the_lowest_of_the_map(operator):
     whole = second.forward(first.forward(x, 0), 1)
     slow = apply_along(second.slow(4, x), apply_along(first.slow(5, x), x, 0), 1)
     torch.testing.assert_close(slow, whole[..., :5, :4])
+
+
+def test_a_basis_that_was_made_in_inference_serves_training():
+    n = 97  # a length that no other test has made a basis of
+    with torch.inference_mode():
+        expected = cosine_transform(torch.ones(1, 1, 4, n), 1)
+    x = torch.ones(1, 1, 4, n, requires_grad=True)
+    y = cosine_transform(x, 1)
+    assert torch.equal(y, expected)
+    y.square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach(), rtol=0, atol=1e-5)  # orthonormal: |C x|^2 = |x|^2

@@ -14,6 +14,8 @@ from medfuse.physics import (
     GaussianBlur,
     GaussianNoise,
     JointDegradation,
+    JointObservation,
+    MotionBlur,
     bind,
     common_share,
     fit,
@@ -133,3 +135,32 @@ def test_what_is_left_of_the_noise_of_an_average_disproves_no_blur():
     plain = share(y, blur, GaussianNoise(0.05 * 3**-0.5), spatial=image.shape[2:])
     assert bool((averaged == 1).all())
     assert bool((plain < 1).any())
+
+
+@pytest.mark.parametrize(
+    ("happened", "told", "found"),
+    [
+        ((GaussianBlur(1.2),), (GaussianBlur(1.8),), {"blur"}),
+        ((GaussianBlur(3.0), GaussianNoise(0.03)), (GaussianBlur(3.0), GaussianNoise(0.01)), {"noise"}),
+        ((MotionBlur(5.0, 30.0), GaussianNoise(0.02)), (MotionBlur(5.0, 30.0), GaussianNoise(0.02)), set()),
+        ((GaussianNoise(0.02),), (GaussianNoise(0.02),), set()),
+    ],
+)
+def test_what_a_fit_has_bound_is_what_the_fitted_degradation_binds(happened, told, found):
+    y = observed(scene(side=96), *happened)
+    inputs = torch.cat([y, y], 1)
+    fitted = fit(JointDegradation(Degradation(told), Degradation()), inputs)
+    blur, noise = fitted.findings.blur[0, 0], fitted.findings.noise[0, 0]
+    assert {name for name, seen in (("blur", blur < 1), ("noise", noise > 1)) if seen} == found
+    for model, again in zip(fitted.models, JointObservation.from_images(inputs, fitted.degradation), strict=True):
+        assert type(model) is type(again)
+        assert torch.equal(
+            model.update(0.9 * y, torch.full((1,), 0.01)).x, again.update(0.9 * y, torch.full((1,), 0.01)).x
+        )
+        assert torch.equal(model.chi2(0.9 * y), again.chi2(0.9 * y))
+
+
+def test_a_fit_of_parts_keeps_no_models():
+    y = observed(scene(side=48), GaussianBlur(1.0)).expand(2, 2, -1, -1)
+    stated = JointDegradation(Degradation((GaussianBlur(1.0),)), Degradation())
+    assert fit(stated, y, at_once=1).models == ()

@@ -57,9 +57,10 @@ def fuse_visible(
 
     The luma is fused with the other image. Where something happened to the visible image, its chroma is restored
     before, by the same network, as a pair and in one step, for more steps serve the fusion alone. What the restored
-    chroma leaves of the data is noise, which tells of the noise of the luma, for both are sums of the same noise of R,
-    G and B: its regression on the noise of the chroma is subtracted. Both fused and restored image get the restored
-    chroma.
+    chroma leaves of the data is noise, a control variate for that of the luma: both are sums of the same noise of R, G
+    and B. So the luma is fused as `Y - sum_k b_k (C_k - A C_k')`, with C_k the data of Cb and Cr, C_k' what is
+    restored of them, and b the regression of the noise of Y on theirs, -0.476 and -0.229. Both fused and restored image
+    get the restored chroma.
 
     Args:
         fuse: From a pair **[B, 2, H, W]** and its degradation to `source1`, `source2`, `fused` and `weight`, each

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from pydicom import uid
 
+from medfuse.io.modalities import of_dicom
+
 _NM = (uid.NuclearMedicineImageStorage,)
 _PICTURES = (
     uid.SecondaryCaptureImageStorage,
@@ -52,10 +54,11 @@ def why_none(classes: Mapping[str, int], modality: str | None, *, is_file: bool,
         is_file: Whether there was one file, and no folder.
         has_series: Whether there is a series of another modality.
     """
+    row = of_dicom(modality or "")
     named = sorted(classes, key=lambda c: (c not in _NM, uid.UID(c) not in _REMEDY))
-    if has_series and not (modality == "PT" and named and named[0] in _NM):
+    if has_series and not (row and row.has_uptake and named and named[0] in _NM):
         return ""
-    what = {"PT": "a PET", "MR": "an MRI", "CT": "a CT"}.get(modality or "", "a CT, MR or PET")
+    what = f"{row.article} {row.title}" if row else "a CT, MR or PET"
     place = f"The folder must hold {what} series"
     if is_file:
         place = f"The file must be NIfTI (.nii, .nii.gz) or {what} image"

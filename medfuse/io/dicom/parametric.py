@@ -30,16 +30,9 @@ from medfuse.io.dicom.derived import (
 )
 from medfuse.io.dicom.header import MODEL
 from medfuse.io.dicom.reference import SourceReference
+from medfuse.io.units import find_unit
 
 NO_UNITS = codes.UCUM.NoUnits
-_UCUM = {  # PS3.16 CID 84 and 85
-    "SUV": Code("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight"),
-    "SUVlbm": Code("{SUVlbm}g/ml", "UCUM", "Standardized Uptake Value lean body mass"),
-    "SUVbsa": Code("{SUVbsa}cm2/ml", "UCUM", "Standardized Uptake Value body surface area"),
-    "SUVibw": Code("{SUVibw}g/ml", "UCUM", "Standardized Uptake Value ideal body weight"),
-    "Bq/ml": Code("Bq/ml", "UCUM", "Becquerels/milliliter"),
-    "counts": Code("{counts}", "UCUM", "Counts"),
-}
 
 
 def write_parametric_map(
@@ -62,7 +55,7 @@ def write_parametric_map(
         affine: **[4, 4]**, voxel index to RAS mm.
         derivation: Where it comes from.
         origin: Source in whose study it is filed.
-        name: `fused` or `pet_restored`.
+        name: Of the series, such as `fused` or `pet_restored`.
         explanation: What the values are, at most 64 characters.
         unit: Their UCUM code.
         window: Ends of the display window; None: lowest and highest value.
@@ -94,8 +87,9 @@ def write_parametric_map(
 
 
 def ucum(unit: str) -> Code:
-    """Return the UCUM code of a unit of medfuse; that of no unit for any other text."""
-    return _UCUM.get(unit, NO_UNITS)
+    """Return the UCUM code of a unit, however it is written; that of no unit for any other text."""
+    known = find_unit(unit)
+    return Code(known.ucum, "UCUM", known.meaning) if known and known.ucum else NO_UNITS
 
 
 def _map(

@@ -14,13 +14,12 @@ from medfuse.errors import DicomError
 from medfuse.io.dicom.planes import Planes
 from medfuse.io.dicom.values import Values, parse_zone
 from medfuse.io.suv import FILE_UNITS, HALF_LIVES, Moment, PetTags
+from medfuse.io.units import SUV_TYPES, find_unit
 
 _GE, _GE_SCAN = 0x00090010, 0x0009100D
 _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70530010, 0x70531000, 0x70531009
 PRIVATE_TAGS = (_GE, _GE_SCAN, _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY)
 _CORRECTIONS = ("DECY", "ATTN", "SCAT", "DTIM", "MOTN", "PMOT", "CLN", "RAN", "RADL", "DCAL", "NORM", "SLSENS")
-# UCUM codes in the real world value mappings of enhanced images (PS3.16 CID 84)
-_UCUM = {"Bq/ml": "BQML", "{counts}": "CNTS", "g/ml": "GML", "g/ml{SUVbw}": "GML", "{SUVbw}g/ml": "GML"}
 _SCHEMES = {"SNM3": "SRT", "99SDM": "SRT", "SNOMED": "SCT", "SNOMED-CT": "SCT"}  # that use the codes of others
 _MEANING = re.compile(r"\W*(\d{1,3}m?)\W*([A-Za-z]+)\W*|\W*([A-Za-z]+)\W*(\d{1,3}m?)\W*")  # of ^18^Fluorine, F-18
 _ROUNDED = 60.0  # s, by which two notes of one acquisition may differ
@@ -72,7 +71,7 @@ def read_pet(values: Values, planes: Planes) -> PetTags:
     units = told.of("units", lambda: values.code("Units", tuple(FILE_UNITS)) or _mapped_units(values, planes), "OTHER")
     return PetTags(
         units=units,
-        suv_type=code("suv_type", "SUVType", ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "BSA", "IBW")),
+        suv_type=code("suv_type", "SUVType", (*SUV_TYPES, "LBM")),
         corrections=told.of("corrections", lambda: _corrections(values), ()),
         decay_correction=code("decay_correction", "DecayCorrection", ("NONE", "START", "ADMIN"))
         if corrected_to is None
@@ -183,8 +182,14 @@ def _mapped_units(values: Values, planes: Planes) -> str:
             return ""
         line = (mapping.number("RealWorldValueSlope") or 0.0, mapping.number("RealWorldValueIntercept") or 0.0)
         code = next((c.text("CodeValue") for c in mapping.items("MeasurementUnitsCodeSequence")), "")
-        found.add(_UCUM.get(code, "OTHER") if np.allclose(line, (slope, intercept), rtol=1e-6, atol=0) else "OTHER")
+        found.add(_coded_units(code) if np.allclose(line, (slope, intercept), rtol=1e-6, atol=0) else "OTHER")
     return found.pop() if len(found) == 1 else "OTHER" if found else ""
+
+
+def _coded_units(code: str) -> str:
+    """Return the Units (0054,1001) that a UCUM code stands for (PS3.16 CID 84); OTHER where they do not tell it all."""
+    unit = find_unit(code)
+    return unit.dicom_units if unit and unit.kind in ("", "bw") and unit.dicom_units else "OTHER"
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -15,9 +15,11 @@ from medfuse.errors import DicomError
 from medfuse.io.dicom.series import Series, choose_series, list_series
 from medfuse.io.dicom.volume import load_volume, voxel_ml
 from medfuse.io.foreign import require_no_nifti, require_volume
+from medfuse.io.modalities import of_dicom
 from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader
 from medfuse.io.suv import CHOICES, Content, Suv, suv
 from medfuse.io.texts import read_json
+from medfuse.io.units import ARBITRARY
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
@@ -124,7 +126,7 @@ class DicomReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
             "modality": series.modality,
-            "unit": "HU" if series.modality == "CT" else "a.u.",
+            "unit": row.unit if (row := of_dicom(series.modality)) else ARBITRARY,
         }
         if series.frame_of_reference:
             meta[FRAME_OF_REFERENCE] = series.frame_of_reference

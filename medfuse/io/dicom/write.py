@@ -31,6 +31,7 @@ from medfuse.io.dicom.derived import (
 )
 from medfuse.io.dicom.parametric import ucum, write_parametric_map
 from medfuse.io.dicom.reference import SourceReference, read_reference
+from medfuse.io.units import suv_unit
 
 __all__ = [
     "Derivation",
@@ -45,14 +46,6 @@ __all__ = [
     "write_pet",
 ]
 
-# Units (0054,1001) and SUV Type (0054,1006) of what `medfuse.io.suv` computes (C.8.9.1)
-_SUV = {
-    "bw": ("GML", "BW"),
-    "lbm": ("GML", "LBMJANMA"),
-    "lbm-james": ("GML", "LBMJAMES128"),
-    "bsa": ("CM2ML", "BSA"),
-    "ibw": ("GML", "IBW"),
-}
 _MAX_INT16 = 32767
 _STATIC = ("STATIC", "WHOLE BODY")  # types of PET series that are one volume (C.8.9.1.1.4)
 _EMPTY_TEXTS = ("AcquisitionDate", "AcquisitionTime", "ActualFrameDuration", "DoseCalibrationFactor", "CorrectedImage")
@@ -71,6 +64,7 @@ def write_pet(
     units: str | None = None,
     suv_type: str | None = None,
     window: tuple[float, float] | None = None,
+    name: str = "pet_restored",
 ) -> None:
     """Write a restored PET as a classic PET image series; one slope, each value off by half a quantum at most.
 
@@ -85,6 +79,7 @@ def write_pet(
         units: Units (0054,1001), such as GML for SUV; None: those of the source, with its SUV type.
         suv_type: SUV Type (0054,1006), such as BW; with units only.
         window: Ends of the display window.
+        name: Of the series, `KEY_restored`.
 
     Raises:
         DicomError: If DICOM cannot hold the grid or the values.
@@ -96,7 +91,7 @@ def write_pet(
     slope = format_number_as_ds(float(np.abs(frames).max()) / _MAX_INT16 or 1.0)
     stored = np.rint(frames / float(slope)).astype("<i2")
     with guarded():
-        series = _series(derivation, pet, "pet_restored", "PT", uid.PositronEmissionTomographyImageStorage)
+        series = _series(derivation, pet, name, "PT", uid.PositronEmissionTomographyImageStorage)
         series.update(pet.pet())
         series.ImageType = ["DERIVED", "PRIMARY"]  # no PET is secondary (C.8.9.4.1.1)
         for name in _EMPTY_TEXTS:  # of type 2, as the sequences
@@ -201,7 +196,8 @@ def pet_units(suv: Mapping[str, Any]) -> tuple[str | None, str | None]:
     tags = suv["tags"]
     units, kind = tags.get("Units"), tags.get("SUVType")
     if suv["kind"] != "none" and not (suv["factor"] == 1.0 and units in ("GML", "CM2ML")):
-        return _SUV[suv["kind"]]
+        unit = suv_unit(suv["kind"])
+        return unit.dicom_units, unit.suv_type
     return (None, None) if units is None or "OTHER" in (units, kind) else (units, kind)
 
 

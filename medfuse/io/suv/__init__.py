@@ -7,8 +7,9 @@
 from medfuse.io.suv.body import body_size
 from medfuse.io.suv.checks import Content
 from medfuse.io.suv.nuclides import HALF_LIVES
-from medfuse.io.suv.rules import CHOICES, KINDS, UNIT, Suv, suv
-from medfuse.io.suv.tags import FILE_UNITS, OVERRIDES, Moment, PetTags
+from medfuse.io.suv.rules import Suv, suv
+from medfuse.io.suv.tags import OVERRIDES, Moment, PetTags
+from medfuse.io.units import CHOICES, FILE_UNITS, KINDS
 
 __all__ = [
     "CHOICES",
@@ -16,7 +17,6 @@ __all__ = [
     "HALF_LIVES",
     "KINDS",
     "OVERRIDES",
-    "UNIT",
     "Content",
     "Moment",
     "PetTags",

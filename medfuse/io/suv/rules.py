@@ -16,10 +16,8 @@ from typing import Any
 
 from medfuse.errors import DicomError
 from medfuse.io.suv import checks
-from medfuse.io.suv.body import KINDS
 from medfuse.io.suv.checks import Content, Evidence
 from medfuse.io.suv.tags import (
-    FILE_UNITS,
     KEYWORDS,
     OF_A_SLICE,
     OF_PIXELS,
@@ -32,12 +30,10 @@ from medfuse.io.suv.tags import (
     checked,
 )
 from medfuse.io.suv.times import order, uptake
-
-CHOICES = ("auto", *KINDS, "none")
-UNIT = {"bw": "SUV", "lbm": "SUVlbm", "lbm-james": "SUVlbm", "bsa": "SUVbsa", "ibw": "SUVibw"}
+from medfuse.io.units import ARBITRARY, CHOICES, FILE_UNITS, SUV_TYPES, suv_unit
 
 # PS3.3 C.8.9.1, SUV Type (0054,1006); absent means body weight. LBM does not say by which formula.
-_STATED = {"": "bw", "BW": "bw", "LBMJANMA": "lbm", "LBMJAMES128": "lbm-james", "BSA": "bsa", "IBW": "ibw", "LBM": ""}
+_STATED = {"": "bw", **SUV_TYPES, "LBM": ""}
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def suv(
     record = _record(one, tags)
     if overrides:
         record["overridden"] = ", ".join(sorted(overrides))
-    unit = FILE_UNITS.get(one.units, "a.u.")
+    unit = FILE_UNITS.get(one.units, ARBITRARY)
     if kind == "none":
         return Suv(1.0, unit, {"kind": "none", "reason": "not asked for", **record})
     try:
@@ -101,7 +97,9 @@ def suv(
         return Suv(1.0, unit, {"kind": "none", "reason": str(error), **record})
     if evidence.warnings:
         record["warnings"] = evidence.warnings
-    return Suv(factor, UNIT[found or "lbm"], {"kind": found or "lbm", "rule": rule, "factor": factor, **record})
+    return Suv(
+        factor, suv_unit(found or "lbm").name, {"kind": found or "lbm", "rule": rule, "factor": factor, **record}
+    )
 
 
 def _factor(evidence: Evidence, kind: str) -> tuple[float, str, str]:

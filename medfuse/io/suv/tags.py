@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from medfuse.errors import DicomError
 
-FILE_UNITS = {"BQML": "Bq/ml", "CNTS": "counts", "GML": "g/ml", "CM2ML": "cm2/ml"}
 SIDECAR = "say it in suv.json beside the files, or do without SUV."
 DAY = 86400.0  # s
 RANGES = {  # limits beyond which the unit must be another one than DICOM's

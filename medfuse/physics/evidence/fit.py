@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from medfuse.physics.degradation import Degradation, JointDegradation
+from medfuse.physics.evidence.bias import bias_of_noise
 from medfuse.physics.evidence.blur import allowed_width
 from medfuse.physics.evidence.noise import proven_excess
 from medfuse.physics.models.bind import choose_model
@@ -41,13 +41,19 @@ class Findings(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A degradation that agrees with the data, and why it differs from the one that was stated."""
+    """A degradation that agrees with the data, and why it differs from the one that was stated.
+
+    Attributes:
+        degradation: As fitted, its parameters those of each sample.
+        findings: What the data prove.
+        models: Both sources, bound to their data as fitted; none where the samples were looked at in parts.
+    """
 
     degradation: JointDegradation
     findings: Findings
+    models: tuple[SourceModel, ...]
 
 
-@torch.no_grad()
 def fit(
     stated: JointDegradation,
     inputs: Tensor,
@@ -66,53 +72,49 @@ def fit(
             blurred all slices of a volume alike, so the width of a blur is pooled, see `common_share`.
         at_once: Number of samples that are looked at together; all where None.
         blur: Share of its stated width that the blur of each source is known to have, **[B, 2]**, instead of asking.
-
-    Returns:
-        The fitted degradations, whose parameters are those of each sample, and the findings.
     """
-    findings = []
-    chunks = [stated.continued(chunk) for chunk in torch.split(inputs, at_once or len(inputs))]
+    parts = [stated.continued(part) for part in torch.split(inputs, at_once or len(inputs))]
+    findings, models = [], []
     for i, part in enumerate(stated):
-        sources = [chunk[:, i : i + 1] for chunk in chunks]
-        findings.append(_fit_source(part, sources, volumes, None if blur is None else blur[:, i]))
+        sources = [images[:, i : i + 1] for images in parts]
+        known = None if blur is None else blur[:, i]
+        if volumes is not None and known is None and part.blurred:
+            shares = torch.cat([_fit_source(part, source)[0] for source in sources])
+            known = common_share(shares.reshape(volumes, -1)).repeat_interleave(len(shares) // volumes)
+        told = [None] * len(sources) if known is None else known.split_with_sizes([len(source) for source in sources])
+        proven = []
+        for source, share in zip(sources, told, strict=True):
+            width, noise, model = _fit_source(part, source, share)
+            proven.append((width, noise))
+            if len(sources) == 1:
+                models.append(model)
+        findings.append([torch.cat(values) for values in zip(*proven, strict=True)])
     found = Findings(*(torch.stack(values, 1) for values in zip(*findings, strict=True)))
-    return Fitted(found.applied(stated), found)
+    return Fitted(found.applied(stated), found, tuple(models))
 
 
-def _fit_source(
-    stated: Degradation, sources: Sequence[Tensor], volumes: int | None, blur: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the share of the blur's width and the factor of the noise of each sample of one source."""
-    sizes = [len(source) for source in sources]
-    ones = sources[0].new_ones(sum(sizes))
-    if stated.operator.is_identity:  # nothing is silent, and nothing is narrowed
-        return ones, ones
-    if blur is None and stated.blurred:
-        shares, excess = (torch.cat(v) for v in zip(*(_narrowed(stated, source) for source in sources), strict=True))
-        if volumes is None:
-            return shares, excess
-        blur = common_share(shares.reshape(volumes, -1)).repeat_interleave(len(shares) // volumes)
-    blur = ones if blur is None else blur
-    parts = zip(sources, blur.split_with_sizes(sizes), strict=True)
-    return blur, torch.cat([proven_excess(_bound(_fitted(stated, share), source)) for source, share in parts])
-
-
-def _narrowed(stated: Degradation, source: Tensor) -> tuple[Tensor, Tensor]:
-    """Narrow the blur of each sample until the data agree; return the share of its width, and the proven noise.
+def _fit_source(stated: Degradation, source: Tensor, blur: Tensor | None = None) -> tuple[Tensor, Tensor, SourceModel]:
+    """Return share of the blur's width and factor of the noise of each sample of one source, and its model as fitted.
 
     With a narrower blur less of the data is silent, so that more of them tell, and the noise that is proven falls:
     hence the rounds. They end, for no share is above 1.
     """
-    model = _bound(stated, source)
-    share, excess = source.new_ones(len(source)), proven_excess(model)
-    for _ in range(_NARROWINGS):
+    model = choose_model(stated, stated.observed(source), source.shape[2:], bias=bias_of_noise)
+    ones = source.new_ones(len(source))
+    if stated.operator.is_identity:  # nothing is silent, and nothing is narrowed
+        return ones, ones, model
+    share = ones if blur is None else blur
+    if stated.blurred and bool((share < 1).any()):
+        model = model.under(stated.narrowed(share))
+    excess = proven_excess(model)
+    for _ in range(_NARROWINGS if blur is None else 0):
         allowed = allowed_width(model, excess)
         if bool((allowed == 1).all()):
             break
         share = share * allowed
-        model = _bound(stated.narrowed(share), source)
+        model = model.under(stated.narrowed(share))
         excess = proven_excess(model)
-    return share, excess
+    return share, excess, model.under(model.degradation.louder(excess)) if bool((excess > 1).any()) else model
 
 
 def common_share(shares: Tensor) -> Tensor:
@@ -126,10 +128,6 @@ def common_share(shares: Tensor) -> Tensor:
     return torch.where(narrowed.to(shares).mean(-1) > _FEW, median, 1.0)
 
 
-def _bound(part: Degradation, source: Tensor) -> SourceModel:
-    return choose_model(part, part.observed(source), source.shape[2:])
-
-
-def _fitted(stated: Degradation, share: Tensor, excess: Tensor | None = None) -> Degradation:
+def _fitted(stated: Degradation, share: Tensor, excess: Tensor) -> Degradation:
     part = stated.narrowed(share) if stated.blurred and bool((share < 1).any()) else stated
-    return part if excess is None or not bool((excess > 1).any()) else part.louder(excess)
+    return part.louder(excess) if bool((excess > 1).any()) else part

@@ -24,10 +24,11 @@ def settled_in_place(model: SourceModel, x: Tensor, deviations: float) -> Tensor
     Args:
         model: Any observation model. Data coarser than the image, noise that a later step has coloured, and data for
             which no noise is stated say nothing.
-        x: The estimate, **[B, C, *spatial]**.
+        x: The estimate, **[B, C, *spatial]**, fractions of full range.
         deviations: The number k of standard deviations by which a local mean must exceed its noise to be believed.
 
     Reference:
+        docs/explanation/method.md, "Cold spots settle in place";
         Breiman, Better subset regression using the nonnegative garrote (Technometrics 1995).
     """
     noises = model.degradation.noises

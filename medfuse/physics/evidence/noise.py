@@ -15,9 +15,10 @@ _DEVIATIONS = 4  # of the mean power of what is noise alone, by which the stated
 def proven_excess(model: SourceModel) -> Tensor:
     """Return the factor, 1 or more, by which the data prove the variance of the noise to be understated, **[B]**.
 
-    In cosine waves that the operator lets through with a power below 1e-5, the data are noise alone, whatever the
-    image. Their mean power over that of the stated noise is 1 up to `sqrt(2 / n)`, n waves; beyond four such standard
-    deviations the data are believed: the factor is that mean. Else noise would be taken for the image, and blown up.
+    A plug-in noise estimate: in the n cosine waves k that the operator lets through with a power `(A A')_kk` below
+    1e-5, the data `c_k` are noise alone, whatever the image. So `p = 1/n sum_k c_k^2 / R_kk` is 1 for noise as stated,
+    with the std `sqrt(2 / n)`. Where `p > 1 + 4 sqrt(2 / n)` the data are believed: the factor is p; else it is 1.
+    Noise that is understated would be taken for the image, and blown up.
 
     Args:
         model: Any observation model, of the stated noise. Where nothing is silent, as without a blur, nothing is known.

@@ -28,9 +28,10 @@ def settled_slowly(model: SourceModel, x0: Tensor) -> Tensor:
 
     Args:
         model: Any observation model. Data with a side below 32 px say nothing.
-        x0: The estimate, **[B, C, *spatial]**.
+        x0: The estimate, **[B, C, *spatial]**, fractions of full range.
 
     Reference:
+        docs/explanation/method.md, "Slow waves settle";
         Mehra, On the identification of variances and adaptive Kalman filtering (IEEE TAC 1970).
     """
     sizes = model.y.shape[2:]

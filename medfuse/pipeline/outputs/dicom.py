@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfuse.errors import DicomError
+from medfuse.io.modalities import DEFAULT_PAIR, title, titles
 from medfuse.pipeline.facts import DIMENSIONLESS
 from medfuse.pipeline.result import CaseResult
 
@@ -26,19 +27,19 @@ class Filing:
     Attributes:
         derivation: Where they come from.
         origin: Source in whose study the fused series are: that with the grid, where it was DICOM.
-        pet: Source in whose study the restored PET is.
+        second: Source 2, in whose study its restoration is.
     """
 
     derivation: Derivation
     origin: SourceReference
-    pet: SourceReference | None
+    second: SourceReference | None
 
 
 def write_dicom(result: CaseResult, folder: Path) -> None:
-    """Write restored PET, fused volume and colour fusion as DICOM series, where a source was DICOM.
+    """Write restored source 2, fused volume and colour fusion as DICOM series, where a source was DICOM.
 
-    Each of `SERIES` is a folder under `folder`. All lie in the frame of reference of the source with the grid; the
-    fused series belong to its study, the restored PET to the PET's.
+    Each of `series_of` is a folder under `folder`. All lie in the frame of reference of the source with the grid; the
+    fused series belong to its study, restored source 2 to that of source 2.
 
     Args:
         result: The case.
@@ -50,25 +51,25 @@ def write_dicom(result: CaseResult, folder: Path) -> None:
     if not any(result.files):
         return
     filing = _filing(result)
-    for name, write in SERIES.items():
+    for name, write in series_of(result.names[1]).items():
         write(result, folder / name, filing)
 
 
 def _restored(result: CaseResult, folder: Path, filing: Filing) -> None:
-    """Write the restored PET: as the classic PET image that its source was, else as a Parametric Map."""
+    """Write restored source 2: as the classic PET image that it was, else as a Parametric Map."""
     from medfuse.io.dicom import write
 
-    pet, unit, volume = filing.pet, result.units[1], result.restored[1].numpy()
-    if pet is not None and pet.is_classic_pet:
+    second, unit, volume = filing.second, result.units[1], result.restored[1].numpy()
+    if second is not None and second.is_classic_pet:
         units, suv_type = write.pet_units(result.record["sources"][result.names[1]]["suv"])
         write.write_pet(
             folder, volume, result.affine, filing.derivation,
-            pet=pet, units=units, suv_type=suv_type, window=result.window,
+            pet=second, units=units, suv_type=suv_type, window=result.window, name=folder.name,
         )  # fmt: skip
     else:
         write.write_parametric_map(
-            folder, volume, result.affine, filing.derivation, origin=pet or filing.origin, name=folder.name,
-            explanation=f"restored PET, {unit}", unit=write.ucum(unit), window=result.window,
+            folder, volume, result.affine, filing.derivation, origin=second or filing.origin, name=folder.name,
+            explanation=f"restored {title(result.names[1])}, {unit}", unit=write.ucum(unit), window=result.window,
         )  # fmt: skip
 
 
@@ -96,13 +97,18 @@ def _color_multiframe(result: CaseResult, folder: Path, filing: Filing) -> None:
     write.write_color_multiframe(folder, result.rgb, result.affine, filing.derivation, origin=filing.origin)
 
 
-SERIES: dict[str, Callable[[CaseResult, Path, Filing], None]] = {
-    "pet_restored": _restored,
-    "fused": _fused,
-    "fused_rgb": _color,
-    "fused_rgb_multiframe": _color_multiframe,
-}
-"""What is written as DICOM, by the name of the series and of its folder."""
+def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]:
+    """Return what is written as DICOM for a source 2 of a modality, by the name of the series and of its folder."""
+    return {
+        f"{key}_restored": _restored,
+        "fused": _fused,
+        "fused_rgb": _color,
+        "fused_rgb_multiframe": _color_multiframe,
+    }
+
+
+SERIES = series_of(DEFAULT_PAIR[1])
+"""What is written as DICOM by default; see `series_of`."""
 
 
 def _filing(result: CaseResult) -> Filing:
@@ -116,7 +122,8 @@ def _filing(result: CaseResult) -> Filing:
     read = [write.read_reference(files) if files else None for files in result.files]
     sources = tuple(source for source in read if source is not None)
     if len({source.patient for source in sources if source.patient}) > 1:  # files may have changed since they were read
-        raise DicomError("PET and MRI must be of one patient for DICOM output, got two PatientIDs; do without it.")
+        both = " and ".join(titles(result.names[::-1]))
+        raise DicomError(f"{both} must be of one patient for DICOM output, got two PatientIDs; do without it.")
     key = _identity(result)
     grid = read[result.names.index(result.record["reference"]["source"])]
     registration = result.record["registration"]

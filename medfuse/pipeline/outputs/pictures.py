@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medfuse.io.modalities import title
 from medfuse.pipeline.result import CaseResult
 from medfuse.report import degradation_name, save_mosaic, save_preview, save_report
 
@@ -16,6 +17,7 @@ def write_mosaic(result: CaseResult, path: Path) -> None:
         path,
         fused=result.fused,
         weight=result.weight,
+        names=result.names,
         units=result.units,
         title=result.case,
         notes=_notes(result.record),
@@ -25,7 +27,7 @@ def write_mosaic(result: CaseResult, path: Path) -> None:
 
 def write_preview(result: CaseResult, path: Path) -> None:
     """Draw the small picture that stands for the case on the page over all cases."""
-    save_preview(path, **_shown(result))
+    save_preview(path, names=result.names, **_shown(result))
 
 
 def write_report(result: CaseResult, path: Path) -> None:
@@ -56,7 +58,7 @@ def _shown(result: CaseResult) -> dict[str, Any]:
 def _notes(record: Mapping[str, Any]) -> list[str]:
     steps = "" if record["steps"] is None else f", {record['steps']} steps"
     notes = [f"Degradation: {degradation_name(record['degradation'])}{steps}"]
-    chi2 = {k.upper(): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
+    chi2 = {title(k): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
     if chi2:
         notes.append("Residual chi-square: " + ", ".join(f"{k} {v:.2f}" for k, v in chi2.items()))
     registration = record["registration"]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.io import write_json
+from medfuse.io.modalities import MODALITIES, title
 from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.facts import DIMENSIONLESS
-from medfuse.pipeline.outputs.dicom import SERIES, write_dicom
+from medfuse.pipeline.outputs.dicom import series_of, write_dicom
 from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
 from medfuse.pipeline.outputs.transform import write_affine, write_rigid
 from medfuse.pipeline.outputs.volumes import write_color, write_fused, write_restored, write_weight
@@ -74,7 +75,7 @@ OUTPUTS: tuple[Output, ...] = (
     Output(
         "dicom", DICOM_FOLDER, write_dicom, "", None,
         "Restored {title2}, fused volume and colour fusion as DICOM series, where a source was DICOM",
-        parts=tuple(SERIES),
+        parts=tuple(dict.fromkeys(name for key in MODALITIES for name in series_of(key))),
     ),
     Output(
         "fused", "fused.nii.gz", write_fused, DIMENSIONLESS, "fused",
@@ -149,8 +150,8 @@ def _filled(text: str, record: Mapping[str, Any]) -> str:
     return text.format(
         source1=source1,
         source2=source2,
-        title1=source1.upper(),
-        title2=source2.upper(),
+        title1=title(source1),
+        title2=title(source2),
         reference=reference,
         moving=source2 if reference == source1 else source1,
     )

@@ -20,6 +20,7 @@ from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.dicom.header import read_header
 from medfuse.io.foreign import refuse_foreign
 from medfuse.io.manifest import is_manifest, read_manifest
+from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.io.places import is_result
 from medfuse.schema import id_problem
 
@@ -30,27 +31,34 @@ class Discovery:
 
     Attributes:
         layout: `manifest`, `BIDS dataset`, `case folders` or `DICOM studies`.
-        cases: One dictionary per case, sorted by id: "case", "mri", "pet" and optional fields, ready for a bundle's
-            `datalist`; or "case" and "problem", which says why it cannot be used.
+        cases: One dictionary per case, sorted by id, ready for a bundle's `datalist`: "case", a path for each modality,
+            such as "mri" and "pet", and fields; or "case" and "problem", which says why it cannot be used.
     """
 
     layout: str
     cases: list[dict[str, Any]]
 
 
-def discover(source: str | Path, *, participants: Sequence[str] = (), sessions: Sequence[str] = ()) -> Discovery:
+def discover(
+    source: str | Path,
+    *,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    keys: Sequence[str] = DEFAULT_PAIR,
+) -> Discovery:
     """Recognise an input and list its cases.
 
     Args:
         source: A table (TSV, CSV), or a folder.
         participants: Of a BIDS dataset, the labels of the participants to take; all if none is given.
         sessions: Of a BIDS dataset, the labels of the sessions to take.
+        keys: Modalities of the sources, those of a bundle; see `medfuse.bundles.source_keys`.
 
     Raises:
         BundleError: If it is none of the layouts, holds no case, or labels are given for anything but a BIDS dataset.
     """
     root = Path(source)
-    found = _discover(root, participants, sessions)
+    found = _discover(root, participants, sessions, tuple(keys))
     if found.layout != "BIDS dataset" and (participants or sessions):
         raise BundleError(
             f"Participant and session labels must come with a BIDS dataset, got {found.layout}; leave them out."
@@ -58,42 +66,42 @@ def discover(source: str | Path, *, participants: Sequence[str] = (), sessions: 
     return found
 
 
-def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str]) -> Discovery:
+def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str], keys: tuple[str, ...]) -> Discovery:
     if not os.path.exists(root):  # noqa: PTH110  (false, too, for a path that cannot be)
         raise BundleError(
             "The input must be a folder, or a manifest in .tsv or .csv, got nothing there; check the path."
         )
     if root.is_file() and is_manifest(root):
-        return Discovery("manifest", read_manifest(root))
+        return Discovery("manifest", read_manifest(root, keys=keys))
     if not root.is_dir():
         raise BundleError(
             "The input must be a folder, or a manifest in .tsv or .csv, got another file; check the path."
         )
     if is_bids(root):
-        return Discovery("BIDS dataset", find_bids_cases(root, participants=participants, sessions=sessions))
-    studies = study_folders(root)
+        return Discovery("BIDS dataset", find_bids_cases(root, participants=participants, sessions=sessions, keys=keys))
+    studies = study_folders(root, keys=keys)
     if _holds_nifti(root):
-        named = find_cases(root, tolerant=True, allow_empty=bool(studies), leave=studies)
-        return Discovery("case folders", sorted([*named, *_studies(studies)], key=lambda case: case["case"]))
+        named = find_cases(root, keys=keys, tolerant=True, allow_empty=bool(studies), leave=studies)
+        return Discovery("case folders", sorted([*named, *_studies(studies, keys)], key=lambda case: case["case"]))
     folders, closed = _dicom_folders(root)
     if not folders:
         refuse_foreign(root)
         what = f"{len(closed)} folders that cannot be read" if closed else "a folder with none of them"
         raise BundleError(
-            "The input must be a manifest, a BIDS dataset, folders of cases (CASE/mri.nii.gz) or of DICOM studies, "
-            f"got {what}; check it."
+            "The input must be a manifest, a BIDS dataset, folders of cases "
+            f"(CASE/{keys[0]}.nii.gz) or of DICOM studies, got {what}; check it."
         )
     if not studies and not any(id_problem(folder.name) for folder in folders):
-        named = find_cases(root, tolerant=True, allow_empty=True)
+        named = find_cases(root, keys=keys, tolerant=True, allow_empty=True)
         sound = {case["case"] for case in named if "problem" not in case}
         if sound == {folder.name for folder in folders}:
             return Discovery("case folders", named)  # CASE/mri/ and CASE/pet/, both DICOM
     problem = "The folder of {} must be readable with all that is in it, got one that is not; check its permissions."
     unread = [{"case": case, "problem": problem.format(case)} for case in closed]
-    return Discovery("DICOM studies", sorted(_studies(folders) + unread, key=lambda case: case["case"]))
+    return Discovery("DICOM studies", sorted(_studies(folders, keys) + unread, key=lambda case: case["case"]))
 
 
-def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def _studies(folders: Sequence[Path], keys: Sequence[str]) -> list[dict[str, Any]]:
     """List the DICOM studies of folders, sorted by id.
 
     The name of a folder may be that of a patient, and is kept nowhere. The id is hence made of the Study Instance UID:
@@ -112,7 +120,7 @@ def _studies(folders: Sequence[Path]) -> list[dict[str, Any]]:
         elif case in cases:
             cases[case] = {"case": case, "problem": f"{case} must be in one folder, got more; put its series into one."}
         else:
-            cases[case] = {"case": case, "mri": str(folder), "pet": str(folder)}
+            cases[case] = {"case": case} | dict.fromkeys(keys, str(folder))
     return [cases[case] for case in sorted(cases)]
 
 

@@ -1,0 +1,175 @@
+"""Fusion rules: how the fused image is computed from both restored sources, `f = R(x1, x2, evidence)`.
+
+A rule is the last row of the joint observation model, `0 = f - R(x1, x2)`. It sees restored sources, never the data,
+and nothing flows back from it: a restored source does not depend on how it is fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from medfuse.errors import DegradationError, GeometryError
+
+
+class Evidence(NamedTuple):
+    """What a rule may know beside the restored sources; each **[B, 1, *spatial]**.
+
+    Attributes:
+        predicted: The fused image as the network and the corrections left it.
+        weight: The learned weight m of source 1, 0..1.
+    """
+
+    predicted: Tensor
+    weight: Tensor
+
+
+class FusionRule(Protocol):
+    """What all rules have in common."""
+
+    def __call__(self, source1: Tensor, source2: Tensor, evidence: Evidence) -> Tensor:
+        """Return the fused image **[B, 1, *spatial]** of restored sources of that shape, 0..1 the full range."""
+
+
+def predicted(source1: Tensor, source2: Tensor, evidence: Evidence) -> Tensor:
+    """Return the fused image as it was learned."""
+    return evidence.predicted
+
+
+def convex(source1: Tensor, source2: Tensor, evidence: Evidence) -> Tensor:
+    """Return `m x1 + (1 - m) x2`: nothing appears in it that is in neither restored source."""
+    return evidence.weight * source1 + (1 - evidence.weight) * source2
+
+
+@dataclass(frozen=True)
+class TwoScale:
+    """Two-scale (base and detail) fusion: the anatomy's detail is kept under uptake, the base is the uptake's.
+
+    With `G_s` a Gaussian window of s px, bases `b_i = G_3.5 x_i`, details `d_i = x_i - b_i`, fine details `n_i = x_i -
+    G_1 x_i`, activity `A = sqrt(G_4 d_1^2)`, and, in 0..1, how active the anatomy is, `w = A / (A + activity)`, and how
+    hot the uptake, `h = b_2 / (b_2 + hot)`:
+
+        base   = (((1 - yielding w h) b_1)^p + ((1 - room w) b_2)^p)^(1/p)
+        base  -= headroom w h max(base + 3 A - 1, 0)
+        detail = d_1 - soft h n_1 + (1 - masking w) d_2 - choice (E_2 n_1 + E_1 n_2) / (E_1 + E_2),   E_i = G_1.5 n_i^2
+        f      = base + detail
+
+    Where one source is empty, the other comes back; where the anatomy is flat, f grows with the uptake. f may leave the
+    range of the sources at a place by their own details. It is the same for any batch, and an image is continued by
+    half-sample reflection. The weight of the evidence is not used: a learned activity can take the place of w.
+
+    Attributes:
+        exponent: `p`, at least 1: 1 adds the bases, infinity takes the higher one.
+        activity: Local standard deviation of the anatomy's detail that counts as half active.
+        hot: Level of the uptake that counts as half hot.
+        yielding: Share of the anatomy's base that yields to uptake.
+        room: Share of the uptake's base that makes room where there is anatomy.
+        headroom: Share of what would exceed full range, three deviations of the anatomy's detail included, by which the
+            base is lowered.
+        soft: Share of the anatomy's finest detail that is left out under uptake.
+        masking: Share of the uptake's detail that is left out where there is anatomy.
+        choice: Share of the weaker source's finest detail that is left out.
+
+    Reference:
+        Li, Kang and Hu, Image fusion with guided filtering (TIP 2013), for the two scales; the rest is of medfuse, with
+        its constants chosen as docs/explanation/fusion-rule.md says.
+    """
+
+    exponent: float = 2.75
+    activity: float = 0.015
+    hot: float = 0.4
+    yielding: float = 0.6
+    room: float = 0.06
+    headroom: float = 1.0
+    soft: float = 0.2
+    masking: float = 0.06
+    choice: float = 0.2
+
+    def __call__(self, source1: Tensor, source2: Tensor, evidence: Evidence | None = None) -> Tensor:
+        """Return the fused image; the last two axes are those of the image, all others go one by one.
+
+        Args:
+            source1: Anatomy, **[..., H, W]** of any size, 0..1 the full range.
+            source2: Function, of the same shape.
+            evidence: Not used.
+
+        Returns:
+            Of the dtype of `source1`; computed in float32 or better.
+
+        Raises:
+            GeometryError: The shapes differ, or are no images.
+        """
+        if source1.shape != source2.shape or source1.ndim < 2:
+            raise GeometryError(
+                f"the sources must be images of one shape, got {list(source1.shape)} and {list(source2.shape)}; "
+                "resample one onto the other."
+            )
+        dtype = torch.promote_types(torch.promote_types(source1.dtype, source2.dtype), torch.float32)
+        x = torch.stack([source1, source2]).to(dtype)
+        base = smoothed(x, _BASE)
+        detail, fine = x - base, x - smoothed(x, _FINE)
+        local = smoothed(detail[0].square(), _ACTIVITY).clamp_min(0).sqrt()
+        energy = smoothed(fine.square(), _ENERGY).clamp_min(0)
+        uptake = base[1].clamp_min(0)
+        active, hot = local / (local + self.activity), uptake / (uptake + self.hot)
+
+        whole = _norm(
+            (1 - self.yielding * active * hot) * base[0].clamp_min(0), (1 - self.room * active) * uptake, self.exponent
+        )
+        whole = whole - self.headroom * active * hot * (whole + _DEVIATIONS * local - 1).clamp_min(0)
+        whole = whole + base.clamp_max(0).sum(0)  # what is negative, as in a corrected PET, stays so
+        both = (energy[0] + energy[1]).clamp_min(torch.finfo(dtype).tiny)
+        detail = detail[0] - self.soft * hot * fine[0] + (1 - self.masking * active) * detail[1]
+        detail = detail - self.choice * (energy[1] * fine[0] + energy[0] * fine[1]) / both
+        return (whole + detail).to(source1.dtype)
+
+
+_BASE, _FINE, _ACTIVITY, _ENERGY = 3.5, 1.0, 4.0, 1.5  # px, std of the windows
+_DEVIATIONS = 3.0
+_RADIUS = 4.0  # of a window, in its standard deviations
+
+RULES: dict[str, FusionRule] = {"two_scale": TwoScale(), "convex": convex, "predicted": predicted}
+"""The words of the configurations, and the rule of each."""
+
+
+def fusion_rule(name: str) -> FusionRule:
+    """Return a rule by its name.
+
+    Args:
+        name: `two_scale`, `convex` or `predicted`.
+
+    Raises:
+        DegradationError: There is no such rule.
+    """
+    if name not in RULES:
+        raise DegradationError(f"the fusion rule must be one of {tuple(RULES)}, got {name!r}; choose one of them.")
+    return RULES[name]
+
+
+def smoothed(x: Tensor, std: float) -> Tensor:
+    """Filter the last two axes with a Gaussian window, continued by half-sample reflection: any size stays.
+
+    The window ends at four standard deviations. Sums run in one order for each pixel, whatever the batch.
+    """
+    radius = int(_RADIUS * std + 0.5)
+    taps = torch.exp(-0.5 * (torch.arange(radius + 1, dtype=torch.float64) / std) ** 2)
+    weights: Sequence[float] = (taps / (taps[0] + 2 * taps[1:].sum())).tolist()
+    for axis in (-2, -1):
+        n = x.shape[axis]
+        places = torch.arange(-radius, n + radius, device=x.device) % (2 * n)
+        wide = x.index_select(axis, torch.minimum(places, 2 * n - 1 - places))
+        x = wide.narrow(axis, radius, n) * weights[0]
+        for k in range(1, radius + 1):
+            x = x.add_(wide.narrow(axis, radius - k, n) + wide.narrow(axis, radius + k, n), alpha=weights[k])
+    return x
+
+
+def _norm(x: Tensor, y: Tensor, exponent: float) -> Tensor:
+    """Return `(x^p + y^p)^(1/p)` of values of at least 0; exactly the one where the other is 0."""
+    high = torch.maximum(x, y)
+    ratio = torch.minimum(x, y) / high.clamp_min(torch.finfo(high.dtype).tiny)
+    return high * (1 + ratio**exponent) ** (1 / exponent)
