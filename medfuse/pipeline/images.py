@@ -32,9 +32,9 @@ from medfuse.io import (
     write_json,
 )
 from medfuse.io.images import Bits
-from medfuse.physics import Degradation, Downsample, JointDegradation, parse_degradation, replicate
+from medfuse.physics import Degradation, Downsample, JointDegradation, bind, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
-from medfuse.pipeline.facts import agreements, fidelity, noise_of_data, sha256, stated, versions
+from medfuse.pipeline.facts import fidelity, noise_of_data, sha256, stated, versions
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 from medfuse.transforms import noise_profile
 
@@ -243,10 +243,10 @@ def _chi2(image: Tensor, restored: Tensor, part: Degradation, share: float) -> f
     """Return the chi-square of a restored grey image; None where nothing happened to it, or it is in colour."""
     if image.ndim == 3 or not part.steps:
         return None
-    y, x = (torch.stack([v, v])[None] for v in (image, restored))
-    findings = {"blur": torch.tensor([1.0, share]), "converged": torch.ones(2)}
-    _, found = agreements(y, x, JointDegradation(Degradation(), part), findings)
-    return found.chi2 if found else None
+    whole = JointDegradation(Degradation(), part)
+    y, x = (whole.continued(v[None, None]) for v in (image, restored))
+    fitted = part.narrowed(torch.tensor([share])) if share < 1 else part
+    return float(bind(fitted, fitted.observed(y), y.shape[2:]).chi2(x))
 
 
 def _clear(out: Path) -> None:
