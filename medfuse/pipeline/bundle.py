@@ -17,6 +17,7 @@ from torch import Tensor
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError
+from medfuse.fusion import fusion_rule as require_rule
 
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
@@ -68,18 +69,26 @@ class Fusion:
             return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
 
 
-def load_fusion(bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto") -> Fusion:
+def load_fusion(
+    bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto", fusion_rule: str | None = None
+) -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
     Args:
         bundle: Name or folder of a bundle.
         device: Where to compute, see `medfuse.devices.pick_device`.
+        fusion_rule: How the fused image comes of the sources, see `medfuse.fusion.rule`; None: as the bundle says.
 
     Raises:
         BundleError: There is no such bundle or device, or it has no weights.
+        DegradationError: There is no such rule.
     """
     device = pick_device(device)
+    if fusion_rule is not None:
+        require_rule(fusion_rule)
     parser = read_inference(bundle, device=device)
+    if fusion_rule is not None:
+        set_values(parser, {"fusion_rule": fusion_rule})
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
     return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_a_negative_uptake_stays_negative_where_there_is_no_anatomy():
 def test_where_the_anatomy_is_flat_more_uptake_is_brighter(level):
     flat = torch.full((1, 1, 48, 40), level)
     images = [RULE(flat, share * spot())[0, 0, 24, 20] for share in np.linspace(0, 1, 9)]
-    assert all(b > a for a, b in zip(images, images[1:], strict=False))
+    assert all(b > a for a, b in pairwise(images))
 
 
 def test_the_detail_of_the_anatomy_is_kept_under_uptake_where_a_maximum_loses_it():
@@ -109,5 +111,5 @@ def test_the_rules_by_name():
     torch.testing.assert_close(fusion_rule("convex")(first, second, what), (first + second) / 2)
     assert torch.equal(Finish("two_scale")((first, second), what), RULES["two_scale"](first, second, what))
     assert Finish("convex", balance=3).steps == 0
-    with pytest.raises(DegradationError, match="must be one of .*two_scale.*got 'maximum'"):
+    with pytest.raises(DegradationError, match=r"must be one of .*two_scale.*got 'maximum'"):
         Finish("maximum")
