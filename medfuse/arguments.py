@@ -27,6 +27,7 @@ from medfuse.io.units import ARBITRARY, CHOICES
 from medfuse.schema import checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
+FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
 _VOLUMES = [row for row in MODALITIES.values() if row.is_volume]
@@ -164,6 +165,15 @@ def add_sources(command: argparse.ArgumentParser, bundle: str) -> None:
 def add_bundle(command: argparse.ArgumentParser, what: str = "bundle") -> None:
     """Add the option that names a bundle."""
     command.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"{what} (default: {DEFAULT_BUNDLE})")
+
+
+def add_rule(command: argparse.ArgumentParser) -> None:
+    """Add the option of the fusion rule."""
+    command.add_argument(
+        "--fusion-rule",
+        choices=FUSION_RULES,
+        help="how the fused image comes of the restored sources (default: the bundle's)",
+    )
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from medfuse.arguments import (
     SUV_CHOICES,
     add_bundle,
     add_reading,
+    add_rule,
     add_sources,
     check_arguments,
     named_bundle,
@@ -104,6 +105,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
+        add_rule(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
     estimate = commands.add_parser(
@@ -176,6 +178,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
+    add_rule(batch)
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
@@ -202,7 +205,8 @@ def _fuse(options: argparse.Namespace) -> None:
         require_same_sources(options.out / "case", item, source_keys(options.bundle))
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    given: dict[str, Any] = reading | dicom
+    rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
+    given: dict[str, Any] = reading | dicom | rule
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
@@ -315,6 +319,7 @@ def _batch(options: argparse.Namespace) -> int:
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
         n4=options.n4,
+        fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
         strict=options.strict,
         overlays=options.overlay,
@@ -348,6 +353,7 @@ def _images(options: argparse.Namespace) -> None:
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
+        fusion_rule=options.fusion_rule,
         truths=truths,
     )
     _print_images(record, options.out)

@@ -70,6 +70,7 @@ def run_batch(
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
     bids: str | Path | None = None,
+    fusion_rule: str | None = None,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once.
 
@@ -93,6 +94,7 @@ def run_batch(
             and its outputs are as they were.
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
         bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
+        fusion_rule: How the fused image comes of the restored sources.
 
     Returns:
         What became of each case.
@@ -119,6 +121,7 @@ def run_batch(
         nonfinite=nonfinite,
         strict=strict,
         overlays=overlays,
+        fusion_rule=fusion_rule,
     )
     layout.prepare()
     summary = BatchSummary()

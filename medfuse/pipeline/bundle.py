@@ -16,6 +16,7 @@ from torch import Tensor
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError
+from medfuse.fusion import fusion_rule as require_rule
 from medfuse.inferers import FusionInferer
 
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
@@ -76,18 +77,26 @@ class Fusion:
             )
 
 
-def load_fusion(bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto") -> Fusion:
+def load_fusion(
+    bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto", fusion_rule: str | None = None
+) -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
     Args:
         bundle: Name or folder of a bundle.
         device: Where to compute, see `medfuse.devices.pick_device`.
+        fusion_rule: How the fused image comes of the sources, see `medfuse.fusion.rule`; None: as the bundle says.
 
     Raises:
         BundleError: There is no such bundle or device, it has no weights, or its inferer is of another kind.
+        DegradationError: There is no such rule.
     """
     device = pick_device(device)
+    if fusion_rule is not None:
+        require_rule(fusion_rule)
     parser = read_inference(bundle, device=device)
+    if fusion_rule is not None:
+        set_values(parser, {"fusion_rule": fusion_rule})
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
     if not isinstance(inferer, FusionInferer):

@@ -63,6 +63,7 @@ def fuse_images(
     file_format: str | None = None,
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
+    fusion_rule: str | None = None,
 ) -> dict[str, Any]:
     """Fuse two folders of 2-D images, matched by name, or the pairs of a table.
 
@@ -83,6 +84,7 @@ def fuse_images(
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
         batch: Images of one size that are fused together, fewer where they are large; on a CPU always one.
+        fusion_rule: How the fused image comes of the restored sources; None, and always of a loaded bundle: its own.
 
     Returns:
         The record that `images.json` holds.
@@ -90,7 +92,7 @@ def fuse_images(
     Raises:
         MedfuseError: Any input that cannot be used, before work starts.
     """
-    fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device)
+    fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device, fusion_rule=fusion_rule)
     pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
     references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}

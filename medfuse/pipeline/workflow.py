@@ -101,6 +101,7 @@ def load_workflow(
     nonfinite: str | None = None,
     strict: bool = False,
     overlays: Sequence[str | Path] = (),
+    fusion_rule: str | None = None,
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
 
@@ -115,6 +116,7 @@ def load_workflow(
             0 ("zero").
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
         overlays: YAML or JSON files that change keys of the bundle's `inference.json`, merged from left to right.
+        fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`.
 
     Raises:
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
@@ -128,6 +130,7 @@ def load_workflow(
         spec = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
         set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
+    given["fusion_rule"] = fusion_rule
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
