@@ -39,6 +39,7 @@ _SAID = {  # by destination of the argument
     "input": "The input",
     "folder": "The DICOM folder",
     "dicom": "The DICOM folder",
+    "image": "The image",
     "paths": "BUNDLE_OR_CONFIG",
 }
 

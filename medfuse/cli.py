@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,18 +26,17 @@ from medfuse.bundles import (
     bundle_metadata,
     bundle_modalities,
     bundle_names,
-    case_keys,
     load_spec,
     preset_names,
     share_dir,
     source_keys,
 )
+from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
+from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
-
-    from medfuse.io.modalities import Modality
 
 
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
@@ -52,8 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if args is None else list(args)
     options = _parser(named_bundle(words)).parse_args(words)
-    _quieten()
-    _show_warnings()
+    quieten()
+    show_warnings()
     try:
         check_arguments(options)
         code = options.run(options)
@@ -110,6 +107,20 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
         command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
         add_rule(command)
         command.add_argument("--device", default="auto", help=DEVICES)
+
+    estimate = commands.add_parser(
+        "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
+    )
+    estimate.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
+    estimate.add_argument(
+        "--kind",
+        required=True,
+        choices=("mri", "function", "visible", "infrared"),
+        help="what it shows; function: PET, SPECT or CT",
+    )
+    estimate.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    add_reading(estimate)
+    estimate.set_defaults(run=_estimate)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
@@ -212,12 +223,14 @@ def _mask(path: Path, strict: bool) -> str:
 def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
     """Check a source before the bundle is loaded, and return its entries of the case."""
     from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+    from medfuse.io.sidecars import sidecar_units
 
     key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
     entries: dict[str, object] = {key: str(path.absolute())}
     if is_nifti(path):
         check_nifti(path, strict=options.strict)
-        return entries | ({f"{key}_unit": unit} if unit else {})
+        stated = {f"{key}_unit": unit} if unit else {}
+        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
     require_volume(path)
     series = open_series(path, modality=row.dicom, uid=uid)
     if row.has_suv:
@@ -243,8 +256,7 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    every = options.all or options.bundle != DEFAULT_BUNDLE
-    chosen = cases if every else [c for c in cases if c["case"] == "sts_case"]
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
     _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
 
 
@@ -293,7 +305,7 @@ def _batch(options: argparse.Namespace) -> int:
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
-    keys, labels = case_keys(options.bundle), (options.participant_label, options.session_label)
+    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
     found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
@@ -353,6 +365,21 @@ def _print_images(record: dict[str, Any], out: Path) -> None:
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
+    print(NOTICE)
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    import json
+
+    from medfuse.pipeline import estimate_file
+    from medfuse.report import estimate_sentence
+
+    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
+        return
+    for record in found:
+        print(estimate_sentence("image", record))
     print(NOTICE)
 
 
@@ -426,34 +453,6 @@ def _device(name: str) -> torch.device:
         return pick_device(name)
     except MedfuseError as error:
         raise MedfuseError(f"--{error}") from error
-
-
-class _Console(logging.Handler):
-    """A line on stderr for each warning, above a bar of progress where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"medfuse: warning: {record.getMessage()}", file=sys.stderr)
-
-
-def _show_warnings() -> None:
-    """Print what the package warns of while it works."""
-    logger = logging.getLogger("medfuse")
-    if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console(logging.WARNING))
-
-
-def _quieten() -> None:
-    """Silence what MONAI and torch say on every run about their own affairs."""
-    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
-        # a filter, since MONAI sets the level when it is imported
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
-    # what stopped a run is said by `main`, or by its traceback
-    engine = logging.getLogger("ignite.engine.engine.SupervisedEvaluator")
-    engine.addFilter(lambda record: "terminating due to exception" not in record.getMessage())
 
 
 if __name__ == "__main__":

@@ -14,13 +14,16 @@ from tqdm import tqdm
 
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.estimation import estimate
 from medfuse.fusion.finish import Finish
 from medfuse.fusion.rule import Evidence
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
+from medfuse.physics.specification import AUTO
 
-Spec = Mapping[str, Any] | JointDegradation | None
+Spec = Mapping[str, Any] | JointDegradation | str | None
 LIMIT = 3 * 2**18
 """Number of pixels on which the network runs at once, unless told otherwise."""
+_OF_SAMPLES = ("converged", "chi2")  # results that are known of a sample as a whole
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,15 @@ class FusionInferer(Inferer):
         views: int = 1,
         settle: Sequence[float | None] = (None, None),
         balance: int = 0,
+        kinds: Sequence[str] = ("mri", "function"),
         fusion_rule: str = "predicted",
     ) -> None:
         """Make an inferer.
 
         Args:
             degradation: What happened to the sources: a specification (see `medfuse.physics.specification`), a
-                `JointDegradation`, or None for none. A call may override it.
+                `JointDegradation`, `auto`, or None for none. A call may override it. What is unknown is estimated
+                first, of each image or volume by itself, see `medfuse.estimation.estimate`.
             steps: Number of reverse steps, 1 or more. A call may override it.
             correction: `cut` (default), `joint`, `paper` or `none`, see `medfuse.physics.corrections`.
             convex: The same as `fusion_rule="convex"`.
@@ -112,6 +117,7 @@ class FusionInferer(Inferer):
                 the noise to be believed; None: never. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
+            kinds: What the sources are, for what is estimated: each `mri`, `function`, `visible` or `infrared`.
             fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`: `two_scale`,
                 `convex` (`m x1 + (1 - m) x2`), or `predicted`, as the network learned it.
 
@@ -119,7 +125,7 @@ class FusionInferer(Inferer):
             DegradationError: The limit is not positive, or the steps, the correction, the views, the settling, the
                 balance or the rule are impossible.
         """
-        self.degradation, self.trajectory = degradation, trajectory
+        self.degradation, self.trajectory, self.kinds = degradation, trajectory, tuple(kinds)
         self.told = Settings(steps, correction, convex, amp, limit, views, settle, balance, fusion_rule)
 
     @property
@@ -136,6 +142,7 @@ class FusionInferer(Inferer):
         steps: int | None = None,
         until: int | None = None,
         misfit: bool = False,
+        agreement: bool = False,
         balance: int | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse.
@@ -148,6 +155,7 @@ class FusionInferer(Inferer):
             steps: Overrides the inferer's own.
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
             misfit: Return also what the restored sources leave of the data.
+            agreement: Return also how far the restored sources explain the data.
             balance: Overrides the inferer's own.
 
         Returns:
@@ -155,7 +163,9 @@ class FusionInferer(Inferer):
             each restored source), each **[B, 1, H, W]**; what the data proved of each source, **[B, 2, 1, 1]** each:
             `proven_blur`, the share of its stated width that is undone, below 1 where the data show it to be narrower,
             `proven_noise`, the factor of its stated variance, above 1 where the data show more, and `converged`,
-            1 where the last solve has, else 0; where asked for, `misfit`, `y - A x` of each source, **[B, 2, H, W]**.
+            1 where the last solve has, else 0; where asked for, `misfit`, `y - A x` of each source, **[B, 2, H, W]**;
+            likewise the agreement, `chi2` **[B, 2, 1, 1]** and `residual` **[B, 2, H, W]**, see
+            `medfuse.physics.Agreement`.
 
         Raises:
             GeometryError: Another shape.
@@ -163,13 +173,29 @@ class FusionInferer(Inferer):
         if inputs.ndim != 4 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must have the shape [B, 2, H, W], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
+        if stated.unknown:
+            if self.trajectory and len(inputs) > 1:
+                raise DegradationError(
+                    "images whose degradation is estimated must come one by one where the trajectory is asked for, got "
+                    f"{len(inputs)}; state the degradation, or split the batch."
+                )
+            estimated = (estimate(stated, image, self.kinds).degradation for image in _plain(inputs))
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit}
+            options |= {"agreement": agreement, "balance": balance}
+            return _joined(
+                [
+                    FusionInferer.__call__(self, image[None], network, degradation=what, **options)
+                    for image, what in zip(inputs, estimated, strict=True)
+                ]
+            )
         fitted = fit(stated, _plain(inputs))
         found, observation = fitted.findings, JointObservation(*fitted.models)
-        whole, left = self._sampled(observation, network, told, until=until, misfit=misfit)
+        whole, left = self._sampled(observation, network, told, until=until, misfit=misfit, agreement=agreement)
         del fitted, observation  # a large image leaves little room
         result = self._finished(whole, left, inputs.shape[2:], told, until=until)
-        converged = result.pop("converged")
-        return result | _proven(found.blur, found.noise, converged, axes=2)
+        known = {"proven_blur": found.blur, "proven_noise": found.noise}
+        known |= {name: result.pop(name) for name in _OF_SAMPLES if name in result}
+        return result | _with_axes(known, 2)
 
     def _told(self, steps: int | None, balance: int | None) -> Settings:
         return replace(
@@ -182,9 +208,16 @@ class FusionInferer(Inferer):
         return as_degradation(self.degradation if degradation is None else degradation)
 
     def _sampled(
-        self, observation: JointObservation, network: Any, told: Settings, *, until: int | None, misfit: bool
-    ) -> tuple[list[FusionState], Tensor | None]:
-        """Return the states that are wanted, the last one of them the result, and what it leaves of the data."""
+        self,
+        observation: JointObservation,
+        network: Any,
+        told: Settings,
+        *,
+        until: int | None,
+        misfit: bool,
+        agreement: bool,
+    ) -> tuple[list[FusionState], dict[str, Tensor]]:
+        """Return the states that are wanted, the last one of them the result, and what is asked of its data."""
         steps = sample(
             network,
             observation,
@@ -194,12 +227,17 @@ class FusionInferer(Inferer):
             until=until,
         )
         whole = list(steps) if self.trajectory else [_last(steps, until or told.steps)]
-        return whole, observation.misfit(whole[-1].images[:2]) if misfit else None
+        left: dict[str, Tensor] = {}
+        if misfit:
+            left["misfit"] = observation.misfit(whole[-1].images[:2])
+        if agreement:
+            left |= observation.agreement(whole[-1].images[:2])._asdict()
+        return whole, left
 
     def _finished(
         self,
         whole: Sequence[FusionState],
-        misfit: Tensor | None,
+        left: Mapping[str, Tensor],
         size: Sequence[int],
         told: Settings,
         *,
@@ -207,7 +245,7 @@ class FusionInferer(Inferer):
     ) -> dict[str, Any]:
         """Finish the fusion of continued images; return results of the given size."""
         states = [state.cropped(size) for state in whole]
-        result: dict[str, Any] = {} if misfit is None else {"misfit": misfit[_within(size)]}
+        result: dict[str, Any] = {name: v if name in _OF_SAMPLES else v[_within(size)] for name, v in left.items()}
         final = states[-1]
         source1, source2, fused = final.images
         std = (0.5 * final.log_variance).exp()
@@ -222,7 +260,7 @@ class FusionInferer(Inferer):
             "weight": final.weight,
             "std1": std[:, 0:1],
             "std2": std[:, 1:2],
-            "converged": final.converged,
+            "converged": final.converged.to(fused.dtype),  # 1, not True: MONAI's windows weigh what they are given
         }
         if self.trajectory:
             result["states"] = states
@@ -248,6 +286,7 @@ class VolumeFusionInferer(FusionInferer):
         slice_batch: int = 8,
         progress: bool = False,
         std: bool = True,
+        agreement: bool = False,
     ) -> None:
         """Make a volumetric inferer.
 
@@ -257,17 +296,19 @@ class VolumeFusionInferer(FusionInferer):
             slice_batch: Number of slices that are processed together, but on a CPU.
             progress: Show a progress bar.
             std: Return `std1` and `std2` of a volume, too; without, it takes less memory.
+            agreement: Return how far the restored sources explain the data, whether a call asks for it or not.
 
         Raises:
             GeometryError: No such axis, or no slice in a batch.
         """
-        super().__init__(inner.degradation, trajectory=False, **asdict(inner.told))
+        super().__init__(inner.degradation, trajectory=False, kinds=inner.kinds, **asdict(inner.told))
         if spatial_dim not in (0, 1, 2) or slice_batch < 1:
             raise GeometryError(
                 "spatial_dim must be 0, 1 or 2 and slice_batch 1 or more, "
                 f"got {spatial_dim!r} and {slice_batch!r}; change them."
             )
-        self.spatial_dim, self.slice_batch, self.progress, self.std = spatial_dim, slice_batch, progress, std
+        self.spatial_dim, self.slice_batch, self.progress = spatial_dim, slice_batch, progress
+        self.std, self.agreement = std, agreement
 
     def __call__(
         self,
@@ -278,44 +319,76 @@ class VolumeFusionInferer(FusionInferer):
         steps: int | None = None,
         until: int | None = None,
         misfit: bool = False,
+        agreement: bool = False,
         balance: int | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); arguments and results are as in `FusionInferer`.
 
-        What the data proved of a volume is **[B, 2, 1, 1, 1]** each, one for all slices: `proven_noise` is the mean
-        over the slices, and `converged` tells of all of them.
+        What the data proved of a volume is **[B, 2, 1, 1, 1]** each, one for all slices: `proven_noise` and `chi2` are
+        means over the slices, and `converged` tells of all of them.
 
         Raises:
             GeometryError: Neither four nor five axes.
         """
+        agreement = agreement or self.agreement
         if inputs.ndim == 4:
             return super().__call__(
-                inputs, network, degradation=degradation, steps=steps, until=until, misfit=misfit, balance=balance
+                inputs,
+                network,
+                degradation=degradation,
+                steps=steps,
+                until=until,
+                misfit=misfit,
+                agreement=agreement,
+                balance=balance,
             )
         if inputs.ndim != 5 or inputs.shape[1] != 2:
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
+        if stated.unknown:
+            estimated = (
+                estimate(stated, image, self.kinds, cut=False, across=self.spatial_dim).degradation
+                for image in _plain(inputs)
+            )
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit}
+            options |= {"agreement": agreement, "balance": balance}
+            return _joined(
+                [
+                    self(image[None], network, degradation=what, **options)
+                    for image, what in zip(inputs, estimated, strict=True)
+                ]
+            )
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
         found = fit(stated, slices, volumes=volumes, at_once=together).findings
-        converged = slices.new_empty(len(slices), 2, dtype=torch.bool)
+        of_slices: dict[str, Tensor] = {}
         result: dict[str, Any] = {}
         for first in tqdm(range(0, len(slices), together), disable=not self.progress):
             some = slice(first, first + together)
             fitted = found.of(some).applied(stated)
             observation = JointObservation.from_images(stated.continued(slices[some]), fitted)
-            whole, left = self._sampled(observation, network, told, until=until, misfit=misfit)
+            whole, left = self._sampled(observation, network, told, until=until, misfit=misfit, agreement=agreement)
             part = self._finished(whole, left, slices.shape[2:], told, until=until)
-            converged[some] = part.pop("converged")
             for name, values in part.items():
                 if self.std or name not in ("std1", "std2"):
-                    if name not in result:  # one place for all, which its parts fill
-                        result[name] = values.new_empty(len(slices), *values.shape[1:])
-                    result[name][some] = values
+                    kept = of_slices if name in _OF_SAMPLES else result
+                    if name not in kept:  # one place for all, which its parts fill
+                        kept[name] = values.new_empty(len(slices), *values.shape[1:])
+                    kept[name][some] = values
         result = {name: torch.unflatten(v, 0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
-        blur, noise, solved = (torch.unflatten(v, 0, (volumes, -1)) for v in (found.blur, found.noise, converged))
-        return result | _proven(blur[:, 0], noise.mean(1), solved.all(1), axes=3)
+        known = {"proven_blur": found.blur, "proven_noise": found.noise, **of_slices}
+        each = {name: torch.unflatten(v, 0, (volumes, -1)) for name, v in known.items()}
+        one = {name: v.mean(1) for name, v in each.items()}
+        one |= {"proven_blur": each["proven_blur"][:, 0], "converged": each["converged"].amin(1)}
+        return result | _with_axes(one, 3)
+
+
+def _joined(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of one image after another as those of a batch."""
+    if len(results) == 1:
+        return results[0]
+    return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
 def as_degradation(degradation: Spec) -> JointDegradation:
@@ -326,9 +399,10 @@ def as_degradation(degradation: Spec) -> JointDegradation:
     """
     if isinstance(degradation, JointDegradation):
         return degradation
-    if degradation is not None and not isinstance(degradation, Mapping):
+    if degradation is not None and not isinstance(degradation, Mapping) and degradation != AUTO:
         raise DegradationError(
-            f"a degradation must be a specification, a JointDegradation or None, got {type(degradation).__name__}."
+            f"a degradation must be a specification, a JointDegradation, `{AUTO}` or None, got "
+            f"{type(degradation).__name__}."
         )
     return parse_degradation(degradation)
 
@@ -348,13 +422,9 @@ def uses_bfloat16(amp: bool | str, device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _proven(blur: Tensor, noise: Tensor, converged: Tensor, *, axes: int) -> dict[str, Tensor]:
-    """Name what the data proved, **[B, 2]** each, with as many axes of length 1 as an image has.
-
-    What is true is 1, not True: MONAI's windows weigh what they are given.
-    """
-    found = {"proven_blur": blur, "proven_noise": noise, "converged": converged.to(blur.dtype)}
-    return {name: values.reshape(*values.shape, *[1] * axes) for name, values in found.items()}
+def _with_axes(values: Mapping[str, Tensor], axes: int) -> dict[str, Tensor]:
+    """Give what is known of both sources of each sample, **[B, 2]**, as many axes of length 1 as an image has."""
+    return {name: v.reshape(*v.shape, *[1] * axes) for name, v in values.items()}
 
 
 def _last(states: Iterator[FusionState], count: int) -> FusionState:

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -79,6 +80,7 @@ class Reader:
         printed: What the last command or program printed.
         written: What the last block has added to the folder.
         names: What the programs of the page have defined.
+        patched: Whether the page has changed medfuse: programs then run with the changed copy.
     """
 
     folder: Path
@@ -89,6 +91,7 @@ class Reader:
     printed: str = ""
     written: set[Path] = field(default_factory=set)
     names: dict[str, Any] = field(default_factory=dict)
+    patched: bool = False
 
     def run(self, block: Block) -> bool:
         """Run a block, and tell whether all of it ran."""
@@ -112,6 +115,8 @@ class Reader:
                     self._specification(block)
                 case "json":
                     self._data(block)
+                case "diff":
+                    self._patch(block)
                 case "text":
                     self._claim(block)
                 case other:
@@ -121,10 +126,21 @@ class Reader:
     def _program(self, block: Block) -> bool:
         if self.costly(block.text) and not self.full:
             return False
+        if self.patched:
+            self._process(f"python -c {shlex.quote(block.text)}")
+            return True
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(block.text, "block", "exec"), self.names)
         self.printed = out.getvalue()
         return True
+
+    def _patch(self, block: Block) -> None:
+        """Apply a change to a copy of the package, beside the bundles."""
+        if not self.patched:
+            shutil.copytree(ROOT / "medfuse", "medfuse", ignore=shutil.ignore_patterns("__pycache__"))
+        self.patched = True
+        done = subprocess.run(["git", "apply", "-"], input=block.text, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
 
     def _command(self, command: str) -> bool:
         told = next((c for c in self.instead if command.startswith(c)), None)
@@ -152,7 +168,7 @@ class Reader:
     def _process(self, command: str) -> None:
         """By a shell, in which `python` and the scripts beside it are those of the tests."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self.start if self.patched else ROOT)}
         done = subprocess.run(
             ["bash", "-euc", command], env=environment, capture_output=True, text=True, check=False, timeout=300
         )

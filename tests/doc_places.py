@@ -33,9 +33,16 @@ def write_places(folder: Path, *, infrared: bool = False, dicom: bool = False) -
     for name in ("a", "b"):
         for kind in ("mri", "pet"):
             shutil.copy(folder / "INPUT" / "case_a" / f"{kind}.nii.gz", folder / f"{name}_{kind}.nii.gz")
+    write_ct(folder / "INPUT" / "case_a" / "mri.nii.gz", folder / "a_ct.nii.gz")
     write_bids(folder / "BIDS")
     write_images(folder)
     write_training_data(folder / "DATA")
+
+
+def write_ct(source: Path, path: Path) -> None:
+    """Write an image as if it were a CT, of -1000 HU where it is 0."""
+    image = nib.load(source)
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) - 1000, image.affine), path)
 
 
 def write_head(folder: Path) -> None:

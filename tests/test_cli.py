@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -265,3 +266,20 @@ def test_images_are_not_written_among_the_inputs(folders, capsys):
     )
     assert "out must be another folder than those of the inputs" in capsys.readouterr().err
     assert sorted(p.name for p in folders[0].iterdir()) == before
+
+
+def test_the_unit_of_a_pet_is_held_against_its_sidecar(tmp_path, capsys):
+    """The console reads `pet.json` beside `pet.nii.gz`, as case folders do: BIDS PET, Units."""
+    for name in ("mri", "pet"):
+        nib.save(
+            nib.Nifti1Image(np.random.default_rng(0).random((16, 16, 4), np.float32), np.eye(4)),
+            tmp_path / f"{name}.nii",
+        )
+    (tmp_path / "pet.json").write_text('{"Units": "Bq/mL"}')
+    command = ["fuse", "--mri", str(tmp_path / "mri.nii"), "--pet", str(tmp_path / "pet.nii"), "--out"]
+    assert cli.main([*command, str(tmp_path / "out"), "--pet-unit", "SUV"]) == 2
+    assert "must be the one of its sidecar, got SUV, and Bq/mL in the sidecar" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*command, str(tmp_path / "out"), "--aligned", "--steps", "1", "--no-dicom"]) == 0
+    record = json.loads((tmp_path / "out" / "case" / "case.json").read_text())
+    assert record["sources"]["pet"]["unit"] == "Bq/mL"

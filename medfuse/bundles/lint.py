@@ -21,6 +21,7 @@ import yaml
 
 from medfuse.bundles import CONFIG_SUFFIXES, UniqueKeyLoader, bundle_dir
 from medfuse.errors import BundleError
+from medfuse.io.modalities import pair
 from medfuse.io.texts import read_json
 
 ROOTS = ("medfuse", "monai", "torch", "ignite", "numpy", "math", "pathlib", "itertools", "functools")
@@ -361,6 +362,10 @@ def _metadata(root: Path) -> Iterator[Finding]:
             yield Finding(name, key, "must be there, got none")
         elif not isinstance(metadata[key], str if _METADATA.index(key) < _METADATA.index("changelog") else dict):
             yield Finding(name, key, f"must be of another type, got {type(metadata[key]).__name__}")
+    try:
+        pair(metadata)
+    except BundleError as error:
+        yield Finding(name, "modalities", f"must be two of medfuse.io.modalities, got others: {error}")
     if isinstance(metadata.get("changelog"), dict) and metadata.get("version") not in metadata["changelog"]:
         yield Finding(name, "changelog", "must tell of the version, got others")
 

@@ -8,8 +8,9 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from medfuse.errors import MedfuseError
 
@@ -48,7 +49,7 @@ def atomic_path(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BufferedWriter]:
     """Open a binary file for writing that becomes `path` when the block ends well.
 
     Args:

@@ -17,12 +17,8 @@ from typing import Any
 
 from medfuse.errors import BundleError
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, modality
-from medfuse.io.texts import read_json
-from medfuse.io.units import find_unit
-from medfuse.schema import UNIT, checked_unit
+from medfuse.io.sidecars import read_unit
 
-_UNIT_KEYS = ("Units", "Unit")  # of BIDS, and of its drafts for PET
-_NO_UNIT = (None, "", "n/a")
 _ROWS = [row for row in MODALITIES.values() if row.bids_folder]
 _SUFFIXES = "|".join(row.bids_suffix for row in _ROWS)
 _NAME = re.compile(rf"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_({_SUFFIXES})\.nii(?:\.gz)?")
@@ -161,27 +157,8 @@ def _unit(root: Path, case: str, image: Path, row: Modality) -> str | None:
     while True:
         sidecars = [p for p in folder.glob(f"*{row.bids_suffix}.json") if set(p.stem.split("_")) <= parts]
         for sidecar in sorted(sidecars, key=lambda p: (-len(p.stem.split("_")), p.name)):
-            if unit := _read_unit(sidecar, f"the {row.title} of {case}"):
+            if unit := read_unit(sidecar, f"the {row.title} of {case}"):
                 return unit
         if folder == root:
             return None
         folder = folder.parent
-
-
-def _read_unit(sidecar: Path, whose: str) -> str | None:
-    try:
-        content = read_json(sidecar)
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise BundleError(f"The sidecar of {whose} must be a small JSON object, got another; repair it.")
-    units = [_stated(v, f"{k} of {whose}") for k in _UNIT_KEYS if (v := content.get(k)) not in _NO_UNIT]
-    if len({find_unit(unit) or unit for unit in units}) > 1:
-        raise BundleError(f"Units and Unit of {whose} must be equal, got two units; correct the sidecar.")
-    return next(iter(units), None)
-
-
-def _stated(value: Any, what: str) -> str:
-    """Return a unit as it is written; by its own name where its spelling, as {SUVbw}g/ml, is none for outputs."""
-    known = find_unit(value) if isinstance(value, str) and not UNIT.fullmatch(value) else None
-    return known.name if known else checked_unit(value, what)

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
-from medfuse.io.dicom.begin import is_dicom
+from medfuse.io.begin import is_dicom
 from medfuse.io.foreign import foreign_format, foreign_message
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES
 from medfuse.io.places import is_result, is_result_folder, require_apart
+from medfuse.io.sidecars import sidecar_units
 from medfuse.io.texts import read_json
 from medfuse.schema import checked_fields, checked_id, checked_items, id_problem, refuse_twins
 
@@ -67,6 +68,12 @@ def find_cases(
         hint = " ('#' in a path becomes '::' in a bundle: rename the folder)" if "::" in str(root) else ""
         raise BundleError(f"The data folder must exist, got no folder {root.name!r}{hint}; check dataset_dir.")
 
+    if unnamed := [folder for folder in study_folders(root, keys=keys) if folder not in leave]:
+        count = f"{len(unnamed)} folder{'s' * (len(unnamed) > 1)}"
+        raise BundleError(
+            f"Folders of DICOM must be called {' and '.join(keys)} to make a case, got other names in {count}, which "
+            "may itself be called after a patient; rename them, or run `medfuse batch`, which needs no such name."
+        )
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     problems: dict[str, str] = {}
 
@@ -212,7 +219,9 @@ def _case(root: Path, case: str, files: dict[str, Path], keys: Sequence[str]) ->
         present = " and ".join(files) or "nothing"
         raise BundleError(f"Case {case} must have {' and '.join(keys)}, got {present}; add {' and '.join(missing)}.")
     order = [*keys, *sorted(set(files) - set(keys))]
-    return {"case": case, **{key: str(files[key]) for key in order}, **_fields(root / case / "case.json", case, keys)}
+    fields = _fields(root / case / "case.json", case, keys)
+    found = {"case": case, **{key: str(files[key]) for key in order}}
+    return found | fields | sidecar_units(found, fields, keys)
 
 
 def _fields(path: Path, case: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError, DicomError
+from medfuse.io.begin import is_dicom
 from medfuse.io.bids import find_bids_cases, is_bids
 from medfuse.io.cases import find_cases, study_folders, walk
-from medfuse.io.dicom.begin import is_dicom
 from medfuse.io.dicom.header import read_header
 from medfuse.io.foreign import refuse_foreign
 from medfuse.io.manifest import is_manifest, read_manifest

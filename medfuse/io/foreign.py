@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medfuse.errors import ImageError
+from medfuse.io.begin import is_dicom
 
 _SIMPLEITK = "SimpleITK.WriteImage(SimpleITK.ReadImage('IN'), 'OUT.nii.gz')"
 _NIBABEL = "i = nibabel.load('IN'); nibabel.save(nibabel.Nifti1Image(i.get_fdata(), i.affine), 'OUT.nii.gz')"
@@ -72,6 +73,27 @@ def foreign_message(path: str | Path) -> str:
         return ""
     kind, remedy = found
     return f"{label(Path(path))} must be NIfTI or DICOM, got {kind}; convert it: {remedy}."
+
+
+def no_image(path: str | Path) -> str | None:
+    """Return what a file is that is known and no 2-D image, and what to do with it; None for what is unknown."""
+    path = Path(path)
+    kind, remedy = "NIfTI", ""
+    if not path.is_file():
+        return None
+    if not path.name.lower().endswith(_NIFTI):
+        if (found := foreign_format(path)) is not None:
+            kind, remedy = found
+        elif is_dicom(path):
+            kind = "DICOM"
+        else:
+            return None
+    if remedy == _UNPACK:
+        return f"{kind}; {remedy}"
+    if remedy == _ARRAY:
+        return f"{kind}; write it as npy, with numpy.save"
+    convert = f"convert it to NIfTI ({remedy}) and " if remedy else ""
+    return f"{kind}, which is no 2-D image; {convert}fuse it with `medfuse fuse`, or write its slices as PNG or npy"
 
 
 def require_volume(path: str | Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medfuse.errors import BundleError, GeometryError, ImageError
 from medfuse.io.atomic import atomic_file, atomic_path
+from medfuse.io.foreign import no_image
 from medfuse.io.manifest import read_rows
 from medfuse.schema import PLAIN_ID, refuse_twins
 
@@ -82,7 +83,9 @@ def read_image(path: str | Path, *, color: bool = False, allow_constant: bool = 
     path = Path(path)
     what = _label(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ImageError(f"{what} must be one of {', '.join(SUFFIXES)}, got another suffix; convert it.")
+        raise ImageError(
+            f"{what} must be one of {', '.join(SUFFIXES)}, got {no_image(path) or 'another suffix; convert it'}."
+        )
     if not path.is_file():
         raise ImageError(f"{what} must be a file, got none there; check the path.")
     stored, kind = _read_npy(path, what) if path.suffix.lower() == ".npy" else _read_pillow(path, what)
@@ -250,9 +253,9 @@ def match_manifest(path: str | Path) -> list[tuple[str, Path, Path]]:
         for source in ("source1", "source2"):
             file = path.parent / cells.get(source, "")
             if file.suffix.lower() not in SUFFIXES or not file.is_file():
+                got = no_image(file) or "no such file; check its path"
                 raise BundleError(
-                    f"{source} in row {number} of the manifest must be an image ({', '.join(SUFFIXES)}), got no such "
-                    "file; check its path."
+                    f"{source} in row {number} of the manifest must be an image ({', '.join(SUFFIXES)}), got {got}."
                 )
             files.append(file)
         name = cells.get("name", files[0].stem)
@@ -270,7 +273,8 @@ def match_manifest(path: str | Path) -> list[tuple[str, Path, Path]]:
 
 def _images(what: str, folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise BundleError(f"{what} must be a folder, got no folder {folder.name!r}; check the path.")
+        got = no_image(folder) or f"no folder {folder.name!r}; check the path"
+        raise BundleError(f"{what} must be a folder, got {got}.")
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
@@ -284,7 +288,8 @@ def _images(what: str, folder: Path) -> dict[str, Path]:
             raise BundleError(f"Names in {what} must differ without their suffix, got {twins}; rename one.")
         images[path.stem] = path
     if not images:
-        raise BundleError(f"{what} must hold images ({', '.join(SUFFIXES)}), got none in {folder.name!r}; check it.")
+        got = next(filter(None, map(no_image, sorted(folder.iterdir()))), f"none in {folder.name!r}; check it")
+        raise BundleError(f"{what} must hold images ({', '.join(SUFFIXES)}), got {got}.")
     return images
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from medfuse.errors import BundleError, nearest
 from medfuse.io.modalities import DEFAULT_PAIR
+from medfuse.io.sidecars import sidecar_units
 from medfuse.schema import checked_id, field_names, is_field, refuse_twins
 
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -124,7 +125,8 @@ def _case(cells: dict[str, str], folder: Path, keys: Sequence[str]) -> dict[str,
                 case[key] = str(file)
             elif key != "mask":
                 raise BundleError(f"{key} of case {case['case']} must be given, got an empty cell; fill it in.")
-        return case | {key: _value(key, text, case["case"], keys) for key, text in cells.items()}
+        fields = {key: _value(key, text, case["case"], keys) for key, text in cells.items()}
+        return case | fields | sidecar_units(case, fields, keys)
     except BundleError as error:
         return {"case": case["case"], "problem": str(error)}
 

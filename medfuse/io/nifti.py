@@ -7,8 +7,9 @@ turns a file cut in half into a full-size image. Hence `check_nifti`, which read
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
+from monai.config import PathLike
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -40,6 +43,13 @@ _LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
 _MAX_LABELS = 1000  # of a mask; atlases have some hundred
 _WHOLE = 1e-3  # by which a label may miss a whole number, as with a slope of 1/255
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+_HEADERS: tuple[tuple[Callable[..., nib.Nifti1Header], int, bytes], ...] = (
+    (nib.Nifti1Header, 348, b"n+1\0"),
+    (nib.Nifti2Header, 540, b"n+2\0"),
+)
+
+Paths = Sequence[PathLike] | PathLike
+"""What MONAI hands to a reader: one path, or several."""
 
 
 @dataclass(frozen=True)
@@ -163,20 +173,20 @@ class NiftiReader(ImageReader):
         self.allow_constant = allow_constant
         self.labels = labels
 
-    def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
+    def verify_suffix(self, filename: Paths) -> bool:
         """Return whether every name ends in `.nii` or `.nii.gz`."""
-        return all(str(name).lower().endswith(SUFFIXES) for name in _as_tuple(filename))
+        return all(str(name).lower().endswith(SUFFIXES) for name in as_paths(filename))
 
-    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> Path:
+    def read(self, data: Paths, **kwargs: Any) -> Path:
         """Note the path of one volume; `get_data` checks and loads it.
 
         Raises:
             ImageError: If there is more than one path, or an option.
         """
-        names = _as_tuple(data)
+        names = as_paths(data)
         if len(names) != 1 or kwargs:
             raise ImageError(f"NiftiReader must get one path and no options, got {len(names)} paths; load them apart.")
-        return Path(names[0])
+        return names[0]
 
     def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Check and load a volume.
@@ -218,7 +228,8 @@ class NiftiReader(ImageReader):
 def _load(path: Path, info: NiftiInfo) -> np.ndarray:
     """Return the scaled values as float32 **[X, Y, Z]**, read in slabs: no second copy in another type is made."""
     volume = np.empty(info.shape, np.float32)
-    stored = nib.load(path, keep_file_open=True).dataobj.reshape(info.shape)
+    image = cast(nib.Nifti1Image, nib.load(path, keep_file_open=True))
+    stored = cast(ArrayProxy, image.dataobj).reshape(info.shape)
     step = max(1, _SLAB // (8 * info.shape[0] * info.shape[1]))
     for start in range(0, info.shape[2], step):
         some = slice(start, start + step)
@@ -305,7 +316,7 @@ def write_rgb_nifti(path: str | Path, rgb: Any, affine: Any) -> None:
 
 
 def _header(head: bytes, what: str) -> nib.Nifti1Header:
-    for kind, size, magic in ((nib.Nifti1Header, 348, b"n+1\0"), (nib.Nifti2Header, 540, b"n+2\0")):
+    for kind, size, magic in _HEADERS:
         if head[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big")) and len(head) >= size:
             header = kind(head[:size], check=False)
             if bytes(header["magic"])[:4] == magic:
@@ -325,7 +336,7 @@ def _shape(header: nib.Nifti1Header, what: str) -> tuple[int, int, int]:
 
 def _dtype(header: nib.Nifti1Header, what: str) -> np.dtype:
     try:
-        dtype = header.get_data_dtype()
+        dtype: np.dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
         raise ImageError(f"{what} must hold a known data type, got an unknown code; convert it.") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
@@ -370,7 +381,7 @@ def _zero_nonfinite(volume: np.ndarray, what: str, nonfinite: str) -> float:
         remedy = "check how it was made" if count == bad.size else _NONFINITE_REMEDY
         raise ImageError(f"{what} must be finite, got {count} of {bad.size} voxels that are NaN or infinite; {remedy}.")
     volume[bad] = 0
-    return count / bad.size
+    return float(count / bad.size)
 
 
 def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:
@@ -416,5 +427,6 @@ def _to_numpy(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _as_tuple(names: Sequence[str | Path] | str | Path) -> tuple[str | Path, ...]:
-    return (names,) if isinstance(names, str | Path) else tuple(names)
+def as_paths(names: Paths) -> tuple[Path, ...]:
+    """Return the paths that MONAI hands to a reader: one, or several."""
+    return (Path(names),) if isinstance(names, str | os.PathLike) else tuple(map(Path, names))

@@ -1,7 +1,7 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
 from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
-from medfuse.physics.degradation import Degradation, JointDegradation, sigma_map
+from medfuse.physics.degradation import Degradation, JointDegradation, Unknown, sigma_map
 from medfuse.physics.evidence import Findings, Fitted, common_share, fit
 from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
@@ -9,7 +9,7 @@ from medfuse.physics.models.source import SourceModel
 from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
-from medfuse.physics.observation import JointObservation, bind
+from medfuse.physics.observation import Agreement, JointObservation, bind
 from medfuse.physics.operators import (
     Composition,
     Convolution,
@@ -34,6 +34,7 @@ from medfuse.physics.specification import parse_degradation
 
 __all__ = [
     "CORRECTIONS",
+    "Agreement",
     "AveragedNoise",
     "Composition",
     "Convolution",
@@ -71,6 +72,7 @@ __all__ = [
     "SpectralChain",
     "SpectralModel",
     "SpectralOperator",
+    "Unknown",
     "VolumeModel",
     "Whitening",
     "bind",

@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
     """What is predicted of a state before its data correct it.
 
     Attributes:
-        x0: x1, x2 and f, each **[B, 1, *spatial]**.
+        x0: x1, x2 and f, each **[B, 1, *spatial]**; a list is taken over, so that each goes once it is replaced.
         weight: m, fusion weight of source 1, **[B, 1, *spatial]**, 0..1.
         variances: P1 and P2, error variances of x1 and x2, **[B]** each.
         gain: g of the fusion row, **[B]**, 0..1.
@@ -68,7 +68,8 @@ class _Settling:
 
     def _settled(self, sources: Sequence[SourceModel], predicted: Prediction) -> tuple[list[Tensor], list[Tensor]]:
         """Return `x0` and the variances; in the last step settled, and raised to where the data are explained."""
-        x, variances = list(predicted.x0), list(predicted.variances)
+        x = predicted.x0 if isinstance(predicted.x0, list) else list(predicted.x0)
+        variances = list(predicted.variances)
         for i, (source, deviations) in enumerate(zip(sources, self.settle, strict=True) if predicted.last else ()):
             x[i] = settled_slowly(source, x[i])
             if deviations is not None:

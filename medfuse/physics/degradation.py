@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medfuse.errors import DegradationError
 from medfuse.physics.noise import Noise
 from medfuse.physics.operators.base import Gamma, LinearOperator, compose
 from medfuse.physics.operators.blur import GaussianBlur, Identity
@@ -23,11 +25,28 @@ QUANTIZATION = 1.0 / (255.0 * math.sqrt(12.0))
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """A step that happened, or not, and that nobody stated: an estimate takes its place before data are bound.
+
+    Attributes:
+        name: `blur`, Gaussian, or `noise`.
+        least: Bound of its width, px, or of its std, fraction of full range.
+        most: Likewise.
+        kind: Of the noise, where it is known: `gaussian`, `rician` or `poisson`.
+    """
+
+    name: Literal["blur", "noise"]
+    least: float = 0.0
+    most: float = math.inf
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
 class Degradation:
     """Operators and noise, in the order in which they acted on one source.
 
     Attributes:
-        steps: Linear operators and noise models.
+        steps: Linear operators and noise models; and what is unknown, which counts as nothing until it is estimated.
         floor: Smallest noise std that an observation is credited with, as a fraction of full range: the rounding of the
             input (0.29/255 for 8 bit), so that nothing is trusted beyond what was stored; in linear units, after gamma
             has been inverted.
@@ -36,7 +55,7 @@ class Degradation:
             **[B]**; None for 1.
     """
 
-    steps: tuple[LinearOperator | Noise, ...] = ()
+    steps: tuple[LinearOperator | Noise | Unknown, ...] = ()
     floor: float = QUANTIZATION
     gamma: float = 1.0
     excess: Tensor | None = field(default=None, compare=False)
@@ -54,6 +73,25 @@ class Degradation:
         )
 
     @property
+    def unknown(self) -> bool:
+        """Whether a step is to be estimated, see `medfuse.estimation`."""
+        return any(isinstance(step, Unknown) for step in self.steps)
+
+    @property
+    def known(self) -> tuple[LinearOperator | Noise, ...]:
+        """The steps.
+
+        Raises:
+            DegradationError: One is unknown.
+        """
+        if self.unknown:
+            raise DegradationError(
+                "a degradation that is used must be known, got a step to be estimated (`auto`); estimate it first, see "
+                "`medfuse.estimation.estimate`."
+            )
+        return tuple(step for step in self.steps if not isinstance(step, Unknown))
+
+    @property
     def blurred(self) -> bool:
         """Whether a Gaussian blur is among the steps."""
         return any(isinstance(step, GaussianBlur) for step in self.steps)
@@ -61,7 +99,7 @@ class Degradation:
     def noise_shapes(self, spatial: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the spatial shape at which each noise acts on an image of shape `spatial`."""
         shapes, shape = [], tuple(spatial)
-        for step in self.steps:
+        for step in self.known:
             if isinstance(step, Noise):
                 shapes.append(shape)
             else:
@@ -92,7 +130,7 @@ class Degradation:
         Returns:
             The observation **[B, C, *out_spatial]**, not clipped.
         """
-        for step in self.steps:
+        for step in self.known:
             x = step.sample(x, generator) if isinstance(step, Noise) else step.forward(x)
         return x if self.gamma == 1 else Gamma(self.gamma).forward(x)
 
@@ -114,6 +152,11 @@ class JointDegradation:
 
     def __iter__(self) -> Iterator[Degradation]:
         return iter((self.source1, self.source2))
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a step of either is to be estimated."""
+        return any(part.unknown for part in self)
 
     def padding(self, shape: Sequence[int]) -> list[int]:
         """Return by how much to continue the end of each axis, last axis first, to where every decimation divides it.
@@ -167,5 +210,5 @@ def sigma_map(degradation: Degradation, estimate: Tensor) -> Tensor:
     return total.sqrt().expand(estimate.shape)
 
 
-def _linear(steps: Sequence[LinearOperator | Noise]) -> LinearOperator:
+def _linear(steps: Sequence[LinearOperator | Noise | Unknown]) -> LinearOperator:
     return compose(Identity(), *reversed([s for s in steps if isinstance(s, LinearOperator)]))

@@ -32,6 +32,24 @@ def bind(degradation: Degradation, y: Tensor, spatial: Sequence[int]) -> SourceM
     return choose_model(degradation, y, spatial, bias=bias_of_noise)
 
 
+class Agreement(NamedTuple):
+    """How far restored sources explain their data.
+
+    Attributes:
+        chi2: Chi-square per datum, `(y - A x)' R^-1 (y - A x) / n`, of each source, **[B, 2]**: about 1 where it
+            explains its data, by the noise as it was stated.
+        residual: What each leaves of its data, `y - A x`, in standard deviations of the noise, as stated or proven,
+            **[B, 2, *spatial]**, float16: to look at. A low-resolution source is replicated. `A` is the operator of the
+            model, in which a blur that the data disprove is narrowed. Noise that a later step has correlated counts
+            with its deviation in a pixel.
+
+    Both are 0 of a source to which nothing happened: it comes back as it was, and there is nothing to explain.
+    """
+
+    chi2: Tensor
+    residual: Tensor
+
+
 class JointObservation(NamedTuple):
     """The observation models of both sources, bound to their data."""
 
@@ -53,3 +71,15 @@ class JointObservation(NamedTuple):
     def misfit(self, sources: Sequence[Tensor]) -> Tensor:
         """Return what both sources **[B, 1, *spatial]** leave of their data, `y - A x`, **[B, 2, *spatial]**."""
         return torch.cat([model.misfit(x) for model, x in zip(self, sources, strict=True)], 1)
+
+    def agreement(self, sources: Sequence[Tensor]) -> Agreement:
+        """Hold both restored sources **[B, 1, *spatial]** against their data."""
+        first = sources[0]
+        chi2 = first.new_zeros(len(first), 2)
+        residual = first.new_zeros(len(first), 2, *first.shape[2:], dtype=torch.float16)
+        largest = torch.finfo(residual.dtype).max
+        for i, (model, x) in enumerate(zip(self, sources, strict=True)):
+            if model.degradation.steps:
+                chi2[:, i] = model.chi2(x)
+                residual[:, i] = (model.misfit(x) / model.sigma())[:, 0].clamp(-largest, largest)
+        return Agreement(chi2, residual)

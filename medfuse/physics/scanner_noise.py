@@ -139,13 +139,14 @@ class Whitening:
         """Return `W n` **[*white]** of residuals in units of their std **[*data]**; the first voxels are those of n."""
         if self._white:
             return n * self.mask.to(n)
-        return torch.fft.irfftn(torch.fft.rfftn(n * self.mask.to(n), s=self._big) * self._filter, s=self._big)
+        white: Tensor = torch.fft.irfftn(torch.fft.rfftn(n * self.mask.to(n), s=self._big) * self._filter, s=self._big)
+        return white
 
     def adjoint(self, e: Tensor) -> Tensor:
         """Return `W' e` **[*data]**."""
         if self._white:
             return e * self.mask.to(e)
-        full = torch.fft.irfftn(torch.fft.rfftn(e, s=self._big) * self._filter, s=self._big)
+        full: Tensor = torch.fft.irfftn(torch.fft.rfftn(e, s=self._big) * self._filter, s=self._big)
         return full[tuple(slice(n) for n in self.shape)] * self.mask.to(e)
 
     def _inverse(self, sigmas: Sequence[float]) -> Tensor:

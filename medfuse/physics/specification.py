@@ -9,6 +9,12 @@ source2:                                    # PET or infrared
   - motion: {length_px: 9, angle_deg: 30}
   - noise: {kind: poisson, counts: 60}      # expected events at full range; or {kind: rician, sigma: 0.04}
   - gamma: {exponent: 0.8}                  # a power of the values, last of all
+
+What nobody knows is estimated from the images, see `medfuse.estimation`: `auto` stands for a blur, for noise, for both
+of a source (`source2: auto`), or for both of both sources (`auto` alone). It may be bounded:
+
+  - blur: {auto: {sigma_px: [0, 3]}}
+  - noise: {kind: rician, auto: {sigma: [0, 0.1]}}
 """
 
 from __future__ import annotations
@@ -17,20 +23,23 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, nearest
-from medfuse.physics.degradation import QUANTIZATION, Degradation, JointDegradation
+from medfuse.physics.degradation import QUANTIZATION, Degradation, JointDegradation, Unknown
 from medfuse.physics.noise import GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.operators.base import Gamma, LinearOperator
 from medfuse.physics.operators.blur import Downsample, GaussianBlur
 from medfuse.physics.operators.convolution import MotionBlur
 
 SPEC_VERSION = 1
-Parsed = LinearOperator | Noise | Gamma
+Parsed = LinearOperator | Noise | Unknown | Gamma
+AUTO = "auto"
+"""Stands for what is to be estimated."""
+_KINDS = ("gaussian", "poisson", "rician")
 _KEYS = ("version", "name", "description", "source1", "source2")
 _MOST_LETTERS = 1000  # of a name or a description, which are copied into records
 _REPR = reprlib.Repr()
@@ -41,7 +50,7 @@ _MOST = {"sigma_px": 1e3, "fwhm_mm": 1e3, "length_px": 1e4, "angle_deg": 360.0, 
 
 
 def parse_degradation(
-    spec: Mapping[str, Any] | None,
+    spec: Mapping[str, Any] | str | None,
     *,
     spacing: Sequence[Sequence[float]] | None = None,
     scale: Sequence[float] | None = None,
@@ -50,7 +59,7 @@ def parse_degradation(
     """Build the degradations of both sources from their specification.
 
     Args:
-        spec: The mapping shown at the top of this module; None means none.
+        spec: The mapping shown at the top of this module; `auto`; None means none.
         spacing: Pixel spacing in mm along the spatial axes, one sequence per source; needed for `fwhm_mm`.
         scale: Full range of each source in its own unit; needed for `unit: input`. Infinity: to be known later.
         floor: Noise floor of both sources, fraction of full range.
@@ -60,6 +69,8 @@ def parse_degradation(
     """
     if spec is None:
         return JointDegradation(Degradation(floor=floor), Degradation(floor=floor))
+    if spec == AUTO:
+        spec = {"version": SPEC_VERSION, "source1": AUTO, "source2": AUTO}
     if not isinstance(spec, Mapping):
         raise DegradationError(
             f"a degradation must be a mapping with `version`, `source1`, `source2`, got {_short(spec)}."
@@ -80,8 +91,9 @@ def parse_degradation(
     sources = []
     for i, name in enumerate(("source1", "source2")):
         steps = spec.get(name) or []
+        steps = [{"blur": AUTO}, {"noise": AUTO}] if steps == AUTO else steps
         if not isinstance(steps, Sequence) or isinstance(steps, str):
-            raise DegradationError(f"`{name}` must be a list of steps, got {_short(steps)}.")
+            raise DegradationError(f"`{name}` must be a list of steps, or `{AUTO}`, got {_short(steps)}.")
         context = _Context(name, None if spacing is None else spacing[i], None if scale is None else scale[i])
         sources.append(_in_order([_parse_step(step, context) for step in steps], floor, name))
     return JointDegradation(*sources)
@@ -127,9 +139,43 @@ def _parse_step(step: Any, context: _Context) -> Parsed:
             f"a step of `{context.source}` must be one of {sorted(rows)}, got {_short(kind)}; "
             f"{nearest(str(kind), rows)}."
         )
+    if values == AUTO and kind in _UNKNOWN:
+        values = {AUTO: None}
     if not isinstance(values, Mapping):
         raise DegradationError(f"the values of `{kind}` of `{context.source}` must be a mapping, got {_short(values)}.")
+    if AUTO in values and kind in _UNKNOWN:
+        return _parse_unknown(cast(Literal["blur", "noise"], kind), dict(values), context)
     return rows[kind].parse(dict(values), context)
+
+
+_UNKNOWN: Mapping[str, tuple[str, float]] = {"blur": ("sigma_px", 5.0), "noise": ("sigma", 1.0)}
+"""What can be estimated: what bounds it, and the largest bound."""
+
+
+def _parse_unknown(name: Literal["blur", "noise"], values: dict[str, Any], context: _Context) -> Unknown:
+    key, largest = _UNKNOWN[name]
+    given = _take(values, name, context, auto=..., **({"kind": None} if name == "noise" else {}))
+    kind, bounds = given.get("kind"), given[AUTO]
+    if kind not in (None, *_KINDS):
+        raise DegradationError(f"the noise of `{context.source}` must be {_one_of(_KINDS)}, got {_short(kind)}.")
+    if bounds is None:
+        return Unknown(name, kind=kind)
+    if not isinstance(bounds, Mapping) or set(bounds) != {key}:
+        raise DegradationError(
+            f"the bounds of the `{AUTO}` of `{name}` of `{context.source}` must be a mapping {{{key}: [least, most]}}, "
+            f"got {_short(bounds)}."
+        )
+    pair = _numbers(bounds[key], key, context)
+    if not isinstance(pair, list) or len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= largest:
+        raise DegradationError(
+            f"the bounds of `{key}` of `{context.source}` must be [least, most], ascending, from 0 to {largest:g}, got "
+            f"{_short(bounds[key])}."
+        )
+    return Unknown(name, pair[0], pair[1], kind)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _short(value: Any) -> str:
@@ -206,10 +252,8 @@ def _parse_noise(values: dict[str, Any], context: _Context) -> Noise:
     given = _take(values, "noise", context, kind="gaussian", sigma=None, counts=None, unit="fraction")
     kind, unit = given["kind"], given["unit"]
     needed = "counts" if kind == "poisson" else "sigma"
-    if kind not in ("gaussian", "poisson", "rician"):
-        raise DegradationError(
-            f"the noise of `{context.source}` must be gaussian, poisson or rician, got {_short(kind)}."
-        )
+    if kind not in _KINDS:
+        raise DegradationError(f"the noise of `{context.source}` must be {_one_of(_KINDS)}, got {_short(kind)}.")
     if given[needed] is None or given["sigma" if kind == "poisson" else "counts"] is not None:
         raise DegradationError(f"{kind} noise of `{context.source}` must have `{needed}` alone, got {_short(values)}.")
     if unit not in ("fraction", "input"):

@@ -8,12 +8,13 @@ from medfuse.pipeline.batch import BatchSummary, collect, run_batch
 from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restore_network, run_bundle
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_same_sources
-from medfuse.pipeline.facts import DIMENSIONLESS, agreements, fidelity, sha256, versions
+from medfuse.pipeline.estimate import estimate_file
+from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, sha256, versions
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images
 from medfuse.pipeline.ledger import case_warnings
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
-from medfuse.pipeline.result import CaseResult
+from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
 __all__ = [
@@ -25,11 +26,12 @@ __all__ = [
     "Fusion",
     "Output",
     "SaveFusiond",
+    "SourceAgreement",
     "VerifySourcesd",
     "Workflow",
-    "agreements",
     "case_warnings",
     "collect",
+    "estimate_file",
     "fidelity",
     "fuse",
     "fuse_images",

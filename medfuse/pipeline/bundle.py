@@ -11,13 +11,13 @@ from typing import Any
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.inferers import Inferer
 from torch import Tensor
 
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError
 from medfuse.fusion import fusion_rule as require_rule
+from medfuse.inferers import FusionInferer
 
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
@@ -46,7 +46,7 @@ class Fusion:
     """
 
     network: torch.nn.Module
-    inferer: Inferer
+    inferer: FusionInferer
     device: torch.device
     weights: Path
     bundle: str = DEFAULT_BUNDLE
@@ -59,6 +59,7 @@ class Fusion:
         degradation: Mapping[str, Any] | str | None = None,
         steps: int | None = None,
         misfit: bool = False,
+        agreement: bool = False,
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
@@ -66,7 +67,14 @@ class Fusion:
         """
         spec = load_spec(degradation, self.bundle) if isinstance(degradation, str) else degradation
         with torch.no_grad():
-            return self.inferer(image.to(self.device), self.network, degradation=spec, steps=steps, misfit=misfit)
+            return self.inferer(
+                image.to(self.device),
+                self.network,
+                degradation=spec,
+                steps=steps,
+                misfit=misfit,
+                agreement=agreement,
+            )
 
 
 def load_fusion(
@@ -80,7 +88,7 @@ def load_fusion(
         fusion_rule: How the fused image comes of the sources, see `medfuse.fusion.rule`; None: as the bundle says.
 
     Raises:
-        BundleError: There is no such bundle or device, or it has no weights.
+        BundleError: There is no such bundle or device, it has no weights, or its inferer is of another kind.
         DegradationError: There is no such rule.
     """
     device = pick_device(device)
@@ -91,6 +99,8 @@ def load_fusion(
         set_values(parser, {"fusion_rule": fusion_rule})
     network, weights = load_network(parser)
     inferer = parser.get_parsed_content("inferer")
+    if not isinstance(inferer, FusionInferer):
+        raise BundleError(f"the inferer of a bundle must be a FusionInferer, got {type(inferer).__name__}; change it.")
     return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.fusion import fuse_color, to_uint8
-from medfuse.physics import Degradation
-from medfuse.pipeline.facts import agreements, noise_of_data, sha256, stated
+from medfuse.io.modalities import DEFAULT_PAIR
+from medfuse.physics import JointDegradation
+from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
-from medfuse.pipeline.result import CaseResult
-from medfuse.transforms import NOISE, ResampleToReference, case_degradation, inverse_values_
+from medfuse.pipeline.result import CaseResult, SourceAgreement
+from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
 
 _logger = logging.getLogger(__name__)
 
@@ -39,11 +41,11 @@ class SaveFusiond(MapTransform):
         *,
         output_dir: str | Path,
         weights: str | Path,
-        degradation: Mapping[str, Any] | None = None,
+        degradation: Mapping[str, Any] | str | None = None,
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        source_keys: tuple[str, str] = ("mri", "pet"),
-        reference: str = "mri",
+        source_keys: tuple[str, str] = DEFAULT_PAIR,
+        reference: str = DEFAULT_PAIR[0],
         spatial_dim: int = 2,
         palette: str = "HOT_IRON",
         outputs: Sequence[Output] = OUTPUTS,
@@ -54,7 +56,8 @@ class SaveFusiond(MapTransform):
 
         Args:
             keys: Keys of restored source 1, restored source 2 (both in 0..1), fused and weight, each **[1, X, Y, Z]**;
-                beside them the data hold `proven_blur` and `converged` of both sources, see `FusionInferer`.
+                beside them the data hold `proven_blur`, `converged`, `chi2` and `residual` of both sources, see
+                `FusionInferer`.
             output_dir: Where to write.
             weights: The weights that were used, for their hash.
             degradation: The specification that was used.
@@ -93,11 +96,12 @@ class SaveFusiond(MapTransform):
         The volumes of sources and restored sources are brought from 0..1 to their units in place: of a large case,
         there is no room for both.
         """
-        scaled = [_volume(data[k]) for k in self.source_keys]
+        sources = [_volume(data[k]) for k in self.source_keys]
         restored1, restored2, fused, weight = (_volume(data[k]) for k in self.keys)
         scales = [data[f"{k}_scale"] for k in self.source_keys]
-        agreement, residuals = self._agreement(data, scaled, (restored1, restored2))
-        sources = [inverse_values_(x, scale) for x, scale in zip(scaled, scales, strict=True)]
+        degradation = self._degradation(data)
+        agreements = _agreements(data, degradation)
+        sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         window = (min(0.0, float(sources[1].min())), float(np.percentile(restored[1].numpy(), 99.8)))
         bright = float(np.percentile(fused.numpy(), 99.8))
@@ -106,10 +110,13 @@ class SaveFusiond(MapTransform):
             "weights_sha256": sha256(self.weights),
             "steps": self.steps,
             "settings": self.settings,
-            "degradation": stated(self.degradation),
+            "degradation": stated(*self._known(data)),
         }
         names, reference = self.source_keys, self.reference
-        record = make_record(data, told, agreement, sources, restored, keys=names, reference=reference)
+        agreed = [
+            _agreed(a) | {"noise": noise} for a, noise in zip(agreements, self._noises(data, degradation), strict=True)
+        ]
+        record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference)
         for text in record["warnings"]:
             _logger.warning("%s: %s", record["case"], text)
         return CaseResult(
@@ -126,7 +133,7 @@ class SaveFusiond(MapTransform):
             rgb=_colours(fused, bright, restored[1], window, self.palette),
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
-            residuals=residuals,
+            agreements=agreements,
             deidentified=self.deidentified,
             before=partial(self._before, data),
         )
@@ -136,40 +143,52 @@ class SaveFusiond(MapTransform):
         if image is None:
             return None
         try:
-            return ResampleToReference()(image, data[self.reference])[0].as_tensor()
+            return ResampleToReference()(image, data[self.reference]).as_tensor()[0]
         except GeometryError:  # it lay outside
             return None
 
-    def _agreement(
-        self, data: Mapping[Hashable, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-    ) -> tuple[list[dict[str, Any]], tuple[Tensor | None, Tensor | None]]:
-        """Return what the data say of each restoration, and its residual; all images are **[X, Y, Z]**, 0..1."""
+    def _degradation(self, data: Mapping[Hashable, Any]) -> JointDegradation:
+        """Return what was stated to have happened to the sources, in the pixels and units of the case."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
-        scales = [scale_of(data, k) for k in self.source_keys]
-        degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
-        y, x = ([v.movedim(self.spatial_dim, 0) for v in images] for images in (inputs, outputs))
-        findings = {
-            "blur": torch.as_tensor(data["proven_blur"]).flatten().cpu(),
-            "converged": torch.as_tensor(data["converged"]).flatten().cpu(),
-        }
-        found = agreements(y, x, degradation, findings, dtype=torch.float16)
-        first, second = (a.residual.movedim(0, self.spatial_dim) if a else None for a in found)
-        figures = [
-            {
-                "residual_chi2": a.chi2 if a else None,
-                "narrowed_blur": a.narrowed_blur if a else None,
-                "solve_converged": a.converged if a else None,
-                "noise": self._noise(data, key, part, scale),
-            }
-            for a, key, part, scale in zip(found, self.source_keys, degradation, scales, strict=True)
-        ]
-        return figures, (first, second)
+        scales = [scale_of(data, key) for key in self.source_keys]
+        return case_degradation(self._known(data)[0], spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
 
-    def _noise(self, data: Mapping[Hashable, Any], key: str, part: Degradation, scale: float) -> dict[str, Any] | None:
-        profile = data.get(f"{key}_{NOISE}")
-        if profile is None:
-            return None
-        return noise_of_data(torch.as_tensor(profile), part, scale=scale, offset=offset_of(data, key))
+    def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
+        """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""
+        if KNOWN not in data:
+            return self.degradation, None
+        known = json.loads(text_of(data[KNOWN]))
+        return known["degradation"], known["estimates"]
+
+    def _noises(self, data: Mapping[Hashable, Any], degradation: JointDegradation) -> Iterator[dict[str, Any] | None]:
+        """Give the noise that was stated of each source beside that which its data show."""
+        for key, part in zip(self.source_keys, degradation, strict=True):
+            profile, scale, offset = data.get(f"{key}_{NOISE}"), scale_of(data, key), offset_of(data, key)
+            yield None if profile is None else noise_of_data(torch.as_tensor(profile), part, scale=scale, offset=offset)
+
+
+def _agreements(
+    data: Mapping[Hashable, Any], degradation: JointDegradation
+) -> tuple[SourceAgreement | None, SourceAgreement | None]:
+    """Return what the inferer's data say of each restoration."""
+    chi2, blur, converged = (torch.as_tensor(data[k]).flatten().tolist() for k in ("chi2", "proven_blur", "converged"))
+    residual = torch.as_tensor(data["residual"]).as_subclass(Tensor).cpu()
+    first, second = (
+        SourceAgreement(chi2[i], blur[i] if blur[i] < 1 else None, bool(converged[i]), residual[i])
+        if part.steps
+        else None
+        for i, part in enumerate(degradation)
+    )
+    return first, second
+
+
+def _agreed(agreement: SourceAgreement | None) -> dict[str, Any]:
+    """Return the agreement of a source for the record."""
+    return {
+        "residual_chi2": agreement.chi2 if agreement else None,
+        "narrowed_blur": agreement.narrowed_blur if agreement else None,
+        "solve_converged": agreement.converged if agreement else None,
+    }
 
 
 def _volume(image: Any) -> Tensor:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.estimation import estimate, known_specification, noise_profile, records_of
 from medfuse.fusion.color import fuse_visible
 from medfuse.io import (
     check_pair,
@@ -32,11 +33,10 @@ from medfuse.io import (
     write_json,
 )
 from medfuse.io.images import Bits
-from medfuse.physics import Degradation, Downsample, JointDegradation, parse_degradation, replicate
+from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
 from medfuse.pipeline.bundle import Fusion, load_fusion
-from medfuse.pipeline.facts import agreements, fidelity, noise_of_data, sha256, stated, versions
+from medfuse.pipeline.facts import fidelity, noise_of_data, sha256, stated, versions
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
-from medfuse.transforms import noise_profile
 
 _KINDS = ("source1", "source2", "fused", "weight")
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
@@ -44,7 +44,7 @@ _RECORD = "images.json"
 _SUFFIXES = (".png", ".npy")  # of what is written
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
-_FINDINGS = {"blur": "proven_blur", "converged": "converged"}  # by the inferer's name
+_FINDINGS = ("proven_blur", "converged", "chi2")  # what the inferer says of each source
 _BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def fuse_images(
     *,
     manifest: str | Path | None = None,
     bundle: str | Fusion = DEFAULT_BUNDLE,
-    degradation: Mapping[str, Any] | None = None,
+    degradation: Mapping[str, Any] | str | None = None,
     steps: int = 3,
     device: str | torch.device = "auto",
     file_format: str | None = None,
@@ -77,7 +77,8 @@ def fuse_images(
         out: Where to write.
         manifest: Instead of both folders: a table of pairs, see `medfuse.io.match_manifest`.
         bundle: Bundle to use, by name or loaded; a loaded one is where it is, whatever `device` says.
-        degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour.
+        degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour; `auto`, or
+            what is unknown of it, is estimated of each pair by itself.
         steps: Number of steps.
         device: Where to compute, see `medfuse.devices.pick_device`.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
@@ -95,6 +96,8 @@ def fuse_images(
     pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
     references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
+    unknown = any(what.unknown for what in degradations.values())
+    estimates: dict[str, Any] = {}
     out = Path(out)
     for kind in _KINDS:
         require_writable(out / kind)
@@ -109,30 +112,38 @@ def fuse_images(
     findings: list[dict[str, Tensor]] = []  # of the group
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
-        result = fusion.inferer(image, fusion.network, degradation=what, **{"steps": steps, **chroma})
+        options = {"steps": steps, "agreement": not chroma, **chroma}
+        result = fusion.inferer(image, fusion.network, degradation=what, **options)
         if not chroma:
-            findings.append({key: result[name] for key, name in _FINDINGS.items()})  # no image of it stays
+            findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
         return result
 
     sheet: list[tuple[str, list[Tensor]]] = []
     figures: dict[str, dict[str, Any]] = {kind: {} for kind in references}
     warnings: list[str] = []
     seconds = 0.0
-    together = 1 if fusion.device.type == "cpu" else batch  # on a CPU, so that no result depends on other images
+    together = (
+        1 if fusion.device.type == "cpu" or unknown else batch
+    )  # on a CPU, so that no result depends on other images
     for group in tqdm(list(_groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         inputs = [torch.stack(images) for images in zip(*(p.read() for p in group), strict=True)]
         shown = [[_small(image) for image in images] for images in zip(*inputs, strict=True)]
         start = time.perf_counter()
         with torch.inference_mode():
-            what = degradations[group[0].factor]  # the sources are popped: large ones leave room once they are split
+            what, told_of = degradations[group[0].factor], degradation
+            if unknown and degradation is not None:  # of one pair
+                what, found_of = estimate(
+                    what, torch.stack([_grey(image[0]) for image in inputs]), fusion.inferer.kinds
+                )
+                told_of, estimates[group[0].name] = known_specification(degradation, found_of), records_of(found_of)
+            # the sources are popped: large ones leave room once they are split
             results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
             fused = {kind: image.cpu() for kind, image in results.items()}
         seconds += time.perf_counter() - start
         (proven,) = findings
         findings.clear()
         for i, pair in enumerate(group):
-            told = {key: values[i].flatten().cpu() for key, values in proven.items()}
-            found = _warnings(pair, what, told, degradation, [fused[kind][i] for kind in _KINDS[:2]])
+            found = _warnings(pair, what, {name: values[i].tolist() for name, values in proven.items()}, told_of)
             warnings += found
             for text in found:
                 _logger.warning("%s", text)
@@ -152,7 +163,7 @@ def fuse_images(
         "weights_sha256": sha256(fusion.weights),
         "steps": steps,
         "settings": fusion.inferer.settings,
-        "degradation": stated(degradation),
+        "degradation": stated(degradation, estimates if unknown else None),
         "warnings": warnings,
         "images": [p.name for p in pairs],
         "source2_smaller_by": sorted(degradations),
@@ -212,43 +223,35 @@ class _ImagePair:
 def _warnings(
     pair: _ImagePair,
     what: JointDegradation,
-    proven: Mapping[str, Tensor],
-    degradation: Mapping[str, Any] | None,
-    restored: Sequence[Tensor],
+    proven: Mapping[str, Sequence[float]],
+    degradation: Mapping[str, Any] | str | None,
 ) -> list[str]:
     """Return what to warn of about a pair that was restored, by the findings of cases.
 
     Args:
         pair: Its images are read again.
         what: What happened to them.
-        proven: What their data proved, **[2]** each, see `medfuse.pipeline.agreements`.
+        proven: What the inferer found, of both sources each.
         degradation: As it was stated.
-        restored: Both restored, **[H, W]** or **[H, W, 3]**.
     """
     if not any(part.steps for part in what):
         return []
     sources = {}
-    for n, (image, part, output) in enumerate(zip(pair.read(), what, restored, strict=True), start=1):
-        grey = image if image.ndim == 2 else image[..., 1]  # each channel has the stated noise
-        data = part.observed(grey[None, None])[0, 0].numpy()
-        share, converged = float(proven["blur"][n - 1]), bool(proven["converged"][n - 1])
-        sources[f"source {n} of {pair.name}"] = {
+    for n, (image, part) in enumerate(zip(pair.read(), what, strict=True)):
+        data = part.observed(_grey(image)[None, None])[0, 0].numpy()
+        share, converged, chi2 = (proven[name][n] for name in _FINDINGS)
+        sources[f"source {n + 1} of {pair.name}"] = {
             "narrowed_blur": share if share < 1 else None,
-            "solve_converged": converged if part.steps else None,
+            "solve_converged": bool(converged) if part.steps else None,
             "noise": noise_of_data(torch.from_numpy(noise_profile(data)), part) if part.noises else None,
-            "residual_chi2": _chi2(image, output, part, share),
+            "residual_chi2": chi2 if part.steps and image.ndim == 2 else None,  # of colour, it is that of the luma
         }
     return restoration_warnings({"sources": sources, "degradation": degradation})
 
 
-def _chi2(image: Tensor, restored: Tensor, part: Degradation, share: float) -> float | None:
-    """Return the chi-square of a restored grey image; None where nothing happened to it, or it is in colour."""
-    if image.ndim == 3 or not part.steps:
-        return None
-    y, x = (torch.stack([v, v])[None] for v in (image, restored))
-    findings = {"blur": torch.tensor([1.0, share]), "converged": torch.ones(2)}
-    _, found = agreements(y, x, JointDegradation(Degradation(), part), findings)
-    return found.chi2 if found else None
+def _grey(image: Tensor) -> Tensor:
+    """Return an image **[H, W]**; of one in colour its green, as each channel has the stated noise."""
+    return image if image.ndim == 2 else image[..., 1]
 
 
 def _clear(out: Path) -> None:
@@ -275,7 +278,7 @@ def _matched(
     raise BundleError("The images must be given as two folders or as a manifest, got another mixture; change it.")
 
 
-def _with_factor(spec: Mapping[str, Any] | None, factor: int) -> JointDegradation:
+def _with_factor(spec: Mapping[str, Any] | str | None, factor: int) -> JointDegradation:
     """Build the degradation of images whose second source is smaller by `factor`."""
     given = parse_degradation(spec)
     source2 = given.source2
@@ -330,7 +333,7 @@ def _write(folder: Path, pair: _ImagePair, image: Tensor, file_format: str | Non
 def _small(image: Tensor) -> Tensor:
     """Shrink an image **[H, W]** or **[H, W, 3]** for the contact sheet, by the mean of blocks."""
     factor = max(1, min(image.shape[:2]) // _SHEET_PIXELS)
-    return F.avg_pool2d(torch.atleast_3d(image).movedim(-1, 0), factor).movedim(0, -1).squeeze(-1)
+    return F.avg_pool2d(image.reshape(*image.shape[:2], -1).movedim(-1, 0), factor).movedim(0, -1).squeeze(-1)
 
 
 def _read_like(path: Path, image: Tensor) -> Tensor:

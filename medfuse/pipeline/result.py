@@ -11,6 +11,26 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class SourceAgreement:
+    """What the data say of the restoration of a source to which something happened.
+
+    Attributes:
+        chi2: Chi-square per datum of the residual, mean over the slices: about 1 when the restoration explains the
+            data.
+        narrowed_blur: Share of its stated width to which the blur was undone, where the data show it to be narrower;
+            None where it was undone as stated, or none was.
+        converged: Whether the last correction was solved to its tolerance: conjugate gradients stop after 60 rounds.
+        residual: What the restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise, float16:
+            to look at, see `medfuse.physics.Agreement`.
+    """
+
+    chi2: float
+    narrowed_blur: float | None
+    converged: bool
+    residual: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class CaseResult:
     """A fused case, ready to be written: volumes **[X, Y, Z]** on the reference grid, and their record.
 
@@ -28,8 +48,7 @@ class CaseResult:
         rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
         record: What the JSON sidecar holds.
         files: DICOM files of each source; none for a NIfTI.
-        residuals: What each restoration leaves of its data, in standard deviations of the noise, float16: to look at;
-            None where nothing happened to it.
+        agreements: What the data say of each restoration; None where nothing happened to it.
         deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
@@ -48,6 +67,6 @@ class CaseResult:
     rgb: np.ndarray
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    residuals: tuple[Tensor | None, Tensor | None] = (None, None)
+    agreements: tuple[SourceAgreement | None, SourceAgreement | None] = (None, None)
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None

@@ -18,6 +18,7 @@ from medfuse.bundles import DEFAULT_BUNDLE, case_keys, load_spec, require_modali
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError, unwrapped
 from medfuse.inferers import VolumeFusionInferer
+from medfuse.io.sidecars import sidecar_units
 from medfuse.pipeline.bundle import effective, load_network, read_inference, set_values
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.facts import sha256
@@ -189,7 +190,7 @@ def fuse(
         steps: Number of reverse steps; the bundle's own by default.
         device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
-        pet_unit: Unit of the values of a NIfTI PET.
+        pet_unit: Unit of the values of a NIfTI PET; by default what the JSON sidecar beside it says.
         suv: SUV of a DICOM PET, such as `bw`.
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
@@ -205,7 +206,7 @@ def fuse(
         MedfuseError: The pair cannot be fused, or the sources are not those that the bundle takes.
     """
     keys = case_keys(bundle)
-    given = {"pet": pet, "mri": mri, "pet_unit": pet_unit, **sources}
+    given = dict(pet=pet, mri=mri, pet_unit=pet_unit, **sources)
     given = {name: str(value) for name, value in given.items() if value}
     fields = (*keys, *(f"{key}_unit" for key in keys))
     if not set(keys) <= set(given) <= set(fields):
@@ -214,6 +215,7 @@ def fuse(
     item: dict[str, Any] = {"case": "case"} | {name: given[name] for name in fields if name in given}
     if aligned:
         item["aligned"] = True
+    item |= sidecar_units(item, item, keys)
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
     return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)
 

@@ -1,5 +1,6 @@
 """Pictures and reports of results."""
 
+from medfuse.report.estimates import estimate_sentence
 from medfuse.report.findings import Finding, degradation_name, findings, restoration_warnings, warnings
 from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
@@ -10,6 +11,7 @@ from medfuse.report.values import region_values
 __all__ = [
     "Finding",
     "degradation_name",
+    "estimate_sentence",
     "findings",
     "methods_text",
     "region_values",

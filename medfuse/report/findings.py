@@ -6,13 +6,14 @@ table, report and the page over all cases repeat those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
+from medfuse.report.estimates import estimate_sentence
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
@@ -173,15 +174,25 @@ def _coverage(record: Mapping[str, Any]) -> list[Finding]:
 
 def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     named, sources = restored_sources(record), record.get("sources") or {}
-    if not named:
+    estimates = (record.get("degradation") or {}).get("estimates")
+    if not named and estimates is None:
         text = "No degradation was stated, so both sources came back as they were: they were fused, not restored."
         return [Finding("note", text)]
     found = []
-    for name, source in sources.items():
-        if name not in named:
-            text = f"No degradation was stated for the {_title(name)}; it came back as it was."
-            found.append(Finding("note", text))
-            continue
+    for k, name in enumerate(sources, 1):
+        told = (estimates or {}).get(f"source{k}") or ()
+        found += [Finding("note", estimate_sentence(_title(name), estimate)) for estimate in told]
+        if name not in named and not told:
+            found.append(Finding("note", f"No degradation was stated for the {_title(name)}; it came back as it was."))
+    return [*found, *_restored(named, sources)]
+
+
+def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]:
+    """Return what to know of the sources that were restored."""
+    if not named:
+        return []
+    found: list[Finding] = []
+    for name, source in ((name, sources[name]) for name in named):
         blur = source.get("narrowed_blur")
         if isinstance(blur, float):
             text = (

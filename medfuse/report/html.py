@@ -13,6 +13,8 @@ from medfuse.errors import ImageError
 from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import title, titles
 from medfuse.report.canvas import ThreePlanes, as_array
+from medfuse.report.estimates import COLUMNS as ESTIMATE_COLUMNS
+from medfuse.report.estimates import estimate_cells
 from medfuse.report.findings import degradation_name, findings, moving_source, restored_sources
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
@@ -291,6 +293,15 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
             row.append(f"{truth['psnr']:.2f} dB, SSIM {truth['ssim']:.4f}" if truth else "-")
     caption = "What happened to the data, and what the restoration leaves of them"
     parts: list[Any] = [table(head, rows, caption=caption, numbers_from=2)]
+    estimates = degradation.get("estimates") or {}
+    found = [
+        [name.upper(), *estimate_cells(estimate)]
+        for k, name in enumerate(sources, 1)
+        for estimate in estimates.get(f"source{k}") or ()
+    ]
+    if found:
+        head = ["Source", *ESTIMATE_COLUMNS]
+        parts.append(table(head, found, caption="What was estimated from the images", numbers_from=len(head)))
     if leftover:
         text = (
             "The chi-square is the mean of the squared residual (data less degraded restoration) in units of the "

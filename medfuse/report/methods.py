@@ -70,12 +70,14 @@ def _registered(record: Mapping[str, Any]) -> str:
 def _degraded(record: Mapping[str, Any]) -> str:
     degradation, named = record.get("degradation") or {}, restored_sources(record)
     if not named:
-        return "No degradation was assumed."
+        found = "was found in the images, and none" if degradation.get("estimates") else "was"
+        return f"No degradation {found} assumed."
     described = []
     for k, name in enumerate(record.get("sources") or {}, 1):
         steps = describe_steps(degradation.get(f"source{k}"))
         described.append(f"of the {title(name)}: {', then '.join(steps) if steps else 'none'}")
     how = degradation.get("origin", "given")
+    how += " from the images before" if degradation.get("estimates") else ""
     return f"The degradation ({how}) was, {'; '.join(described)}."
 
 

@@ -111,7 +111,7 @@ def around(degradation: Degradation, batch: int, generator: torch.Generator) -> 
     def step(given: LinearOperator | Noise) -> LinearOperator | Noise:
         return varied(given, 2.0 ** (torch.rand(batch, generator=generator) - 0.5))
 
-    return replace(degradation, steps=tuple(map(step, degradation.steps)))
+    return replace(degradation, steps=tuple(map(step, degradation.known)))
 
 
 def degrade(image: Tensor, degradation: JointDegradation, generator: torch.Generator, *, stored: bool) -> Tensor:

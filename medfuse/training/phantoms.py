@@ -21,7 +21,7 @@ from medfuse.errors import BundleError, GeometryError
 PLANES = ("sagittal", "coronal", "axial")
 
 # Nominal (grey, white, csf) MRI intensities of each contrast; every phantom jitters them.
-_CONTRASTS = {"t1": (0.60, 0.85, 0.20), "t2": (0.60, 0.42, 0.95), "pd": (0.88, 0.70, 0.95)}
+CONTRASTS = {"t1": (0.60, 0.85, 0.20), "t2": (0.60, 0.42, 0.95), "pd": (0.88, 0.70, 0.95)}
 # Share of each `Lesion`: hardly any shows in both, or a network would take every lesion of the MRI for one of the PET.
 _LESION_SHARES = (0.1, 0.3, 0.3, 0.3)
 _FWHM_TO_SIGMA = 1 / (2 * np.sqrt(2 * np.log(2)))
@@ -116,7 +116,7 @@ def random_slice(atlas: Atlas, plane: str, *, seed: int | Sequence[int], size: i
     # Slice axes (row, column, normal) as columns: rows follow the second axis downwards, columns the first.
     axes = np.zeros((3, 3))
     axes[second, 0], axes[first, 1], axes[normal, 2] = -1, 1, 1
-    axes = _rotation(rng.uniform(-12, 12, 3)) @ axes / rng.uniform(0.88, 1.15)
+    axes = rotation(rng.uniform(-12, 12, 3)) @ axes / rng.uniform(0.88, 1.15)
     centre = (shape - 1) / 2
     centre[normal] = shape[normal] * rng.uniform(0.22, 0.78)
     centre += rng.uniform(-6, 6, 3) * (np.arange(3) != normal)
@@ -124,7 +124,7 @@ def random_slice(atlas: Atlas, plane: str, *, seed: int | Sequence[int], size: i
     rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
     points = np.stack([rows, columns, np.zeros_like(rows)])
     coordinates = np.tensordot(axes, points, 1) + centre[:, None, None]
-    coordinates += np.stack([3 * _smooth_field((size, size), 40, rng) for _ in range(3)])
+    coordinates += np.stack([3 * smooth_field((size, size), 40, rng) for _ in range(3)])
     t1 = ndimage.map_coordinates(atlas.t1, coordinates, order=3, prefilter=False)
     gm, wm = (ndimage.map_coordinates(tissue, coordinates, order=1) for tissue in (atlas.gm, atlas.wm))
     return np.clip(t1, 0, 1), gm, wm
@@ -165,8 +165,8 @@ def make_phantom(
         raise GeometryError(
             f"The maps must be 2-D or 3-D and of one shape, got {t1.shape}, {gm.shape}, {wm.shape}; resample them."
         )
-    if contrast is not None and contrast not in _CONTRASTS:
-        raise GeometryError(f"The contrast must be one of {', '.join(_CONTRASTS)}, got {contrast!r}; choose one.")
+    if contrast is not None and contrast not in CONTRASTS:
+        raise GeometryError(f"The contrast must be one of {', '.join(CONTRASTS)}, got {contrast!r}; choose one.")
     if not (gm + wm > 0.5).any():
         raise GeometryError("The tissue maps must hold brain tissue, got none; choose another slice.")
     rng = np.random.default_rng(seed)
@@ -174,7 +174,7 @@ def make_phantom(
         t1, gm, wm = _deform((t1, gm, wm), deformation, rng)
     tissues = _tissues(t1, gm, wm, hardness=rng.uniform(1, 4))
     rings = _head(tissues.sum(0) > 0.5, rng) if rng.random() < 0.6 else np.zeros((2, *t1.shape))
-    mri = _draw_mri(t1, tissues, rings, contrast or rng.choice(list(_CONTRASTS)), rng)
+    mri = _draw_mri(t1, tissues, rings, contrast or rng.choice(list(CONTRASTS)), rng)
     pet = _draw_pet(tissues, rings, rng)
     drawn = rng.uniform(1.5, 5)
     sigma = (drawn if fwhm is None else fwhm) * _FWHM_TO_SIGMA
@@ -245,7 +245,7 @@ def insert_lesions(mri: np.ndarray, pet: np.ndarray, count: int, rng: Generator)
         there += soft * (level - there)
 
 
-def _rotation(degrees: np.ndarray) -> np.ndarray:
+def rotation(degrees: np.ndarray) -> np.ndarray:
     """Rotation matrix `[3, 3]` of three successive rotations about the axes, degrees."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):
@@ -257,7 +257,7 @@ def _rotation(degrees: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _smooth_field(shape: Sequence[int], scale: float, rng: Generator) -> np.ndarray:
+def smooth_field(shape: Sequence[int], scale: float, rng: Generator) -> np.ndarray:
     """Smooth random field of zero mean and unit variance: a cubic B-spline with random knots every `scale` px."""
     field = rng.standard_normal([int(np.ceil(n / scale)) + 4 for n in shape]).astype(np.float32)
     for axis, n in enumerate(shape):
@@ -273,7 +273,7 @@ def _deform(images: Sequence[np.ndarray], amplitude: float, rng: Generator) -> l
     shape = images[0].shape
     grid = np.indices(shape, dtype=np.float32)
     for axis in range(len(shape)):
-        grid[axis] += amplitude * _smooth_field(shape, 40, rng)
+        grid[axis] += amplitude * smooth_field(shape, 40, rng)
     return [ndimage.map_coordinates(image.astype(np.float32), grid, order=1) for image in images]
 
 
@@ -288,7 +288,7 @@ def _tissues(t1: np.ndarray, gm: np.ndarray, wm: np.ndarray, *, hardness: float)
 def _head(brain: np.ndarray, rng: Generator) -> np.ndarray:
     """(subarachnoid csf, scalp) fractions `[2, *shape]` of a simple head round the brain, with dark bone between."""
     distance = ndimage.distance_transform_edt(~brain).astype(np.float32)
-    distance += 0.8 * _smooth_field(brain.shape, 24, rng)
+    distance += 0.8 * smooth_field(brain.shape, 24, rng)
     inner, bone, scalp = rng.uniform(1, 3), rng.uniform(3, 7), rng.uniform(3, 8)
 
     def shell(low: float, high: float) -> np.ndarray:
@@ -299,16 +299,16 @@ def _head(brain: np.ndarray, rng: Generator) -> np.ndarray:
 
 def _draw_mri(t1: np.ndarray, tissues: np.ndarray, rings: np.ndarray, contrast: str, rng: Generator) -> np.ndarray:
     """MRI of random contrast: tissue intensities, the template's texture, a head, a mild bias field."""
-    levels = np.array(_CONTRASTS[contrast]) * rng.uniform(0.88, 1.12, 3)
+    levels = np.array(CONTRASTS[contrast]) * rng.uniform(0.88, 1.12, 3)
     mri = np.tensordot(levels, tissues, 1)
     inside = tissues.sum(0) > 0.9
     basis = tissues[:, inside].T
     texture = np.zeros_like(mri)
     texture[inside] = t1[inside] - basis @ np.linalg.lstsq(basis, t1[inside], rcond=None)[0]
     mri += texture * (rng.uniform(0.7, 1.4) if contrast == "t1" else rng.uniform(-1, 1))
-    scalp = rng.uniform(0.4, 1.0) * (1 + 0.15 * _smooth_field(t1.shape, 10, rng))
+    scalp = rng.uniform(0.4, 1.0) * (1 + 0.15 * smooth_field(t1.shape, 10, rng))
     mri += levels[2] * rings[0] + scalp * rings[1]
-    return np.asarray(np.maximum(mri * np.exp(rng.uniform(0, 0.1) * _smooth_field(t1.shape, 90, rng)), 0))
+    return np.asarray(np.maximum(mri * np.exp(rng.uniform(0, 0.1) * smooth_field(t1.shape, 90, rng)), 0))
 
 
 def _draw_pet(tissues: np.ndarray, rings: np.ndarray, rng: Generator) -> np.ndarray:
@@ -317,7 +317,7 @@ def _draw_pet(tissues: np.ndarray, rings: np.ndarray, rng: Generator) -> np.ndar
     grey = rng.uniform(2.5, 5)
     pet = np.tensordot([grey, 1, rng.uniform(0.05, 0.6)], tissues, 1)
     pet += rings[1] * rng.uniform(0.1, 0.6)
-    pet *= np.exp(rng.uniform(0.05, 0.15) * _smooth_field(shape, 30, rng))
+    pet *= np.exp(rng.uniform(0.05, 0.15) * smooth_field(shape, 30, rng))
     return pet
 
 

@@ -9,12 +9,13 @@ from medfuse.transforms.intensity import (
     inverse_values,
     inverse_values_,
 )
-from medfuse.transforms.noise import NOISE, MeasureNoised, noise_profile
-from medfuse.transforms.prepare import PrepareFusion, case_degradation
+from medfuse.transforms.noise import NOISE, MeasureNoised
+from medfuse.transforms.prepare import KNOWN, PrepareFusion, case_degradation
 from medfuse.transforms.spatial import RegisterRigid, RegisterRigidd, ResampleToReference, ResampleToReferenced
 
 __all__ = [
     "BIAS_FIELD",
+    "KNOWN",
     "NOISE",
     "CheckVolumesd",
     "CorrectBiasField",
@@ -31,5 +32,4 @@ __all__ = [
     "case_degradation",
     "inverse_values",
     "inverse_values_",
-    "noise_profile",
 ]

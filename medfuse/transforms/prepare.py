@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
@@ -12,12 +13,16 @@ from monai.data.utils import affine_to_spacing
 from torch import Tensor
 
 from medfuse.errors import GeometryError
+from medfuse.estimation import estimate, known_specification, records_of
 from medfuse.physics import JointDegradation, parse_degradation
 from medfuse.transforms.typed import with_meta_of
 
+KNOWN = "known_degradation"
+"""Key of a case: JSON of its `degradation`, with what was estimated in place of the unknown, and the `estimates`."""
+
 
 def case_degradation(
-    spec: Mapping[str, Any] | None,
+    spec: Mapping[str, Any] | str | None,
     *,
     spacing: Sequence[float] | None,
     spatial_dim: int = 2,
@@ -47,19 +52,22 @@ class PrepareFusion:
 
     def __init__(
         self,
-        degradation: Mapping[str, Any] | None = None,
+        degradation: Mapping[str, Any] | str | None = None,
         *,
         key: str = "image",
         source_keys: tuple[str, str] = ("mri", "pet"),
         spatial_dim: int = 2,
+        kinds: tuple[str, str] = ("mri", "function"),
     ) -> None:
         """Make it.
 
         Args:
-            degradation: The specification.
+            degradation: The specification. What is unknown of it is estimated, once for a volume, and noted in the
+                batch under `known_degradation`.
             key: Key of the pair **[1, 2, *spatial]**.
             source_keys: Keys of the sources, whose scales are under `<key>_scale`.
             spatial_dim: Axis along which volumes are sliced.
+            kinds: What the sources are, see `medfuse.estimation.estimate`.
 
         Raises:
             DegradationError: If the specification makes no sense; what depends on the range of a case is checked with
@@ -67,6 +75,7 @@ class PrepareFusion:
             GeometryError: If a volume has no such axis.
         """
         self.degradation, self.key, self.source_keys, self.spatial_dim = degradation, key, source_keys, spatial_dim
+        self.kinds = kinds
         later = (math.inf, math.inf)  # each case has a range of its own
         case_degradation(degradation, spacing=(1.0, 1.0, 1.0), spatial_dim=spatial_dim, scales=later)
 
@@ -97,6 +106,11 @@ class PrepareFusion:
             spacing = affine_to_spacing(image.affine.reshape(image.affine.shape[-2:])).tolist()
         scales = [float(torch.as_tensor(batchdata[f"{k}_scale"]["scale"]).flatten()[0]) for k in self.source_keys]
         degradation = case_degradation(self.degradation, spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+        if degradation.unknown and self.degradation is not None:
+            across = self.spatial_dim if pair.ndim == 5 else None
+            degradation, found = estimate(degradation, pair[0], self.kinds, cut=False, across=across)
+            known = {"degradation": known_specification(self.degradation, found), "estimates": records_of(found)}
+            batchdata[KNOWN] = [json.dumps(known)]
         return image, None, (), {"degradation": degradation}
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -235,12 +236,12 @@ def _floor(model: VolumeModel, x: Tensor) -> float:
     signal = model.observe(x)
     top = float(signal.max())
     air = (signal < _AIR * top) & model.inside
-    lowest = model.noise.sigma * (_AIR * top) ** 0.5
+    lowest = model.noise.sigma * math.sqrt(_AIR * top)
     if int(air.sum()) < 100:
         return lowest
     squares = (model.y - signal)[air].square()
     most = 40 * float(squares.median())
-    return max(float(squares.clamp_max(most).mean() if most > 0 else squares.mean()) ** 0.5, 1e-3 * lowest)
+    return max(math.sqrt(float(squares.clamp_max(most if most > 0 else math.inf).mean())), 1e-3 * lowest)
 
 
 def _believed(alignment: Alignment) -> bool:

@@ -184,3 +184,46 @@ def test_out_lies_apart_from_inputs_and_from_folders_of_other_cases(tmp_path):
     ):
         with pytest.raises(BundleError, match=message):
             require_cases(cases, tmp_path, out)
+
+
+@pytest.mark.parametrize("place", ["a/pet", "a_pet"])
+@pytest.mark.parametrize(
+    ("content", "unit"),
+    [({"Units": "Bq/mL"}, "Bq/mL"), ({"Unit": "kBq/ml"}, "kBq/ml"), ({"Manufacturer": "none"}, None), ({}, None)],
+)
+def test_the_sidecar_of_a_pet_of_any_name_says_its_unit(tmp_path, place, content, unit):
+    """BIDS PET, Units; the file has the name of the image, as dcm2niix writes it."""
+    make(tmp_path, f"{place}.nii.gz", f"{place.removesuffix('pet')}mri.nii.gz")
+    (tmp_path / f"{place}.json").write_text(json.dumps(content))
+    (case,) = find_cases(tmp_path)
+    assert case.get("pet_unit") == unit
+
+
+def test_a_unit_that_contradicts_the_sidecar_is_refused(tmp_path):
+    make(tmp_path, "a/pet.nii.gz", "a/mri.nii.gz")
+    (tmp_path / "a" / "pet.json").write_text('{"Units": "Bq/mL"}')
+    (tmp_path / "a" / "case.json").write_text('{"pet_unit": "SUV"}')
+    with pytest.raises(BundleError, match="must be the one of its sidecar, got SUV, and Bq/mL in the sidecar"):
+        find_cases(tmp_path)
+    for same in ("Bq/ml", "Bq/cc"):  # 1 ml is 1 cm3
+        (tmp_path / "a" / "case.json").write_text(json.dumps({"pet_unit": same}))
+        assert find_cases(tmp_path)[0]["pet_unit"] == same
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"Units": 3}', '{"Units": "Bq/mL", "Unit": "SUV"}'])
+def test_a_sidecar_that_cannot_be_used_is_no_silence(tmp_path, text):
+    make(tmp_path, "a/pet.nii.gz", "a/mri.nii.gz")
+    (tmp_path / "a" / "pet.json").write_text(text)
+    with pytest.raises(BundleError, match="of the PET of a must be"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("MR", "PET"), ("MRI", "PET"), ("mr", "pet"), ("T1", "SUV")])
+def test_a_folder_of_a_scanner_gives_no_case_its_name(tmp_path, names):
+    """`NAME/MR` and `NAME/PET` come from a scanner or an archive: NAME may be that of a patient."""
+    for name in names:
+        (tmp_path / "Doe^Jane" / name).mkdir(parents=True)
+        (tmp_path / "Doe^Jane" / name / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes(8))
+    with pytest.raises(BundleError, match=r"must be called mri and pet .* 1 folder,") as refused:
+        find_cases(tmp_path, allow_empty=True)
+    assert "Doe" not in str(refused.value)

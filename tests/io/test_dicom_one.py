@@ -9,7 +9,7 @@ from pydicom.sequence import Sequence
 from medfuse import cli
 from medfuse.errors import DicomError
 from medfuse.io import DicomReader, list_series, open_series, require_one_person, series_suv
-from medfuse.io.dicom.begin import is_dicom
+from medfuse.io.begin import is_dicom
 from medfuse.pipeline import DescribeSourcesd
 
 PET, MRI = "1.2.826.0.1.7.2", "1.2.826.0.1.7.1"

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from medfuse import cli
-from medfuse.errors import ImageError
-from medfuse.io import VolumeReader, check_nifti, discover, find_cases
+from medfuse.errors import BundleError, ImageError
+from medfuse.io import VolumeReader, check_nifti, discover, find_cases, match_folders, match_manifest, read_image
 from medfuse.io.foreign import foreign_format, require_no_nifti, require_volume
 from medfuse.pipeline import DescribeSourcesd
 
@@ -140,3 +140,32 @@ def test_a_folder_of_nothing_else_says_it(tmp_path):
     make(tmp_path, "a/brain.mgz")
     with pytest.raises(ImageError, match="got a FreeSurfer volume"):
         discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.mgz", "a FreeSurfer volume, which is no 2-D image; convert it to NIfTI \\(mri_convert IN OUT.nii.gz\\)"),
+        ("a.nrrd", "NRRD, which is no 2-D image; convert it to NIfTI"),
+        ("a.mha", "MetaImage, which is no 2-D image; convert it to NIfTI"),
+        ("a.nii.gz", "NIfTI, which is no 2-D image; fuse it with `medfuse fuse`"),
+        ("a.dcm", "DICOM, which is no 2-D image; fuse it with `medfuse fuse`"),
+        ("a", "DICOM, which is no 2-D image"),
+        ("a.zip", "an archive; unpack it first"),
+        ("a.npz", "an array without geometry; write it as npy"),
+    ],
+)
+def test_volumes_given_as_images_are_told_by_their_format(tmp_path, name, said):
+    content = bytes(128) + b"DICM" + bytes(20) if name in ("a.dcm", "a") else b"volume" * 50
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+    with pytest.raises(ImageError, match=f"must be one of .* got {said}"):
+        read_image(tmp_path / "one" / name)
+    with pytest.raises(BundleError, match=f"source1 must hold images .* got {said}"):
+        match_folders(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(BundleError, match=f"source1 must be a folder, got {said}"):
+        match_folders(tmp_path / "one" / name, tmp_path / "two")
+    (tmp_path / "pairs.tsv").write_text(f"source1\tsource2\none/{name}\ttwo/{name}\n")
+    with pytest.raises(BundleError, match=f"row 2 of the manifest must be an image .* got {said}"):
+        match_manifest(tmp_path / "pairs.tsv")

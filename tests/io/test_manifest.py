@@ -89,3 +89,11 @@ def test_a_wrong_row_fails_its_case_alone(table, column, cells, message):
     assert message in first["problem"]
     assert "CANARY" not in str(first)
     assert "problem" not in second
+
+
+def test_the_sidecar_of_a_pet_says_its_unit(table, tmp_path):
+    (tmp_path / "p.json").write_text('{"Units": "Bq/mL"}')
+    path = table("case\tmri\tpet\tpet_unit\na\tm.nii.gz\tp.nii.gz\t\nb\tm.nii.gz\tp.nii.gz\tSUV\n")
+    first, second = discover(path).cases
+    assert first["pet_unit"] == "Bq/mL"
+    assert "must be the one of its sidecar" in second["problem"]

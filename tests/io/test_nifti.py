@@ -11,6 +11,7 @@ from monai.transforms import LoadImage, LoadImaged
 from nibabel.spatialimages import HeaderDataError
 
 from medfuse.errors import GeometryError, ImageError
+from medfuse.io import DicomReader, VolumeReader
 from medfuse.io.nifti import NiftiReader, check_nifti, write_nifti, write_rgb_nifti
 
 SHAPE = (5, 6, 7)
@@ -231,6 +232,18 @@ def test_reader_options(tmp_path):
         NiftiReader().read(["a.nii", "b.nii"])
     assert NiftiReader().verify_suffix(["a.nii", "b.NII.GZ"])
     assert not NiftiReader().verify_suffix("a.png")
+
+
+def test_a_reader_takes_all_that_python_calls_a_path(tmp_path):
+    class Scan:  # os.PathLike, which MONAI names as what a reader is given
+        def __fspath__(self):
+            return str(save(tmp_path / "a.nii"))
+
+    for reader in (NiftiReader(), VolumeReader()):
+        assert reader.verify_suffix(Scan())
+        assert reader.get_data(reader.read(Scan()))[0].shape == SHAPE
+    assert DicomReader().read(Scan()) == (tmp_path / "a.nii",)
+    assert not DicomReader().verify_suffix(Scan())
 
 
 @pytest.mark.parametrize(

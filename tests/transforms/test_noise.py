@@ -8,9 +8,10 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
+from medfuse.estimation import noise_profile
 from medfuse.physics import parse_degradation
 from medfuse.pipeline.facts import noise_of_data
-from medfuse.transforms import MeasureNoised, noise_profile
+from medfuse.transforms import MeasureNoised
 
 SHAPE = (56, 52, 12)
 

@@ -166,8 +166,7 @@ def bivariate_scale(steps: int = 256, levels: int = 5) -> np.ndarray:
         **[levels, steps, 3]** float32 sRGB in 0..1, the brightest anatomy first.
     """
     anatomy, uptake = np.linspace(1, 0, levels)[:, None], np.linspace(0, 1, steps)[None]
-    scale: np.ndarray = bivariate(anatomy, uptake).astype(np.float32)
-    return scale
+    return np.asarray(bivariate(anatomy, uptake), dtype=np.float32)
 
 
 @cache

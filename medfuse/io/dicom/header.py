@@ -21,7 +21,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_dataset
 
 from medfuse.errors import DicomError
-from medfuse.io.dicom.begin import HEAD, elements_at, has_meta, is_explicit
+from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
 from medfuse.io.dicom.identity import Person, read_person
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet

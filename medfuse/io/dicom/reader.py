@@ -16,7 +16,7 @@ from medfuse.io.dicom.series import Series, choose_series, list_series
 from medfuse.io.dicom.volume import load_volume, voxel_ml
 from medfuse.io.foreign import require_no_nifti, require_volume
 from medfuse.io.modalities import of_dicom
-from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader
+from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader, Paths, as_paths
 from medfuse.io.suv import CHOICES, Content, Suv, suv
 from medfuse.io.texts import read_json
 from medfuse.io.units import ARBITRARY
@@ -90,11 +90,11 @@ class DicomReader(ImageReader):
         self.modality, self.series_uid, self.suv = modality, series_uid, suv
         self.max_bytes, self.allow_constant = max_bytes, allow_constant
 
-    def verify_suffix(self, filename: Source) -> bool:
+    def verify_suffix(self, filename: Paths) -> bool:
         """Return whether no name is that of a NIfTI: DICOM files and folders have any name."""
-        return not any(is_nifti(name) for name in _as_tuple(filename))
+        return not any(is_nifti(name) for name in as_paths(filename))
 
-    def read(self, data: Source, **kwargs: Any) -> tuple[str | Path, ...]:
+    def read(self, data: Paths, **kwargs: Any) -> tuple[Path, ...]:
         """Note a folder, a file, or the files of a series; `get_data` checks and loads it.
 
         Raises:
@@ -102,7 +102,7 @@ class DicomReader(ImageReader):
         """
         if kwargs:
             raise DicomError("DicomReader must get paths and no options, got options; make the reader with them.")
-        return _as_tuple(data)
+        return as_paths(data)
 
     def get_data(self, img: Sequence[str | Path]) -> tuple[np.ndarray, dict[str, Any]]:
         """Check and load a series.
@@ -161,13 +161,13 @@ class VolumeReader(ImageReader):
         self._nifti = NiftiReader(nonfinite=nonfinite, strict=strict, allow_constant=allow_constant)
         self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant)
 
-    def verify_suffix(self, filename: Source) -> bool:
+    def verify_suffix(self, filename: Paths) -> bool:
         """Return True: what it is shows when it is read."""
         return True
 
-    def read(self, data: Source, **kwargs: Any) -> Any:
+    def read(self, data: Paths, **kwargs: Any) -> Any:
         """Note the path or paths; `get_data` checks and loads them."""
-        names = _as_tuple(data)
+        names = as_paths(data)
         return self._nifti.read(names, **kwargs) if any(map(is_nifti, names)) else self._dicom.read(names, **kwargs)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -199,7 +199,3 @@ def _sidecar(series: Series) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise DicomError(f"{SIDECAR} must hold an object, got {type(content).__name__}; use {{...}}.")
     return content
-
-
-def _as_tuple(names: Source) -> tuple[str | Path, ...]:
-    return (names,) if isinstance(names, str | Path) else tuple(names)

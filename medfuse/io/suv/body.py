@@ -51,7 +51,7 @@ def _james(weight: float | None, size: float | None, sex: str) -> float:
 
 def _surface(weight: float | None, size: float | None, sex: str) -> float:
     heavy, tall = checked("weight", weight), checked("size", size)
-    return 1e4 * 0.007184 * heavy**0.425 * (100.0 * tall) ** 0.725
+    return float(1e4 * 0.007184 * heavy**0.425 * (100.0 * tall) ** 0.725)
 
 
 def _ideal(weight: float | None, size: float | None, sex: str) -> float:

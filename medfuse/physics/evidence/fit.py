@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -72,7 +73,11 @@ def fit(
             blurred all slices of a volume alike, so the width of a blur is pooled, see `common_share`.
         at_once: Number of samples that are looked at together; all where None.
         blur: Share of its stated width that the blur of each source is known to have, **[B, 2]**, instead of asking.
+
+    Raises:
+        DegradationError: A step is unknown: it is estimated before, see `medfuse.estimation`.
     """
+    stated = JointDegradation(*(replace(part, steps=part.known) for part in stated))
     parts = [stated.continued(part) for part in torch.split(inputs, at_once or len(inputs))]
     findings, models = [], []
     for i, part in enumerate(stated):

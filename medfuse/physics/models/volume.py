@@ -182,6 +182,7 @@ def _scale(apply: Callable[[Tensor], Tensor], start: Tensor) -> float:
 
 def _least(excess: Callable[[float], float], low: float, high: float) -> float:
     """Return the smallest strength at which `excess` is not above 0; where there is none, that of the least."""
-    grid = torch.logspace(math.log10(low), math.log10(high), 73, dtype=torch.float64).tolist()
+    grid: list[float] = torch.logspace(math.log10(low), math.log10(high), 73, dtype=torch.float64).tolist()
     values = [excess(p) for p in grid]
-    return next((p for p, v in zip(grid, values, strict=True) if v <= 0), grid[values.index(min(values))])
+    least: float = next((p for p, v in zip(grid, values, strict=True) if v <= 0), grid[values.index(min(values))])
+    return least

@@ -166,7 +166,7 @@ class ScannerSampling(LinearOperator):
         rows = self._rows.to(y.device)
         flat = y.reshape(-1, math.prod(self._data.shape)).index_select(1, rows)
         nodes = y.new_zeros((len(flat), math.prod(self._nodes)))
-        for part, taps in zip(flat.split(_AT_ONCE, 1), self._chunks(y), strict=True):
+        for part, taps in zip(torch.split(flat, _AT_ONCE, 1), self._chunks(y), strict=True):
             for at, w in taps:
                 nodes = nodes.index_add_(1, at, part * w)
         x = nodes.reshape(*y.shape[:2], *self._nodes)
@@ -229,7 +229,7 @@ class ScannerSampling(LinearOperator):
 
     def _chunks(self, like: Tensor) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yield, for some voxels of the data at a time, the nodes that they see and the weights of these."""
-        for rows in self._rows.split(_AT_ONCE):
+        for rows in torch.split(self._rows, _AT_ONCE):
             yield self._taps(rows.to(like.device), like)
 
     def _taps(self, rows: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

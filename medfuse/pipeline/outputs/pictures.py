@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from medfuse.io.modalities import title
-from medfuse.pipeline.result import CaseResult
+from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.report import degradation_name, save_mosaic, save_preview, save_report
 
 
@@ -37,7 +39,7 @@ def write_report(result: CaseResult, path: Path) -> None:
         record=result.record,
         fused=result.fused,
         weight=result.weight,
-        residuals=result.residuals,
+        residuals=(_residual(result.agreements[0]), _residual(result.agreements[1])),
         before=result.before,
         **_shown(result),
     )
@@ -53,6 +55,10 @@ def _shown(result: CaseResult) -> dict[str, Any]:
         "pet_window": result.window,
         "palette": result.palette,
     }
+
+
+def _residual(agreement: SourceAgreement | None) -> Tensor | None:
+    return None if agreement is None else agreement.residual
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,299 @@
+"""`auto`: what nobody stated of a degradation, estimated from the images and put in the place of what is unknown.
+
+A blur that is overstated rings, and noise that is not there is taken out of the image. So the cautious part of an
+estimate is stated, and where an image does not tell, nothing: it is then treated as if it had been stated as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfuse.errors import DegradationError, nearest
+from medfuse.estimation.blur import PRIORS, band_power, width_of_blur
+from medfuse.estimation.noise import Kind, Readings, counts_of, kind_of_noise, read_noise
+from medfuse.physics import (
+    Degradation,
+    Downsample,
+    GaussianBlur,
+    GaussianNoise,
+    JointDegradation,
+    LinearOperator,
+    Noise,
+    PoissonNoise,
+    RicianNoise,
+    Unknown,
+    compose,
+)
+from medfuse.physics.specification import AUTO, SPEC_VERSION
+
+KINDS = tuple(PRIORS)
+"""What an image may be: it says how its spectrum falls where it is sharp."""
+
+_SOURCES = ("source1", "source2")
+_LEAST_NOISE = 3.5 / 255  # of full range: less is an image's own grain as often as not, and hardly worth its removal
+_SHOWN = 1 / 255  # of full range: no rounding any more
+_LEAST_REDUCED = 6 / 255  # of images that were reduced after it: their grain counts so many times
+_LEAST_BLUR, _SURE_BLUR = 1.0, 0.6  # px, from which a blur is stated, if its interval begins here or later
+_CAUTION = 0.96  # of an estimated width is stated: a little too much costs more dB than as little too little
+_COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
+_MISFIT = 2.1  # of the log of the power in any band: 46 blurred MRIs have up to 2, photographs up to 0.5
+_SLICES, _LEAST_SIDE = 12, 48  # slices of a volume that are looked at; px along each side of one
+_SIDE = 512  # px: of a larger image the middle is looked at
+_NOT_FROM_ITSELF = (
+    "the spectrum of a functional image tells nothing of its blur: smooth uptake and blurred uptake look alike; "
+    "measure the PSF with a line source, or take it from the scanner's data sheet, and state it"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was found of one unknown step of a source.
+
+    Attributes:
+        step: `blur` or `noise`.
+        value: Width of the blur, px; std of the noise, fraction of full range, of counts their expected number at full
+            range; None where the image does not tell.
+        interval: Of about 90 %, in that unit.
+        kind: Of the noise: `gaussian`, `rician` or `poisson`.
+        stated: The step that takes its place, as in a specification; None for nothing.
+        rests_on: The evidence, in words.
+        refused: Why nothing is stated; empty where something is.
+    """
+
+    step: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    kind: str | None = None
+    stated: dict[str, Any] | None = None
+    rests_on: str = ""
+    refused: str = ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return asdict(self) | {"interval": list(self.interval) if self.interval else None}
+
+
+class Estimated(NamedTuple):
+    """A degradation without unknown steps, and what was found of each that was one, by source."""
+
+    degradation: JointDegradation
+    estimates: tuple[tuple[Estimate, ...], tuple[Estimate, ...]]
+
+
+def estimate(
+    stated: JointDegradation,
+    image: Tensor,
+    kinds: Sequence[str],
+    *,
+    cut: bool = True,
+    across: int | None = None,
+) -> Estimated:
+    """Estimate what is unknown of the degradations of one pair of images, or of volumes.
+
+    Args:
+        stated: What is said to have happened to each source.
+        image: Both sources on one grid, **[2, H, W]**, or **[2, X, Y, Z]**; a low-resolution source is replicated.
+        kinds: What each source is, one of `KINDS`.
+        cut: Whether values above 1 were cut, as in an image of 8 bit.
+        across: Axis of a volume across which its slices lie: an estimate is one of all slices.
+
+    Raises:
+        DegradationError: A kind is none of `KINDS`.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise DegradationError(
+                f"an image that is estimated must be one of {', '.join(KINDS)}, got {kind!r}; {nearest(kind, KINDS)}."
+            )
+    slices = image[:, None] if across is None else image.movedim(across + 1, 1)
+    found = [
+        _source(part, source, kind, 1.0 if cut else math.inf, volume=across is not None)
+        for part, source, kind in zip(stated, slices, kinds, strict=True)
+    ]
+    return Estimated(JointDegradation(found[0][0], found[1][0]), (found[0][1], found[1][1]))
+
+
+def known_specification(spec: Mapping[str, Any] | str, estimates: Sequence[Sequence[Estimate]]) -> dict[str, Any]:
+    """Return a specification with what was found in the place of what is unknown.
+
+    Args:
+        spec: The specification, as `medfuse.physics.parse_degradation` takes it.
+        estimates: What was found, by source, see `Estimated`.
+    """
+    known: dict[str, Any] = {"version": SPEC_VERSION} | ({} if isinstance(spec, str) else dict(spec))
+    for name, found in zip(_SOURCES, estimates, strict=True):
+        steps = AUTO if isinstance(spec, str) else spec.get(name) or []
+        every = iter(found)
+        known[name] = [{kind: made} for kind, values in _written(steps) if (made := _made(values, every)) is not None]
+    return known
+
+
+def records_of(estimates: Sequence[Sequence[Estimate]]) -> dict[str, list[dict[str, Any]]]:
+    """Return estimates as JSON, by source."""
+    return {name: [e.record for e in found] for name, found in zip(_SOURCES, estimates, strict=True)}
+
+
+def _written(steps: Any) -> list[tuple[str, Any]]:
+    return [("blur", AUTO), ("noise", AUTO)] if steps == AUTO else [item for step in steps for item in step.items()]
+
+
+def _made(values: Any, every: Iterator[Estimate]) -> Any:
+    unknown = values == AUTO or (isinstance(values, Mapping) and AUTO in values)
+    return next(every).stated if unknown else values
+
+
+def _source(
+    part: Degradation, source: Tensor, kind: str, top: float, *, volume: bool
+) -> tuple[Degradation, tuple[Estimate, ...]]:
+    """Estimate what is unknown of one source, slices **[N, H, W]**."""
+    if not part.unknown:
+        return part, ()
+    data = part.observed(_fullest(source)[:, None].cpu())[:, 0].double().numpy()
+    slices = [_middle(y) for y in data]
+    steps: list[LinearOperator | Noise] = []
+    estimates = []
+    for i, step in enumerate(part.steps):
+        if not isinstance(step, Unknown):
+            steps.append(step)
+            continue
+        after = [s for s in part.steps[i + 1 :] if isinstance(s, LinearOperator)]
+        beside = [s for s in part.steps if isinstance(s, LinearOperator)]
+        built: LinearOperator | Noise | None = None
+        if kind == "function" and (volume or step.name == "blur"):
+            found = Estimate(step.name, refused=_NOT_FROM_ITSELF if step.name == "blur" else _SHARED)
+        elif min(slices[0].shape) < _LEAST_SIDE:
+            found = Estimate(step.name, refused=f"the image must have {_LEAST_SIDE} px a side to tell")
+        elif step.name == "noise":
+            built, found = _noise(step, slices, compose(*reversed(after)) if after else None, top)
+        else:
+            built, found = _blur(step, slices, beside, kind, part.floor)
+        steps += [] if built is None else [built]
+        estimates.append(found)
+    return replace(part, steps=tuple(steps)), tuple(estimates)
+
+
+_MAKES: dict[str, Callable[[float], Noise]] = {
+    "gaussian": GaussianNoise,
+    "rician": RicianNoise,
+    "poisson": PoissonNoise,
+}
+_SHARED = (
+    "the noise of a PET is shared by neighbours and grows with the uptake, and the model of a slice knows white noise "
+    "alone; interpolated to the grid of an MRI, 1 to 9 % of its standard deviation is seen"
+)
+
+
+def _fullest(source: Tensor) -> Tensor:
+    """Return up to 12 slices of a volume, evenly spread over those that show the most."""
+    if len(source) == 1:
+        return source
+    shown = (source > 0.1 * source.amax()).flatten(1).double().mean(1)
+    full = torch.nonzero(shown >= 0.5 * shown.max())[:, 0]
+    return source[full[torch.linspace(0, len(full) - 1, min(_SLICES, len(full))).round().long()]]
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    rows, columns = (slice((n - min(n, _SIDE)) // 2, (n + min(n, _SIDE)) // 2) for n in image.shape)
+    return image[rows, columns]
+
+
+def _noise(
+    unknown: Unknown, slices: Sequence[np.ndarray], after: LinearOperator | None, top: float
+) -> tuple[Noise | None, Estimate]:
+    """Estimate white noise, or where later steps have coloured it, what differences of neighbours leave of it."""
+    readings = Readings(*(_median(v) for v in zip(*(read_noise(y, top) for y in slices), strict=True)))
+    gain = 1.0 if after is None else _left(after, slices[0].shape)
+    read = [v for v in (readings if after is None else readings[:1]) if math.isfinite(v)]
+    if not read:
+        return None, Estimate("noise", refused="too little of the image is foreground")
+    level = float(np.median(read))
+    rests = f"second differences {_grey(readings.differences)}"
+    if after is None:
+        rests += f", patches {_grey(readings.patches)}, fastest waves {_grey(readings.waves)}"
+    else:
+        rests += f", of which the later steps leave {gain:.0%}"
+    rests += " of 255"
+    if after is None and readings.differences > _SHOWN and readings.waves < _COLOURED * readings.differences:
+        why = "its fastest waves are empty: the image was interpolated or filtered; give it on the grid it was made on"
+        return None, Estimate("noise", rests_on=rests, refused=why)
+    least = _LEAST_NOISE if after is None else _LEAST_REDUCED
+    kind = Kind("gaussian") if after is not None else _common([kind_of_noise(y, level) for y in slices])
+    name = unknown.kind or kind.name
+    rests += f"; {kind.told}" if after is None and unknown.kind is None else ""
+    spread = 0.04 + min((abs(v / level - 1) for v in read if v != level), default=0.06)
+    std = min(max(level / gain, unknown.least), unknown.most)
+    if name == "poisson":
+        counts = _median([counts_of(y) for y in slices])
+        counts = 1 / min(max(1 / math.sqrt(counts), unknown.least), unknown.most) ** 2 if counts > 0 else math.nan
+        found = Estimate("noise", counts, _around(counts, 2 * spread), name, {"kind": name, "counts": counts}, rests)
+    else:
+        found = Estimate("noise", std, _around(std, spread), name, {"kind": name, "sigma": std}, rests)
+    if (min(read) / gain <= least and unknown.least == 0) or not found.value:
+        why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
+        return None, Estimate("noise", std, _around(std, spread), "gaussian", None, rests, why)
+    return _MAKES[name](found.value), found
+
+
+def _blur(
+    unknown: Unknown, slices: Sequence[np.ndarray], beside: Sequence[LinearOperator], kind: str, floor: float
+) -> tuple[LinearOperator | None, Estimate]:
+    """Estimate a Gaussian blur, in pixels of the image; of a reduced one, in pixels that are so many times larger."""
+    prior = PRIORS[kind]
+    if prior is None:
+        return None, Estimate("blur", refused=_NOT_FROM_ITSELF)
+    if not all(isinstance(step, Downsample) for step in beside):
+        return None, Estimate("blur", refused="another blur is stated beside it, and a spectrum shows both as one")
+    factor = math.prod(float(step.in_spatial((1,))[0]) for step in beside)
+    bands = [band_power(y) for y in slices]
+    power = np.mean([b.power for b in bands], axis=0)
+    width = width_of_blur(bands[0]._replace(power=power), prior, floor**2)
+    low, middle, high = (factor * w for w in (width.low, width.middle, width.high))
+    rests = (
+        f"the fall of the spectrum, compared with that of sharp images of its kind ({kind}: r^-{prior.mean:.1f} "
+        f"+- {prior.std:.1f})"
+    )
+    value = min(max(middle, unknown.least), unknown.most)
+    found = Estimate("blur", value, (low, high), rests_on=rests)
+    if unknown.least == 0:
+        if width.misfit > _MISFIT:
+            why = "the spectrum is not that of a Gaussian blur: interpolation, sharpening or motion shows in it"
+            return None, replace(found, refused=why)
+        if value < _LEAST_BLUR * factor or low < _SURE_BLUR * factor:
+            why = f"less than {_LEAST_BLUR * factor:.2g} px is what a sharp image may show"
+            return None, replace(found, refused=why)
+    stated = max(_CAUTION * value, unknown.least)
+    return GaussianBlur(stated), replace(found, stated={"sigma_px": stated})
+
+
+def _left(after: LinearOperator, shape: Sequence[int]) -> float:
+    """Return which share of the std of white noise the differences of neighbours show after a linear step."""
+    noise = torch.randn(1, 1, *after.in_spatial(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return read_noise(after.forward(noise)[0, 0].numpy() + 100, math.inf).differences
+
+
+def _common(kinds: Sequence[Kind]) -> Kind:
+    """Return the kind that most slices show."""
+    (name, _), *_ = Counter(kind.name for kind in kinds).most_common(1)
+    return next(kind for kind in kinds if kind.name == name)
+
+
+def _around(value: float, spread: float) -> tuple[float, float]:
+    return value * max(1 - spread, 0.0), value * (1 + spread)
+
+
+def _median(values: Sequence[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return float(np.median(finite)) if finite else math.nan
+
+
+def _grey(value: float) -> str:
+    return f"{255 * value:.1f}"
