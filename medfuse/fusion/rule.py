@@ -81,7 +81,7 @@ class TwoScale:
 
     Reference:
         Li, Kang and Hu, Image fusion with guided filtering (TIP 2013), for the two scales; the rest is of medfuse, with
-        its constants chosen as docs/explanation/fusion-rule.md says.
+        its constants chosen as docs/explanation/method.md says.
     """
 
     exponent: float = 2.75

@@ -85,7 +85,9 @@ def main() -> None:
     chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes"]
     if options.bench is None and chosen != ["volumes"]:
         parser.error("--bench must name the folder of the image pairs, got none; give it, or --only volumes")
-    fusions = {bundle: load_fusion(bundle, device="cpu") for bundle in chosen if bundle in EXPERIMENTS}
+    fusions = {  # the learned fused images are what these pages measure
+        bundle: load_fusion(bundle, device="cpu", fusion_rule="predicted") for bundle in chosen if bundle in EXPERIMENTS
+    }
     for bundle, fusion in fusions.items():
         name, measure = EXPERIMENTS[bundle]
         with tempfile.TemporaryDirectory() as folder:

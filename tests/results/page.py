@@ -35,7 +35,8 @@ degraded by an independent simulator; results are written as 8-bit PNG, and what
 clean sources. One set of weights serves all scenarios. In training nine batches of twenty are drawn around the presets,
 which these scenarios are, the others over continuous ranges: see also [what is no
 preset](#degradations-that-are-no-preset). Intervals are 95 % bootstrap intervals of the mean that draw whole subjects;
-with so few of them they are rough.
+with so few of them they are rough. Fused images are those that were learned, by [the fusion
+rule](method.md#the-fusion-rule) `predicted`; those of the default, `two_scale`, are measured there.
 
 **Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation.
 Each published fusion (IFCNN, MATR, SDNet, U2Fusion, with its authors' weights), the average and a Laplacian pyramid
