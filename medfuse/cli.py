@@ -104,7 +104,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
             default="none",
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
-        command.add_argument("--steps", type=steps, default=3, help="reverse steps, 1 or more (default: 3)")
+        command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
         add_rule(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 

@@ -58,7 +58,7 @@ def fuse_images(
     manifest: str | Path | None = None,
     bundle: str | Fusion = DEFAULT_BUNDLE,
     degradation: Mapping[str, Any] | str | None = None,
-    steps: int = 3,
+    steps: int | None = None,
     device: str | torch.device = "auto",
     file_format: str | None = None,
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
@@ -79,7 +79,7 @@ def fuse_images(
         bundle: Bundle to use, by name or loaded; a loaded one is where it is, whatever `device` says.
         degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour; `auto`, or
             what is unknown of it, is estimated of each pair by itself.
-        steps: Number of steps.
+        steps: Number of steps; None: as the bundle says.
         device: Where to compute, see `medfuse.devices.pick_device`.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
@@ -93,6 +93,7 @@ def fuse_images(
         MedfuseError: Any input that cannot be used, before work starts.
     """
     fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device, fusion_rule=fusion_rule)
+    steps = fusion.inferer.told.steps if steps is None else steps
     pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
     references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
@@ -174,7 +175,7 @@ def fuse_images(
             if each
         },
     }
-    notes = [f"Degradation: {degradation_name(record['degradation'])}, {steps} steps"]
+    notes = [f"Degradation: {degradation_name(record['degradation'])}, {steps} step{'s' * (steps > 1)}"]
     if smaller := [str(f) for f in sorted(degradations) if f > 1]:
         notes.append(f"source 2 smaller by {' or '.join(smaller)}")
     if warnings:

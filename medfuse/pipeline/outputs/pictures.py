@@ -62,7 +62,8 @@ def _residual(agreement: SourceAgreement | None) -> Tensor | None:
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:
-    steps = "" if record["steps"] is None else f", {record['steps']} steps"
+    count = record["steps"]
+    steps = "" if count is None else f", {count} step{'s' * (count > 1)}"
     notes = [f"Degradation: {degradation_name(record['degradation'])}{steps}"]
     chi2 = {title(k): v["residual_chi2"] for k, v in record["sources"].items() if v["residual_chi2"] is not None}
     if chi2:
