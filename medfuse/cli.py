@@ -115,8 +115,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     estimate.add_argument(
         "--kind",
         required=True,
-        choices=("mri", "function", "visible", "infrared"),
-        help="what it shows; function: PET, SPECT or CT",
+        choices=("anatomy", "function", "visible", "infrared"),
+        help="what it shows; anatomy: MRI; function: PET, SPECT or CT",
     )
     estimate.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     add_reading(estimate)
@@ -257,7 +257,7 @@ def _demo(options: argparse.Namespace) -> None:
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
     chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
-    _run(options.bundle, chosen, load_spec("none"), options.out, 3, "auto")
+    _run(options.bundle, chosen, load_spec("none"), options.out, None, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
@@ -275,7 +275,7 @@ def _run(
     datalist: list[dict[str, object]],
     spec: dict[str, object],
     out: Path,
-    steps: int,
+    steps: int | None,
     device: str,
     **overrides: object,
 ) -> None:
@@ -283,7 +283,9 @@ def _run(
     from medfuse.pipeline import case_warnings, run_bundle
 
     require_writable(out)
-    overrides |= {"degradation": spec, "output_dir": str(out), "steps": steps, "device": _device(device)}
+    overrides |= {"degradation": spec, "output_dir": str(out), "device": _device(device)}
+    if steps is not None:
+        overrides["steps"] = steps
     run_bundle(bundle, datalist=datalist, **overrides)
     for item in datalist:
         case, folder = str(item["case"]), (out / str(item["case"])).resolve()

@@ -95,7 +95,7 @@ class FusionInferer(Inferer):
         views: int = 1,
         settle: Sequence[float | None] = (None, None),
         balance: int = 0,
-        kinds: Sequence[str] = ("mri", "function"),
+        kinds: Sequence[str] = ("anatomy", "function"),
         fusion_rule: str = "predicted",
     ) -> None:
         """Make an inferer.
@@ -117,7 +117,7 @@ class FusionInferer(Inferer):
                 the noise to be believed; None: never. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
-            kinds: What the sources are, for what is estimated: each `mri`, `function`, `visible` or `infrared`.
+            kinds: What the sources are, for what is estimated: each `anatomy`, `function`, `visible` or `infrared`.
             fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`: `two_scale`,
                 `convex` (`m x1 + (1 - m) x2`), or `predicted`, as the network learned it.
 

@@ -30,7 +30,7 @@ class Spectrum(NamedTuple):
 
 # fmt: off
 PRIORS: Mapping[str, Spectrum | None] = {
-    "mri": Spectrum(3.96, 0.38, (
+    "anatomy": Spectrum(3.96, 0.38, (
         -1.36, -0.48, -0.06, 0.19, 0.37, 0.55, 0.71, 0.88, 0.97, 0.97, 0.81, 0.54, 0.29, -0.08, -0.38,
         -0.72, -0.90, -0.90, -0.87, -0.79,
     )),

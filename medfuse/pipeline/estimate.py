@@ -17,7 +17,7 @@ from medfuse.io.images import SUFFIXES
 from medfuse.physics import parse_degradation
 from medfuse.transforms import ScaleIntensityAffine
 
-_MODALITY = {"mri": "MR", "function": "PT"}  # of a DICOM series
+_MODALITY = {"anatomy": "MR", "function": "PT"}  # of a DICOM series
 _SLICED = 2  # axis across which the slices of a volume lie
 
 

@@ -39,7 +39,7 @@ def pair(first, second=None):
     return torch.from_numpy(np.stack([first, first if second is None else second])).float()
 
 
-def found(image, part=AUTO, kind="mri", **options):
+def found(image, part=AUTO, kind="anatomy", **options):
     """Return the known degradation and the estimates of one source."""
     result = estimate(JointDegradation(part, Degradation()), pair(image), (kind, "function"), **options)
     return result.degradation.source1, {e.step: e for e in result.estimates[0]}
@@ -150,7 +150,7 @@ def test_a_small_image_tells_nothing(scene):
 
 def test_a_volume_has_one_estimate_and_its_function_none(scene):
     volume = np.stack([degraded(scene(seed, side=96), noise=0.05, seed=seed) for seed in range(6)], -1)
-    result = estimate(parse_degradation("auto"), pair(volume), ("mri", "function"), cut=False, across=2)
+    result = estimate(parse_degradation("auto"), pair(volume), ("anatomy", "function"), cut=False, across=2)
     (noise,) = result.degradation.source1.noises[0][:1]
     assert float(noise.sigma) == pytest.approx(0.05, rel=0.06)
     assert result.degradation.source2.steps == ()
@@ -158,7 +158,7 @@ def test_a_volume_has_one_estimate_and_its_function_none(scene):
 
 
 def test_a_kind_that_is_none_is_refused(scene):
-    with pytest.raises(DegradationError, match=r"must be one of mri, visible, infrared, function"):
+    with pytest.raises(DegradationError, match=r"must be one of anatomy, visible, infrared, function"):
         found(scene(), kind="ct")
 
 

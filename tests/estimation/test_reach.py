@@ -30,12 +30,12 @@ def folders(tmp_path, scene, stored):
 
 
 def test_the_command_says_what_it_finds_and_writes_nothing(folders, capsys):
-    assert main(["estimate", str(folders / "mri" / "one.png"), "--kind", "mri", "--json"]) == 0
+    assert main(["estimate", str(folders / "mri" / "one.png"), "--kind", "anatomy", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     noise = next(e for e in said["estimates"] if e["step"] == "noise")
     assert noise["value"] == pytest.approx(10 / 255, rel=0.08)
     assert noise["interval"][0] < noise["value"] < noise["interval"][1]
-    assert main(["estimate", str(folders / "mri" / "one.png"), "--kind", "mri"]) == 0
+    assert main(["estimate", str(folders / "mri" / "one.png"), "--kind", "anatomy"]) == 0
     assert "The noise of the image was estimated as" in capsys.readouterr().out
     assert sorted(p.name for p in folders.iterdir()) == ["mri", "pet"]
 
@@ -44,7 +44,7 @@ def test_a_volume_is_estimated_on_its_own_grid(tmp_path, scene, capsys):
     rng = np.random.default_rng(0)
     volume = np.stack([scene(seed, side=64) + 0.04 * rng.standard_normal((64, 64)) for seed in range(4)], -1)
     nib.save(nib.Nifti1Image(np.float32(500 * volume), np.eye(4)), tmp_path / "mri.nii.gz")
-    assert main(["estimate", str(tmp_path / "mri.nii.gz"), "--kind", "mri", "--json"]) == 0
+    assert main(["estimate", str(tmp_path / "mri.nii.gz"), "--kind", "anatomy", "--json"]) == 0
     noise = json.loads(capsys.readouterr().out)["estimates"][1]
     full = np.float32(volume).max() - min(volume.min(), 0)
     assert noise["value"] == pytest.approx(0.04 / full, rel=0.15)
@@ -66,7 +66,7 @@ def test_images_under_auto_tell_what_was_found_of_each(folders):
 def test_what_is_known_stays_in_its_place_in_the_specification(scene, stored):
     spec = {"version": 1, "source1": [{"blur": {"sigma_px": 1.5}}, {"noise": "auto"}], "source2": "auto"}
     image = torch.from_numpy(stored(scene() + 0.04 * np.random.default_rng(0).standard_normal((192, 192))))
-    found = estimate(parse_degradation(spec), torch.stack([image, image]), ("mri", "function"))
+    found = estimate(parse_degradation(spec), torch.stack([image, image]), ("anatomy", "function"))
     known = known_specification(spec, found.estimates)
     assert parse_degradation(known).unknown is False
     assert known["source1"][0] == {"blur": {"sigma_px": 1.5}}
