@@ -189,6 +189,19 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_estimate(command: argparse.ArgumentParser) -> None:
+    """Add what `estimate` takes."""
+    command.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
+    command.add_argument(
+        "--kind",
+        required=True,
+        choices=("anatomy", "function", "visible", "infrared"),
+        help="what it shows; anatomy: MRI; function: PET, SPECT or CT",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    add_reading(command)
+
+
 def named_bundle(words: Sequence[str]) -> str:
     """Return the bundle that words of a command line name, before they are parsed: its sources make options."""
     found = DEFAULT_BUNDLE

@@ -12,6 +12,7 @@ from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
     SUV_CHOICES,
     add_bundle,
+    add_estimate,
     add_reading,
     add_rule,
     add_sources,
@@ -111,15 +112,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     estimate = commands.add_parser(
         "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
     )
-    estimate.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
-    estimate.add_argument(
-        "--kind",
-        required=True,
-        choices=("anatomy", "function", "visible", "infrared"),
-        help="what it shows; anatomy: MRI; function: PET, SPECT or CT",
-    )
-    estimate.add_argument("--json", action="store_true", help="print JSON instead of sentences")
-    add_reading(estimate)
+    add_estimate(estimate)
     estimate.set_defaults(run=_estimate)
 
     evaluate = commands.add_parser(
