@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.data import MetaTensor
@@ -142,7 +142,7 @@ class FusionInferer(Inferer):
         steps: int | None = None,
         until: int | None = None,
         misfit: bool = False,
-        agreement: bool = False,
+        agreement: bool | Literal["chi2"] = False,
         balance: int | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse.
@@ -155,7 +155,7 @@ class FusionInferer(Inferer):
             steps: Overrides the inferer's own.
             until: Stop after this step, and track gradients through it alone, see `medfuse.diffusion.sample`.
             misfit: Return also what the restored sources leave of the data.
-            agreement: Return also how far the restored sources explain the data.
+            agreement: Return also how far the restored sources explain the data; `chi2`: without the residual.
             balance: Overrides the inferer's own.
 
         Returns:
@@ -215,7 +215,7 @@ class FusionInferer(Inferer):
         *,
         until: int | None,
         misfit: bool,
-        agreement: bool,
+        agreement: bool | Literal["chi2"],
     ) -> tuple[list[FusionState], dict[str, Tensor]]:
         """Return the states that are wanted, the last one of them the result, and what is asked of its data."""
         steps = sample(
@@ -231,7 +231,8 @@ class FusionInferer(Inferer):
         if misfit:
             left["misfit"] = observation.misfit(whole[-1].images[:2])
         if agreement:
-            left |= observation.agreement(whole[-1].images[:2])._asdict()
+            found = observation.agreement(whole[-1].images[:2], residual=agreement != "chi2")
+            left |= {name: value for name, value in found._asdict().items() if value is not None}
         return whole, left
 
     def _finished(
@@ -248,11 +249,11 @@ class FusionInferer(Inferer):
         result: dict[str, Any] = {name: v if name in _OF_SAMPLES else v[_within(size)] for name, v in left.items()}
         final = states[-1]
         source1, source2, fused = final.images
-        std = (0.5 * final.log_variance).exp()
         if until in (None, told.steps):
-            fused = told.finish((source1, source2), Evidence(fused, final.weight, std))
+            fused = told.finish((source1, source2), Evidence(fused, final.weight, final.log_variance))
             if told.finish.rule != "predicted":
                 states[-1] = final._replace(images=(source1, source2, fused))
+        std = (0.5 * final.log_variance).exp()  # not before: large images leave little room
         result |= {
             "source1": source1,
             "source2": source2,
@@ -286,7 +287,7 @@ class VolumeFusionInferer(FusionInferer):
         slice_batch: int = 8,
         progress: bool = False,
         std: bool = True,
-        agreement: bool = False,
+        agreement: bool | Literal["chi2"] = False,
     ) -> None:
         """Make a volumetric inferer.
 
@@ -319,7 +320,7 @@ class VolumeFusionInferer(FusionInferer):
         steps: int | None = None,
         until: int | None = None,
         misfit: bool = False,
-        agreement: bool = False,
+        agreement: bool | Literal["chi2"] = False,
         balance: int | None = None,
     ) -> dict[str, Any]:
         """Restore and fuse **[B, 2, X, Y, Z]** (or **[B, 2, H, W]**); arguments and results are as in `FusionInferer`.

@@ -22,12 +22,12 @@ class Evidence(NamedTuple):
     Attributes:
         predicted: The fused image as the network and the corrections left it, **[B, 1, *spatial]**.
         weight: The learned weight m of source 1, 0..1, **[B, 1, *spatial]**.
-        std: Predicted standard deviation of the error of each restored source, **[B, 2, *spatial]**.
+        log_variance: Log of the predicted variance of the error of each restored source, **[B, 2, *spatial]**.
     """
 
     predicted: Tensor
     weight: Tensor
-    std: Tensor
+    log_variance: Tensor
 
 
 class FusionRule(Protocol):
@@ -181,7 +181,7 @@ def smoothed(x: Tensor, std: float) -> Tensor:
 def _without_noise_in_the_dark(fused: Tensor, evidence: Evidence) -> Tensor:
     """Set to 0 what is predicted to be black and within the error; from there to twice the error, ever less of it."""
     black = ((_NOT_BLACK - evidence.predicted) / (_NOT_BLACK - _BLACK)).clamp(0, 1)
-    error = _EXPLAINED * evidence.std.square().sum(1, keepdim=True).sqrt()
+    error = _EXPLAINED * evidence.log_variance.exp().sum(1, keepdim=True).sqrt()
     return fused - black * torch.minimum(fused, 2 * error - fused).clamp_min(0)
 
 

@@ -41,13 +41,13 @@ class Agreement(NamedTuple):
         residual: What each leaves of its data, `y - A x`, in standard deviations of the noise, as stated or proven,
             **[B, 2, *spatial]**, float16: to look at. A low-resolution source is replicated. `A` is the operator of the
             model, in which a blur that the data disprove is narrowed. Noise that a later step has correlated counts
-            with its deviation in a pixel.
+            with its deviation in a pixel. None where it was not asked for.
 
     Both are 0 of a source to which nothing happened: it comes back as it was, and there is nothing to explain.
     """
 
     chi2: Tensor
-    residual: Tensor
+    residual: Tensor | None
 
 
 class JointObservation(NamedTuple):
@@ -72,14 +72,15 @@ class JointObservation(NamedTuple):
         """Return what both sources **[B, 1, *spatial]** leave of their data, `y - A x`, **[B, 2, *spatial]**."""
         return torch.cat([model.misfit(x) for model, x in zip(self, sources, strict=True)], 1)
 
-    def agreement(self, sources: Sequence[Tensor]) -> Agreement:
-        """Hold both restored sources **[B, 1, *spatial]** against their data."""
+    def agreement(self, sources: Sequence[Tensor], *, residual: bool = True) -> Agreement:
+        """Hold both restored sources **[B, 1, *spatial]** against their data; with or without the residual."""
         first = sources[0]
         chi2 = first.new_zeros(len(first), 2)
-        residual = first.new_zeros(len(first), 2, *first.shape[2:], dtype=torch.float16)
-        largest = torch.finfo(residual.dtype).max
+        shown = first.new_zeros(len(first), 2, *first.shape[2:], dtype=torch.float16) if residual else None
+        largest = torch.finfo(torch.float16).max
         for i, (model, x) in enumerate(zip(self, sources, strict=True)):
             if model.degradation.steps:
                 chi2[:, i] = model.chi2(x)
-                residual[:, i] = (model.misfit(x) / model.sigma())[:, 0].clamp(-largest, largest)
-        return Agreement(chi2, residual)
+                if shown is not None:
+                    shown[:, i] = (model.misfit(x) / model.sigma())[:, 0].clamp(-largest, largest)
+        return Agreement(chi2, shown)

@@ -113,7 +113,7 @@ def fuse_images(
     findings: list[dict[str, Tensor]] = []  # of the group
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
-        options = {"steps": steps, "agreement": not chroma, **chroma}
+        options = {"steps": steps, "agreement": False if chroma else "chi2", **chroma}
         result = fusion.inferer(image, fusion.network, degradation=what, **options)
         if not chroma:
             findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})

@@ -29,7 +29,8 @@ def spot(height: int = 48, width: int = 40, level: float = 0.8) -> torch.Tensor:
 
 
 def evidence(predicted: torch.Tensor, std: float = 0.0) -> Evidence:
-    return Evidence(predicted, torch.full_like(predicted, 0.5), torch.full_like(predicted, std).expand(-1, 2, -1, -1))
+    log_variance = torch.full_like(predicted, std).square().log()
+    return Evidence(predicted, torch.full_like(predicted, 0.5), log_variance.expand(-1, 2, -1, -1))
 
 
 @pytest.mark.parametrize("std", [1.0, 3.5])
