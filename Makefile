@@ -44,7 +44,7 @@ format: .venv/.dev  ## put code into the house's format
 bench: .venv/.runtime  ## measure the speed on this machine
 	$(BIN)/python tests/bench.py
 
-corpus: .venv/.dev  ## run every malformed input of tests/malformed; fail unless each is refused or harmless
+corpus: .venv/.dev  ## run every malformed input of tests/malformed; fail unless each is refused, warned of or harmless
 	OMP_NUM_THREADS=1 $(BIN)/python tests/malformed
 
 results: .venv/.runtime  ## measure everything that the results pages say; BENCH and DATA name folders, ONLY one bundle

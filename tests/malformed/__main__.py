@@ -1,4 +1,6 @@
-"""Run the corpus of malformed inputs and print what became of them; exit with 1 unless each was refused or harmless.
+"""Run the corpus of malformed inputs and print what became of them.
+
+The exit code is 1 unless each was refused, warned of or harmless.
 
 python tests/malformed [FAMILY ...]
 """

@@ -1,11 +1,12 @@
 """What a malformed input is, and what becomes of it.
 
 A case is a sound input and one damage. It goes through the command line's own function, in one process for all cases,
-within a bound of time and memory, and ends in one of four ways:
+within a bound of time and memory, and ends in one of five ways:
 
     refused     one sentence of ours, and nothing written
     harmless    accepted, and every result equal, byte for byte, to that of the sound input
-    silent      accepted, and a result differs
+    warned      accepted, a result differs, and a warning says why that the sound input does not have
+    silent      accepted, and a result differs without a word
     traceback   another exception, a crash, no end within the time, or files where none may be
 """
 
@@ -27,7 +28,7 @@ from pathlib import Path
 
 SECONDS = 600.0  # for one case, on a busy machine; seconds on an idle one
 MEMORY = 3 << 30  # bytes, beyond what the programs themselves take
-KINDS = ("refused", "harmless", "silent", "traceback")
+KINDS = ("refused", "harmless", "warned", "silent", "traceback")
 _RESULTS = (".gz", ".png", ".npy")
 
 Write = Callable[[Path], object]
@@ -72,10 +73,19 @@ def judge(case: Case) -> Outcome:
     if strays:
         return Outcome("traceback", f"files where none may be: {strays}")
     if code:
-        clean = not results or (code == 1 and results == _sound(case.way))  # of a batch, the other cases may be sound
+        clean = not results or (
+            code == 1 and results == _sound(case.way)[0]
+        )  # of a batch, the other cases may be sound
         explained = errors and len(errors[0]) < 2000
         return Outcome("refused" if clean and explained else "traceback", errors[0] if errors else text)
-    return Outcome("harmless" if results == _sound(case.way) else "silent", text)
+    sound, said = _sound(case.way)
+    if results == sound:
+        return Outcome("harmless", text)
+    return Outcome("warned" if _warnings(text) - _warnings(said) else "silent", text)
+
+
+def _warnings(text: str) -> set[str]:
+    return {line for line in text.splitlines() if line.startswith("medfuse: warning: ")}
 
 
 def _run(way: Way, damage: Write, root: Path) -> tuple[int, str, dict[str, list[str]], list[str]]:
@@ -111,12 +121,13 @@ def _run(way: Way, damage: Write, root: Path) -> tuple[int, str, dict[str, list[
 
 
 @cache
-def _sound(way: Way) -> dict[str, list[str]]:
+def _sound(way: Way) -> tuple[dict[str, list[str]], str]:
+    """Return the results of the sound input, and what was said."""
     with tempfile.TemporaryDirectory() as folder:
         code, text, results, strays = _run(way, lambda source: None, Path(folder) / "work")
     if code or not results or strays:
         raise AssertionError(f"the sound input must be accepted, got {code}: {text}")
-    return results
+    return results, text
 
 
 def _digest(path: Path) -> str:

@@ -44,6 +44,8 @@ def _packed(folder: Path) -> None:
 
 
 PLAIN = Way(_plain, (("fuse", "--mri", "IN/mri.nii", "--pet", "IN/pet.nii", *_OPTIONS),))
+STRICT = Way(_plain, (("fuse", "--mri", "IN/mri.nii", "--pet", "IN/pet.nii", "--strict", *_OPTIONS),))
+STATED = Way(_plain, (("fuse", "--mri", "IN/mri.nii", "--pet", "IN/pet.nii", "--pet-unit", "SUV", *_OPTIONS),))
 PACKED = Way(_packed, (("fuse", "--mri", "IN/mri.nii.gz", "--pet", "IN/pet.nii.gz", *_OPTIONS),))
 
 
@@ -77,8 +79,59 @@ def _array(make: Any, affine: np.ndarray | None = None) -> Write:
     return damage
 
 
+def _places(place: np.ndarray) -> Write:
+    """Return the damage that gives the PET a qform of its own, and so two places (NIfTI-1, methods 2 and 3)."""
+
+    def damage(folder: Path) -> None:
+        result = nib.load(folder / "pet.nii")
+        result = nib.Nifti1Image(np.asarray(result.dataobj), result.affine, result.header)
+        result.header.set_qform(place @ result.affine, code=1)
+        nib.save(result, folder / "pet.nii")
+
+    return damage
+
+
+def _two_places() -> dict[str, np.ndarray]:
+    shifted, turned = np.eye(4), np.eye(4)
+    shifted[0, 3] = 30
+    turned[:2, :2] = [[0, -1], [1, 0]]
+    return {"30 mm apart": shifted, "mirrored": np.diag([-1.0, 1, 1, 1]), "turned": turned}
+
+
+FOREIGN = {
+    "NRRD": b"NRRD0005\ntype: short\ndimension: 3\nsizes: 20 24 4\nencoding: raw\n\n" + bytes(3840),
+    "MetaImage": b"ObjectType = Image\nNDims = 3\nDimSize = 20 24 4\nElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+    "MGH": struct.pack(">7i", 1, 20, 24, 4, 1, 4, 0) + bytes(4096),
+    "ECAT 7": b"MATRIX72v".ljust(1024, b"\0"),
+    "TIFF": b"II*\0" + bytes(256),
+    "NumPy": b"\x93NUMPY\x01\0" + bytes(256),
+    "DICOM": bytes(128) + b"DICM" + bytes(64),
+}
+
+
+def _of_other_programs() -> Iterator[Case]:
+    for name, place in _two_places().items():
+        yield Case("NIfTI two places", name, PLAIN, _places(place))
+        yield Case("NIfTI two places", f"{name}, strict", STRICT, _places(place))
+    for name, content in FOREIGN.items():
+        yield Case("NIfTI foreign", name, PLAIN, put("pet.nii", content))
+        yield Case("NIfTI foreign", f"{name}, packed", PACKED, put("pet.nii.gz", gzip.compress(content)))
+    for name, text in {
+        "another unit": '{"Units": "Bq/mL"}',
+        "two units": '{"Units": "Bq/mL", "Unit": "SUV"}',
+        "no object": "[]",
+        "cut": '{"Units": "SU',
+        "words": '{"Units": "SUV of Mrs X"}',
+        "a number": '{"Units": 3}',
+    }.items():
+        yield Case("NIfTI sidecar", name, STATED, put("pet.json", text))
+        if name != "another unit":
+            yield Case("NIfTI sidecar", f"{name}, none stated", PLAIN, put("pet.json", text))
+
+
 def cases() -> Iterator[Case]:
     """Give all cases."""
+    yield from _of_other_programs()
     for fraction in np.linspace(0, 0.999, 14):
         yield Case("NIfTI cut", f"pet.nii to {fraction:.1%}", PLAIN, cut("pet.nii", fraction))
         yield Case("NIfTI cut", f"mri.nii.gz to {fraction:.1%}", PACKED, cut("mri.nii.gz", fraction))
