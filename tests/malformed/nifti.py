@@ -100,7 +100,7 @@ def _two_places() -> dict[str, np.ndarray]:
 
 FOREIGN = {
     "NRRD": b"NRRD0005\ntype: short\ndimension: 3\nsizes: 20 24 4\nencoding: raw\n\n" + bytes(3840),
-    "MetaImage": b"ObjectType = Image\nNDims = 3\nDimSize = 20 24 4\nElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+    "MetaImage": b"ObjectType = Image\nNDims = 3\nDimSize = 20 24 4\nElementType = MET_SHORT\n",
     "MGH": struct.pack(">7i", 1, 20, 24, 4, 1, 4, 0) + bytes(4096),
     "ECAT 7": b"MATRIX72v".ljust(1024, b"\0"),
     "TIFF": b"II*\0" + bytes(256),
