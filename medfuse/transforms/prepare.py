@@ -57,7 +57,7 @@ class PrepareFusion:
         key: str = "image",
         source_keys: tuple[str, str] = ("mri", "pet"),
         spatial_dim: int = 2,
-        kinds: tuple[str, str] = ("mri", "function"),
+        kinds: tuple[str, str] = ("anatomy", "function"),
     ) -> None:
         """Make it.
 
