@@ -68,6 +68,11 @@ def test_the_tables_load_neither_torch_nor_monai():
     assert done.stdout == "set()\n"
 
 
+def test_sources_that_are_no_paths_are_refused():
+    with pytest.raises(BundleError, match="pet must be a path or a text, got ndarray; `load_fusion` takes tensors"):
+        fuse(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)))
+
+
 def test_no_other_file_names_the_modalities_but_for_defaults():
     found = set()
     for path in (ROOT / "medfuse").rglob("*.py"):

@@ -64,6 +64,7 @@ def make_record(
         "mask_placement": _placement(data, "mask"),
         "registration": _registration(data.get(f"{moving}_registration")),
         "one_study": bool(data["one_study"]) if "one_study" in data else None,
+        "one_frame": bool(data["one_frame"]) if "one_frame" in data else None,
     }
     return record | {"warnings": warnings(record)}
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,11 @@ def fuse(
     """
     keys = case_keys(bundle)
     given = dict(pet=pet, mri=mri, pet_unit=pet_unit, **sources)
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str | PathLike):
+            raise BundleError(
+                f"{name} must be a path or a text, got {type(value).__name__}; `load_fusion` takes tensors on one grid."
+            )
     given = {name: str(value) for name, value in given.items() if value}
     fields = (*keys, *(f"{key}_unit" for key in keys))
     if not set(keys) <= set(given) <= set(fields):

@@ -43,7 +43,18 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         record: The record of a case, as its JSON holds it; unknown or missing entries say nothing. Warnings that are
             written in it stand as they are; a record of an earlier version, which holds none, is judged anew.
     """
-    parts = (_placement, _registration, _studies, _coverage, _nonfinite, _restoration, _bias_field, _values, _always)
+    parts = (
+        _placement,
+        _registration,
+        _studies,
+        _frames,
+        _coverage,
+        _nonfinite,
+        _restoration,
+        _bias_field,
+        _values,
+        _always,
+    )
     found = [finding for part in parts for finding in part(record)]
     notes = [finding for finding in found if finding.level == "note"]
     written = record.get("warnings")
@@ -149,6 +160,15 @@ def _studies(record: Mapping[str, Any]) -> list[Finding]:
         return [Finding("note", text)]
     look = _look(record)
     return [Finding("warning", f"{text} They were fused without registration: {look[0].lower()}{look[1:]}")]
+
+
+def _frames(record: Mapping[str, Any]) -> list[Finding]:
+    """Two frames of reference have no place in common until a registration finds it (PS3.3 C.7.4.1.1.1)."""
+    if record.get("one_frame") is not False or (record.get("registration") or {}).get("performed", False):
+        return []
+    look = _look(record)
+    text = "The images are of two frames of reference, and were fused without registration"
+    return [Finding("warning", f"{text}: {look[0].lower()}{look[1:]}")]
 
 
 def _look(record: Mapping[str, Any]) -> str:

@@ -67,6 +67,8 @@ class TestSources:
     def test_another_study_of_a_patient_is_noted(self, pair):
         """An MRI of another day is what registration is for."""
         assert pair(StudyInstanceUID="1.2.3")["one_study"] is False
+        assert pair()["one_frame"] is True
+        assert pair(FrameOfReferenceUID="1.2.3")["one_frame"] is False
 
     def test_an_issuer_tells_equal_numbers_apart(self, pair, tmp_path, mri, save):
         pair(IssuerOfPatientID="A")
@@ -100,6 +102,18 @@ class TestSlices:
         setattr(datasets[3], name, value)
         save(datasets, tmp_path)
         with pytest.raises(DicomError, match=rf"must have one {what}, got 2; split it \(file 4 of 5 by name"):
+            open_series(tmp_path)
+
+    @pytest.mark.parametrize("other", [{"PatientName": "CANARY^OTHER"}, {"PatientBirthDate": "19991231"}])
+    def test_two_people_under_one_number_are_refused(self, tmp_path, pet, save, other):
+        """A number such as "0" is given to many where a header was made anonymous."""
+        datasets = pet.slices()
+        for dataset in datasets:
+            dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate = "0", "CANARY^ONE", "19500101"
+        for name, value in other.items():
+            setattr(datasets[3], name, value)
+        save(datasets, tmp_path)
+        with pytest.raises(DicomError, match=r"must have one patient .*two under one PatientID.*file 4 of 5"):
             open_series(tmp_path)
 
     def test_without_numbers_the_name_counts(self, tmp_path, pet, save):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.values import Values
@@ -35,6 +35,14 @@ class Person:
     def key(self) -> tuple[str, ...]:
         """What must be one in all files of a series: the number, or without one, name and birth date."""
         return (self.number,) if self.number else ("", self.name, self.birth)
+
+    def contradicts(self, other: Person) -> bool:
+        """Return whether two images of one series tell anything differently: there, a patient is written one way.
+
+        A number alone is no proof, as "0" or "1" is given to many.
+        """
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return any(_differ(one, two) for one, two in pairs)
 
     def is_another(self, other: Person) -> bool:
         """Return whether two sources are of two patients, by what both tell.

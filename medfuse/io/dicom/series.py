@@ -281,6 +281,13 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
             raise DicomError(
                 f"must have one {what}, got {len(counts)}; split it (file {other} of {len(headers)} by name is another)"
             )
+    usual = Counter(h.person for h in headers).most_common(1)[0][0]
+    for number, header in enumerate(headers, start=1):
+        if header.person.contradicts(usual):
+            raise DicomError(
+                "must have one patient (PatientName, PatientBirthDate), got two under one PatientID; split it (file "
+                f"{number} of {len(headers)} by name is another)"
+            )
     if different := mixed(h.contrast for h in headers):
         raise DicomError(f"must be of one contrast, got several values of {different}; split it by them")
     formats = [h.pixels for h in headers if h.pixels is not None]
