@@ -189,6 +189,17 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_images(command: argparse.ArgumentParser) -> None:
+    """Add what `images` takes beside a bundle."""
+    command.add_argument("--source1", type=Path, help="folder of MRI or visible images")
+    command.add_argument("--source2", type=Path, help="folder of PET or infrared images, matched by name")
+    command.add_argument("--manifest", type=Path, help="instead of both: table (.tsv, .csv) of source1, source2, name")
+    command.add_argument("--out", required=True, type=Path, help="folder for fused/ source1/ source2/ weight/")
+    command.add_argument("--format", choices=("png", "npy"), help="format of the results (default: as the input)")
+    command.add_argument("--truth1", type=Path, help="folder of clean source 1: PSNR and SSIM are computed")
+    command.add_argument("--truth2", type=Path, help="folder of clean source 2")
+
+
 def add_estimate(command: argparse.ArgumentParser) -> None:
     """Add what `estimate` takes."""
     command.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")

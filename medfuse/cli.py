@@ -13,6 +13,7 @@ from medfuse.arguments import (
     SUV_CHOICES,
     add_bundle,
     add_estimate,
+    add_images,
     add_reading,
     add_rule,
     add_sources,
@@ -90,13 +91,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     add_bundle(images)
-    images.add_argument("--source1", type=Path, help="folder of MRI or visible images")
-    images.add_argument("--source2", type=Path, help="folder of PET or infrared images, matched by name")
-    images.add_argument("--manifest", type=Path, help="instead of both: table (.tsv, .csv) of source1, source2, name")
-    images.add_argument("--out", required=True, type=Path, help="folder for fused/ source1/ source2/ weight/")
-    images.add_argument("--format", choices=("png", "npy"), help="format of the results (default: as the input)")
-    images.add_argument("--truth1", type=Path, help="folder of clean source 1: PSNR and SSIM are computed")
-    images.add_argument("--truth2", type=Path, help="folder of clean source 2")
+    add_images(images)
     images.set_defaults(run=_images)
 
     for command in (fuse, images):

@@ -267,7 +267,6 @@ def by_hand(inferer: FusionInferer, volume: Tensor, network: FusionModel, axis: 
     }
 
 
-@pytest.mark.skipif(not uses_bfloat16("auto", torch.device("cpu")), reason="a CPU that computes bfloat16 slowly")
 def test_a_volume_does_not_depend_on_the_number_of_slices_at_a_time(network):
     # sums over several slices round otherwise, and bfloat16 made 5e-3 of that
     volume = rand(1, 2, 24, 20, 5)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medfuse.errors import GeometryError, ImageError
+
 ArrayLike: TypeAlias = Any  # numpy array, torch tensor or number; what comes in goes out
 
 
@@ -32,6 +34,27 @@ def as_tensors(*images: ArrayLike) -> tuple[Tensor, ...]:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return tuple(t.to(device=device, dtype=dtype) for t in tensors)
+
+
+def shown_together(**images: ArrayLike) -> tuple[Tensor, ...]:
+    """Return images, by their names, as tensors of one shape.
+
+    Raises:
+        GeometryError: If the shapes do not broadcast.
+        ImageError: If one holds NaN or infinity.
+    """
+    tensors, names = as_tensors(*images.values()), " and ".join(images)
+    try:
+        tensors = tuple(torch.broadcast_tensors(*tensors))
+    except RuntimeError as error:
+        got = " and ".join(str(tuple(t.shape)) for t in tensors)
+        raise GeometryError(
+            f"{names} must have shapes that broadcast, got {got}; resample one onto the other."
+        ) from error
+    for name, tensor in zip(images, tensors, strict=True):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ImageError(f"{name} must be finite, got NaN or infinity; repair it first.")
+    return tensors
 
 
 def as_given(result: Tensor, wants_tensor: bool) -> ArrayLike:

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError
-from medfuse.fusion.color.arrays import ArrayLike, as_given, as_tensors, to_uint8
+from medfuse.fusion.color.arrays import ArrayLike, as_given, as_tensors, shown_together, to_uint8
 
 # Linear sRGB to the responses of the cones, and their cube roots to L, a and b (Ottosson 2020, matrices of 2021)
 _TO_CONES = torch.tensor(
@@ -107,17 +107,7 @@ def bivariate(anatomy: ArrayLike, uptake: ArrayLike) -> ArrayLike:
         ImageError: If an image holds NaN or infinity.
     """
     wants_tensor = isinstance(anatomy, Tensor) or isinstance(uptake, Tensor)
-    s, u = as_tensors(anatomy, uptake)
-    try:
-        s, u = torch.broadcast_tensors(s, u)
-    except RuntimeError as error:
-        raise GeometryError(
-            f"anatomy and uptake must have shapes that broadcast, got {tuple(s.shape)} and {tuple(u.shape)}; "
-            "resample one onto the other."
-        ) from error
-    for what, image in (("anatomy", s), ("uptake", u)):
-        if not bool(torch.isfinite(image).all()):
-            raise ImageError(f"{what} must be finite, got NaN or infinity; repair it first.")
+    s, u = shown_together(anatomy=anatomy, uptake=uptake)
     s, u = s.clamp(0, 1), u.clamp(0, 1)
     floor = _DARKEST + (_FLOOR - _DARKEST) * (u / _RISE).clamp_max(1).sqrt()
     lightness = floor + (_LIGHTEST - floor) * s

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfuse.errors import GeometryError, ImageError
-from medfuse.fusion.color.arrays import ArrayLike, as_given, as_tensors
+from medfuse.errors import ImageError
+from medfuse.fusion.color.arrays import ArrayLike, as_given, shown_together
 from medfuse.fusion.color.ycbcr import TO_YCBCR, add_within_cube
 
 # DICOM PS3.6 Annex B: well-known colour palettes
@@ -81,17 +81,7 @@ def fuse_color(
         )
     table = _palette(palette.upper())
     wants_tensor = isinstance(fused, Tensor) or isinstance(uptake, Tensor)
-    s, u = as_tensors(fused, uptake)
-    try:
-        s, u = torch.broadcast_tensors(s, u)
-    except RuntimeError as error:
-        raise GeometryError(
-            f"fused and uptake must have shapes that broadcast, got {tuple(s.shape)} and {tuple(u.shape)}; "
-            "resample one onto the other."
-        ) from error
-    for what, image in (("fused", s), ("uptake", u)):
-        if not bool(torch.isfinite(image).all()):
-            raise ImageError(f"{what} must be finite, got NaN or infinity; repair it first.")
+    s, u = shown_together(fused=fused, uptake=uptake)
 
     colours = torch.tensor(table).to(s)
     lumas = colours @ TO_YCBCR[0].to(s)
