@@ -179,15 +179,9 @@ class FusionInferer(Inferer):
                     "images whose degradation is estimated must come one by one where the trajectory is asked for, got "
                     f"{len(inputs)}; state the degradation, or split the batch."
                 )
-            estimated = (estimate(stated, image, self.kinds).degradation for image in _plain(inputs))
-            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit}
-            options |= {"agreement": agreement, "balance": balance}
-            return _joined(
-                [
-                    FusionInferer.__call__(self, image[None], network, degradation=what, **options)
-                    for image, what in zip(inputs, estimated, strict=True)
-                ]
-            )
+            estimated = [estimate(stated, image, self.kinds).degradation for image in _plain(inputs)]
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit, "agreement": agreement}
+            return self._one_by_one(inputs, network, estimated, balance=balance, **options)
         fitted = fit(stated, _plain(inputs))
         found, observation = fitted.findings, JointObservation(*fitted.models)
         whole, left = self._sampled(observation, network, told, until=until, misfit=misfit, agreement=agreement)
@@ -196,6 +190,15 @@ class FusionInferer(Inferer):
         known = {"proven_blur": found.blur, "proven_noise": found.noise}
         known |= {name: result.pop(name) for name in _OF_SAMPLES if name in result}
         return result | _with_axes(known, 2)
+
+    def _one_by_one(
+        self, inputs: Tensor, network: Any, known: Sequence[JointDegradation], **options: Any
+    ) -> dict[str, Any]:
+        """Fuse the samples of a batch one after another, each with a degradation of its own."""
+        parts = [
+            self(image[None], network, degradation=what, **options) for image, what in zip(inputs, known, strict=True)
+        ]
+        return _joined(parts)
 
     def _told(self, steps: int | None, balance: int | None) -> Settings:
         return replace(
@@ -347,18 +350,10 @@ class VolumeFusionInferer(FusionInferer):
             raise GeometryError(f"inputs must be [B, 2, H, W] or [B, 2, X, Y, Z], got {list(inputs.shape)}.")
         told, stated = self._told(steps, balance), self._stated(degradation)
         if stated.unknown:
-            estimated = (
-                estimate(stated, image, self.kinds, cut=False, across=self.spatial_dim).degradation
-                for image in _plain(inputs)
-            )
-            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit}
-            options |= {"agreement": agreement, "balance": balance}
-            return _joined(
-                [
-                    self(image[None], network, degradation=what, **options)
-                    for image, what in zip(inputs, estimated, strict=True)
-                ]
-            )
+            how: dict[str, Any] = {"cut": False, "across": self.spatial_dim}
+            estimated = [estimate(stated, image, self.kinds, **how).degradation for image in _plain(inputs)]
+            options: dict[str, Any] = {"steps": steps, "until": until, "misfit": misfit, "agreement": agreement}
+            return self._one_by_one(inputs, network, estimated, balance=balance, **options)
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = _plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
