@@ -7,6 +7,7 @@ from typing import Any
 
 from results import images, infrared
 from results.ablation import METRICS
+from results.denoisers import denoisers
 from results.goals import goals_table, infrared_visible_goals, pet_mri_goals
 from results.images import SCENARIOS
 from results.phantoms import METHODS, RIDGES
@@ -122,6 +123,7 @@ def pet_mri(results: Mapping[str, Any], peers: Mapping[str, Any], ablation: Mapp
         goals_table(pet_mri_goals(results, peers, _PEERS, images.FUSION)),
         "## Restoration\n\nPSNR in dB of MRI and function, T = 3. The clean sources come back as they were.\n",
         restoration(scenarios, peers, _SOURCES),
+        denoisers(scenarios, _SOURCES),
         "![A sarcoma and a phantom, degraded, restored and fused](../images/restoration.png)\n",
         "By subject:\n",
         parts(scenarios, _SOURCES, "subjects"),
