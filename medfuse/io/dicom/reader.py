@@ -14,6 +14,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from medfuse.errors import DicomError
 from medfuse.io.dicom.series import Series, choose_series, list_series
 from medfuse.io.dicom.volume import load_volume, voxel_ml
+from medfuse.io.dynamic import PetNiftiReader, Watch
 from medfuse.io.foreign import require_no_nifti, require_volume
 from medfuse.io.modalities import of_dicom
 from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader, Paths, as_paths
@@ -155,10 +156,27 @@ class VolumeReader(ImageReader):
         nonfinite: str = "error",
         strict: bool = False,
         allow_constant: bool = False,
+        uptake: bool = False,
+        frames: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """Set what to accept; see `DicomReader` for the first two and `NiftiReader` for the next two."""
+        """Set what to accept.
+
+        Args:
+            modality: See `DicomReader`.
+            suv: See `DicomReader`.
+            nonfinite: See `NiftiReader`.
+            strict: See `NiftiReader`.
+            allow_constant: Accept a volume of one value.
+            uptake: Whether it shows the uptake of a tracer: a NIfTI is then read by `PetNiftiReader`, with its sidecar.
+            frames: Which frames of a dynamic PET, see `medfuse.io.frames`.
+            watch: See `PetNiftiReader`.
+        """
         super().__init__()
-        self._nifti = NiftiReader(nonfinite=nonfinite, strict=strict, allow_constant=allow_constant)
+        common: dict[str, Any] = {"nonfinite": nonfinite, "strict": strict, "allow_constant": allow_constant}
+        self._nifti: NiftiReader | PetNiftiReader = (
+            PetNiftiReader(frames=frames, suv=suv, watch=watch, **common) if uptake else NiftiReader(**common)
+        )
         self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant)
 
     def verify_suffix(self, filename: Paths) -> bool:

@@ -241,7 +241,7 @@ def _agree_with_factor(evidence: Evidence, frame: PetTags, wait: float, half_lif
 def _off_factor(frame: PetTags, wait: float, half_life: float) -> float:
     """Return by how many seconds a Decay Factor is off: it may include the decay during the frame, or not."""
     decayed = half_life * math.log2(frame.decay_factor or 1.0)
-    later = wait + (_average(frame.frame_duration, half_life) if frame.frame_duration else 0.0)
+    later = wait + (average_time(frame.frame_duration, half_life) if frame.frame_duration else 0.0)
     return decayed - wait if decayed < wait else max(decayed - later, 0.0)
 
 
@@ -268,7 +268,7 @@ def _told_wait(tags: PetTags, half_life: float, from_zero: bool) -> float | None
         return tags.frame_reference
     if not tags.frame_reference or not tags.frame_duration:  # 0 in all slices is a default
         return None
-    return tags.frame_reference - _average(tags.frame_duration, half_life)
+    return tags.frame_reference - average_time(tags.frame_duration, half_life)
 
 
 def _frame_start(tags: PetTags, half_life: float, from_zero: bool) -> Moment | None:
@@ -277,7 +277,7 @@ def _frame_start(tags: PetTags, half_life: float, from_zero: bool) -> Moment | N
     return None if tags.acquired is None or wait is None else replace(tags.acquired, second=tags.acquired.second - wait)
 
 
-def _average(duration: float, half_life: float) -> float:
-    """Return when a frame is at its average count rate, s after its start (QIBA)."""
+def average_time(duration: float, half_life: float) -> float:
+    """Return when a frame of a duration, s, is at its average count rate, s after its start (QIBA)."""
     decay = math.log(2.0) / half_life * duration
     return duration / decay * math.log(decay / -math.expm1(-decay)) if decay > 0 else 0.0
