@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +32,7 @@ from medfuse.schema import ALL_FRAMES, DECAY, FRAME_SPAN, checked_frames
 
 _SLACK = 0.01  # part of a frame by which rounded times may miss those of their neighbour
 _ROUNDED = 0.5  # s, likewise
+_WHOLE = 1.0  # s, by which starts that are told in whole seconds may
 _LN2 = math.log(2.0)
 
 
@@ -45,6 +46,7 @@ class Timing:
         injection: When the injection was, s after the time zero; None where nobody knows.
         half_life: s; None where nobody knows.
         corrected: Whether the values are decay corrected; None where nobody knows.
+        own_start: Whether each frame is corrected to its own start alone, and not all to one time.
         warnings: What is odd about the times, as sentences.
     """
 
@@ -53,6 +55,7 @@ class Timing:
     injection: float | None = None
     half_life: float | None = None
     corrected: bool | None = None
+    own_start: bool = False
     warnings: tuple[str, ...] = ()
 
     def end(self, k: int) -> float:
@@ -70,7 +73,9 @@ class Timing:
         return math.exp(-rate * self.starts[k]) * -math.expm1(-rate * self.durations[k]) / rate
 
     def correction(self, k: int) -> float:
-        """Return what the mean activity during a frame is multiplied by to be that of the time zero."""
+        """Return what the value of a frame is multiplied by to be that of the time zero."""
+        if self.own_start and self.half_life is not None:
+            return math.exp2(self.starts[k] / self.half_life)
         return self.durations[k] / self.decays(k)
 
 
@@ -177,9 +182,14 @@ def choose_frames(text: str | None, count: int, timing: Timing | None, *, correc
             "Nothing says whether the frames are decay corrected: they were averaged as if they were, to one time."
         )
     factors = [1.0] * len(frames)
-    if timing is not None and timing.corrected is False and (several or (correct and timing.half_life is not None)):
+    if timing is not None and timing.own_start:
         factors = [timing.correction(k) for k in frames]
-        warnings.append("The PET was not decay corrected: each frame was corrected to the time zero of its sidecar.")
+        warnings.append(
+            "Each frame is decay corrected to its own start, by its decay factor: all were corrected to the time zero."
+        )
+    elif timing is not None and timing.corrected is False and (several or (correct and timing.half_life is not None)):
+        factors = [timing.correction(k) for k in frames]
+        warnings.append("The PET was not decay corrected: each frame was corrected to the time zero.")
     weights = [1.0]
     if several and timing is not None:
         weights = [timing.decays(k) if weighting == "decay" else timing.durations[k] for k in frames]
@@ -200,8 +210,26 @@ def choose_frames(text: str | None, count: int, timing: Timing | None, *, correc
     return Choice(tuple(frames), tuple(w / total for w in weights), tuple(factors), record, tuple(warnings))
 
 
+def own_starts(timing: Timing, factors: Sequence[float | None]) -> Timing:
+    """Return times with a note where decay factors show that each frame was corrected to its own start alone.
+
+    Args:
+        timing: Of frames that are decay corrected.
+        factors: What each was multiplied by.
+    """
+    half_life, known = timing.half_life, [f for f in factors if f is not None and f > 0]
+    if half_life is None or len(known) != len(timing.starts) or all(f == 1.0 for f in known):
+        return timing
+    within = [
+        -_SLACK * duration - _ROUNDED <= half_life * math.log2(f) <= duration * (1 + _SLACK) + _ROUNDED
+        for f, duration in zip(known, timing.durations, strict=True)
+    ]
+    late = timing.starts[-1] - timing.starts[0] > timing.durations[-1] * (1 + _SLACK) + _ROUNDED
+    return replace(timing, own_start=True) if late and all(within) else timing
+
+
 def _slack(seconds: float) -> float:
-    return max(_ROUNDED, _SLACK * abs(seconds))
+    return max(_WHOLE, _SLACK * abs(seconds))
 
 
 def _numbered(text: str, count: int) -> list[int]:
@@ -276,5 +304,5 @@ def _numbers(frames: Sequence[int]) -> str:
 
 def _gaps(frames: Sequence[int], timing: Timing) -> dict[str, Any]:
     apart = [timing.starts[b] - timing.end(a) for a, b in pairwise(frames)]
-    found = [gap for gap in apart if gap > _ROUNDED]
+    found = [gap for gap in apart if gap > _WHOLE]
     return {"count": len(found), "seconds": math.fsum(found)} if found else {}

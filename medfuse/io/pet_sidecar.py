@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import DicomError, ImageError, MedfuseError
-from medfuse.io.frames import Timing, checked_timing
+from medfuse.io.frames import Timing, checked_timing, own_starts
 from medfuse.io.sidecars import NO_VALUE, read_sidecar, sidecar_files
 from medfuse.io.subjects import find_body
 from medfuse.io.suv import HALF_LIVES, Content, PetTags, Suv, suv
@@ -86,6 +86,8 @@ class PetSidecar:
             half_life=half_life,
             corrected=self._corrected(),
         )
+        if timing is not None and timing.corrected and count > 1:
+            timing = own_starts(timing, self._factors() or ())
         return timing and replace(timing, warnings=(*timing.warnings, *(warnings if count > 1 else ())))
 
     def suv(
@@ -176,7 +178,7 @@ class PetSidecar:
             raise DicomError(
                 f"ImageDecayCorrectionTime must tell what the PET is decay corrected to, got none; {_REMEDY}"
             )
-        factors = self._list("DecayCorrectionFactor") or self._list("DecayFactor")
+        factors = self._factors()
         if timing is None or not factors or len(factors) != len(timing.starts) or min(factors) <= 0:
             return reference
         if all(f == 1.0 for f in factors):  # a default
@@ -200,6 +202,9 @@ class PetSidecar:
             return series
         warnings += evidence.warnings
         return reference
+
+    def _factors(self) -> list[float] | None:
+        return self._list("DecayCorrectionFactor") or self._list("DecayFactor")
 
     def _before_zero(self, name: str) -> float | None:
         """Return a time of day as s after the time zero; None where one of both is not known."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from medfuse.errors import MedfuseError
 from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+from medfuse.io.dicom.volume import choose_of
 from medfuse.io.frames import choose_frames
 from medfuse.io.modalities import Modality
 from medfuse.io.pet_sidecar import read_pet_sidecar
@@ -68,9 +69,10 @@ def source_entries(
         return entries | chosen | stated | units, ""
     require_volume(path)
     series = open_series(path, modality=row.dicom, uid=uid)
+    choice = choose_of(series, frames if row.has_uptake else None)
     said = ""
     if row.has_suv:
-        found = series_suv(series, suv, content=None if suv == "none" else measure(series))
+        found = series_suv(series, suv, content=None if suv == "none" else measure(series, choice))
         why = found.record.get("reason") or found.record["rule"]
         said = f"{row.title}: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}"
     return entries | chosen | {f"{key}_series": series.uid}, said

@@ -57,7 +57,9 @@ def uptake(evidence: Evidence, half_life: float | None) -> tuple[float, str]:
             f"The {what} must have a date for a half life of {half_life:g} s, got a time of day only; {SIDECAR}"
         )
     seconds = reference.since(injected)
-    if not 0.0 <= seconds <= _MAX_HALF_LIVES * half_life:
+    if -evidence.before <= reference.apart(injected) < 0.0:  # a dynamic scan may begin first
+        seconds = reference.apart(injected)
+    elif not 0.0 <= seconds <= _MAX_HALF_LIVES * half_life:
         raise DicomError(
             f"The scan must follow the injection within {_MAX_HALF_LIVES:g} half lives, got {seconds:.0f} s by {name}; "
             f"{SIDECAR}"
@@ -79,7 +81,7 @@ def _warn_of_unusual(
             f"The scan began {seconds / 60.0:.0f} minutes after the injection, {seconds / half_life:.1f} half lives, "
             "which is unusual: check the times."
         )
-    if half_life > _LONG_LIVED and first is not None and first.is_comparable(injected):
+    if half_life > _LONG_LIVED and not evidence.before and first is not None and first.is_comparable(injected):
         wait = first.since(injected)
         if 0.0 <= wait < _SOON:
             evidence.warn(
