@@ -99,12 +99,7 @@ def test_frames_that_are_corrected_to_their_own_starts_are_brought_to_one_time(d
     def own(dataset, frame, number):
         dataset.DecayFactor = 2 ** (TIMES[frame][1] / 2 / HALF_LIFE)
 
-    times = ((0, 60), (60, 120), (7200, 600))
-
-    def late(dataset, frame, number):
-        own(dataset, frame, number)
-
-    folder, frames = dynamic(late, times)
+    folder, frames = dynamic(own, ((0, 60), (60, 120), (7200, 600)))
     volume, meta = DicomReader(frames="3").get_data((folder,))
     assert np.allclose(volume, frames[2] * 2 ** (7200 / HALF_LIFE) * 70000 / DECAYED, rtol=1e-5)
     assert "corrected to its own start" in json.loads(meta[FRAMES])["warnings"][0]
@@ -113,7 +108,7 @@ def test_frames_that_are_corrected_to_their_own_starts_are_brought_to_one_time(d
 def test_what_is_no_whole_series_of_frames_is_refused(dynamic, tmp_path):
     folder, _ = dynamic()
     next(iter(sorted(folder.iterdir()))).unlink()
-    with pytest.raises(DicomError, match="must have the 5 slices that it names, got 4|must have one grid|a gap of"):
+    with pytest.raises(DicomError, match=r"must have (one grid|the 5 slices)|a gap of"):
         DicomReader().get_data((folder,))
 
 

@@ -13,7 +13,8 @@ from pydicom.pixels import get_decoder
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.dynamic import timing_of
-from medfuse.io.dicom.header import CODECS, NATIVE, PixelFormat, quiet
+from medfuse.io.dicom.header import CODECS, JPEG_LOSSLESS, NATIVE, PixelFormat, quiet
+from medfuse.io.dicom.jpeg_lossless import decode
 from medfuse.io.dicom.series import Series
 from medfuse.io.dynamic import Watch
 from medfuse.io.frames import Choice, choose_frames
@@ -131,7 +132,10 @@ def _frames(file: BinaryIO, pixels: PixelFormat) -> Iterator[np.ndarray]:
     count = 0
     for stream in _streams(file, pixels):
         count += 1
-        frame, _ = get_decoder(syntax).as_array(stream, index=0, raw=True, **options)
+        if syntax in JPEG_LOSSLESS:
+            frame = decode(stream, pixels)
+        else:
+            frame, _ = get_decoder(syntax).as_array(stream, index=0, raw=True, **options)
         if frame.shape != (pixels.rows, pixels.columns):
             raise DicomError(f"must hold frames of {pixels.rows} x {pixels.columns}, got another size")
         bits = pixels.bits_stored - pixels.signed
@@ -154,13 +158,15 @@ def _streams(file: BinaryIO, pixels: PixelFormat) -> Iterator[bytes]:
         return
     for stream in generate_frames(cast(Any, file), number_of_frames=pixels.frames):
         _check_stream(stream, syntax, pixels)
-        yield encapsulate([stream])
+        yield stream if syntax in JPEG_LOSSLESS else encapsulate([stream])
 
 
 def _check_stream(stream: bytes, syntax: uid.UID, pixels: PixelFormat) -> None:
     """Hold the dimensions that a compressed frame claims by itself against those of the header, before decoding."""
     if len(stream) > 2 * pixels.frame_bytes + (1 << 16):
         raise DicomError(f"must hold frames of about {pixels.frame_bytes} bytes, got one of {len(stream)}")
+    if syntax in JPEG_LOSSLESS:  # its decoder looks itself
+        return
     if syntax == uid.RLELossless:  # it has no dimensions; a run is at most 64 times its code
         return
     if not stream.rstrip(b"\0").endswith(_END):
