@@ -22,6 +22,7 @@ from medfuse.arguments import (
     add_rule,
     add_sources,
     check_arguments,
+    completed,
     named_bundle,
     selection_of,
     shard,
@@ -273,7 +274,7 @@ def _batch(options: argparse.Namespace) -> int:
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
     print(f"{found.layout}: {len(found.cases)} cases")
     summary = run_batch(
-        found.cases,
+        completed(found.cases, options),
         options.out,
         bundle=options.bundle,
         degradation=options.degradation,
