@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
+    DEVICES,
     SUV_CHOICES,
+    add_batch,
     add_bundle,
     add_estimate,
     add_images,
@@ -19,7 +21,6 @@ from medfuse.arguments import (
     add_sources,
     check_arguments,
     named_bundle,
-    shard,
     steps,
 )
 from medfuse.bundles import (
@@ -33,6 +34,8 @@ from medfuse.bundles import (
     share_dir,
     source_keys,
 )
+from medfuse.cohort.commands import add_cohort, missing_line, split_passed
+from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
 from medfuse.io.modalities import Modality
@@ -41,16 +44,16 @@ if TYPE_CHECKING:
     import torch
 
 
-DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 some cases of a batch failed, 2 wrong input.
 
     Warnings leave it as it is: they are printed, counted and written into the records.
     """
     words = sys.argv[1:] if args is None else list(args)
+    words, passed = split_passed(words)
     options = _parser(named_bundle(words)).parse_args(words)
+    if passed:
+        options.passed = passed
     quieten()
     show_warnings()
     try:
@@ -87,7 +90,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
     fuse.set_defaults(run=_fuse)
 
-    _add_batch(commands)
+    add_batch(commands).set_defaults(run=_batch)
+    add_cohort(commands, parser.parse_args)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     add_bundle(images)
@@ -148,33 +152,6 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
     return parser
-
-
-def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    batch = commands.add_parser(
-        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
-    )
-    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
-    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
-    batch.add_argument(
-        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
-    )
-    for kind in ("participant", "session"):
-        batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
-    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
-    batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
-    add_bundle(batch)
-    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
-    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_rule(batch)
-    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
-    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
-    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    add_reading(batch)
-    batch.add_argument(
-        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
-    )
-    batch.set_defaults(run=_batch)
 
 
 def _fuse(options: argparse.Namespace) -> None:
@@ -285,7 +262,7 @@ def _run(
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from medfuse.io import discover, require_writable
+    from medfuse.io import require_writable
     from medfuse.pipeline import collect, run_batch
 
     require_writable(options.out)
@@ -294,14 +271,12 @@ def _batch(options: argparse.Namespace) -> int:
         failed = sum(row["state"] == "failed" for row in rows)
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
+        if missing := missing_line(options.out):
+            print(missing)
         return 0
-    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
-    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
-    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
-        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
-    print(f"{found.layout}: {len(found.cases)} cases")
+    layout, cases, part = _cases(options)
     summary = run_batch(
-        found.cases,
+        cases,
         options.out,
         bundle=options.bundle,
         degradation=options.degradation,
@@ -314,17 +289,43 @@ def _batch(options: argparse.Namespace) -> int:
         strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
-        shard=options.shard,
-        bids=options.input if found.layout == "BIDS dataset" else None,
+        shard=part or (1, 1),
+        bids=options.input if layout == BIDS else None,
+        workers=options.workers,
+        tables=options.shard is None or part is not None,
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
     print(
         f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed, "
-        f"{len(summary.warned)} with warnings; see cases.tsv"
+        f"{len(summary.warned)} with warnings; "
+        + ("see cases.tsv" if options.shard is None or part else "table and page: `medfuse batch INPUT OUT group`")
     )
+    if missing := missing_line(options.out):
+        print(missing)
     print(NOTICE)
     return 1 if summary.failed else 0
+
+
+def _cases(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]], tuple[int, int] | None]:
+    """Return the layout of the input, its cases, and which part of them to fuse; of a plan, those of a part alone."""
+    from medfuse.io import discover
+
+    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
+    if options.shard is not None and has_plan(options.out):
+        if any(labels):
+            raise MedfuseError(
+                "Labels must come with `medfuse plan`, got some with a part of its plan; leave them out."
+            )
+        plan = read_plan(options.out)
+        cases = cases_of(plan, options.input, options.shard, sources=keys)
+        print(f"{plan.layout}: part {options.shard[0]} of {options.shard[1]} of {plan.packs} packs, {len(cases)} cases")
+        return plan.layout, cases, None
+    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
+    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
+    print(f"{found.layout}: {len(found.cases)} cases")
+    return found.layout, found.cases, options.shard
 
 
 def _images(options: argparse.Namespace) -> None:
