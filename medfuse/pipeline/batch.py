@@ -17,17 +17,19 @@ import torch
 from tqdm import tqdm
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
-from medfuse.errors import BundleError, known_error
+from medfuse.errors import BundleError, OthersResultsError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.claims import Claim, claim
 from medfuse.io.modalities import MODALITIES
-from medfuse.io.places import require_apart
+from medfuse.io.places import input_paths, require_apart
+from medfuse.pipeline.describe import require_same_sources
+from medfuse.pipeline.failures import failure_message
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.layout import BidsLayout, Layout
 from medfuse.pipeline.ledger import (
     case_warnings,
-    failure_message,
+    clear_failure,
     fingerprint,
     is_done,
     is_ours,
@@ -37,6 +39,7 @@ from medfuse.pipeline.ledger import (
     write_table,
 )
 from medfuse.pipeline.overlap import overlapped
+from medfuse.pipeline.provenance import has_results, require_no_twins
 from medfuse.pipeline.result import CaseResult
 from medfuse.pipeline.workflow import Workflow, load_workflow
 from medfuse.schema import checked_items
@@ -78,14 +81,16 @@ def run_batch(
     fusion_rule: str | None = None,
     workers: int = 1,
     tables: bool = True,
+    replace: bool = False,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once; the next is read while one is computed.
 
     A case that another process has in hand is left to it, and looked at again at the end.
 
     A case is written to a temporary folder, which becomes `out/<case>` (of a BIDS dataset `out/sub-X/[ses-Y]`) when all
-    is in it, and replaces what an earlier run left there. What cannot be fused leaves a record that says why, and the
-    next case goes on. At the end `out/cases.tsv` and the page over all cases are made of the records in `out`.
+    is in it, and replaces what an earlier run made there of the same sources. What cannot be fused leaves a record that
+    says why, beside the results of an earlier run where there are some, and the next case goes on. At the end
+    `out/cases.tsv` and the page over all cases are made of the records in `out`.
 
     Args:
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
@@ -107,6 +112,7 @@ def run_batch(
         workers: Cases that are read ahead, and as many that are written, while one is computed, each in a thread of its
             own; each takes memory. 0: one thing after another. The results are the same.
         tables: Make table and page; else `collect` does so when all parts are done.
+        replace: Replace results of other sources under the name of a case, too; else the case fails, and they stay.
 
     Returns:
         What became of each case.
@@ -137,7 +143,7 @@ def run_batch(
     )
     layout.prepare()
     summary = BatchSummary()
-    run = _Run(workflow, layout, resume)
+    run = _Run(workflow, layout, resume, replace)
     try:
         with tqdm(total=len(items), unit="case", disable=None) as bar:
             for case in run.cases(items, workers):
@@ -199,6 +205,7 @@ class _Run:
     workflow: Workflow
     layout: Layout
     resume: bool
+    replace: bool
     claims: set[Claim] = field(default_factory=set)
 
     def cases(self, items: Sequence[Mapping[str, Any]], workers: int) -> Iterator[_Case]:
@@ -228,6 +235,7 @@ class _Run:
         case = _Case(item)
         with self._stage(case):
             folder = self.layout.folder(case.name)
+            home = self.layout.records(folder)
             case.claim = claim(folder, wait=wait)
             if case.claim is None:
                 return case
@@ -236,9 +244,11 @@ class _Run:
             if "problem" in item:
                 raise BundleError(str(item["problem"]))
             case.based_on = fingerprint(item, self.workflow.basis, names=self.layout.basis(item))
-            if self.resume and is_done(folder, self.layout.records(folder), case.name, case.based_on):
+            if self.resume and is_done(folder, home, case.name, case.based_on):
+                clear_failure(home, case.name)
                 case.state = "skipped"
             else:
+                require_same_sources(home, item, self.workflow.writer.source_keys, replace=self.replace)
                 case.batch = self.workflow.read(item)
         return case
 
@@ -287,10 +297,21 @@ class _Run:
             case.seconds += time.perf_counter() - started
 
     def _fail(self, case: _Case, error: Exception) -> None:
-        case.state, case.message = "failed", failure_message(case.item, error)
-        folder = self.layout.folder(case.name)
-        with suppress(OSError), atomic_folder(folder) as temporary:  # even if there is no place for the record
-            write_failure(self.layout.records(temporary), case.item, error, seconds=case.seconds)
+        case.state, case.message = "failed", failure_message(error, input_paths(case.item))
+        with suppress(OSError):  # there may be no place for the record
+            _note_failure(case.item, error, self.layout, seconds=case.seconds)
+
+
+def _note_failure(item: Mapping[str, Any], error: Exception, layout: Layout, *, seconds: float) -> None:
+    """Write why a case failed: beside its results of an earlier run, or into a folder that then holds nothing else."""
+    folder = layout.folder(str(item["case"]))
+    home = layout.records(folder)
+    if has_results(home, str(item["case"])):
+        if not isinstance(known_error(error), OthersResultsError):  # which say nothing of this case
+            write_failure(home, item, error, seconds=seconds)
+        return
+    with atomic_folder(folder) as temporary:
+        write_failure(layout.records(temporary), item, error, seconds=seconds)
 
 
 def _explained(error: Exception, item: Mapping[str, Any], based_on: Mapping[str, Any] | None) -> Exception:
@@ -315,6 +336,7 @@ def _part(items: Sequence[Mapping[str, Any]], shard: tuple[int, int]) -> Sequenc
 def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
     """Refuse to replace foreign files."""
     layout.check()
+    require_no_twins(layout.folder(str(item["case"])) for item in items)
     for case in (str(item["case"]) for item in items):
         folder = layout.folder(case)
         try:
