@@ -22,9 +22,10 @@ from medfuse.bundles import (
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
+from medfuse.io.bids_filter import Selection, read_selection
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
 from medfuse.io.units import ARBITRARY, CHOICES
-from medfuse.schema import checked_id, checked_unit
+from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
@@ -53,6 +54,8 @@ def check_arguments(options: argparse.Namespace) -> None:
     given = vars(options)
     for what, path in _paths(given):
         _check_length(what, path)
+    if given.get("frames") is not None:
+        checked_frames(options.frames, "--frames")
     if options.command == "fuse":
         _check_fuse(options)
     if options.command == "batch" and options.level == "participant":
@@ -111,9 +114,8 @@ def _check_fuse(options: argparse.Namespace) -> None:
         unit = getattr(options, f"{key}_unit")
         if unit is not None:
             checked_unit(unit, f"--{key}-unit")
-        suv = MODALITIES[key].has_suv and options.suv not in ("auto", "none")
-        if nifti and (getattr(options, f"{key}_series") or suv):
-            raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
+        if nifti and getattr(options, f"{key}_series"):
+            raise MedfuseError(f"--{key}-series must come with DICOM, got a NIfTI; leave it out.")
         if not nifti and unit:
             raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
 
@@ -186,6 +188,36 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
+    )
+
+
+def add_frames(command: argparse.ArgumentParser) -> None:
+    """Add the option that says which frames of a dynamic PET count."""
+    command.add_argument(
+        "--frames",
+        metavar="CHOICE",
+        help="frames of a dynamic PET: all (average by duration, the default), 3, 3-7, 40-60min, 40-60min-pi (after "
+        "the injection), decay:40-60min (decay-weighted)",
+    )
+
+
+def add_bids(command: argparse.ArgumentParser) -> None:
+    """Add the options that choose among the images of a BIDS dataset."""
+    for kind in ("participant", "session"):
+        command.add_argument(
+            f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s"
+        )
+    for name, what in (("trc", "tracer"), ("rec", "reconstruction"), ("run", "run")):
+        command.add_argument(f"--{name}", dest=f"{name}_label", metavar="LABEL", help=f"BIDS: the PET of this {what}")
+    command.add_argument(
+        "--bids-filter-file", type=Path, metavar="FILE", help="BIDS: which pet and t1w, JSON in the form of PyBIDS"
+    )
+
+
+def selection_of(options: argparse.Namespace) -> Selection:
+    """Return which images of a BIDS dataset are meant."""
+    return read_selection(
+        options.bids_filter_file, tracer=options.trc_label, reconstruction=options.rec_label, run=options.run_label
     )
 
 

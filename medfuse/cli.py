@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
     SUV_CHOICES,
+    add_bids,
     add_bundle,
     add_estimate,
     add_evaluate,
+    add_frames,
     add_images,
     add_reading,
     add_replace,
@@ -21,6 +23,7 @@ from medfuse.arguments import (
     add_sources,
     check_arguments,
     named_bundle,
+    selection_of,
     shard,
     steps,
 )
@@ -37,7 +40,6 @@ from medfuse.bundles import (
 )
 from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
-from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +81,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI or DICOM)", description=NOTICE)
     add_bundle(fuse, "bundle, which says what the sources are")
     add_sources(fuse, bundle)
-    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
+    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a PET (auto: bw if possible)")
+    add_frames(fuse)
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case)")
@@ -153,8 +156,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument(
         "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
     )
-    for kind in ("participant", "session"):
-        batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
+    add_bids(batch)
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
     batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
     add_replace(batch)
@@ -163,7 +165,8 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     add_rule(batch)
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
-    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
+    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
+    add_frames(batch)
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
     add_reading(batch)
     batch.add_argument(
@@ -174,12 +177,19 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _fuse(options: argparse.Namespace) -> None:
     from medfuse.io.places import require_apart
+    from medfuse.pipeline.sources import mask_entry, source_entries
 
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
-        item["mask"] = _mask(options.mask, options.strict)
+        item["mask"] = mask_entry(options.mask, strict=options.strict)
     for row in bundle_modalities(options.bundle):
-        item |= _source(row, options.dicom or getattr(options, row.key), options)
+        uid, unit = getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
+        told = {"case": str(item["case"]), "suv": options.suv, "frames": options.frames, "strict": options.strict}
+        path = options.dicom or getattr(options, row.key)
+        entries, said = source_entries(row, path, uid=uid, unit=unit, **told)
+        item |= entries
+        if said:
+            print(said)
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
@@ -188,37 +198,6 @@ def _fuse(options: argparse.Namespace) -> None:
     rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
     given: dict[str, Any] = reading | dicom | rule | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
-
-
-def _mask(path: Path, strict: bool) -> str:
-    from medfuse.io import check_nifti, is_nifti, require_volume
-
-    if not is_nifti(path):
-        require_volume(path)
-        raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
-    check_nifti(path, strict=strict)
-    return str(path.absolute())
-
-
-def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Check a source before the bundle is loaded, and return its entries of the case."""
-    from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
-    from medfuse.io.sidecars import sidecar_units
-
-    key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
-    entries: dict[str, object] = {key: str(path.absolute())}
-    if is_nifti(path):
-        check_nifti(path, strict=options.strict)
-        stated = {f"{key}_unit": unit} if unit else {}
-        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
-    require_volume(path)
-    series = open_series(path, modality=row.dicom, uid=uid)
-    if row.has_suv:
-        content = None if options.suv == "none" else measure(series)
-        found = series_suv(series, options.suv, content=content)
-        why = found.record.get("reason") or found.record["rule"]
-        print(f"{row.title}: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
-    return entries | {f"{key}_series": series.uid}
 
 
 def _dicom(options: argparse.Namespace) -> None:
@@ -288,7 +267,8 @@ def _batch(options: argparse.Namespace) -> int:
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         return 0
     keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
-    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
+    selection = selection_of(options)
+    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys, selection=selection)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
     print(f"{found.layout}: {len(found.cases)} cases")
@@ -300,6 +280,7 @@ def _batch(options: argparse.Namespace) -> int:
         steps=options.steps,
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
+        frames=options.frames,
         n4=options.n4,
         fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
