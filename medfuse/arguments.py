@@ -24,9 +24,10 @@ from medfuse.bundles import (
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
+from medfuse.io.bids_filter import Selection, read_selection
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
 from medfuse.io.units import ARBITRARY, CHOICES
-from medfuse.schema import checked_id, checked_unit
+from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
@@ -56,6 +57,8 @@ def check_arguments(options: argparse.Namespace) -> None:
     given = vars(options)
     for what, path in _paths(given):
         _check_length(what, path)
+    if given.get("frames") is not None:
+        checked_frames(options.frames, "--frames")
     if options.command == "fuse":
         _check_fuse(options)
     if options.command == "batch" and options.level == "participant":
@@ -114,9 +117,8 @@ def _check_fuse(options: argparse.Namespace) -> None:
         unit = getattr(options, f"{key}_unit")
         if unit is not None:
             checked_unit(unit, f"--{key}-unit")
-        suv = MODALITIES[key].has_suv and options.suv not in ("auto", "none")
-        if nifti and (getattr(options, f"{key}_series") or suv):
-            raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
+        if nifti and getattr(options, f"{key}_series"):
+            raise MedfuseError(f"--{key}-series must come with DICOM, got a NIfTI; leave it out.")
         if not nifti and unit:
             raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
 
@@ -189,8 +191,7 @@ def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     batch.add_argument(
         "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
     )
-    for kind in ("participant", "session"):
-        batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
+    add_bids(batch)
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
     batch.add_argument(
         "--shard", type=shard, metavar="I/N", help="the I-th of N parts, 1 to N; of the packs, where OUT has a plan"
@@ -202,7 +203,8 @@ def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     add_rule(batch)
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
-    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
+    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
+    add_frames(batch)
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
     add_reading(batch)
     batch.add_argument(
@@ -239,6 +241,36 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
+    )
+
+
+def add_frames(command: argparse.ArgumentParser) -> None:
+    """Add the option that says which frames of a dynamic PET count."""
+    command.add_argument(
+        "--frames",
+        metavar="CHOICE",
+        help="frames of a dynamic PET: all (average by duration, the default), 3, 3-7, 40-60min, 40-60min-pi (after "
+        "the injection), decay:40-60min (decay-weighted)",
+    )
+
+
+def add_bids(command: argparse.ArgumentParser) -> None:
+    """Add the options that choose among the images of a BIDS dataset."""
+    for kind in ("participant", "session"):
+        command.add_argument(
+            f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s"
+        )
+    for name, what in (("trc", "tracer"), ("rec", "reconstruction"), ("run", "run")):
+        command.add_argument(f"--{name}", dest=f"{name}_label", metavar="LABEL", help=f"BIDS: the PET of this {what}")
+    command.add_argument(
+        "--bids-filter-file", type=Path, metavar="FILE", help="BIDS: which pet and t1w, JSON in the form of PyBIDS"
+    )
+
+
+def selection_of(options: argparse.Namespace) -> Selection:
+    """Return which images of a BIDS dataset are meant."""
+    return read_selection(
+        options.bids_filter_file, tracer=options.trc_label, reconstruction=options.rec_label, run=options.run_label
     )
 
 

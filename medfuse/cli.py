@@ -13,9 +13,11 @@ from medfuse.arguments import (
     DEVICES,
     SUV_CHOICES,
     add_batch,
+    add_bids,
     add_bundle,
     add_estimate,
     add_evaluate,
+    add_frames,
     add_images,
     add_reading,
     add_replace,
@@ -23,6 +25,7 @@ from medfuse.arguments import (
     add_sources,
     check_arguments,
     named_bundle,
+    selection_of,
     steps,
 )
 from medfuse.bundles import (
@@ -40,10 +43,11 @@ from medfuse.cohort.commands import add_cohort, missing_line, split_passed
 from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
-from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
+
+    from medfuse.io import Discovery
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -82,7 +86,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI or DICOM)", description=NOTICE)
     add_bundle(fuse, "bundle, which says what the sources are")
     add_sources(fuse, bundle)
-    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
+    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a PET (auto: bw if possible)")
+    add_frames(fuse)
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
     fuse.add_argument("--case", help="name of the case in file names (default: case)")
@@ -93,7 +98,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse.set_defaults(run=_fuse)
 
     add_batch(commands).set_defaults(run=_batch)
-    add_cohort(commands, parser.parse_args)
+    add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     add_bundle(images)
@@ -150,12 +155,19 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
 
 def _fuse(options: argparse.Namespace) -> None:
     from medfuse.io.places import require_apart
+    from medfuse.pipeline.sources import mask_entry, source_entries
 
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
-        item["mask"] = _mask(options.mask, options.strict)
+        item["mask"] = mask_entry(options.mask, strict=options.strict)
     for row in bundle_modalities(options.bundle):
-        item |= _source(row, options.dicom or getattr(options, row.key), options)
+        uid, unit = getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
+        told = {"case": str(item["case"]), "suv": options.suv, "frames": options.frames, "strict": options.strict}
+        path = options.dicom or getattr(options, row.key)
+        entries, said = source_entries(row, path, uid=uid, unit=unit, **told)
+        item |= entries
+        if said:
+            print(said)
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
@@ -164,37 +176,6 @@ def _fuse(options: argparse.Namespace) -> None:
     rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
     given: dict[str, Any] = reading | dicom | rule | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
-
-
-def _mask(path: Path, strict: bool) -> str:
-    from medfuse.io import check_nifti, is_nifti, require_volume
-
-    if not is_nifti(path):
-        require_volume(path)
-        raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
-    check_nifti(path, strict=strict)
-    return str(path.absolute())
-
-
-def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Check a source before the bundle is loaded, and return its entries of the case."""
-    from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
-    from medfuse.io.sidecars import sidecar_units
-
-    key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
-    entries: dict[str, object] = {key: str(path.absolute())}
-    if is_nifti(path):
-        check_nifti(path, strict=options.strict)
-        stated = {f"{key}_unit": unit} if unit else {}
-        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
-    require_volume(path)
-    series = open_series(path, modality=row.dicom, uid=uid)
-    if row.has_suv:
-        content = None if options.suv == "none" else measure(series)
-        found = series_suv(series, options.suv, content=content)
-        why = found.record.get("reason") or found.record["rule"]
-        print(f"{row.title}: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
-    return entries | {f"{key}_series": series.uid}
 
 
 def _dicom(options: argparse.Namespace) -> None:
@@ -274,6 +255,7 @@ def _batch(options: argparse.Namespace) -> int:
         steps=options.steps,
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
+        frames=options.frames,
         n4=options.n4,
         fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
@@ -301,23 +283,29 @@ def _batch(options: argparse.Namespace) -> int:
 
 def _cases(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]], tuple[int, int] | None]:
     """Return the layout of the input, its cases, and which part of them to fuse; of a plan, those of a part alone."""
+    selection = selection_of(options)
+    if options.shard is None or not has_plan(options.out):
+        found = _found(options)
+        print(f"{found.layout}: {len(found.cases)} cases")
+        return found.layout, found.cases, options.shard
+    if options.participant_label or options.session_label or (selection and selection.wanted):
+        raise MedfuseError("Labels must come with `medfuse plan`, got some with a part of its plan; leave them out.")
+    plan = read_plan(options.out)
+    cases = cases_of(plan, options.input, options.shard, sources=source_keys(options.bundle))
+    print(f"{plan.layout}: part {options.shard[0]} of {options.shard[1]} of {plan.packs} packs, {len(cases)} cases")
+    return plan.layout, cases, None
+
+
+def _found(options: argparse.Namespace) -> Discovery:
+    """List the cases of an input."""
     from medfuse.io import discover
 
-    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
-    if options.shard is not None and has_plan(options.out):
-        if any(labels):
-            raise MedfuseError(
-                "Labels must come with `medfuse plan`, got some with a part of its plan; leave them out."
-            )
-        plan = read_plan(options.out)
-        cases = cases_of(plan, options.input, options.shard, sources=keys)
-        print(f"{plan.layout}: part {options.shard[0]} of {options.shard[1]} of {plan.packs} packs, {len(cases)} cases")
-        return plan.layout, cases, None
-    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
+    labels = {"participants": options.participant_label, "sessions": options.session_label}
+    keys, selection = source_keys(options.bundle), selection_of(options)
+    found = discover(options.input, keys=keys, selection=selection, **labels)
     if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
         raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
-    print(f"{found.layout}: {len(found.cases)} cases")
-    return found.layout, found.cases, options.shard
+    return found
 
 
 def _images(options: argparse.Namespace) -> int:

@@ -8,34 +8,45 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.cohort.plan import TABLE, has_plan, make_plan, read_plan, total, write_plan
 from medfuse.cohort.slurm import slurm_script
 from medfuse.cohort.status import status
-from medfuse.errors import BundleError, MedfuseError
+from medfuse.errors import BundleError
 from medfuse.io.atomic import require_writable
 from medfuse.io.places import require_apart
+
+if TYPE_CHECKING:
+    from medfuse.io import Discovery
+
+
+_CHOOSING = ("shard", "participant_label", "session_label", "trc_label", "rec_label", "run_label", "bids_filter_file")
 
 
 def add_cohort(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    *,
     parse: Callable[[Sequence[str]], argparse.Namespace],
+    add_input: Callable[[argparse.ArgumentParser], None],
+    find: Callable[[argparse.Namespace], Discovery],
 ) -> None:
     """Add the commands.
 
     Args:
         commands: Of the command line.
         parse: Parses other words of the command line, or ends the program.
+        add_input: Adds the options that choose cases of an input.
+        find: Lists the cases of an input by these.
     """
     plan = commands.add_parser(
         "plan", help="list the cases of a batch once, in packs of equal work", description=NOTICE
     )
     plan.add_argument("input", type=Path, help="as of batch: BIDS dataset, manifest, case folders, or DICOM studies")
     plan.add_argument("out", type=Path, help="folder for the results; the plan goes there")
-    for kind in ("participant", "session"):
-        plan.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
+    add_input(plan)
     size = plan.add_mutually_exclusive_group()
     size.add_argument("--packs", type=_count, help="number of packs (default: as many as take --minutes each)")
     size.add_argument(
@@ -43,7 +54,7 @@ def add_cohort(
     )
     plan.add_argument("--steps", type=_count, default=1, help="reverse steps that the batch will take (default: 1)")
     plan.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"bundle (default: {DEFAULT_BUNDLE})")
-    plan.set_defaults(run=_plan)
+    plan.set_defaults(run=_plan, find=find)
 
     told = commands.add_parser(
         "status",
@@ -76,14 +87,8 @@ def split_passed(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from medfuse.io import discover
-
     require_writable(options.out)
-    keys = case_keys(options.bundle)
-    labels = {"participants": options.participant_label, "sessions": options.session_label}
-    found = discover(options.input, keys=keys, **labels)
-    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
-        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
+    keys, found = case_keys(options.bundle), options.find(options)
     amount = {"packs": options.packs, "minutes": options.minutes, "steps": options.steps}
     plan = make_plan(found, options.input, options.out, sources=keys, **amount)
     homes = {case.case: plan.home(options.out, case.case) for case in plan.cases}
@@ -114,7 +119,7 @@ def _slurm(options: argparse.Namespace) -> int:
     plan = read_plan(options.out)
     words = ["batch", str(options.input), str(options.out), "participant", *options.passed]
     parsed = options.parse(words)
-    if parsed.shard is not None or parsed.participant_label or parsed.session_label:
+    if any(getattr(parsed, name) for name in _CHOOSING):
         raise BundleError("Options must be of fusing, got some that choose cases; the plan does: leave them out.")
     script = shutil.which("medfuse", path=str(Path(sys.executable).parent))
     command = [script] if script else [sys.executable, "-m", "medfuse"]

@@ -17,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
-from medfuse.errors import BundleError, OthersResultsError, known_error
+from medfuse.errors import BundleError, MedfuseError, OthersResultsError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.claims import Claim, claim
 from medfuse.io.modalities import MODALITIES
+from medfuse.io.pet_sidecar import read_pet_sidecar
 from medfuse.io.places import input_paths, require_apart
 from medfuse.pipeline.describe import require_same_sources
 from medfuse.pipeline.failures import failure_message
@@ -71,6 +72,7 @@ def run_batch(
     steps: int | None = None,
     device: str | torch.device | None = None,
     suv: str | None = None,
+    frames: str | None = None,
     n4: bool = False,
     nonfinite: str | None = None,
     strict: bool = False,
@@ -96,10 +98,11 @@ def run_batch(
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
         out: Folder for the results.
         bundle: Name or folder of a bundle.
-        degradation: A preset's name, a file or a specification. This and the next seven: see `load_workflow`.
+        degradation: A preset's name, a file or a specification. This and the next eight: see `load_workflow`.
         steps: Number of reverse steps.
         device: Where to compute, see `medfuse.devices.pick_device`.
-        suv: SUV of DICOM PETs.
+        suv: SUV of PETs.
+        frames: Frames of dynamic PETs, see `medfuse.io.frames`, of cases that choose none themselves.
         n4: Remove the bias field of each MRI.
         nonfinite: NaN and infinity in NIfTI: refuse the case, or let them count as 0.
         strict: Refuse a case with a NIfTI whose sform and qform disagree.
@@ -124,7 +127,8 @@ def run_batch(
     out = Path(out)
     keys = case_keys(bundle)
     layout = Layout(out) if bids is None else BidsLayout(out, Path(bids), keys)
-    known = sorted(checked_items(cases, keys=keys), key=lambda item: str(item["case"]))
+    listed = cases if frames is None else [{f"{keys[1]}_frames": frames, **case} for case in cases]
+    known = sorted(checked_items(listed, keys=keys), key=lambda item: str(item["case"]))
     items = _part(known, shard)
     require_apart(known, out, layout.folder)
     _check_places(items, layout)
@@ -350,14 +354,22 @@ def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
 
 
 def _check_suv(items: Sequence[Mapping[str, Any]], suv: str | None) -> None:
-    """Refuse to make SUV of what has no headers to tell how."""
+    """Refuse to make SUV of what has neither headers nor a sidecar to tell how."""
+    if suv in (None, "auto", "none"):
+        return
     pets = [key for key, row in MODALITIES.items() if row.has_suv]
-    plain = [item["case"] for item in items if any(is_nifti(Path(str(item.get(key, "")))) for key in pets)]
-    if plain and suv not in (None, "auto", "none"):
+    plain = [item["case"] for item in items if any(_tells_no_dose(Path(str(item.get(key, "")))) for key in pets)]
+    if plain:
         raise BundleError(
-            f"An SUV must be asked for with DICOM PETs only, got NIfTI for {len(plain)} cases, {plain[0]} among them; "
-            "leave it out, or fuse them apart."
+            "An SUV must be asked for with DICOM PETs, or NIfTI whose sidecars tell the dose, got others for "
+            f"{len(plain)} cases, {plain[0]} among them; leave it out, or fuse them apart."
         )
+
+
+def _tells_no_dose(path: Path) -> bool:
+    with suppress(MedfuseError, OSError):  # the case says what is wrong
+        return is_nifti(path) and not read_pet_sidecar(path).tells_dose
+    return False
 
 
 def _sweep(folder: Path) -> None:

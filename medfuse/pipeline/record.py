@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medfuse.about import NOTICE
+from medfuse.io.dynamic import FRAMES
 from medfuse.io.nifti import NONFINITE_FRACTION
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
@@ -96,10 +97,14 @@ def _of_source(
     }
     if (placement := _placement(data, name)) is not None:
         record["placement"] = placement
+    if (of := data.get(f"{name}_chosen_of")) is not None:
+        record["chosen_of"] = int(torch.as_tensor(of).flatten()[0])
     if NONFINITE_FRACTION in data[name].meta:
         record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
+    if FRAMES in data[name].meta:
+        record["frames"] = json.loads(text_of(data[name].meta[FRAMES]))
     if f"{name}_{BIAS_FIELD}" in data:
         record[BIAS_FIELD] = dict(data[f"{name}_{BIAS_FIELD}"])
     truth = data.get(f"truth_{name}")

@@ -25,7 +25,7 @@ from medfuse.pipeline.bundle import effective, load_network, read_inference, set
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.result import CaseResult
-from medfuse.schema import checked_items
+from medfuse.schema import checked_frames, checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
 _PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "replace", "_meta_")
@@ -190,6 +190,7 @@ def fuse(
     device: str | torch.device = "auto",
     aligned: bool = False,
     pet_unit: str | None = None,
+    frames: str | None = None,
     suv: str | None = None,
     n4: bool = False,
     nonfinite: str = "error",
@@ -210,7 +211,8 @@ def fuse(
         device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
         pet_unit: Unit of the values of a NIfTI PET; by default what the JSON sidecar beside it says.
-        suv: SUV of a DICOM PET, such as `bw`.
+        frames: Frames of a dynamic PET, see `medfuse.io.frames`, such as `40-60min`; the average of all by default.
+        suv: SUV of a PET, such as `bw`, by its DICOM headers or its JSON sidecar.
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
@@ -239,6 +241,8 @@ def fuse(
     item: dict[str, Any] = {"case": "case"} | {name: given[name] for name in fields if name in given}
     if aligned:
         item["aligned"] = True
+    if frames is not None:
+        item[f"{keys[1]}_frames"] = checked_frames(frames, "frames")
     item |= sidecar_units(item, item, keys)
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
     return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)

@@ -42,6 +42,7 @@ CODECS = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
 }
+JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)  # see `medfuse.io.dicom.jpeg_lossless`
 MODEL = "medfuse"  # model name of what medfuse writes
 _CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 _ENHANCED = (
@@ -334,9 +335,9 @@ def _file_meta(file: _Budget) -> tuple[str, str]:
 
 def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> PixelFormat:
     """Check what is said of the pixels against what the file can hold (PS3.3 C.7.6.3)."""
-    if syntax not in NATIVE and syntax not in CODECS:
+    if syntax not in (*NATIVE, *CODECS, *JPEG_LOSSLESS):
         name = uid.UID(syntax).name if syntax in uid.UID_dictionary else "another transfer syntax"
-        raise DicomError(f"must be uncompressed, RLE, JPEG-LS or JPEG 2000, got {name}; convert it")
+        raise DicomError(f"must be uncompressed, RLE, JPEG Lossless, JPEG-LS or JPEG 2000, got {name}; convert it")
     if values.count("SamplesPerPixel") != 1 or values.text("PhotometricInterpretation") != "MONOCHROME2":
         raise DicomError("must be grey (MONOCHROME2, one sample), got another kind of image")
     rows, columns = values.count("Rows"), values.count("Columns")
