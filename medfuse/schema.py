@@ -25,7 +25,7 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _FILES = frozenset(  # what a run writes into OUT, or into the folder of a case, whatever the suffix
     ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images",
-     "images_unfinished", "index", "readme", "source1", "source2", "weight")
+     "images_unfinished", "index", "plan", "readme", "source1", "source2", "weight")
 )  # fmt: skip
 _DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # on Windows no file may be called so, with any suffix
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ _ENHANCED = (
     uid.LegacyConvertedEnhancedPETImageStorage,
 )
 _MODALITIES = ("CT", "MR", "PT")
+_ALONE = threading.RLock()  # what `quiet` changes is that of the whole process
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_HEADER = 32 << 20  # bytes
 _MAX_READS = 500_000  # two or three for an element; a header of so many empty items would take 1 GB in memory
@@ -205,16 +207,20 @@ def _read_guarded(file: _Budget, path: Path) -> Header | Other:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient.
+
+    One thread at a time.
+    """
+    with _ALONE:
+        logger = logging.getLogger("pydicom")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            with warnings.catch_warnings(), config.disable_value_validation():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 class _Budget:
