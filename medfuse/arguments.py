@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from medfuse.about import NOTICE
 from medfuse.bundles import (
@@ -24,7 +25,9 @@ from medfuse.bundles import (
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
+from medfuse.io.bids_derivatives import find_derivatives, with_derivatives
 from medfuse.io.bids_filter import Selection, read_selection
+from medfuse.io.labels import label_file
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
 from medfuse.io.units import ARBITRARY, CHOICES
 from medfuse.schema import checked_frames, checked_id, checked_unit
@@ -266,6 +269,22 @@ def add_bids(command: argparse.ArgumentParser) -> None:
         "--bids-filter-file", type=Path, metavar="FILE", help="BIDS: which pet and t1w, JSON in the form of PyBIDS"
     )
 
+    command.add_argument(
+        "--derivatives",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE[=FOLDER]",
+        help="BIDS: take T1w, mask, and PET or transform of fmriprep or petprep",
+    )
+    for name, what in (("mask", "mask"), ("atlas", "atlas, whose regions its _dseg.tsv names")):
+        command.add_argument(
+            f"--{name}",
+            dest=f"{name}_of",
+            metavar="PATH",
+            help=f"{what} of each case in the space of its MRI: a path with {{subject}}, {{session}} or {{case}} in "
+            "it, or the folder of a BIDS dataset",
+        )
+
 
 def selection_of(options: argparse.Namespace) -> Selection:
     """Return which images of a BIDS dataset are meant."""
@@ -279,6 +298,24 @@ def add_replace(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--replace", action="store_true", help="replace results of other images under the same names (default: refuse)"
     )
+
+
+def completed(cases: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the cases of a batch with their derivatives, mask or atlas; one that lacks them has a problem."""
+    made = find_derivatives(options.derivatives, options.input)
+    if options.mask_of and options.atlas_of:
+        raise MedfuseError("Of --mask and --atlas one must be given, got both; leave one out.")
+    found = []
+    for case in cases:
+        try:
+            case = with_derivatives(case, made)
+            if "problem" not in case and (options.mask_of or options.atlas_of):
+                suffix, option = ("mask", "--mask") if options.mask_of else ("dseg", "--atlas")
+                case["mask"] = label_file(options.mask_of or options.atlas_of, case, suffix, option)
+        except MedfuseError as error:
+            case = {"case": case["case"], "problem": str(error)}
+        found.append(case)
+    return found
 
 
 def add_images(command: argparse.ArgumentParser) -> None:

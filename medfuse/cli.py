@@ -24,6 +24,7 @@ from medfuse.arguments import (
     add_rule,
     add_sources,
     check_arguments,
+    completed,
     named_bundle,
     selection_of,
     steps,
@@ -248,7 +249,7 @@ def _batch(options: argparse.Namespace) -> int:
         return 0
     layout, cases, part = _cases(options)
     summary = run_batch(
-        cases,
+        completed(cases, options),
         options.out,
         bundle=options.bundle,
         degradation=options.degradation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from medfuse.about import NOTICE
 from medfuse.io.dynamic import FRAMES
+from medfuse.io.labels import label_names
 from medfuse.io.nifti import NONFINITE_FRACTION
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
@@ -47,6 +49,10 @@ def make_record(
     }
     mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
     named[pet]["regions"] = region_values(sources[1], restored[1], affine=first.affine, labels=mask)
+    if mask is not None:
+        names = label_names(Path(str(data["mask"].meta.get("filename_or_obj", ""))))
+        for region in named[pet]["regions"]:
+            region |= {"name": names[region["label"]]} if region["label"] in names else {}
     record = {
         "case": str(data["case"]),
         "notice": NOTICE,

@@ -337,7 +337,8 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
             )
         suv = source.get("suv") or {}
         if suv.get("kind") == "none":
-            text = f"The values of the {title(name)} are no SUV: {suv.get('reason') or 'the headers do not allow it'}."
+            why = str(suv.get("reason") or "the headers do not allow it").removesuffix(".")
+            text = f"The values of the {title(name)} are no SUV: {why}."
             found.append(Finding("warning", text))
         found += [Finding("warning", str(text)) for text in suv.get("warnings") or ()]
         measured = name not in MODALITIES or MODALITIES[name].is_measured
