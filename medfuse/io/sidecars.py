@@ -14,7 +14,7 @@ from medfuse.io.units import find_unit
 from medfuse.schema import UNIT, checked_unit
 
 _ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_UNIT_KEYS = ("Units", "Unit")  # of BIDS, and of its drafts for PET
+_UNIT_KEYS = ("units", "unit")  # Units of BIDS, and Unit of its drafts for PET, in small or capital letters
 _NO_UNIT = (None, "", "n/a")
 
 
@@ -34,7 +34,11 @@ def read_unit(sidecar: Path, whose: str) -> str | None:
         content = None
     if not isinstance(content, dict):
         raise BundleError(f"The sidecar of {whose} must be a small JSON object, got another; repair it.")
-    units = [_stated(v, f"{k} of {whose}") for k in _UNIT_KEYS if (v := content.get(k)) not in _NO_UNIT]
+    units = [
+        _stated(value, f"{key.strip()} of {whose}")
+        for key, value in content.items()
+        if key.strip().casefold() in _UNIT_KEYS and value not in _NO_UNIT
+    ]
     if len({find_unit(unit) or unit for unit in units}) > 1:
         raise BundleError(f"Units and Unit of {whose} must be equal, got two units; correct the sidecar.")
     return next(iter(units), None)
