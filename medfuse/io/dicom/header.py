@@ -23,6 +23,7 @@ from pydicom.filereader import read_dataset
 
 from medfuse.errors import DicomError
 from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
+from medfuse.io.contents import contents
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
 from medfuse.io.dicom.identity import Person, read_person
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
@@ -187,7 +188,8 @@ def read_header(path: Path) -> Header | Other:
     except OSError as error:
         raise DicomError(f"must be readable, got {error.strerror or 'an error'}") from None
     if path.suffix.lower() in _SUFFIXES:
-        raise DicomError("must begin with a preamble and DICM, got another beginning")
+        kind, remedy = contents(path) or ("another beginning", "")
+        raise DicomError(f"must begin with a preamble and DICM, got {kind}{remedy and f' ({remedy})'}")
     return Other()
 
 
