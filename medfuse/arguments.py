@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medfuse.about import NOTICE
 from medfuse.bundles import (
     CONFIG_SUFFIXES,
     DEFAULT_BUNDLE,
@@ -20,6 +21,7 @@ from medfuse.bundles import (
     case_keys,
     check_overlays,
     load_spec,
+    preset_names,
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
@@ -31,6 +33,7 @@ from medfuse.io.units import ARBITRARY, CHOICES
 from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
+DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
@@ -179,6 +182,56 @@ def add_rule(command: argparse.ArgumentParser) -> None:
         choices=FUSION_RULES,
         help="how the fused image comes of the restored sources (default: the bundle's)",
     )
+
+
+def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the command `batch`, and return its parser."""
+    batch = commands.add_parser(
+        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
+    )
+    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
+    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
+    batch.add_argument(
+        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
+    )
+    add_bids(batch)
+    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
+    batch.add_argument(
+        "--shard", type=shard, metavar="I/N", help="the I-th of N parts, 1 to N; of the packs, where OUT has a plan"
+    )
+    add_workers(batch)
+    add_replace(batch)
+    add_bundle(batch)
+    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
+    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
+    add_rule(batch)
+    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
+    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
+    add_frames(batch)
+    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
+    add_reading(batch)
+    batch.add_argument(
+        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
+    )
+    return batch
+
+
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """Add the option that says how far the cases of a batch overlap."""
+    command.add_argument(
+        "--workers",
+        type=workers,
+        default=1,
+        metavar="N",
+        help="cases that are read ahead, and written, while one is computed; each takes memory (default: 1; 0: none)",
+    )
+
+
+def workers(text: str) -> int:
+    """Return a number of workers, for argparse."""
+    if not text.isdigit() or int(text) > 64:
+        raise argparse.ArgumentTypeError(f"must be an integer of 0 to 64, got {text!r}")
+    return int(text)
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
+    DEVICES,
     SUV_CHOICES,
+    add_batch,
     add_bids,
     add_bundle,
     add_estimate,
@@ -25,7 +27,6 @@ from medfuse.arguments import (
     completed,
     named_bundle,
     selection_of,
-    shard,
     steps,
 )
 from medfuse.bundles import (
@@ -39,14 +40,15 @@ from medfuse.bundles import (
     share_dir,
     source_keys,
 )
+from medfuse.cohort.commands import add_cohort, missing_line, split_passed
+from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
 
 if TYPE_CHECKING:
     import torch
 
-
-DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
+    from medfuse.io import Discovery
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -55,7 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
     Warnings leave it as it is: they are printed, counted and written into the records.
     """
     words = sys.argv[1:] if args is None else list(args)
+    words, passed = split_passed(words)
     options = _parser(named_bundle(words)).parse_args(words)
+    if passed:
+        options.passed = passed
     quieten()
     show_warnings()
     try:
@@ -93,7 +98,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
     fuse.set_defaults(run=_fuse)
 
-    _add_batch(commands)
+    add_batch(commands).set_defaults(run=_batch)
+    add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     add_bundle(images)
@@ -146,34 +152,6 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
     return parser
-
-
-def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    batch = commands.add_parser(
-        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
-    )
-    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
-    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
-    batch.add_argument(
-        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
-    )
-    add_bids(batch)
-    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
-    batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
-    add_replace(batch)
-    add_bundle(batch)
-    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
-    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_rule(batch)
-    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
-    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
-    add_frames(batch)
-    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    add_reading(batch)
-    batch.add_argument(
-        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
-    )
-    batch.set_defaults(run=_batch)
 
 
 def _fuse(options: argparse.Namespace) -> None:
@@ -257,7 +235,7 @@ def _run(
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from medfuse.io import discover, require_writable
+    from medfuse.io import require_writable
     from medfuse.pipeline import collect, run_batch
 
     require_writable(options.out)
@@ -266,15 +244,12 @@ def _batch(options: argparse.Namespace) -> int:
         failed = sum(row["state"] == "failed" for row in rows)
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
+        if missing := missing_line(options.out):
+            print(missing)
         return 0
-    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
-    selection = selection_of(options)
-    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys, selection=selection)
-    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
-        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
-    print(f"{found.layout}: {len(found.cases)} cases")
+    layout, cases, part = _cases(options)
     summary = run_batch(
-        completed(found.cases, options),
+        completed(cases, options),
         options.out,
         bundle=options.bundle,
         degradation=options.degradation,
@@ -288,18 +263,50 @@ def _batch(options: argparse.Namespace) -> int:
         strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
+        shard=part or (1, 1),
+        bids=options.input if layout == BIDS else None,
+        workers=options.workers,
+        tables=options.shard is None or part is not None,
         replace=options.replace,
-        shard=options.shard,
-        bids=options.input if found.layout == "BIDS dataset" else None,
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
     print(
         f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed, "
-        f"{len(summary.warned)} with warnings; see cases.tsv"
+        f"{len(summary.warned)} with warnings; "
+        + ("see cases.tsv" if options.shard is None or part else "table and page: `medfuse batch INPUT OUT group`")
     )
+    if missing := missing_line(options.out):
+        print(missing)
     print(NOTICE)
     return 1 if summary.failed else 0
+
+
+def _cases(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]], tuple[int, int] | None]:
+    """Return the layout of the input, its cases, and which part of them to fuse; of a plan, those of a part alone."""
+    selection = selection_of(options)
+    if options.shard is None or not has_plan(options.out):
+        found = _found(options)
+        print(f"{found.layout}: {len(found.cases)} cases")
+        return found.layout, found.cases, options.shard
+    if options.participant_label or options.session_label or (selection and selection.wanted):
+        raise MedfuseError("Labels must come with `medfuse plan`, got some with a part of its plan; leave them out.")
+    plan = read_plan(options.out)
+    cases = cases_of(plan, options.input, options.shard, sources=source_keys(options.bundle))
+    print(f"{plan.layout}: part {options.shard[0]} of {options.shard[1]} of {plan.packs} packs, {len(cases)} cases")
+    return plan.layout, cases, None
+
+
+def _found(options: argparse.Namespace) -> Discovery:
+    """List the cases of an input."""
+    from medfuse.io import discover
+
+    labels = {"participants": options.participant_label, "sessions": options.session_label}
+    keys, selection = source_keys(options.bundle), selection_of(options)
+    found = discover(options.input, keys=keys, selection=selection, **labels)
+    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
+    return found
 
 
 def _images(options: argparse.Namespace) -> int:

@@ -23,9 +23,10 @@ FRAME_SPAN = re.compile(r"(-?\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)(s|mi
 _FRAMES = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*")
 _UID = re.compile(r"[0-9.]{1,64}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_MARKED = re.compile(r"[_$@%#]{1,2}[a-z][a-z0-9_]{0,39}")  # as MONAI marks what is none of data
 _FILES = frozenset(  # what a run writes into OUT, or into the folder of a case, whatever the suffix
     ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images",
-     "images_unfinished", "index", "readme", "source1", "source2", "weight")
+     "images_unfinished", "index", "plan", "readme", "source1", "source2", "weight")
 )  # fmt: skip
 _DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # on Windows no file may be called so, with any suffix
 
@@ -173,13 +174,20 @@ def checked_fields(fields: Any, whose: str, *, keys: Sequence[str]) -> dict[str,
 
 def is_field(name: str) -> bool:
     """Return whether a name looks like that of a field, of several words, and may hence be repeated in a message."""
-    return bool(_FIELD.fullmatch(name)) and "_" in name
+    return bool(_FIELD.fullmatch(name) or _MARKED.fullmatch(name)) and bool(set(name) & set("_$@%#"))
 
 
 def unknown_field(name: str, what: str, legal: Iterable[str]) -> str:
     """Return the message about an unknown name; one that is no name of a field is not repeated."""
-    got = repr(name) if _FIELD.fullmatch(name) else "one of other letters"
-    return f"{what} must be among {', '.join(legal)}, got {got}; {nearest(name, legal)}."
+    known = list(legal)
+    remedy = nearest(plain(name), known)
+    told = _FIELD.fullmatch(name) or _MARKED.fullmatch(name) or plain(name) in known
+    return f"{what} must be among {', '.join(known)}, got {repr(name) if told else 'one of other letters'}; {remedy}."
+
+
+def plain(name: str) -> str:
+    """Return a name as fields are written: in small letters, with `_` between words and nowhere else."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> list[Mapping[str, Any]]:

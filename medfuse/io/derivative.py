@@ -30,7 +30,7 @@ _RAW = "raw"  # name of the source dataset in BIDS URIs
 _ENTITIES = ("sub", "ses", "task", "acq", "ce", "trc", "rec", "run", "echo", "part", "space", "chunk", "desc")
 _DOI = re.compile(r"(?:doi:|https://doi\.org/)?(10\.\d{4,9}/[A-Za-z0-9._;()/:-]{1,128})")
 _MAX_DESCRIPTION = 1 << 20  # bytes
-_IGNORED = ("index.html", "cases.tsv", EXTRAS)
+_IGNORED = ("index.html", "cases.tsv", "plan.tsv", EXTRAS)
 _README = f"""# Fused PET and MRI
 
 Written by medfuse {__version__}. {NOTICE}

@@ -26,6 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file
+from medfuse.io.contents import GZIP, contents, found_in
 from medfuse.io.foreign import label, require_nifti
 from medfuse.io.placement import checked_affine, header_affine, header_placement, require_one_place
 
@@ -36,6 +37,7 @@ NONFINITE = ("error", "zero")
 """What a reader may do with NaN and infinity."""
 _NONFINITE_REMEDY = "repair it, or let them count as 0 (--nonfinite zero; in the bundle and in Python nonfinite: zero)"
 NONFINITE_FRACTION = "nonfinite_fraction"
+_UNKNOWN = ("another file", "convert it to NIfTI")
 _CHUNK = 1 << 20
 _SLAB = 1 << 25  # bytes of float64 that are scaled at once
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
@@ -130,6 +132,8 @@ def _check(path: Path, max_bytes: int, strict: bool, dynamic: bool, *, whole: bo
                 return info
             decoded = len(head) + _drain(cast(BinaryIO, stream), expected + 1 - len(head))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        if (found := contents(path) or _UNKNOWN) != GZIP:
+            raise ImageError(f"{what} must be a gzip file of a NIfTI, got {found[0]}; {found[1]}.") from error
         raise ImageError(
             f"{what} must be a whole gzip file, got one that is cut short or corrupt; copy it again."
         ) from error
@@ -328,7 +332,8 @@ def _header(head: bytes, what: str) -> nib.Nifti1Header:
             header = kind(head[:size], check=False)
             if bytes(header["magic"])[:4] == magic:
                 return header
-    raise ImageError(f"{what} must be a single-file NIfTI, got another format or a part of one; convert it to NIfTI.")
+    found, remedy = found_in(head) or ("another format or a part of one", "convert it to NIfTI")
+    raise ImageError(f"{what} must be a single-file NIfTI, got {found}; {remedy}.")
 
 
 def _shape(header: nib.Nifti1Header, what: str, dynamic: bool) -> tuple[tuple[int, int, int], int]:

@@ -17,7 +17,7 @@ _ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _BIDS_NAME = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")
 _ADDED = ("space", "desc", "res")  # entities that a derivative adds to those of its source
 UNIT_KEYS = ("Units", "Unit")
-"""Of BIDS, and of its drafts for PET."""
+"""Of BIDS, and of its drafts for PET; also read in small or capital letters."""
 NO_VALUE = (None, "", "n/a")
 """What says that nothing is known."""
 
@@ -102,10 +102,14 @@ def read_sidecar(sidecar: Path, whose: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise BundleError(f"The sidecar of {whose} must be a small JSON object, got another; repair it.")
-    units = {k: _stated(v, f"{k} of {whose}") for k in UNIT_KEYS if (v := content.get(k)) not in NO_VALUE}
-    if len({find_unit(unit) or unit for unit in units.values()}) > 1:
+    stated = [
+        (key.strip().capitalize(), _stated(value, f"{key.strip()} of {whose}"))
+        for key, value in content.items()
+        if key.strip().capitalize() in UNIT_KEYS and value not in NO_VALUE
+    ]
+    if len({find_unit(unit) or unit for _, unit in stated}) > 1:
         raise BundleError(f"Units and Unit of {whose} must be equal, got two units; correct the sidecar.")
-    return {**content, **units}
+    return {**content, **dict(stated)}
 
 
 def read_unit(image: Path, whose: str) -> str | None:

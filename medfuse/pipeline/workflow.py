@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,29 @@ class Workflow:
         Raises:
             MedfuseError: The case cannot be fused.
         """
+        return self.compute(self.read(item))
+
+    def read(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Read one case, register and prepare it: a batch of one, for `compute`.
+
+        Raises:
+            MedfuseError: The case cannot be fused.
+        """
         checked_items([item], keys=self.writer.source_keys)
         with unwrapped():
-            return self._fuse(item)
+            batch: dict[str, Any] = list_data_collate([self.preprocessing(dict(item))])
+            return batch
 
-    def _fuse(self, item: Mapping[str, Any]) -> CaseResult:
-        batch = list_data_collate([self.preprocessing(dict(item))])
+    def compute(self, batch: dict[str, Any]) -> CaseResult:
+        """Restore and fuse what `read` returned.
+
+        Raises:
+            MedfuseError: The case cannot be fused.
+        """
+        with unwrapped():
+            return self._computed(batch)
+
+    def _computed(self, batch: dict[str, Any]) -> CaseResult:
         with torch.no_grad():
             image, _, args, kwargs = self.prepare_batch(batch, self.device, False)
             output = {"image": image, "pred": self.inferer(image, self.network, *args, **kwargs)}
@@ -77,7 +95,7 @@ class Workflow:
             data = transform(data)
         return self.writer.result(data)
 
-    @property
+    @cached_property
     def basis(self) -> dict[str, str]:
         """What results depend on beside the case: hashes of configuration and weights, and the kind of device."""
         return {

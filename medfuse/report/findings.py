@@ -279,8 +279,8 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
             return [Finding("warning", text)]
         if most < _LESS:
             text = (
-                f"There is less noise in the {name} than was stated: it seems to be at most about {most:.0%} of that. "
-                "The restoration may be too smooth. State less."
+                f"There is less noise in the {name} than was stated: it seems to be at most about {_share(most)} of "
+                "that. The restoration may be too smooth. State less."
             )
             return [Finding("warning", text)]
     if chi2 is None:
@@ -303,6 +303,11 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
 def _title(name: str) -> str:
     """Return how a source is called in a sentence: MRI by its key `mri`; of images by words of their own."""
     return title(name) if name.isalnum() else name
+
+
+def _share(value: float) -> str:
+    """Return a share in percent, never rounded to none."""
+    return "1%" if value < 0.01 else f"{value:.0%}"
 
 
 def _times(ratio: float) -> str:

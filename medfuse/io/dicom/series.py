@@ -346,7 +346,7 @@ def _voxels(pixels: PixelFormat) -> int:
 def _stack(planes: Planes, places: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the order of the frames along their normal, and the affine of the volume."""
     if len(planes.position) < 2:
-        raise DicomError("must have at least 2 slices, got 1; choose another series")
+        raise DicomError("must have at least 2 slices, got 1; give the folder of its files, or choose another series")
     along_row, along_column = planes.orientation[0, :3], planes.orientation[0, 3:]
     lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(along_row @ along_column)) > _UNIT:
