@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from medfuse.bundles import (
     CONFIG_SUFFIXES,
@@ -28,6 +29,10 @@ from medfuse.schema import checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
+PALETTES = (  # those of medfuse.fusion.color, likewise
+    "oklab", "hot_iron", "pet", "hot_metal_blue", "pet_20_step", "rainbow", "gray", "gray_inverted",
+)  # fmt: skip
+BLENDS = ("luma", "alpha")
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
 _VOLUMES = [row for row in MODALITIES.values() if row.is_volume]
@@ -55,6 +60,10 @@ def check_arguments(options: argparse.Namespace) -> None:
         _check_length(what, path)
     if options.command == "fuse":
         _check_fuse(options)
+    if given.get("blend") and given.get("palette") in (None, "oklab"):
+        raise MedfuseError(f"--blend must come with a --palette other than oklab, got {given['blend']}; name one.")
+    if given.get("blend") == "luma" and given["palette"] == "gray_inverted":
+        raise MedfuseError("--blend must be alpha with gray_inverted, which gets darker where uptake grows, got luma.")
     if options.command == "batch" and options.level == "participant":
         case_keys(options.bundle)
         require_modalities(options.bundle, suv=options.suv, n4=options.n4)
@@ -167,13 +176,31 @@ def add_bundle(command: argparse.ArgumentParser, what: str = "bundle") -> None:
     command.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"{what} (default: {DEFAULT_BUNDLE})")
 
 
-def add_rule(command: argparse.ArgumentParser) -> None:
-    """Add the option of the fusion rule."""
+def add_looks(command: argparse.ArgumentParser) -> None:
+    """Add the options of the fused image, and of its colours."""
     command.add_argument(
         "--fusion-rule",
         choices=FUSION_RULES,
         help="how the fused image comes of the restored sources (default: the bundle's)",
     )
+    command.add_argument(
+        "--palette",
+        choices=PALETTES,
+        type=str.lower,
+        help="colours of the fusion: oklab shows anatomy as lightness and uptake as hue, and both can be read back; or "
+        "a palette (default: the bundle's, oklab; of images, no colour is made without)",
+    )
+    command.add_argument(
+        "--blend",
+        choices=BLENDS,
+        help="how a palette lies over the anatomy: luma, hotter is never darker; alpha, half of each (default: luma)",
+    )
+
+
+def looks(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_looks` was given."""
+    given = {name: getattr(options, name) for name in ("fusion_rule", "palette", "blend")}
+    return {name: word for name, word in given.items() if word is not None}
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:

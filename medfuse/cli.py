@@ -14,10 +14,11 @@ from medfuse.arguments import (
     add_bundle,
     add_estimate,
     add_images,
+    add_looks,
     add_reading,
-    add_rule,
     add_sources,
     check_arguments,
+    looks,
     named_bundle,
     shard,
     steps,
@@ -101,7 +102,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-        add_rule(command)
+        add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
     estimate = commands.add_parser(
@@ -166,7 +167,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_rule(batch)
+    add_looks(batch)
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
     batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
@@ -193,8 +194,7 @@ def _fuse(options: argparse.Namespace) -> None:
         require_same_sources(options.out / "case", item, source_keys(options.bundle))
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
-    given: dict[str, Any] = reading | dicom | rule
+    given: dict[str, Any] = reading | dicom | looks(options)
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
@@ -309,13 +309,13 @@ def _batch(options: argparse.Namespace) -> int:
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
         n4=options.n4,
-        fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
         strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
         shard=options.shard,
         bids=options.input if found.layout == "BIDS dataset" else None,
+        **looks(options),
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
@@ -343,8 +343,8 @@ def _images(options: argparse.Namespace) -> None:
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
-        fusion_rule=options.fusion_rule,
         truths=truths,
+        **looks(options),
     )
     _print_images(record, options.out)
 

@@ -71,6 +71,8 @@ def run_batch(
     shard: tuple[int, int] = (1, 1),
     bids: str | Path | None = None,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once.
 
@@ -94,7 +96,9 @@ def run_batch(
             and its outputs are as they were.
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
         bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
-        fusion_rule: How the fused image comes of the restored sources.
+        fusion_rule: How the fused image comes of the restored sources. This and the next two: see `load_workflow`.
+        palette: Colour map of the colour fusion.
+        blend: How a palette lies over the anatomy.
 
     Returns:
         What became of each case.
@@ -122,6 +126,8 @@ def run_batch(
         strict=strict,
         overlays=overlays,
         fusion_rule=fusion_rule,
+        palette=palette,
+        blend=blend,
     )
     layout.prepare()
     summary = BatchSummary()

@@ -21,7 +21,7 @@ from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE
 from medfuse.errors import BundleError, GeometryError, MedfuseError
 from medfuse.estimation import estimate, known_specification, noise_profile, records_of
-from medfuse.fusion.color import fuse_visible
+from medfuse.fusion import ColourFusion, fuse_visible
 from medfuse.io import (
     check_pair,
     check_range,
@@ -39,6 +39,7 @@ from medfuse.pipeline.facts import fidelity, noise_of_data, sha256, stated, vers
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 
 _KINDS = ("source1", "source2", "fused", "weight")
+_COLOR = "color"
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
 _RECORD = "images.json"
 _SUFFIXES = (".png", ".npy")  # of what is written
@@ -64,6 +65,8 @@ def fuse_images(
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
 ) -> dict[str, Any]:
     """Fuse two folders of 2-D images, matched by name, or the pairs of a table.
 
@@ -85,6 +88,9 @@ def fuse_images(
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
         batch: Images of one size that are fused together, fewer where they are large; on a CPU always one.
         fusion_rule: How the fused image comes of the restored sources; None, and always of a loaded bundle: its own.
+        palette: Colour map, see `medfuse.fusion.ColourFusion`: a colour fusion of each pair of grey images goes to
+            `color/`, 8-bit PNG, both windows 0 to 1. None: no colour.
+        blend: How a palette other than `OKLAB` lies over the anatomy.
 
     Returns:
         The record that `images.json` holds.
@@ -94,17 +100,20 @@ def fuse_images(
     """
     fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device, fusion_rule=fusion_rule)
     steps = fusion.inferer.told.steps if steps is None else steps
+    look = None if palette is None else ColourFusion(palette, blend)
+    if look and fusion.color:
+        raise BundleError("palette must come with a bundle of grey images, got one in colour; leave it out.")
     pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
     references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
     degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
     unknown = any(what.unknown for what in degradations.values())
     estimates: dict[str, Any] = {}
     out = Path(out)
-    for kind in _KINDS:
+    for kind in (*_KINDS, *([_COLOR] if look else ())):
         require_writable(out / kind)
     given = {path.parent.resolve() for pair in pairs for path in pair.paths}
     given |= {path.parent.resolve() for found in references.values() for path in found.values()}
-    if spoilt := [kind for kind in _KINDS if (out / kind).resolve() in given]:
+    if spoilt := [kind for kind in (*_KINDS, _COLOR) if (out / kind).resolve() in given]:
         raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
     if out.resolve() in given:
         raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
@@ -149,6 +158,9 @@ def fuse_images(
             for text in found:
                 _logger.warning("%s", text)
         for i, pair in enumerate(group):
+            if look:
+                below = fused["source1" if look.shows_anatomy else "fused"][i]
+                write_image(out / _COLOR / f"{pair.name}.png", look(below, fused["source2"][i]), bits=8)
             for kind in _KINDS:
                 written = _write(out / kind, pair, fused[kind][i], file_format)
                 shown[i].append(_small(written))
@@ -164,6 +176,7 @@ def fuse_images(
         "weights_sha256": sha256(fusion.weights),
         "steps": steps,
         "settings": fusion.inferer.settings,
+        "display": look and {"palette": look.palette, "blend": look.blend, "windows": [[0.0, 1.0], [0.0, 1.0]]},
         "degradation": stated(degradation, estimates if unknown else None),
         "warnings": warnings,
         "images": [p.name for p in pairs],
@@ -264,7 +277,7 @@ def _clear(out: Path) -> None:
         return
     record.unlink()
     for name in (n for n in names if isinstance(n, str) and Path(n).name == n):
-        for kind in _KINDS:
+        for kind in (*_KINDS, _COLOR):
             for suffix in _SUFFIXES:
                 (out / kind / f"{name}{suffix}").unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medfuse.errors import ImageError
+from medfuse.fusion import ColourFusion
 from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import title, titles
 from medfuse.report.canvas import ThreePlanes, as_array
@@ -19,7 +20,7 @@ from medfuse.report.findings import degradation_name, findings, moving_source, r
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.panels import save_overlay, save_residuals
-from medfuse.report.qc import save_mosaic
+from medfuse.report.qc import DEFAULT_COLOURS, save_mosaic
 from medfuse.report.values import number_text
 from medfuse.report.viewer import ViewerVolume, viewer
 
@@ -38,7 +39,7 @@ def save_report(
     weight: Any,
     affine: Any,
     pet_window: tuple[float, float],
-    palette: str = "HOT_IRON",
+    colours: ColourFusion = DEFAULT_COLOURS,
     residuals: tuple[Any | None, Any | None] = (None, None),
     before: Callable[[], Any | None] | None = None,
 ) -> None:
@@ -56,7 +57,7 @@ def save_report(
         weight: Weight of the MRI in the fusion **[X, Y, Z]**, 0..1.
         affine: **[4, 4]**, voxel index to RAS mm.
         pet_window: Ends of the PET's display window, in its unit.
-        palette: Palette of the PET.
+        colours: How the colour fusion was made; the PET alone is shown in its palette.
         residuals: What each restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise; None for
             a source that was not degraded.
         before: Gives the source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None. It is called
@@ -76,16 +77,15 @@ def save_report(
     shown: dict[str, Any] = {
         "affine": affine,
         "pet_window": pet_window,
-        "palette": palette,
         "title": case,
         "names": names,
     }
     mosaic = _png(
         save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
-        **shown,
+        colours=colours, **shown,
     )  # fmt: skip
     pairs = _pairs(record, volumes[:2], before)
-    overlay = _png(save_overlay, pairs, unit=units[1], **shown)
+    overlay = _png(save_overlay, pairs, unit=units[1], palette=colours.alone, **shown)
     both = len(pairs) == 2
     del pairs  # with what lay before
     known = [(title(n), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
@@ -93,12 +93,12 @@ def save_report(
     offered = _offered(volumes, as_array(weight), names, units, pet_window)
     budget = _BYTES - 4 * (len(mosaic) + len(overlay) + len(leftover or b"")) // 3
     start = ThreePlanes(volumes[3], affine).world
-    look = viewer(offered, affine=affine, start=start, palette=palette, budget=budget)
+    look = viewer(offered, affine=affine, start=start, palette=colours.alone, budget=budget)
     body = join(
         [
             _title(case, names, record),
             _findings(record),
-            _pictures(mosaic, names, units),
+            _pictures(mosaic, names, units, colours),
             section("viewer-section", "Look inside", look),
             _registration(record, overlay, both=both),
             _degradation(record, leftover),
@@ -227,7 +227,7 @@ def _findings(record: Mapping[str, Any]) -> Markup:
     return section("findings", "Read first", element("ul", *items, class_="findings"))
 
 
-def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Markup:
+def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str], colours: ColourFusion) -> Markup:
     first, second = titles(names)
     alt = (
         f"Axial, coronal and sagittal plane of the {first}, the {first} restored, the {second}, the {second} restored, "
@@ -236,9 +236,22 @@ def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Mark
     caption = (
         f"Planes through the hottest voxel of the restored {second}. A source and its restoration share one window. "
         f"{first} in {units[0]}, {second} in {units[1]}; the fused image is normalised and dimensionless. "
-        "The patient's right is on the left."
+        f"The patient's right is on the left. {_meaning(colours, first, second)}"
     )
     return section("pictures", "Sources, restored, fused", picture(mosaic, alt, caption))
+
+
+def _meaning(colours: ColourFusion, first: str, second: str) -> str:
+    if colours.palette == "OKLAB":
+        return (
+            f"In the colour fusion the lightness is the {first}, hue and chroma are the {second}, from blue over red "
+            "to yellow: its bar shows the scale from bright to dark."
+        )
+    if colours.blend == "luma":
+        return (
+            f"In the colour fusion the palette of the {second} lies over the fused structure; hotter is never darker."
+        )
+    return f"In the colour fusion the palette of the {second} is mixed with the {first}, half of each."
 
 
 def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> Markup:

@@ -96,7 +96,7 @@ class ColourFusion:
         if self.palette == OKLAB:
             return bivariate_scale(steps, levels)
         places = np.linspace(0, len(palette(self.palette)) - 1, steps).round().astype(int)
-        return palette(self.palette)[places][None]
+        return np.asarray(palette(self.palette)[places][None])
 
     def described(self, windows: tuple[str, str]) -> str:
         """Return in a sentence what the colours mean; windows are those of both sources, with name and unit."""

@@ -53,7 +53,7 @@ def _shown(result: CaseResult) -> dict[str, Any]:
         "rgb": result.rgb,
         "affine": result.affine,
         "pet_window": result.window,
-        "palette": result.palette,
+        "colours": result.colours,
     }
 
 
