@@ -140,6 +140,7 @@ class SaveFusiond(MapTransform):
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
+            mask=None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[0].shape),
             deidentified=self.deidentified,
             before=partial(self._before, data),
         )

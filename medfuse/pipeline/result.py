@@ -53,6 +53,7 @@ class CaseResult:
         record: What the JSON sidecar holds.
         files: DICOM files of each source; none for a NIfTI.
         agreements: What the data say of each restoration; None where nothing happened to it.
+        mask: Labels **[X, Y, Z]**; None without.
         deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
@@ -72,6 +73,7 @@ class CaseResult:
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     agreements: tuple[SourceAgreement | None, SourceAgreement | None] = (None, None)
+    mask: Tensor | None = None
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
 

@@ -40,6 +40,7 @@ def write_report(result: CaseResult, path: Path) -> None:
         fused=result.fused,
         weight=result.weight,
         residuals=(_residual(result.agreements[0]), _residual(result.agreements[1])),
+        mask=result.mask,
         before=result.before,
         **_shown(result),
     )
