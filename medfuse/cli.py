@@ -19,12 +19,13 @@ from medfuse.arguments import (
     add_evaluate,
     add_frames,
     add_images,
+    add_looks,
     add_reading,
     add_replace,
-    add_rule,
     add_sources,
     check_arguments,
     completed,
+    looks,
     named_bundle,
     selection_of,
     steps,
@@ -114,7 +115,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-        add_rule(command)
+        add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
     estimate = commands.add_parser(
@@ -174,8 +175,7 @@ def _fuse(options: argparse.Namespace) -> None:
     require_apart([item], options.out, options.out.joinpath)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
-    given: dict[str, Any] = reading | dicom | rule | {"replace": options.replace}
+    given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
@@ -258,7 +258,6 @@ def _batch(options: argparse.Namespace) -> int:
         suv=options.suv,
         frames=options.frames,
         n4=options.n4,
-        fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
         strict=options.strict,
         overlays=options.overlay,
@@ -268,6 +267,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
+        **looks(options),
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
@@ -325,9 +325,9 @@ def _images(options: argparse.Namespace) -> int:
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
-        fusion_rule=options.fusion_rule,
         truths=truths,
         replace=options.replace,
+        **looks(options),
     )
     return _print_images(record, options.out)
 
