@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from medfuse.errors import DicomError
 from medfuse.io.suv.checks import Evidence
-from medfuse.io.suv.tags import DAY, SIDECAR, Moment, PetTags, checked
+from medfuse.io.suv.tags import DAY, SIDECAR, Moment, PetTags, UnknownError, checked
 
 _MAX_HALF_LIVES = 8.0  # of uptake; beyond, a clock or a date is wrong
 _LATE = 4.0  # half lives from which an uptake is unusual
@@ -43,17 +43,17 @@ def uptake(evidence: Evidence, half_life: float | None) -> tuple[float, str]:
         _check_injection_as_reference(evidence, half_life)
         return 0.0, "decay corrected to the injection (ADMIN)"
     if one.decay_correction != "START" or half_life is None:
-        raise DicomError(f"DecayCorrection must be START or ADMIN for SUV, got another or none; {SIDECAR}")
+        raise UnknownError(f"DecayCorrection must be START or ADMIN for SUV, got another or none; {SIDECAR}")
     if one.uptake is not None:
         return checked("uptake", one.uptake), "dose decayed by the given UptakeSeconds"
     evidence.require_sound("injected", "start_time", "series", "ge_scan", "corrected_to", "acquired")
     if one.injected is None:
-        raise DicomError(f"The injection must have a time for SUV, got neither (0018,1078) nor (0018,1072); {SIDECAR}")
+        raise UnknownError(f"The injection must have a time, got neither (0018,1078) nor (0018,1072); {SIDECAR}")
     reference, name = _reference(evidence, half_life)
     injected = _injection(evidence, one.injected, reference, half_life)
     if half_life > _MAX_DATELESS_HALF_LIFE and None in (injected.day, reference.day):
         what = "injection" if injected.day is None else "scan"
-        raise DicomError(
+        raise UnknownError(
             f"The {what} must have a date for a half life of {half_life:g} s, got a time of day only; {SIDECAR}"
         )
     seconds = reference.since(injected)
@@ -137,6 +137,10 @@ def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
     first, series = _first(slices), one.series
     wait = None if first is None or series is None else _wait(first, series)
     if series is not None and (first is None or (wait is not None and wait >= -_SAME)):
+        if first is None:
+            evidence.warn(
+                "No AcquisitionTime tells whether the series was made after the scan: SeriesTime was taken for it."
+            )
         if first is not None and first.day is not None and series.day is None:
             series = replace(first, second=first.second - (wait or 0.0))
         _check_series(evidence, series, half_life)
@@ -145,7 +149,7 @@ def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
         _check_factor(evidence, one.ge_scan, half_life)
         return one.ge_scan, "the GE scan time"
     if first is not None and series is not None and wait is None:
-        raise DicomError(
+        raise UnknownError(
             "SeriesTime and AcquisitionTime must both have a date, and one clock, where they differ, got one without; "
             f"{SIDECAR}"
         )
@@ -160,7 +164,7 @@ def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
         _check_factor(evidence, start, half_life)
         return start, "AcquisitionTime less FrameReferenceTime"
     if first is None or any(t.acquired is None for t in slices):
-        raise DicomError(f"The scan must have a time for SUV, got no SeriesTime or AcquisitionTime; {SIDECAR}")
+        raise UnknownError(f"The scan must have a time for SUV, got no SeriesTime or AcquisitionTime; {SIDECAR}")
     _check_factor(evidence, first, half_life)
     return first, "the earliest AcquisitionTime"
 
@@ -196,7 +200,7 @@ def _check_series(evidence: Evidence, series: Moment, half_life: float) -> None:
         evidence.agree(told - wait, half_life, f"{text}, got {told:.0f} s")
     else:
         text = "SeriesTime must be the time of the first acquisition where no frame tells its FrameReferenceTime"
-        evidence.agree(wait, half_life, f"{text}, got {wait:.0f} s before it", lenient=True)
+        evidence.agree(wait, half_life, f"{text}, got {wait:.0f} s before it")
     if evidence.one.ge_scan is not None and evidence.one.ge_scan.is_comparable(series):
         apart = evidence.one.ge_scan.apart(series)
         evidence.agree(apart, half_life, f"SeriesTime must be the GE scan time, got {abs(apart):.0f} s apart")
@@ -233,9 +237,7 @@ def _check_injection_as_reference(evidence: Evidence, half_life: float | None) -
 def _agree_with_factor(evidence: Evidence, frame: PetTags, wait: float, half_life: float) -> None:
     off = _off_factor(frame, wait, half_life)
     text = f"DecayFactor must be that of {wait:.0f} s, by which the first frame followed what it is corrected to"
-    # For START, the times tell; for ADMIN, nothing but the factor speaks for or against it
-    lenient = evidence.one.decay_correction != "ADMIN"
-    evidence.agree(off, half_life, f"{text}, got {frame.decay_factor:.4g}, {abs(off):.0f} s off", lenient=lenient)
+    evidence.agree(off, half_life, f"{text}, got {frame.decay_factor:.4g}, {abs(off):.0f} s off")
 
 
 def _off_factor(frame: PetTags, wait: float, half_life: float) -> float:
