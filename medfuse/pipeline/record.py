@@ -96,6 +96,8 @@ def _of_source(
     }
     if (placement := _placement(data, name)) is not None:
         record["placement"] = placement
+    if f"{name}_doubts" in data:
+        record["doubts"] = json.loads(text_of(data[f"{name}_doubts"]))
     if NONFINITE_FRACTION in data[name].meta:
         record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
     if "suv" in data[name].meta:

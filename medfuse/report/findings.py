@@ -49,6 +49,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         _studies,
         _frames,
         _coverage,
+        _series,
         _nonfinite,
         _restoration,
         _bias_field,
@@ -113,6 +114,14 @@ def _placement(record: Mapping[str, Any]) -> list[Finding]:
         )
         found.append(Finding("note", text))
     return found
+
+
+def _series(record: Mapping[str, Any]) -> list[Finding]:
+    return [
+        Finding("warning", f"The series of the {title(name)} {text}. Look whether it is whole, and of one scan.")
+        for name, source in (record.get("sources") or {}).items()
+        for text in source.get("doubts") or ()
+    ]
 
 
 def _nonfinite(record: Mapping[str, Any]) -> list[Finding]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.contrast import mixed
+from medfuse.io.dicom.ends import check_ends, require_parts
 from medfuse.io.dicom.header import Header, PixelFormat, read_header
 from medfuse.io.dicom.identity import Person
 from medfuse.io.dicom.others import why_none
@@ -44,6 +45,7 @@ class Series:
         problem: Why it is no usable volume; empty if it is one.
         order: **[Z]**, index of each slice among all frames of all files, in the order of the headers.
         affine: **[4, 4]** float64, voxel index to RAS mm.
+        doubts: What a person must look at, such as "may lack its first slice: ...", each without full stop.
     """
 
     uid: str
@@ -52,6 +54,7 @@ class Series:
     problem: str = ""
     order: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    doubts: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[Path]:
@@ -249,11 +252,12 @@ def _series(uid: str, headers: Sequence[Header], max_bytes: int) -> Series:
     modality = headers[0].modality
     try:
         planes = _checked(headers, max_bytes)
-        order, affine = _stack(planes, _places(headers))
-        _check_count(headers, len(order))
+        places = _places(headers)
+        order, affine = _stack(planes, places)
+        doubts = _check_count(headers, order, places)
     except DicomError as error:
         return Series(uid, modality, tuple(headers), problem=str(error))
-    return Series(uid, modality, tuple(headers), order=order, affine=affine)
+    return Series(uid, modality, tuple(headers), order=order, affine=affine, doubts=doubts)
 
 
 def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
@@ -299,9 +303,10 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
     return Planes(*(np.concatenate([getattr(p, name) for p in planes]) for name in names))
 
 
-def _check_count(headers: Sequence[Header], count: int) -> None:
-    """Hold the slices against Number of Slices (0054,0081): of an end slice, nothing else tells."""
-    named = max(h.slices for h in headers)
+def _check_count(headers: Sequence[Header], order: np.ndarray, places: Sequence[str]) -> tuple[str, ...]:
+    """Hold the slices against Number of Slices (0054,0081) of a PET, or how images are counted; return doubts."""
+    require_parts([h.numbering for h in headers])
+    named, count = max(h.slices for h in headers), len(order)
     if count < named:
         raise DicomError(f"must have the {named} slices that it names, got {count}; add the missing ones")
     if named and count > named:
@@ -309,6 +314,9 @@ def _check_count(headers: Sequence[Header], count: int) -> None:
             f"must have the {named} slices that it names, got {count}; remove what is of another series, such as the "
             "first or the last"
         )
+    if named or count != len(headers):
+        return ()
+    return check_ends([headers[k].numbering for k in order], [places[k] for k in order])
 
 
 def _places(headers: Sequence[Header]) -> list[str]:
