@@ -189,6 +189,13 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_replace(command: argparse.ArgumentParser) -> None:
+    """Add the option that lets results of other images be replaced."""
+    command.add_argument(
+        "--replace", action="store_true", help="replace results of other images under the same names (default: refuse)"
+    )
+
+
 def add_images(command: argparse.ArgumentParser) -> None:
     """Add what `images` takes beside a bundle."""
     command.add_argument("--source1", type=Path, help="folder of MRI or visible images")
@@ -211,6 +218,20 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     add_reading(command)
+
+
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """Add what `evaluate` takes beside a device."""
+    command.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")
+    command.add_argument("--source2", required=True, type=Path, help="folder of clean PET or infrared images")
+    command.add_argument(
+        "--fused", required=True, type=Path, help="folder of fused images; colours are judged where source 2 has some"
+    )
+    command.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, .csv and .png")
+    for kind in ("restored", "degraded"):
+        command.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
+        command.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
+    command.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
 
 
 def named_bundle(words: Sequence[str]) -> str:

@@ -13,8 +13,10 @@ from medfuse.arguments import (
     SUV_CHOICES,
     add_bundle,
     add_estimate,
+    add_evaluate,
     add_images,
     add_reading,
+    add_replace,
     add_rule,
     add_sources,
     check_arguments,
@@ -80,7 +82,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
-    fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
+    fuse.add_argument("--case", help="name of the case in file names (default: case)")
     add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
@@ -95,6 +97,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     images.set_defaults(run=_images)
 
     for command in (fuse, images):
+        add_replace(command)
         command.add_argument(
             "--degradation",
             default="none",
@@ -113,16 +116,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
     )
-    evaluate.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")
-    evaluate.add_argument("--source2", required=True, type=Path, help="folder of clean PET or infrared images")
-    evaluate.add_argument(
-        "--fused", required=True, type=Path, help="folder of fused images; colours are judged where source 2 has some"
-    )
-    evaluate.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, .csv and .png")
-    for kind in ("restored", "degraded"):
-        evaluate.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
-        evaluate.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
-    evaluate.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
+    add_evaluate(evaluate)
     evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
 
@@ -163,6 +157,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
     batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
+    add_replace(batch)
     add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
@@ -179,7 +174,6 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _fuse(options: argparse.Namespace) -> None:
     from medfuse.io.places import require_apart
-    from medfuse.pipeline import require_same_sources
 
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
@@ -189,12 +183,10 @@ def _fuse(options: argparse.Namespace) -> None:
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
-    if options.case is None:
-        require_same_sources(options.out / "case", item, source_keys(options.bundle))
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
-    given: dict[str, Any] = reading | dicom | rule
+    given: dict[str, Any] = reading | dicom | rule | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
@@ -314,6 +306,7 @@ def _batch(options: argparse.Namespace) -> int:
         strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
+        replace=options.replace,
         shard=options.shard,
         bids=options.input if found.layout == "BIDS dataset" else None,
     )
@@ -327,7 +320,7 @@ def _batch(options: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _images(options: argparse.Namespace) -> None:
+def _images(options: argparse.Namespace) -> int:
     from medfuse.io import require_writable
     from medfuse.pipeline import fuse_images
 
@@ -345,17 +338,22 @@ def _images(options: argparse.Namespace) -> None:
         file_format=options.format,
         fusion_rule=options.fusion_rule,
         truths=truths,
+        replace=options.replace,
     )
-    _print_images(record, options.out)
+    return _print_images(record, options.out)
 
 
-def _print_images(record: dict[str, Any], out: Path) -> None:
+def _print_images(record: dict[str, Any], out: Path) -> int:
     speed = record["speed"]["megapixels_per_second"]
-    print(f"{len(record['images'])} images, {speed:.3g} megapixels per second: {out.resolve()}")
+    for name, message in record["failed"].items():
+        print(f"medfuse: {name} failed: {message}", file=sys.stderr)
+    failed = f", {len(record['failed'])} failed" if record["failed"] else ""
+    print(f"{len(record['images'])} images{failed}, {speed:.3g} megapixels per second: {out.resolve()}")
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
     print(NOTICE)
+    return 1 if record["failed"] else 0
 
 
 def _estimate(options: argparse.Namespace) -> None:

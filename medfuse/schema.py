@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ ID_RULE = "at most 128 letters, digits, '.', '_' and '-', the first a letter or 
 _UID = re.compile(r"[0-9.]{1,64}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _FILES = frozenset(  # what a run writes into OUT, or into the folder of a case, whatever the suffix
-    ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images", "index",
-     "readme", "source1", "source2", "weight")
+    ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images",
+     "images_unfinished", "index", "readme", "source1", "source2", "weight")
 )  # fmt: skip
 _DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # on Windows no file may be called so, with any suffix
 
@@ -60,13 +61,18 @@ def checked_id(text: Any, what: str, *, where: str = "") -> str:
     return str(text)
 
 
-def refuse_twins(cases: Iterable[str]) -> None:
-    """Refuse ids that differ in upper and lower case only: some file systems would mix up their results."""
+def refuse_twins(cases: Iterable[str], what: str = "Case ids") -> None:
+    """Refuse names that differ in upper and lower case only: some file systems would mix up their results.
+
+    Args:
+        cases: The names.
+        what: What they are, for the message.
+    """
     seen: dict[str, str] = {}
     for case in cases:
-        twin = seen.setdefault(case.lower(), case)
+        twin = seen.setdefault(unicodedata.normalize("NFC", case).casefold(), case)
         if twin != case:
-            raise BundleError(f"Case ids must differ in more than upper and lower case, got {twin} and {case}; rename.")
+            raise BundleError(f"{what} must differ in more than upper and lower case, got {twin} and {case}; rename.")
 
 
 def checked_unit(value: Any, what: str) -> str:

@@ -15,16 +15,18 @@ import torch
 from tqdm import tqdm
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
-from medfuse.errors import BundleError, known_error
+from medfuse.errors import BundleError, OthersResultsError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.modalities import MODALITIES
-from medfuse.io.places import require_apart
+from medfuse.io.places import input_paths, require_apart
+from medfuse.pipeline.describe import require_same_sources
+from medfuse.pipeline.failures import failure_message
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.layout import BidsLayout, Layout
 from medfuse.pipeline.ledger import (
     case_warnings,
-    failure_message,
+    clear_failure,
     fingerprint,
     is_done,
     is_ours,
@@ -33,6 +35,7 @@ from medfuse.pipeline.ledger import (
     write_failure,
     write_table,
 )
+from medfuse.pipeline.provenance import has_results, require_no_twins
 from medfuse.pipeline.workflow import Workflow, load_workflow
 from medfuse.schema import checked_items
 
@@ -71,12 +74,14 @@ def run_batch(
     shard: tuple[int, int] = (1, 1),
     bids: str | Path | None = None,
     fusion_rule: str | None = None,
+    replace: bool = False,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once.
 
     A case is written to a temporary folder, which becomes `out/<case>` (of a BIDS dataset `out/sub-X/[ses-Y]`) when all
-    is in it, and replaces what an earlier run left there. What cannot be fused leaves a record that says why, and the
-    next case goes on. At the end `out/cases.tsv` and the page over all cases are made of the records in `out`.
+    is in it, and replaces what an earlier run made there of the same sources. What cannot be fused leaves a record that
+    says why, beside the results of an earlier run where there are some, and the next case goes on. At the end
+    `out/cases.tsv` and the page over all cases are made of the records in `out`.
 
     Args:
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
@@ -95,6 +100,7 @@ def run_batch(
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
         bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
         fusion_rule: How the fused image comes of the restored sources.
+        replace: Replace results of other sources under the name of a case, too; else the case fails, and they stay.
 
     Returns:
         What became of each case.
@@ -127,7 +133,7 @@ def run_batch(
     summary = BatchSummary()
     try:
         for item in tqdm(items, unit="case", disable=None):
-            _run_case(item, workflow, layout, resume=resume, summary=summary)
+            _run_case(item, workflow, layout, resume=resume, replace=replace, summary=summary)
     finally:
         write_table(out)
         write_group_page(out)
@@ -149,18 +155,21 @@ def collect(out: str | Path) -> list[dict[str, Any]]:
 
 
 def _run_case(
-    item: Mapping[str, Any], workflow: Workflow, layout: Layout, *, resume: bool, summary: BatchSummary
+    item: Mapping[str, Any], workflow: Workflow, layout: Layout, *, resume: bool, replace: bool, summary: BatchSummary
 ) -> None:
     case, started, based_on = str(item["case"]), time.perf_counter(), None
     folder = layout.folder(case)
+    home = layout.records(folder)
     try:
         _sweep(folder)
         if "problem" in item:
             raise BundleError(str(item["problem"]))
         based_on = fingerprint(item, workflow.basis, names=layout.basis(item))
-        if resume and is_done(folder, layout.records(folder), case, based_on):
+        if resume and is_done(folder, home, case, based_on):
+            clear_failure(home, case)
             summary.skipped.append(case)
         else:
+            require_same_sources(home, item, workflow.writer.source_keys, replace=replace)
             with atomic_folder(folder) as temporary:
                 result = workflow(item)
                 require_unchanged(item, based_on)
@@ -169,13 +178,25 @@ def _run_case(
                 seconds = time.perf_counter() - started
                 write_done(temporary, layout.records(temporary), case, based_on, seconds=seconds)
             summary.fused.append(case)
-        if told := case_warnings(layout.records(folder), case):
+        if told := case_warnings(home, case):
             summary.warned[case] = told
     except Exception as error:  # of any kind: the next case may be sound
         error = _explained(error, item, based_on)
-        summary.failed[case] = failure_message(item, error)
-        with suppress(OSError), atomic_folder(folder) as temporary:  # even if there is no place for the record
-            write_failure(layout.records(temporary), item, error, seconds=time.perf_counter() - started)
+        summary.failed[case] = failure_message(error, input_paths(item))
+        with suppress(OSError):  # there may be no place for the record
+            _note_failure(item, error, layout, seconds=time.perf_counter() - started)
+
+
+def _note_failure(item: Mapping[str, Any], error: Exception, layout: Layout, *, seconds: float) -> None:
+    """Write why a case failed: beside its results of an earlier run, or into a folder that then holds nothing else."""
+    folder = layout.folder(str(item["case"]))
+    home = layout.records(folder)
+    if has_results(home, str(item["case"])):
+        if not isinstance(known_error(error), OthersResultsError):  # which say nothing of this case
+            write_failure(home, item, error, seconds=seconds)
+        return
+    with atomic_folder(folder) as temporary:
+        write_failure(layout.records(temporary), item, error, seconds=seconds)
 
 
 def _explained(error: Exception, item: Mapping[str, Any], based_on: Mapping[str, Any] | None) -> Exception:
@@ -200,6 +221,7 @@ def _part(items: Sequence[Mapping[str, Any]], shard: tuple[int, int]) -> Sequenc
 def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
     """Refuse to replace foreign files."""
     layout.check()
+    require_no_twins(layout.folder(str(item["case"])) for item in items)
     for case in (str(item["case"]) for item in items):
         folder = layout.folder(case)
         try:

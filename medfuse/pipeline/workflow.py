@@ -27,7 +27,7 @@ from medfuse.pipeline.result import CaseResult
 from medfuse.schema import checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
-_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "_meta_")
+_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "replace", "_meta_")
 
 
 @dataclass(frozen=True, eq=False)
