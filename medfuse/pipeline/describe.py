@@ -24,8 +24,7 @@ class DescribeSourcesd(MapTransform):
     Of a NIfTI, `<key>_placement` notes what its header says of the place, see `medfuse.io.placement`, as JSON.
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
-    one text that MONAI's batches leave as it is, for the headers of DICOM output; `<key>_doubts` notes, as JSON, what a
-    person must look at, see `medfuse.io.dicom.series.Series`. DICOM sources must be of one patient,
+    one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
     whatever is written; `one_study` and `one_frame` note whether they are of one study, and of one frame of reference.
     """
 
@@ -76,8 +75,6 @@ class DescribeSourcesd(MapTransform):
             found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             result[f"{key}_sha256"] = series_sha256(series.files)
             result[key] = tuple(str(file) for file in series.files)
-            if series.doubts:
-                result[f"{key}_doubts"] = json.dumps(series.doubts)
             result[f"{key}_files"] = "\0".join(result[key])
         require_one_person(found)
         if len(found) > 1:

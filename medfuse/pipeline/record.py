@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medfuse.about import NOTICE
-from medfuse.io.nifti import NONFINITE_FRACTION
+from medfuse.io.dicom.reader import DOUBTS
+from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
 from medfuse.report import region_values, warnings
@@ -96,10 +97,11 @@ def _of_source(
     }
     if (placement := _placement(data, name)) is not None:
         record["placement"] = placement
-    if f"{name}_doubts" in data:
-        record["doubts"] = json.loads(text_of(data[f"{name}_doubts"]))
-    if NONFINITE_FRACTION in data[name].meta:
-        record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
+    if DOUBTS in data[name].meta:
+        record[DOUBTS] = [text_of(text) for text in data[name].meta[DOUBTS]]
+    record |= {
+        key: _number(data[name].meta[key]) for key in (NONFINITE_FRACTION, NONFINITE_INSIDE) if key in data[name].meta
+    }
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
     if f"{name}_{BIAS_FIELD}" in data:

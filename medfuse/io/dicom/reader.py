@@ -23,6 +23,7 @@ from medfuse.io.units import ARBITRARY
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
+DOUBTS = "doubts"  # the key of what a person must look at, see `medfuse.io.dicom.series.Series`
 _MAX_SIDECAR = 1 << 16  # bytes
 
 Source = str | Path | Sequence[str | Path]
@@ -112,7 +113,7 @@ class DicomReader(ImageReader):
 
         Returns:
             float32 array **[X, Y, Z]** and MONAI's metadata: the affine in RAS mm, `modality`, `unit`,
-            `frame_of_reference` where there is one, and `suv`, the record of a PET.
+            `frame_of_reference` where there is one, `doubts` where there are any, and `suv`, the record of a PET.
 
         Raises:
             DicomError: If there is not one series, or it cannot be used; see `choose_series` and `load_volume`.
@@ -130,6 +131,8 @@ class DicomReader(ImageReader):
         }
         if series.frame_of_reference:
             meta[FRAME_OF_REFERENCE] = series.frame_of_reference
+        if series.doubts:
+            meta[DOUBTS] = list(series.doubts)
         volume = load_volume(series)
         if series.modality == "PT":
             content = Content(float(volume.sum(dtype=np.float64)) * voxel_ml(series), float(volume.max()))
