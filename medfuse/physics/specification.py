@@ -278,8 +278,8 @@ def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
     except (TypeError, ValueError, OverflowError):
         numbers = []
     if not numbers or any(isinstance(v, bool | str | bytes) for v in several):
-        what = "a text; write it without quotes" if isinstance(value, str) else _short(value)
-        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {what}.")
+        text = ", a text; write it without quotes" if any(isinstance(v, str) for v in several) else ""
+        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {_short(value)}{text}.")
     if max(map(abs, numbers)) > _MOST.get(name, math.inf):
         raise DegradationError(f"`{name}` of `{context.source}` must be at most {_MOST[name]:g}, got {_short(value)}.")
     return numbers if isinstance(value, (list, tuple)) else numbers[0]
