@@ -240,14 +240,6 @@ def test_names_that_monai_finds_in_a_folder(home):
     assert record(Path("out/images.json"))["images"] == ["$x", "@steps#", "a$b$"]
 
 
-@pytest.mark.parametrize(("text", "value"), [("3e-2", 0.03), ("+1E-1", 0.1), ("0.05", 0.05), ('"0.05"', "0.05")])
-def test_a_number_of_yaml_may_have_an_exponent_and_no_dot(tmp_path, text, value):
-    """YAML 1.2, 10.2.1.4; by YAML 1.1, 3e-2 is a text. What is in quotes is one."""
-    path = tmp_path / "spec.yaml"
-    path.write_text(f"version: 1\nsource1: [{{noise: {{sigma: {text}}}}}]\n")
-    assert load_spec(path)["source1"] == [{"noise": {"sigma": value}}]
-
-
 def test_a_specification_says_what_is_wrong_with_it(tmp_path):
     """By name, with the nearest legal one; a short file that says very much is refused before it fills the memory."""
     path = tmp_path / "spec.yaml"

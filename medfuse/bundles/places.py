@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,12 +143,6 @@ class UniqueKeyLoader(yaml.SafeLoader):
         if len(set(names)) < len(names):
             raise yaml.constructor.ConstructorError(None, None, "each key must come once", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-# A number with an exponent is one without a dot, too (YAML 1.2, 10.2.1.4): by YAML 1.1, 1e-2 is a text
-UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def check_overlays(paths: Sequence[str | Path]) -> None:
