@@ -22,11 +22,13 @@ def pair(tmp_path, mri, pet, save):
     """Return a function that writes an MRI and a PET with other elements, and describes them as a bundle does."""
 
     def write(describe: bool = True, **of_pet) -> dict:
-        datasets = pet.slices()
+        datasets, structure = pet.slices(), mri.slices()
+        for dataset in structure:
+            dataset.PatientSex = "M"
         for dataset in datasets:
             for name, value in of_pet.items():
                 setattr(dataset, name, value)
-        save(mri.slices(), tmp_path / "mri")
+        save(structure, tmp_path / "mri")
         save(datasets, tmp_path / "pet")
         item = {"case": "a", "mri": str(tmp_path / "mri"), "pet": str(tmp_path / "pet")}
         return DescribeSourcesd(["mri", "pet"], modality=["MR", "PT"])(item) if describe else item
@@ -41,6 +43,8 @@ class TestSources:
             {"PatientID": "CANARY-2"},
             {"IssuerOfPatientID": "CANARY"},  # the MRI tells none: no contradiction
             {"PatientName": "CANARY^OTHER", "PatientBirthDate": "19991231"},
+            {"PatientBirthDate": "19991231", "PatientSex": "F"},
+            {"PatientID": "", "PatientSex": "F"},
             {"PatientID": "", "PatientName": "CANARY^OTHER"},
             {"PatientID": None, "PatientBirthDate": "19991231"},
         ],
@@ -60,8 +64,9 @@ class TestSources:
             {"PatientID": ""},
             {"PatientID": "", "PatientName": "", "PatientBirthDate": ""},
             {"PatientName": "MARRIED^NAME"},
+            {"PatientName": "MARRIED^NAME", "PatientSex": "O"},
         ],
-        ids=["written otherwise", "no number, one name", "nothing told", "another name under one number"],
+        ids=["written otherwise", "no number, one name", "nothing told", "another name under one number", "no sex"],
     )
     def test_one_patient_is_not(self, pair, other):
         assert pair(**other)["one_study"] is True
@@ -106,7 +111,9 @@ class TestSlices:
         with pytest.raises(DicomError, match=rf"must have one {what}, got 2; split it \(file 4 of 5 by name"):
             open_series(tmp_path)
 
-    @pytest.mark.parametrize("other", [{"PatientName": "CANARY^OTHER"}, {"PatientBirthDate": "19991231"}])
+    @pytest.mark.parametrize(
+        "other", [{"PatientName": "CANARY^OTHER"}, {"PatientBirthDate": "19991231"}, {"PatientSex": "F"}]
+    )
     def test_two_people_under_one_number_are_refused(self, tmp_path, pet, save, other):
         """A number such as "0" is given to many where a header was made anonymous."""
         datasets = pet.slices()

@@ -166,6 +166,10 @@ class TestScan:
         assert suv([tags(decay_factor=1.461, **admin)], "bw").factor == pytest.approx(70e3 / 370e6)
         refused("DecayFactor must be that of 3600 s", tags(decay_factor=1.01, **admin))
 
+    def test_a_scan_by_ge_that_began_after_its_first_frame(self):
+        """The series was made at 15:00; a scan cannot begin at 13:30 of which a frame began at 11:30."""
+        refused("got 7200 s after it", tags(series=at(15.0), ge_scan=at(13.5)))
+
     def test_an_hour_between_the_scan_by_ge_and_the_series(self):
         refused("SeriesTime must be the GE scan time", tags(ge_scan=at(10.6)))
 
@@ -220,6 +224,11 @@ class TestDoseAndBody:
     @pytest.mark.parametrize(("weight", "size"), [(7.0, 1.75), (700.0, 1.75), (70.0, 0.75)])
     def test_weight_against_size(self, weight, size):
         refused("PatientWeight and PatientSize must give", tags(weight=weight, size=size, dose=5e6 * weight))
+
+    def test_a_weight_in_pounds_is_unusual(self):
+        """154 pounds, 1.75 m: 50.3 kg/m2 as kg."""
+        found = suv([tags(weight=154.3)], "bw")
+        assert "50.4 kg/m2 (154.3 kg, 1.75 m), which is unusual" in found.record["warnings"][0]
 
     def test_children_and_animals_are_sound(self):
         assert "warnings" not in suv([tags(weight=3.2, size=0.5, dose=14e6)], "bw").record

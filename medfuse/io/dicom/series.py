@@ -211,13 +211,13 @@ def require_one_person(sources: Mapping[str, Series]) -> None:
         sources: Series, by what a message calls them.
 
     Raises:
-        DicomError: If PatientID differs or, where one has none, name or birth date.
+        DicomError: If PatientID differs, or two of name, birth date and sex; where one has no PatientID, one of these.
     """
     for (first, one), (second, other) in combinations(sources.items(), 2):
         if one.person.is_another(other.person):
             raise DicomError(
-                f"{first} and {second} must be of one patient, got two by PatientID, or name and birth date; choose "
-                "series of one."
+                f"{first} and {second} must be of one patient, got two by PatientID, or name, birth date and sex; "
+                "choose series of one."
             )
 
 
@@ -289,8 +289,8 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
     for number, header in enumerate(headers, start=1):
         if header.person.contradicts(usual):
             raise DicomError(
-                "must have one patient (PatientName, PatientBirthDate), got two under one PatientID; split it (file "
-                f"{number} of {len(headers)} by name is another)"
+                "must have one patient (PatientName, PatientBirthDate, PatientSex), got two under one PatientID; split "
+                f"it (file {number} of {len(headers)} by name is another)"
             )
     if different := mixed(h.contrast for h in headers):
         raise DicomError(f"must be of one contrast, got several values of {different}; split it by them")

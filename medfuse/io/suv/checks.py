@@ -40,6 +40,7 @@ _SHORT = 1800.0  # s, half life of what is given in such doses
 _SMALL = 2.0  # kg, below which it is an animal, of which the doses for each kg are up to 20 times as high
 _SMALL_DOSE = 20.0
 _BMI = (5.0, 100.0)  # kg/m2, from a neonate to more than was ever seen
+_USUAL_BMI = (10.0, 50.0)  # beyond, the weight may be in pounds
 _HELD = 1.3  # times the injected activity: scatter, noise and calibration add to what is there
 _FAINT = 0.3  # SUV by body weight: the mean of a body is near 1, and its hottest voxel above
 _FACTORS = 0.1  # part by which the factors of Philips may differ: one was noted before headers were amended
@@ -240,10 +241,16 @@ def body(evidence: Evidence, kind: str) -> float:
     weight, size = evidence.known("weight"), evidence.known("size")
     if weight is not None and one.size and size is None:
         evidence.warn("PatientSize is no height of a human being in m: check it, and the weight.")
-    if weight is not None and size is not None and not _BMI[0] <= weight / size**2 <= _BMI[1]:
+    bmi = None if weight is None or size is None else weight / size**2
+    if bmi is not None and not _BMI[0] <= bmi <= _BMI[1]:
         raise DicomError(
-            f"PatientWeight and PatientSize must give {_BMI[0]:g} to {_BMI[1]:g} kg/m2, got {weight / size**2:.3g} "
-            f"({weight:g} kg, {size:g} m); {SIDECAR}"
+            f"PatientWeight and PatientSize must give {_BMI[0]:g} to {_BMI[1]:g} kg/m2, got {bmi:.3g} ({weight:g} kg, "
+            f"{size:g} m); {SIDECAR}"
+        )
+    if bmi is not None and not _USUAL_BMI[0] <= bmi <= _USUAL_BMI[1]:
+        evidence.warn(
+            f"PatientWeight and PatientSize give {bmi:.3g} kg/m2 ({weight:g} kg, {size:g} m), which is unusual: check "
+            "the weight, which is in kg, and the size."
         )
     return found
 

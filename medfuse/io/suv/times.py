@@ -143,10 +143,10 @@ def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
             )
         if first is not None and first.day is not None and series.day is None:
             series = replace(first, second=first.second - (wait or 0.0))
-        _check_series(evidence, series, half_life)
+        _check_start(evidence, series, "SeriesTime", half_life)
         return series, "SeriesTime"
     if one.ge_scan is not None:  # the series was made after the acquisition, as by post-processing
-        _check_factor(evidence, one.ge_scan, half_life)
+        _check_start(evidence, one.ge_scan, "The GE scan time", half_life)
         return one.ge_scan, "the GE scan time"
     if first is not None and series is not None and wait is None:
         raise UnknownError(
@@ -183,12 +183,12 @@ def _wait(first: Moment, series: Moment) -> float | None:
     return None if one_date and abs(wait) > _MAX_SPREAD else wait
 
 
-def _check_series(evidence: Evidence, series: Moment, half_life: float) -> None:
-    """Hold the Series Time against all that tells how long after it the first frame began."""
+def _check_start(evidence: Evidence, start: Moment, name: str, half_life: float) -> None:
+    """Hold the start of the scan, as one header has it, against all that tells when the first frame began."""
     frame = _first_frame(evidence.slices)
-    if frame is None or frame.acquired is None:
+    if frame is None or frame.acquired is None or not frame.acquired.is_comparable(start):
         return
-    wait = frame.acquired.apart(series)
+    wait = frame.acquired.apart(start)
     evidence.require_sound("frame_reference", "frame_duration", "decay_factor")
     told = _told_wait(frame, half_life, _from_zero(evidence.slices))
     if _has_factors(evidence.slices) and frame.decay_factor:
@@ -196,13 +196,13 @@ def _check_series(evidence: Evidence, series: Moment, half_life: float) -> None:
         best = min(waits, key=lambda w: abs(_off_factor(frame, w, half_life)))
         _agree_with_factor(evidence, frame, best, half_life)
     elif told is not None:
-        text = f"FrameReferenceTime must place the first frame {wait:.0f} s after SeriesTime, as AcquisitionTime does"
+        text = f"FrameReferenceTime must place the first frame {wait:.0f} s after {name}, as AcquisitionTime does"
         evidence.agree(told - wait, half_life, f"{text}, got {told:.0f} s")
     else:
-        text = "SeriesTime must be the time of the first acquisition where no frame tells its FrameReferenceTime"
-        evidence.agree(wait, half_life, f"{text}, got {wait:.0f} s before it")
-    if evidence.one.ge_scan is not None and evidence.one.ge_scan.is_comparable(series):
-        apart = evidence.one.ge_scan.apart(series)
+        text = f"{name} must be the time of the first acquisition where no frame tells its FrameReferenceTime"
+        evidence.agree(wait, half_life, f"{text}, got {abs(wait):.0f} s {'before' if wait > 0 else 'after'} it")
+    if evidence.one.ge_scan is not None and evidence.one.ge_scan.is_comparable(start):
+        apart = evidence.one.ge_scan.apart(start)
         evidence.agree(apart, half_life, f"SeriesTime must be the GE scan time, got {abs(apart):.0f} s apart")
 
 
