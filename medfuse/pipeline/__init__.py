@@ -13,6 +13,7 @@ from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, sha256, versions
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images, require_all
 from medfuse.pipeline.ledger import case_warnings
+from medfuse.pipeline.load import LoadSourcesd
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
@@ -24,6 +25,7 @@ __all__ = [
     "CaseResult",
     "DescribeSourcesd",
     "Fusion",
+    "LoadSourcesd",
     "Output",
     "SaveFusiond",
     "SourceAgreement",

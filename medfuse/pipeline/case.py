@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class SaveFusiond(MapTransform):
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [text_of(scale["unit"]) for scale in scales]
         told = {
-            "weights_sha256": sha256(self.weights),
+            "weights_sha256": self._weights_sha256,
             "steps": self.steps,
             "settings": self.settings,
             "degradation": stated(*self._known(data)),
@@ -139,6 +139,10 @@ class SaveFusiond(MapTransform):
             deidentified=self.deidentified,
             before=partial(self._before, data),
         )
+
+    @cached_property
+    def _weights_sha256(self) -> str:
+        return sha256(self.weights)
 
     def _before(self, data: Mapping[Hashable, Any]) -> Tensor | None:
         image = data.get(f"{self.moving}_before")

@@ -14,6 +14,7 @@ from monai.utils import ImageMetaKey, ensure_tuple_rep
 from medfuse.errors import BundleError
 from medfuse.io import check_nifti_header, is_nifti, open_series, require_one_person, require_volume
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES
+from medfuse.io.nifti import NiftiInfo
 from medfuse.pipeline.facts import series_sha256, sha256
 from medfuse.pipeline.provenance import has_results, require_no_twins, require_own
 
@@ -66,7 +67,7 @@ class DescribeSourcesd(MapTransform):
             if is_nifti(path):
                 if not path.is_file():
                     raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
-                result[f"{key}_placement"] = json.dumps(check_nifti_header(path, strict=self.strict).placement)
+                result[f"{key}_placement"] = json.dumps(_header(path, str(key), self.strict).placement)
                 result[f"{key}_sha256"] = sha256(path)
                 continue
             require_volume(path)
@@ -117,6 +118,12 @@ class VerifySourcesd(MapTransform):
                     "meantime; wait until it is complete, and run the case again."
                 )
         return dict(data)
+
+
+def _header(path: Path, key: str, strict: bool) -> NiftiInfo:
+    """Return what the header of a NIfTI says; what shows uptake may have several frames."""
+    row = MODALITIES.get(key)
+    return check_nifti_header(path, strict=strict, dynamic=row is not None and row.has_uptake)
 
 
 def _dicom(key: str) -> str | None:

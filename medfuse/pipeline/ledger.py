@@ -12,12 +12,15 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from medfuse.about import NOTICE, __version__
-from medfuse.errors import BundleError, known_error
+from medfuse.errors import BundleError, MedfuseError, known_error
 from medfuse.io import atomic_file, is_nifti, write_json
+from medfuse.io.modalities import MODALITIES
+from medfuse.io.pet_sidecar import read_pet_sidecar
 from medfuse.io.places import input_paths
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.failures import ERROR, failure_message, write_trace
@@ -63,7 +66,7 @@ def require_unchanged(item: Mapping[str, Any], based_on: Mapping[str, Any]) -> N
         BundleError: If one of them is another now.
     """
     for key, digest in _input_hashes(item).items():
-        if digest != based_on["inputs"][key]:
+        if digest != based_on["inputs"].get(key):
             raise BundleError(
                 f"{key} of case {item['case']} must stay as it is while the case is fused, got other content in the "
                 "meantime; wait until it is complete, and run the case again."
@@ -83,7 +86,18 @@ def _input_hashes(item: Mapping[str, Any]) -> dict[str, str | None]:
             raise BundleError(
                 f"{key} of case {item['case']} must be readable, got {why!r}; check its files and their permissions."
             ) from error
-    return {key: hashes[path] for key, path in paths.items()}
+    found = {key: hashes[path] for key, path in paths.items()}
+    return found | {f"{key}_sidecars": digest for key, path in paths.items() if (digest := _sidecars_hash(key, path))}
+
+
+def _sidecars_hash(key: str, path: Path) -> str | None:
+    """Return the hash of all that says how the values of a NIfTI PET become SUV; None where nothing does."""
+    if not is_nifti(path) or key not in MODALITIES or not MODALITIES[key].has_uptake:
+        return None
+    with suppress(OSError, MedfuseError):  # whoever reads it says what is wrong
+        files = read_pet_sidecar(path).files
+        return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else None
+    return None
 
 
 def _hash(path: Path) -> str | None:

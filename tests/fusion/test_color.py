@@ -67,7 +67,11 @@ def test_palettes_are_those_of_the_standard():
 def test_inverted_grey_is_grey_turned_round_and_a_rainbow_has_all_hues():
     np.testing.assert_array_equal(palette("GRAY_INVERTED"), palette("GRAY")[::-1])
     brightest = palette("RAINBOW").argmax(1)
-    assert (palette("RAINBOW")[0] == 0).all() and [brightest[k] for k in (50, 128, 220)] == [2, 1, 0]  # blue, green, red
+    assert (palette("RAINBOW")[0] == 0).all() and [brightest[k] for k in (50, 128, 220)] == [
+        2,
+        1,
+        0,
+    ]  # blue, green, red
     with pytest.raises(ImageError, match="must not get darker"):
         fuse_color(0.5, 0.5, "GRAY_INVERTED")
 

@@ -59,7 +59,7 @@ def test_a_palette_is_blended_by_its_luma_unless_it_falls():
 def test_every_map_has_a_scale_and_a_sentence(name):
     look = ColourFusion(name)
     scale = look.scale(64, 4)
-    assert scale.shape == (4 if name == "OKLAB" else 1, 64, 3) and 0 <= scale.min() and scale.max() <= 1
+    assert scale.shape == (4 if name == "OKLAB" else 1, 64, 3) and scale.min() >= 0 and scale.max() <= 1
     text = look.described(("MRI 0 to 90 a.u.", "PET 0 to 7 SUV"))
     assert "PET 0 to 7 SUV" in text and (name in text or name == "OKLAB")
     assert ("read_back" in text) == (name == "OKLAB")

@@ -6,7 +6,8 @@ import pytest
 from pydicom.sequence import Sequence
 
 from medfuse.io import DicomReader, open_series, series_suv
-from medfuse.io.suv import HALF_LIVES, PetTags, nuclides_in, suv
+from medfuse.io.suv import HALF_LIVES, PetTags, suv
+from medfuse.io.suv.nuclides import nuclides_in
 
 F18, C11 = HALF_LIVES["F-18"], 1221.6
 FACTOR = 70e3 / 370e6

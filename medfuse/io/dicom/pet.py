@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from medfuse.errors import DicomError
 from medfuse.io.dicom.planes import Planes
 from medfuse.io.dicom.values import Values, parse_zone
-from medfuse.io.suv import FILE_UNITS, HALF_LIVES, Moment, PetTags, nuclides_in
+from medfuse.io.suv import FILE_UNITS, Moment, PetTags
+from medfuse.io.suv.nuclides import named_nuclide, nuclides_in
 from medfuse.io.units import SUV_TYPES, find_unit
 
 _GE, _GE_SCAN = 0x00090010, 0x0009100D
@@ -85,7 +86,7 @@ def read_pet(values: Values, planes: Planes) -> PetTags:
         tracer_code=told.of(
             "tracer_code", lambda: _coded_nuclide(agent, "RadiopharmaceuticalCodeSequence", _TRACERS, ""), ""
         ),
-        tracer=told.of("tracer", lambda: _tracer(agent), ""),
+        tracer=told.of("tracer", lambda: named_nuclide(agent.text("Radiopharmaceutical")), ""),
         philips_suv=number("philips_suv", values, _PHILIPS_SUV) if is_philips else None,
         philips_activity=number("philips_activity", values, _PHILIPS_ACTIVITY) if is_philips else None,
         injected=told.of("injected", lambda: _injected(agent, zone, start_time), None),
@@ -138,12 +139,6 @@ def _nuclide(agent: Values) -> str:
         DicomError: If code and meaning are of two nuclides, or there are two.
     """
     return _coded_nuclide(agent, "RadionuclideCodeSequence", _NUCLIDES, "OTHER")
-
-
-def _tracer(agent: Values) -> str:
-    """Return the one nuclide of PET that the free text of Radiopharmaceutical names, or nothing."""
-    found = nuclides_in(agent.text("Radiopharmaceutical"))
-    return found.pop() if len(found) == 1 and found <= HALF_LIVES.keys() else ""
 
 
 def _coded_nuclide(agent: Values, keyword: str, lists: tuple[str, ...], other: str) -> str:

@@ -6,7 +6,7 @@
 
 from medfuse.io.suv.body import body_size
 from medfuse.io.suv.checks import Content
-from medfuse.io.suv.nuclides import HALF_LIVES, nuclides_in
+from medfuse.io.suv.nuclides import HALF_LIVES
 from medfuse.io.suv.rules import Suv, suv
 from medfuse.io.suv.tags import OVERRIDES, Moment, PetTags
 from medfuse.io.units import CHOICES, FILE_UNITS, KINDS
@@ -22,6 +22,5 @@ __all__ = [
     "PetTags",
     "Suv",
     "body_size",
-    "nuclides_in",
     "suv",
 ]

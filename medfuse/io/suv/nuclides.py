@@ -86,3 +86,9 @@ def nuclides_in(text: str) -> set[str]:
         for match in pattern.finditer(lower)
     }
     return found & _KNOWN or {_TRACER[name] for name in _WORD.findall(lower)}
+
+
+def named_nuclide(text: str) -> str:
+    """Return the one nuclide of PET that a text names, see `nuclides_in`; nothing where it names none, or several."""
+    found = nuclides_in(text)
+    return found.pop() if len(found) == 1 and found <= HALF_LIVES.keys() else ""
