@@ -60,6 +60,8 @@ class Fusion:
         steps: int | None = None,
         misfit: bool = False,
         agreement: bool = False,
+        save_intermediates: bool = False,
+        intermediate_steps: int = 1,
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
@@ -74,6 +76,8 @@ class Fusion:
                 steps=steps,
                 misfit=misfit,
                 agreement=agreement,
+                save_intermediates=save_intermediates,
+                intermediate_steps=intermediate_steps,
             )
 
 

@@ -114,7 +114,7 @@ def fuse_images(
 
     def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
         options = {"steps": steps, "agreement": False if chroma else "chi2", **chroma}
-        result = fusion.inferer(image, fusion.network, degradation=what, **options)
+        result: Mapping[str, Tensor] = fusion.inferer(image, fusion.network, degradation=what, **options)
         if not chroma:
             findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
         return result
