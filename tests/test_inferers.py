@@ -98,7 +98,7 @@ def test_a_call_overrides_degradation_and_steps(network):
 
 
 def test_intermediates_are_the_states_that_training_sees(network):
-    """As MONAI's `DiffusionInferer.sample`: the result, and a list of what was believed on the way, the last included."""
+    """As MONAI's `DiffusionInferer.sample`: the result, and a list of what was believed on the way, to the last."""
     inputs = rand(1, 2, 17, 19)
     inferer = FusionInferer(NOISE, steps=4, amp=False)
     plain = inferer(inputs, network)

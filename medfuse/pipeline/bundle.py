@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.devices import pick_device
-from medfuse.errors import BundleError
+from medfuse.errors import BundleError, nearest
 from medfuse.fusion import fusion_rule as require_rule
 from medfuse.inferers import FusionInferer
 
@@ -119,19 +121,42 @@ def read_inference(
         device: Replaces that of the configuration.
 
     Raises:
-        BundleError: There is no such bundle, overlay or device.
+        BundleError: There is no such bundle, overlay or device, or an overlay has a key that nothing reads.
     """
     root = bundle_dir(bundle)
     check_overlays(overlays)
     parser = ConfigParser()
+    base = root / "configs" / "inference.json"
     try:
-        parser.read_config([str(root / "configs" / "inference.json"), *map(str, overlays)])
+        _require_read(base, overlays)
+        parser.read_config([str(base), *map(str, overlays)])
+    except BundleError:
+        raise
+    except KeyError as error:
+        raise BundleError(
+            f"the keys of an overlay must lead into the configuration, got one that does not: {error}."
+        ) from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise BundleError("An overlay must hold a mapping of keys, got another content; repair it.") from error
     set_values(parser, {"bundle_root": str(root)})
     if device is not None:
         set_values(parser, {"device": pick_device(device)})
     return parser
+
+
+def _require_read(base: Path, overlays: Sequence[str | Path]) -> None:
+    """Raise where an overlay sets a key that is neither one of the bundle's nor named by a reference.
+
+    It would do nothing, without a word: a slip, or a key of an earlier version.
+    """
+    known = set(ConfigParser.load_config_file(base))
+    added = [ConfigParser.load_config_file(path) for path in overlays]
+    read = known | set(re.findall(r"@(\w+)", json.dumps(added, default=str)))
+    for key in (key for content in added for key in content.keys()):  # noqa: SIM118  (what is no mapping has none)
+        name = re.split("#|::", str(key).lstrip("+"))[0]
+        if name not in read and not name.startswith("_"):
+            what = "a key of an overlay must be one that the configuration reads"
+            raise BundleError(f"{what}, got {name!r}; {nearest(name, known)}.")
 
 
 def set_values(parser: ConfigParser, values: Mapping[str, Any]) -> None:
