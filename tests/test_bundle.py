@@ -325,16 +325,3 @@ def test_inference_config_has_the_properties_of_a_monai_bundle():
     )
     workflow.initialize()
     assert not workflow.check_properties()
-
-
-def test_metadata_has_what_the_schema_requires():
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    required = {
-        "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
-        "description", "authors", "copyright", "network_data_format",
-    }  # fmt: skip
-    assert required <= set(metadata)
-    assert metadata["version"] in metadata["changelog"]
-    for part in ("inputs", "outputs"):
-        for entry in metadata["network_data_format"][part].values():
-            assert len(entry["channel_def"]) == entry["num_channels"]

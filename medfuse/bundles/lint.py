@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from medfuse.bundles import CONFIG_SUFFIXES, UniqueKeyLoader, bundle_dir
+from medfuse.bundles import CONFIG_SUFFIXES, UniqueKeyLoader, bundle_dir, share_dir
 from medfuse.bundles.zoo import MAX_CONFIG, Finding, check_files, check_metadata, check_path, one_line
 from medfuse.errors import BundleError
 from medfuse.io.texts import read_json
@@ -356,6 +356,22 @@ def _logging(root: Path) -> Iterator[Finding]:
         for key in ("args", "kwargs"):
             if values.get(key, "()").replace(" ", "") not in ("()", "{}", "(sys.stdout,)", "(sys.stderr,)"):
                 yield Finding("configs/logging.conf", section, f"{key} must be (sys.stdout,), got another expression")
+
+
+def foreign_code(paths: Iterable[str | Path]) -> list[str]:
+    """Return the names of configurations that would run code and are none of those that medfuse ships, checked.
+
+    What is shipped must still pass the check; what holds no expression and no target runs nothing.
+
+    Args:
+        paths: Configurations that belong together.
+    """
+    files = [Path(path).resolve() for path in paths]
+    shipped = [share_dir().resolve() / name for name in ("bundles", "configs")]
+    own = [path for path in files if any(path.is_relative_to(folder) for folder in shipped)]
+    sound = not check_configs(own).findings
+    report = check_configs([path for path in files if not (sound and path in own)])
+    return sorted({file for file, _, _ in report.code})
 
 
 def _weights(root: Path) -> Iterator[Finding]:

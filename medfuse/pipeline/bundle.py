@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor
 
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
+from medfuse.bundles.lint import foreign_code
 from medfuse.devices import pick_device
 from medfuse.errors import BundleError, nearest
 from medfuse.fusion import fusion_rule as require_rule
 from medfuse.inferers import FusionInferer
 
+_logger = logging.getLogger(__name__)
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
 
@@ -127,6 +130,7 @@ def read_inference(
     check_overlays(overlays)
     parser = ConfigParser()
     base = root / "configs" / "inference.json"
+    _warn_of_code([base, *overlays])
     try:
         _require_read(base, overlays)
         parser.read_config([str(base), *map(str, overlays)])
@@ -142,6 +146,16 @@ def read_inference(
     if device is not None:
         set_values(parser, {"device": pick_device(device)})
     return parser
+
+
+def _warn_of_code(configurations: Sequence[str | Path]) -> None:
+    """Say what MONAI's own command says of any configuration, of those alone that are not medfuse's and hold code."""
+    if names := foreign_code(configurations):
+        _logger.warning(
+            "%s must be of someone you trust, got code that runs with your rights; see it with "
+            "`medfuse bundle check --list`.",
+            ", ".join(names),
+        )
 
 
 def _require_read(base: Path, overlays: Sequence[str | Path]) -> None:
@@ -239,6 +253,7 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
     """
     root = bundle_dir(bundle)
     configs = root / "configs"
+    _warn_of_code([configs / "inference.json"])
     workflow = ConfigWorkflow(
         config_file=str(configs / "inference.json"),
         meta_file=str(configs / "metadata.json"),
