@@ -19,6 +19,8 @@ from torch import Tensor
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
 from medfuse.bundles.lint import foreign_code
 from medfuse.devices import pick_device
+from medfuse.diffusion import FusionModel
+from medfuse.diffusion.export import export_network
 from medfuse.errors import BundleError, nearest
 from medfuse.fusion import fusion_rule as require_rule
 from medfuse.inferers import FusionInferer
@@ -111,6 +113,25 @@ def load_fusion(
     if not isinstance(inferer, FusionInferer):
         raise BundleError(f"the inferer of a bundle must be a FusionInferer, got {type(inferer).__name__}; change it.")
     return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
+
+
+def export_bundle(bundle: str, path: str | Path) -> float:
+    """Export a bundle's network with its weights to a file, see `medfuse.diffusion.export.export_network`.
+
+    Args:
+        bundle: Name or folder of a bundle.
+        path: `.pt2`, `.onnx` or `.ts`.
+
+    Returns:
+        How far the export is off the network.
+
+    Raises:
+        BundleError: There is no such bundle, or it cannot be exported so.
+    """
+    network = load_fusion(bundle, device="cpu").network
+    if not isinstance(network, FusionModel):
+        raise BundleError(f"the network of a bundle must be a FusionModel, got {type(network).__name__}; change it.")
+    return export_network(network, path)
 
 
 def read_inference(
