@@ -73,7 +73,7 @@ class AverageGradients:
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters])
         for values in (there, flat):
             dist.all_reduce(values)
-        parts = (flat / dist.get_world_size()).split([p.numel() for p in self.parameters])
+        parts = torch.split(flat / dist.get_world_size(), [p.numel() for p in self.parameters])
         for parameter, part, count in zip(self.parameters, parts, there.tolist(), strict=True):
             if count:
                 parameter.grad = part.view_as(parameter).clone(memory_format=torch.preserve_format)
