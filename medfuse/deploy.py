@@ -16,8 +16,9 @@ from holoscan.conditions import CountCondition
 from monai.deploy.core import Application, ConditionType, Operator, OperatorSpec
 
 from medfuse.about import NOTICE
+from medfuse.bundles import case_keys
 from medfuse.errors import BundleError, MedfuseError
-from medfuse.io import discover
+from medfuse.io import discover, list_series
 from medfuse.pipeline import run_batch
 
 
@@ -59,12 +60,18 @@ class FuseStudiesOperator(Operator):  # type: ignore[misc]
         Raises:
             BundleError: A study could not be fused; the others are.
         """
-        found = discover(Path(self.input_folder))
-        summary = run_batch(found.cases, Path(self.output_folder), degradation=self.degradation)
+        summary = run_batch(_studies(Path(self.input_folder)), Path(self.output_folder), degradation=self.degradation)
         if summary.failed:
             reasons = "; ".join(f"{case}: {message}" for case, message in summary.failed.items())
             raise BundleError(f"all studies must be fused, got {len(summary.failed)} that were not: {reasons}")
         op_output.emit(str(self.output_folder), "folder")
+
+
+def _studies(folder: Path) -> list[dict[str, Any]]:
+    """Return the studies of a folder as cases; MONAI Deploy gives one, in any folders, a PACS may give several."""
+    if len({series.study for series in list_series(folder).series}) == 1:
+        return [{"case": "study"} | dict.fromkeys(case_keys(), str(folder))]
+    return discover(folder).cases
 
 
 class FusionApplication(Application):  # type: ignore[misc]
