@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ from medfuse.diffusion.export import export_network
 from medfuse.errors import BundleError, nearest
 from medfuse.fusion import fusion_rule as require_rule
 from medfuse.inferers import FusionInferer
+from medfuse.io.contents import contents
 
 _logger = logging.getLogger(__name__)
+_UNKNOWN = ("another file", "restore them")
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
 
@@ -240,8 +243,9 @@ def restore_network(network: torch.nn.Module, weights: str | Path) -> torch.nn.M
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        kind, remedy = ("others", "restore them") if zipfile.is_zipfile(weights) else contents(weights) or _UNKNOWN
         raise BundleError(
-            f"the weights must fit the network, got others at models/{weights.name}; restore them."
+            f"the weights must fit the network, got {kind} at models/{weights.name}; {remedy}."
         ) from error
     return network.eval()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class SaveFusiond(MapTransform):
         outputs: Sequence[Output] = OUTPUTS,
         dicom_output: bool = True,
         deidentified: bool = False,
+        replace: bool = False,
     ) -> None:
         """Make the transform.
 
@@ -70,6 +71,7 @@ class SaveFusiond(MapTransform):
             outputs: What to write beside the JSON sidecar.
             dicom_output: Write DICOM, too, where a source was DICOM.
             deidentified: Leave blank what names the patient in DICOM output.
+            replace: Replace the results of other sources under the name of a case.
         """
         super().__init__(keys)
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
@@ -77,7 +79,7 @@ class SaveFusiond(MapTransform):
         self.source_keys, self.reference = source_keys, reference
         self.spatial_dim, self.palette = spatial_dim, palette
         self.outputs = tuple(row for row in outputs if dicom_output or row.write is not write_dicom)
-        self.deidentified = deidentified
+        self.deidentified, self.replace = deidentified, replace
         self.moving = next(key for key in source_keys if key != reference)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -88,7 +90,7 @@ class SaveFusiond(MapTransform):
 
     def write(self, result: CaseResult, folder: Path) -> None:
         """Write all outputs of a case into a folder, the sidecar last; those of an earlier run go first."""
-        write_outputs(result, folder, self.outputs)
+        write_outputs(result, folder, self.outputs, replace=self.replace)
 
     def result(self, data: Mapping[Hashable, Any]) -> CaseResult:
         """Collect what is to be written; each warning is logged, too.
@@ -107,7 +109,7 @@ class SaveFusiond(MapTransform):
         bright = float(np.percentile(fused.numpy(), 99.8))
         units = [text_of(scale["unit"]) for scale in scales]
         told = {
-            "weights_sha256": sha256(self.weights),
+            "weights_sha256": self._weights_sha256,
             "steps": self.steps,
             "settings": self.settings,
             "degradation": stated(*self._known(data)),
@@ -137,6 +139,10 @@ class SaveFusiond(MapTransform):
             deidentified=self.deidentified,
             before=partial(self._before, data),
         )
+
+    @cached_property
+    def _weights_sha256(self) -> str:
+        return sha256(self.weights)
 
     def _before(self, data: Mapping[Hashable, Any]) -> Tensor | None:
         image = data.get(f"{self.moving}_before")

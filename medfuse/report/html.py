@@ -327,7 +327,7 @@ def _values(record: Mapping[str, Any]) -> Markup:
             head = ["Region", "Volume [ml]", *(f"{k}, {w}" for k in ("Mean", "Max", "Peak") for w in states)]
             rows = [
                 [
-                    "Whole image" if r["label"] is None else f"Label {r['label']}",
+                    "Whole image" if r["label"] is None else f"Label {r['label']}{_named(r)}",
                     number_text(r["volume_ml"]),
                     *(number_text(r[w][k]) for k in ("mean", "max", "peak") for w in states),
                 ]
@@ -344,6 +344,11 @@ def _values(record: Mapping[str, Any]) -> Markup:
     if not tables:
         return section("values", "Values", element("p", "No values were recorded."))
     return section("values", "Values", *tables, element("p", hint))
+
+
+def _named(region: Mapping[str, Any]) -> str:
+    """Return what a region is called, after a comma; nothing where no table names it."""
+    return f", {region['name']}" if region.get("name") else ""
 
 
 def _methods(record: Mapping[str, Any]) -> Markup:

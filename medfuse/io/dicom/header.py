@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pydicom.filereader import read_dataset
 
 from medfuse.errors import DicomError
 from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
+from medfuse.io.contents import contents
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
 from medfuse.io.dicom.identity import Person, read_person
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
@@ -41,6 +43,7 @@ CODECS = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
 }
+JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)  # see `medfuse.io.dicom.jpeg_lossless`
 MODEL = "medfuse"  # model name of what medfuse writes
 _CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 _ENHANCED = (
@@ -52,6 +55,7 @@ _ENHANCED = (
     uid.LegacyConvertedEnhancedPETImageStorage,
 )
 _MODALITIES = ("CT", "MR", "PT")
+_ALONE = threading.RLock()  # what `quiet` changes is that of the whole process
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_HEADER = 32 << 20  # bytes
 _MAX_READS = 500_000  # two or three for an element; a header of so many empty items would take 1 GB in memory
@@ -184,7 +188,8 @@ def read_header(path: Path) -> Header | Other:
     except OSError as error:
         raise DicomError(f"must be readable, got {error.strerror or 'an error'}") from None
     if path.suffix.lower() in _SUFFIXES:
-        raise DicomError("must begin with a preamble and DICM, got another beginning")
+        kind, remedy = contents(path) or ("another beginning", "")
+        raise DicomError(f"must begin with a preamble and DICM, got {kind}{remedy and f' ({remedy})'}")
     return Other()
 
 
@@ -204,16 +209,20 @@ def _read_guarded(file: _Budget, path: Path) -> Header | Other:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient.
+
+    One thread at a time.
+    """
+    with _ALONE:
+        logger = logging.getLogger("pydicom")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            with warnings.catch_warnings(), config.disable_value_validation():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 class _Budget:
@@ -328,9 +337,9 @@ def _file_meta(file: _Budget) -> tuple[str, str]:
 
 def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> PixelFormat:
     """Check what is said of the pixels against what the file can hold (PS3.3 C.7.6.3)."""
-    if syntax not in NATIVE and syntax not in CODECS:
+    if syntax not in (*NATIVE, *CODECS, *JPEG_LOSSLESS):
         name = uid.UID(syntax).name if syntax in uid.UID_dictionary else "another transfer syntax"
-        raise DicomError(f"must be uncompressed, RLE, JPEG-LS or JPEG 2000, got {name}; convert it")
+        raise DicomError(f"must be uncompressed, RLE, JPEG Lossless, JPEG-LS or JPEG 2000, got {name}; convert it")
     if values.count("SamplesPerPixel") != 1 or values.text("PhotometricInterpretation") != "MONOCHROME2":
         raise DicomError("must be grey (MONOCHROME2, one sample), got another kind of image")
     rows, columns = values.count("Rows"), values.count("Columns")

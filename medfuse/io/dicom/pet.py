@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
@@ -13,7 +12,8 @@ from pydicom.dataset import Dataset
 from medfuse.errors import DicomError
 from medfuse.io.dicom.planes import Planes
 from medfuse.io.dicom.values import Values, parse_zone
-from medfuse.io.suv import FILE_UNITS, HALF_LIVES, Moment, PetTags
+from medfuse.io.suv import FILE_UNITS, Moment, PetTags
+from medfuse.io.suv.nuclides import named_nuclide
 from medfuse.io.units import SUV_TYPES, find_unit
 
 _GE, _GE_SCAN = 0x00090010, 0x0009100D
@@ -21,7 +21,6 @@ _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70530010, 0x70531000, 0x70531009
 PRIVATE_TAGS = (_GE, _GE_SCAN, _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY)
 _CORRECTIONS = ("DECY", "ATTN", "SCAT", "DTIM", "MOTN", "PMOT", "CLN", "RAN", "RADL", "DCAL", "NORM", "SLSENS")
 _SCHEMES = {"SNM3": "SRT", "99SDM": "SRT", "SNOMED": "SCT", "SNOMED-CT": "SCT"}  # that use the codes of others
-_MEANING = re.compile(r"\W*(\d{1,3}m?)\W*([A-Za-z]+)\W*|\W*([A-Za-z]+)\W*(\d{1,3}m?)\W*")  # of ^18^Fluorine, F-18
 _ROUNDED = 60.0  # s, by which two notes of one acquisition may differ
 
 T = TypeVar("T")
@@ -135,31 +134,12 @@ def _nuclide(agent: Values) -> str:
     found = set()
     for item in agent.items("RadionuclideCodeSequence"):
         scheme = item.text("CodingSchemeDesignator")
-        named = {_coded(_SCHEMES.get(scheme, scheme), item.text("CodeValue")), _meant(item.text("CodeMeaning"))}
+        named = {_coded(_SCHEMES.get(scheme, scheme), item.text("CodeValue")), named_nuclide(item.text("CodeMeaning"))}
         found |= named if any(named) else {"OTHER"}
     found.discard("")
     if len(found) > 1:
         raise DicomError("must tell of one nuclide in RadionuclideCodeSequence, got several")
     return found.pop() if found else ""
-
-
-def _meant(text: str) -> str:
-    """Return the known nuclide of a code's meaning, such as ^18^Fluorine, 18F or F-18; else nothing."""
-    match = _MEANING.fullmatch(text)
-    if match is None:
-        return ""
-    element, mass = (match[2], match[1]) if match[2] else (match[3], match[4])
-    symbol = _SYMBOLS.get(element.lower(), element.capitalize())
-    return nuclide if (nuclide := f"{symbol}-{mass}") in HALF_LIVES else ""
-
-
-_SYMBOLS = {
-    "carbon": "C", "nitrogen": "N", "oxygen": "O", "fluorine": "F", "sodium": "Na", "potassium": "K", "scandium": "Sc",
-    "titanium": "Ti", "manganese": "Mn", "iron": "Fe", "copper": "Cu", "zinc": "Zn", "gallium": "Ga", "germanium": "Ge",
-    "arsenic": "As", "selenium": "Se", "bromine": "Br", "rubidium": "Rb", "yttrium": "Y", "zirconium": "Zr",
-    "niobium": "Nb", "technetium": "Tc", "iodine": "I", "terbium": "Tb", "cobalt": "Co", "chlorine": "Cl",
-    "lanthanum": "La",
-}  # fmt: skip
 
 
 @cache
@@ -169,7 +149,7 @@ def _coded(scheme: str, value: str) -> str:
     from pydicom.sr.coding import Code
 
     asked, nuclides = Code(value, scheme, ""), codes.cid4020
-    return next((_meant(known.meaning) for n in nuclides.dir() if (known := getattr(nuclides, n)) == asked), "")
+    return next((named_nuclide(known.meaning) for n in nuclides.dir() if (known := getattr(nuclides, n)) == asked), "")
 
 
 def _mapped_units(values: Values, planes: Planes) -> str:

@@ -63,6 +63,7 @@ class Evidence:
         slices: What each says.
         stated: Names of what a sidecar said.
         content: What the pixels hold, where they were read.
+        before: For how long a dynamic scan may have run before the injection, s; 0 for a static one.
         warnings: Whole sentences.
     """
 
@@ -70,6 +71,7 @@ class Evidence:
     slices: Sequence[PetTags]
     stated: frozenset[str] = frozenset()
     content: Content | None = None
+    before: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
     def require_sound(self, *names: str) -> None:

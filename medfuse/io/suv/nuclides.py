@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+_MEANING = re.compile(r"\W*(\d{1,3}m?)\W*([A-Za-z]+)\W*|\W*([A-Za-z]+)\W*(\d{1,3}m?)\W*")  # of ^18^Fluorine, F-18
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 HALF_LIVES = {
     "C-11": 20.36 * _MINUTE, "N-13": 9.965 * _MINUTE, "O-14": 70.62, "O-15": 122.24, "F-18": 109.77 * _MINUTE,
@@ -28,3 +31,22 @@ def is_half_life(value: float, nuclide: str) -> bool:
 def nuclides_of(half_life: float) -> list[str]:
     """Return the nuclides of a half life, s."""
     return [nuclide for nuclide in HALF_LIVES if is_half_life(half_life, nuclide)]
+
+
+def named_nuclide(text: str) -> str:
+    """Return the known nuclide of a code's meaning, such as ^18^Fluorine, 18F or F-18; else nothing."""
+    match = _MEANING.fullmatch(text)
+    if match is None:
+        return ""
+    element, mass = (match[2], match[1]) if match[2] else (match[3], match[4])
+    symbol = _SYMBOLS.get(element.lower(), element.capitalize())
+    return nuclide if (nuclide := f"{symbol}-{mass}") in HALF_LIVES else ""
+
+
+_SYMBOLS = {
+    "carbon": "C", "nitrogen": "N", "oxygen": "O", "fluorine": "F", "sodium": "Na", "potassium": "K", "scandium": "Sc",
+    "titanium": "Ti", "manganese": "Mn", "iron": "Fe", "copper": "Cu", "zinc": "Zn", "gallium": "Ga", "germanium": "Ge",
+    "arsenic": "As", "selenium": "Se", "bromine": "Br", "rubidium": "Rb", "yttrium": "Y", "zirconium": "Zr",
+    "niobium": "Nb", "technetium": "Tc", "iodine": "I", "terbium": "Tb", "cobalt": "Co", "chlorine": "Cl",
+    "lanthanum": "La",
+}  # fmt: skip

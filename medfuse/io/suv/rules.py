@@ -58,6 +58,7 @@ def suv(
     overrides: Mapping[str, Any] | None = None,
     *,
     content: Content | None = None,
+    before: float = 0.0,
 ) -> Suv:
     """Find the factor that turns the values of a PET series into SUV.
 
@@ -68,6 +69,7 @@ def suv(
             can be computed, else not at all.
         overrides: What a sidecar says instead of the headers; names are those of `OVERRIDES`.
         content: What the pixels hold, to be held against the injected activity.
+        before: For how long a dynamic scan may have run before the injection, s.
 
     Returns:
         Factor, unit and record.
@@ -81,7 +83,7 @@ def suv(
         raise DicomError(f"suv must be one of {', '.join(CHOICES)}, got {kind!r}; choose one of them.")
     one = _overridden(_common(tags, kind != "none", overrides or ()), overrides or {})
     stated = frozenset(name for name, keyword in OVERRIDABLE.items() if keyword in (overrides or {}))
-    evidence = Evidence(one, tags, stated, content)
+    evidence = Evidence(one, tags, stated, content, before)
     record = _record(one, tags)
     if overrides:
         record["overridden"] = ", ".join(sorted(overrides))

@@ -13,7 +13,7 @@ RANGES = {  # limits beyond which the unit must be another one than DICOM's
     "size": (0.2, 2.8),  # m
     "dose": (1e5, 1e11),  # Bq
     "half_life": (10.0, 1e8),  # s
-    "uptake": (0.0, 1e7),  # s
+    "uptake": (-3600.0, 1e7),  # s; a dynamic scan may begin before the injection
 }
 UNIT_OF = {"weight": "kg", "size": "m", "dose": "Bq", "half_life": "s", "uptake": "s"}
 OVERRIDABLE = {

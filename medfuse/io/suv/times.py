@@ -57,7 +57,9 @@ def uptake(evidence: Evidence, half_life: float | None) -> tuple[float, str]:
             f"The {what} must have a date for a half life of {half_life:g} s, got a time of day only; {SIDECAR}"
         )
     seconds = reference.since(injected)
-    if not 0.0 <= seconds <= _MAX_HALF_LIVES * half_life:
+    if -evidence.before <= reference.apart(injected) < 0.0:  # a dynamic scan may begin first
+        seconds = reference.apart(injected)
+    elif not 0.0 <= seconds <= _MAX_HALF_LIVES * half_life:
         raise DicomError(
             f"The scan must follow the injection within {_MAX_HALF_LIVES:g} half lives, got {seconds:.0f} s by {name}; "
             f"{SIDECAR}"
@@ -79,7 +81,7 @@ def _warn_of_unusual(
             f"The scan began {seconds / 60.0:.0f} minutes after the injection, {seconds / half_life:.1f} half lives, "
             "which is unusual: check the times."
         )
-    if half_life > _LONG_LIVED and first is not None and first.is_comparable(injected):
+    if half_life > _LONG_LIVED and not evidence.before and first is not None and first.is_comparable(injected):
         wait = first.since(injected)
         if 0.0 <= wait < _SOON:
             evidence.warn(
@@ -241,7 +243,7 @@ def _agree_with_factor(evidence: Evidence, frame: PetTags, wait: float, half_lif
 def _off_factor(frame: PetTags, wait: float, half_life: float) -> float:
     """Return by how many seconds a Decay Factor is off: it may include the decay during the frame, or not."""
     decayed = half_life * math.log2(frame.decay_factor or 1.0)
-    later = wait + (_average(frame.frame_duration, half_life) if frame.frame_duration else 0.0)
+    later = wait + (average_time(frame.frame_duration, half_life) if frame.frame_duration else 0.0)
     return decayed - wait if decayed < wait else max(decayed - later, 0.0)
 
 
@@ -268,7 +270,7 @@ def _told_wait(tags: PetTags, half_life: float, from_zero: bool) -> float | None
         return tags.frame_reference
     if not tags.frame_reference or not tags.frame_duration:  # 0 in all slices is a default
         return None
-    return tags.frame_reference - _average(tags.frame_duration, half_life)
+    return tags.frame_reference - average_time(tags.frame_duration, half_life)
 
 
 def _frame_start(tags: PetTags, half_life: float, from_zero: bool) -> Moment | None:
@@ -277,7 +279,7 @@ def _frame_start(tags: PetTags, half_life: float, from_zero: bool) -> Moment | N
     return None if tags.acquired is None or wait is None else replace(tags.acquired, second=tags.acquired.second - wait)
 
 
-def _average(duration: float, half_life: float) -> float:
-    """Return when a frame is at its average count rate, s after its start (QIBA)."""
+def average_time(duration: float, half_life: float) -> float:
+    """Return when a frame of a duration, s, is at its average count rate, s after its start (QIBA)."""
     decay = math.log(2.0) / half_life * duration
     return duration / decay * math.log(decay / -math.expm1(-decay)) if decay > 0 else 0.0

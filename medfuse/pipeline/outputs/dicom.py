@@ -61,10 +61,12 @@ def _restored(result: CaseResult, folder: Path, filing: Filing) -> None:
 
     second, unit, volume = filing.second, result.units[1], result.restored[1].numpy()
     if second is not None and second.is_classic_pet:
-        units, suv_type = write.pet_units(result.record["sources"][result.names[1]]["suv"])
+        source = result.record["sources"][result.names[1]]
+        units, suv_type = write.pet_units(source["suv"])
         write.write_pet(
             folder, volume, result.affine, filing.derivation,
             pet=second, units=units, suv_type=suv_type, window=result.window, name=folder.name,
+            frames=source.get("frames"), half_life=source["suv"]["tags"].get("RadionuclideHalfLife"),
         )  # fmt: skip
     else:
         write.write_parametric_map(
