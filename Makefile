@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format bench results corpus docs coverage dist clean
+.PHONY: help setup demo test test-full lint format bench faults results corpus docs coverage dist clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ demo: .venv/.runtime  ## fuse the shipped real PET-MRI case
 test: lint  ## lint and run the quick tests
 	$(PYTEST) -m "not full"
 
-test-full: .venv/.dev  ## run the slow tests
+test-full: .venv/.dev .venv/engines/.made  ## run the slow tests
 	$(PYTEST) -m full
 
 lint: .venv/.dev  ## check style, format, types and layers
@@ -67,6 +67,9 @@ dist: .venv/.dev  ## build wheel and sdist into dist/, and check them
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 
+faults: .venv/.dev  ## kill, fill up, set back and double batches, and say what came of it: FAULT one of them, CASES how many
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults $(FAULT) $(if $(CASES),--cases $(CASES))
+
 clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
 	rm -rf build dist out/demo .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find bundles configs medfuse tests -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -94,3 +97,10 @@ clean:  ## remove caches, builds and the demo's results; .venv and runs/ stay
 	@echo "installing medfuse and its development tools"
 	@$(PIP) install $(PIP_FLAGS) -e ".[dev]" -c constraints.txt
 	@touch .venv/.runtime $@
+
+# What the engines bring to check their own files with; it would not fit beside ours.
+.venv/engines/.made: engines/requirements.txt | .venv/.created
+	@echo "installing the engines' parsers"
+	@$(PYTHON) -m venv .venv/engines
+	@.venv/engines/bin/python -m pip --disable-pip-version-check install $(PIP_FLAGS) -r engines/requirements.txt
+	@touch $@

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from medfuse.about import NOTICE
 from medfuse.bundles import (
     CONFIG_SUFFIXES,
     DEFAULT_BUNDLE,
@@ -19,15 +21,25 @@ from medfuse.bundles import (
     case_keys,
     check_overlays,
     load_spec,
+    preset_names,
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
+from medfuse.io.bids_derivatives import find_derivatives, with_derivatives
+from medfuse.io.bids_filter import Selection, read_selection
+from medfuse.io.labels import label_file
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
 from medfuse.io.units import ARBITRARY, CHOICES
-from medfuse.schema import checked_id, checked_unit
+from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
+EXPORTS = (".pt2", ".onnx", ".ts")  # as medfuse.diffusion.export.FORMATS
+DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
+PALETTES = (  # those of medfuse.fusion.color, likewise
+    "oklab", "hot_iron", "pet", "hot_metal_blue", "pet_20_step", "rainbow", "gray", "gray_inverted",
+)  # fmt: skip
+BLENDS = ("luma", "alpha")
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
 _VOLUMES = [row for row in MODALITIES.values() if row.is_volume]
@@ -53,8 +65,14 @@ def check_arguments(options: argparse.Namespace) -> None:
     given = vars(options)
     for what, path in _paths(given):
         _check_length(what, path)
+    if given.get("frames") is not None:
+        checked_frames(options.frames, "--frames")
     if options.command == "fuse":
         _check_fuse(options)
+    if given.get("blend") and given.get("palette") in (None, "oklab"):
+        raise MedfuseError(f"--blend must come with a --palette other than oklab, got {given['blend']}; name one.")
+    if given.get("blend") == "luma" and given["palette"] == "gray_inverted":
+        raise MedfuseError("--blend must be alpha with gray_inverted, which gets darker where uptake grows, got luma.")
     if options.command == "batch" and options.level == "participant":
         case_keys(options.bundle)
         require_modalities(options.bundle, suv=options.suv, n4=options.n4)
@@ -111,9 +129,8 @@ def _check_fuse(options: argparse.Namespace) -> None:
         unit = getattr(options, f"{key}_unit")
         if unit is not None:
             checked_unit(unit, f"--{key}-unit")
-        suv = MODALITIES[key].has_suv and options.suv not in ("auto", "none")
-        if nifti and (getattr(options, f"{key}_series") or suv):
-            raise MedfuseError(f"--{key}-series and --suv must come with DICOM, got a NIfTI; leave them out.")
+        if nifti and getattr(options, f"{key}_series"):
+            raise MedfuseError(f"--{key}-series must come with DICOM, got a NIfTI; leave it out.")
         if not nifti and unit:
             raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
 
@@ -167,13 +184,81 @@ def add_bundle(command: argparse.ArgumentParser, what: str = "bundle") -> None:
     command.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"{what} (default: {DEFAULT_BUNDLE})")
 
 
-def add_rule(command: argparse.ArgumentParser) -> None:
-    """Add the option of the fusion rule."""
+def add_looks(command: argparse.ArgumentParser) -> None:
+    """Add the options of the fused image, and of its colours."""
     command.add_argument(
         "--fusion-rule",
         choices=FUSION_RULES,
         help="how the fused image comes of the restored sources (default: the bundle's)",
     )
+    command.add_argument(
+        "--palette",
+        choices=PALETTES,
+        type=str.lower,
+        help="colours of the fusion: oklab shows anatomy as lightness and uptake as hue, and both can be read back; or "
+        "a palette (default: the bundle's, oklab; of images, no colour is made without)",
+    )
+    command.add_argument(
+        "--blend",
+        choices=BLENDS,
+        help="how a palette lies over the anatomy: luma, hotter is never darker; alpha, half of each (default: luma)",
+    )
+
+
+def looks(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_looks` was given."""
+    given = {name: getattr(options, name) for name in ("fusion_rule", "palette", "blend")}
+    return {name: word for name, word in given.items() if word is not None}
+
+
+def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the command `batch`, and return its parser."""
+    batch = commands.add_parser(
+        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
+    )
+    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
+    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
+    batch.add_argument(
+        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
+    )
+    add_bids(batch)
+    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
+    batch.add_argument(
+        "--shard", type=shard, metavar="I/N", help="the I-th of N parts, 1 to N; of the packs, where OUT has a plan"
+    )
+    add_workers(batch)
+    add_replace(batch)
+    add_bundle(batch)
+    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
+    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
+    add_looks(batch)
+    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
+    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
+    add_frames(batch)
+    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
+    add_reading(batch)
+    batch.add_argument(
+        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
+    )
+    return batch
+
+
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """Add the option that says how far the cases of a batch overlap."""
+    command.add_argument(
+        "--workers",
+        type=workers,
+        default=1,
+        metavar="N",
+        help="cases that are read ahead, and written, while one is computed; each takes memory (default: 1; 0: none)",
+    )
+
+
+def workers(text: str) -> int:
+    """Return a number of workers, for argparse."""
+    if not text.isdigit() or int(text) > 64:
+        raise argparse.ArgumentTypeError(f"must be an integer of 0 to 64, got {text!r}")
+    return int(text)
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:
@@ -187,6 +272,77 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--strict", action="store_true", help="refuse a NIfTI whose sform and qform disagree (default: a warning)"
     )
+
+
+def add_frames(command: argparse.ArgumentParser) -> None:
+    """Add the option that says which frames of a dynamic PET count."""
+    command.add_argument(
+        "--frames",
+        metavar="CHOICE",
+        help="frames of a dynamic PET: all (average by duration, the default), 3, 3-7, 40-60min, 40-60min-pi (after "
+        "the injection), decay:40-60min (decay-weighted)",
+    )
+
+
+def add_bids(command: argparse.ArgumentParser) -> None:
+    """Add the options that choose among the images of a BIDS dataset."""
+    for kind in ("participant", "session"):
+        command.add_argument(
+            f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s"
+        )
+    for name, what in (("trc", "tracer"), ("rec", "reconstruction"), ("run", "run")):
+        command.add_argument(f"--{name}", dest=f"{name}_label", metavar="LABEL", help=f"BIDS: the PET of this {what}")
+    command.add_argument(
+        "--bids-filter-file", type=Path, metavar="FILE", help="BIDS: which pet and t1w, JSON in the form of PyBIDS"
+    )
+
+    command.add_argument(
+        "--derivatives",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE[=FOLDER]",
+        help="BIDS: take T1w, mask, and PET or transform of fmriprep or petprep",
+    )
+    for name, what in (("mask", "mask"), ("atlas", "atlas, whose regions its _dseg.tsv names")):
+        command.add_argument(
+            f"--{name}",
+            dest=f"{name}_of",
+            metavar="PATH",
+            help=f"{what} of each case in the space of its MRI: a path with {{subject}}, {{session}} or {{case}} in "
+            "it, or the folder of a BIDS dataset",
+        )
+
+
+def selection_of(options: argparse.Namespace) -> Selection:
+    """Return which images of a BIDS dataset are meant."""
+    return read_selection(
+        options.bids_filter_file, tracer=options.trc_label, reconstruction=options.rec_label, run=options.run_label
+    )
+
+
+def add_replace(command: argparse.ArgumentParser) -> None:
+    """Add the option that lets results of other images be replaced."""
+    command.add_argument(
+        "--replace", action="store_true", help="replace results of other images under the same names (default: refuse)"
+    )
+
+
+def completed(cases: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the cases of a batch with their derivatives, mask or atlas; one that lacks them has a problem."""
+    made = find_derivatives(options.derivatives, options.input)
+    if options.mask_of and options.atlas_of:
+        raise MedfuseError("Of --mask and --atlas one must be given, got both; leave one out.")
+    found = []
+    for case in cases:
+        try:
+            case = with_derivatives(case, made)
+            if "problem" not in case and (options.mask_of or options.atlas_of):
+                suffix, option = ("mask", "--mask") if options.mask_of else ("dseg", "--atlas")
+                case["mask"] = label_file(options.mask_of or options.atlas_of, case, suffix, option)
+        except MedfuseError as error:
+            case = {"case": case["case"], "problem": str(error)}
+        found.append(case)
+    return found
 
 
 def add_images(command: argparse.ArgumentParser) -> None:
@@ -211,6 +367,44 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     add_reading(command)
+
+
+def add_bundle_tasks(commands: Any, **run: Callable[[argparse.Namespace], int | None]) -> None:
+    """Add `bundle`, with a function that runs each of its tasks."""
+    bundle = commands.add_parser("bundle", help="check bundles and configurations without running them, or export one")
+    tasks = bundle.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
+    check.add_argument(
+        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
+    )
+    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
+    check.set_defaults(run=run["check"])
+    export = tasks.add_parser("export", help="write the network as a file that other programs run", description=NOTICE)
+    export.add_argument("bundle", help="name or folder of a bundle")
+    export.add_argument(
+        "out", type=_export, help="file to write: .pt2 (torch.export), .onnx (needs medfuse[onnx]), .ts (TorchScript)"
+    )
+    export.set_defaults(run=run["export"])
+
+
+def _export(text: str) -> Path:
+    if Path(text).suffix not in EXPORTS:
+        raise argparse.ArgumentTypeError(f"an export must end with one of {', '.join(EXPORTS)}, got {text[:100]!r}")
+    return Path(text)
+
+
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """Add what `evaluate` takes beside a device."""
+    command.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")
+    command.add_argument("--source2", required=True, type=Path, help="folder of clean PET or infrared images")
+    command.add_argument(
+        "--fused", required=True, type=Path, help="folder of fused images; colours are judged where source 2 has some"
+    )
+    command.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, .csv and .png")
+    for kind in ("restored", "degraded"):
+        command.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
+        command.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
+    command.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
 
 
 def named_bundle(words: Sequence[str]) -> str:

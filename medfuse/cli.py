@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
+    DEVICES,
     SUV_CHOICES,
+    add_batch,
+    add_bids,
     add_bundle,
+    add_bundle_tasks,
     add_estimate,
+    add_evaluate,
+    add_frames,
     add_images,
+    add_looks,
     add_reading,
-    add_rule,
+    add_replace,
     add_sources,
     check_arguments,
+    completed,
+    looks,
     named_bundle,
-    shard,
+    selection_of,
     steps,
 )
 from medfuse.bundles import (
@@ -33,15 +42,15 @@ from medfuse.bundles import (
     share_dir,
     source_keys,
 )
+from medfuse.cohort.commands import add_cohort, missing_line, split_passed
+from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.console import quieten, show_warnings
 from medfuse.errors import MedfuseError, known_error
-from medfuse.io.modalities import Modality
 
 if TYPE_CHECKING:
     import torch
 
-
-DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
+    from medfuse.io import Discovery
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -50,7 +59,10 @@ def main(args: Sequence[str] | None = None) -> int:
     Warnings leave it as it is: they are printed, counted and written into the records.
     """
     words = sys.argv[1:] if args is None else list(args)
+    words, passed = split_passed(words)
     options = _parser(named_bundle(words)).parse_args(words)
+    if passed:
+        options.passed = passed
     quieten()
     show_warnings()
     try:
@@ -77,17 +89,19 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse = commands.add_parser("fuse", help="fuse one PET and one MRI volume (NIfTI or DICOM)", description=NOTICE)
     add_bundle(fuse, "bundle, which says what the sources are")
     add_sources(fuse, bundle)
-    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a DICOM PET (auto: bw if possible)")
+    fuse.add_argument("--suv", choices=SUV_CHOICES, default="auto", help="SUV of a PET (auto: bw if possible)")
+    add_frames(fuse)
     fuse.add_argument("--n4", action="store_true", help="first remove the bias field of the MRI")
     fuse.add_argument("--out", required=True, type=Path, help="folder for the results, OUT/CASE/")
-    fuse.add_argument("--case", help="name of the case in file names (default: case, where OUT holds no other)")
+    fuse.add_argument("--case", help="name of the case in file names (default: case)")
     add_reading(fuse)
     fuse.add_argument("--aligned", action="store_true", help="the volumes share one world frame: do not register")
     fuse.add_argument("--no-dicom", action="store_true", help="write no DICOM, even where a source was DICOM")
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
     fuse.set_defaults(run=_fuse)
 
-    _add_batch(commands)
+    add_batch(commands).set_defaults(run=_batch)
+    add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     add_bundle(images)
@@ -95,13 +109,14 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     images.set_defaults(run=_images)
 
     for command in (fuse, images):
+        add_replace(command)
         command.add_argument(
             "--degradation",
             default="none",
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-        add_rule(command)
+        add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
     estimate = commands.add_parser(
@@ -113,16 +128,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
     )
-    evaluate.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")
-    evaluate.add_argument("--source2", required=True, type=Path, help="folder of clean PET or infrared images")
-    evaluate.add_argument(
-        "--fused", required=True, type=Path, help="folder of fused images; colours are judged where source 2 has some"
-    )
-    evaluate.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, .csv and .png")
-    for kind in ("restored", "degraded"):
-        evaluate.add_argument(f"--{kind}1", type=Path, help=f"folder of {kind} source 1")
-        evaluate.add_argument(f"--{kind}2", type=Path, help=f"folder of {kind} source 2")
-    evaluate.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
+    add_evaluate(evaluate)
     evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
 
@@ -136,97 +142,35 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
 
-    check_bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
-    tasks = check_bundle.add_subparsers(dest="task", required=True, metavar="TASK")
-    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
-    check.add_argument(
-        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
-    )
-    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
-    check.set_defaults(run=_bundle_check)
+    add_bundle_tasks(commands, check=_bundle_check, export=_bundle_export)
 
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
     return parser
 
 
-def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    batch = commands.add_parser(
-        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
-    )
-    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
-    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
-    batch.add_argument(
-        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
-    )
-    for kind in ("participant", "session"):
-        batch.add_argument(f"--{kind}-label", nargs="+", default=[], metavar="LABEL", help=f"BIDS: only these {kind}s")
-    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
-    batch.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, 1 to N")
-    add_bundle(batch)
-    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
-    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_rule(batch)
-    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
-    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of DICOM PETs (default: the bundle's, auto)")
-    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    add_reading(batch)
-    batch.add_argument(
-        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
-    )
-    batch.set_defaults(run=_batch)
-
-
 def _fuse(options: argparse.Namespace) -> None:
     from medfuse.io.places import require_apart
-    from medfuse.pipeline import require_same_sources
+    from medfuse.pipeline.sources import mask_entry, source_entries
 
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
-        item["mask"] = _mask(options.mask, options.strict)
+        item["mask"] = mask_entry(options.mask, strict=options.strict)
     for row in bundle_modalities(options.bundle):
-        item |= _source(row, options.dicom or getattr(options, row.key), options)
+        uid, unit = getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
+        told = {"case": str(item["case"]), "suv": options.suv, "frames": options.frames, "strict": options.strict}
+        path = options.dicom or getattr(options, row.key)
+        entries, said = source_entries(row, path, uid=uid, unit=unit, **told)
+        item |= entries
+        if said:
+            print(said)
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
-    if options.case is None:
-        require_same_sources(options.out / "case", item, source_keys(options.bundle))
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
-    given: dict[str, Any] = reading | dicom | rule
+    given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
-
-
-def _mask(path: Path, strict: bool) -> str:
-    from medfuse.io import check_nifti, is_nifti, require_volume
-
-    if not is_nifti(path):
-        require_volume(path)
-        raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
-    check_nifti(path, strict=strict)
-    return str(path.absolute())
-
-
-def _source(row: Modality, path: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Check a source before the bundle is loaded, and return its entries of the case."""
-    from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
-    from medfuse.io.sidecars import sidecar_units
-
-    key, uid, unit = row.key, getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
-    entries: dict[str, object] = {key: str(path.absolute())}
-    if is_nifti(path):
-        check_nifti(path, strict=options.strict)
-        stated = {f"{key}_unit": unit} if unit else {}
-        return entries | stated | sidecar_units({"case": options.case or "case", **entries}, stated, [key])
-    require_volume(path)
-    series = open_series(path, modality=row.dicom, uid=uid)
-    if row.has_suv:
-        content = None if options.suv == "none" else measure(series)
-        found = series_suv(series, options.suv, content=content)
-        why = found.record.get("reason") or found.record["rule"]
-        print(f"{row.title}: {'no SUV' if found.record['kind'] == 'none' else found.unit}, {why}")
-    return entries | {f"{key}_series": series.uid}
 
 
 def _dicom(options: argparse.Namespace) -> None:
@@ -285,7 +229,7 @@ def _run(
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from medfuse.io import discover, require_writable
+    from medfuse.io import require_writable
     from medfuse.pipeline import collect, run_batch
 
     require_writable(options.out)
@@ -294,40 +238,72 @@ def _batch(options: argparse.Namespace) -> int:
         failed = sum(row["state"] == "failed" for row in rows)
         warned = sum(bool(row.get("warnings")) for row in rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
+        if missing := missing_line(options.out):
+            print(missing)
         return 0
-    keys, labels = source_keys(options.bundle), (options.participant_label, options.session_label)
-    found = discover(options.input, participants=labels[0], sessions=labels[1], keys=keys)
-    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
-        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
-    print(f"{found.layout}: {len(found.cases)} cases")
+    layout, cases, part = _cases(options)
     summary = run_batch(
-        found.cases,
+        completed(cases, options),
         options.out,
         bundle=options.bundle,
         degradation=options.degradation,
         steps=options.steps,
         device=None if options.device is None else _device(options.device),
         suv=options.suv,
+        frames=options.frames,
         n4=options.n4,
-        fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
         strict=options.strict,
         overlays=options.overlay,
         resume=options.resume,
-        shard=options.shard,
-        bids=options.input if found.layout == "BIDS dataset" else None,
+        shard=part or (1, 1),
+        bids=options.input if layout == BIDS else None,
+        workers=options.workers,
+        tables=options.shard is None or part is not None,
+        replace=options.replace,
+        **looks(options),
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
     print(
         f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed, "
-        f"{len(summary.warned)} with warnings; see cases.tsv"
+        f"{len(summary.warned)} with warnings; "
+        + ("see cases.tsv" if options.shard is None or part else "table and page: `medfuse batch INPUT OUT group`")
     )
+    if missing := missing_line(options.out):
+        print(missing)
     print(NOTICE)
     return 1 if summary.failed else 0
 
 
-def _images(options: argparse.Namespace) -> None:
+def _cases(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]], tuple[int, int] | None]:
+    """Return the layout of the input, its cases, and which part of them to fuse; of a plan, those of a part alone."""
+    selection = selection_of(options)
+    if options.shard is None or not has_plan(options.out):
+        found = _found(options)
+        print(f"{found.layout}: {len(found.cases)} cases")
+        return found.layout, found.cases, options.shard
+    if options.participant_label or options.session_label or (selection and selection.wanted):
+        raise MedfuseError("Labels must come with `medfuse plan`, got some with a part of its plan; leave them out.")
+    plan = read_plan(options.out)
+    cases = cases_of(plan, options.input, options.shard, sources=source_keys(options.bundle))
+    print(f"{plan.layout}: part {options.shard[0]} of {options.shard[1]} of {plan.packs} packs, {len(cases)} cases")
+    return plan.layout, cases, None
+
+
+def _found(options: argparse.Namespace) -> Discovery:
+    """List the cases of an input."""
+    from medfuse.io import discover
+
+    labels = {"participants": options.participant_label, "sessions": options.session_label}
+    keys, selection = source_keys(options.bundle), selection_of(options)
+    found = discover(options.input, keys=keys, selection=selection, **labels)
+    if found.layout == "DICOM studies" and options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MedfuseError("OUT must lie outside of the folder of DICOM studies, got one in it; choose another.")
+    return found
+
+
+def _images(options: argparse.Namespace) -> int:
     from medfuse.io import require_writable
     from medfuse.pipeline import fuse_images
 
@@ -343,19 +319,24 @@ def _images(options: argparse.Namespace) -> None:
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
-        fusion_rule=options.fusion_rule,
         truths=truths,
+        replace=options.replace,
+        **looks(options),
     )
-    _print_images(record, options.out)
+    return _print_images(record, options.out)
 
 
-def _print_images(record: dict[str, Any], out: Path) -> None:
+def _print_images(record: dict[str, Any], out: Path) -> int:
     speed = record["speed"]["megapixels_per_second"]
-    print(f"{len(record['images'])} images, {speed:.3g} megapixels per second: {out.resolve()}")
+    for name, message in record["failed"].items():
+        print(f"medfuse: {name} failed: {message}", file=sys.stderr)
+    failed = f", {len(record['failed'])} failed" if record["failed"] else ""
+    print(f"{len(record['images'])} images{failed}, {speed:.3g} megapixels per second: {out.resolve()}")
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
     print(NOTICE)
+    return 1 if record["failed"] else 0
 
 
 def _estimate(options: argparse.Namespace) -> None:
@@ -408,13 +389,19 @@ def _bundle_check(options: argparse.Namespace) -> int:
     from medfuse.bundles.lint import check
 
     report = check(options.paths)
-    if options.list:
-        for file, place, text in report.code:
-            print(f"{file}: {place}: {text}")
-    for finding in report.findings:
-        print(finding)
+    listed = [": ".join(part) for part in report.code] if options.list else []
+    for line in [*listed, *report.findings]:
+        print(line)
     print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
     return 1 if report.findings else 0
+
+
+def _bundle_export(options: argparse.Namespace) -> None:
+    from medfuse.pipeline import export_bundle
+
+    deviation = export_bundle(options.bundle, options.out)
+    print(f"{options.out.resolve()}: within {deviation:.1e} of the network")
+    print(NOTICE)
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -45,6 +45,10 @@ class BundleError(MedfuseError):
     """A bundle, its weights or its data folder that is missing or incomplete."""
 
 
+class OthersResultsError(BundleError):
+    """Results of other sources lie where those of a run would come to lie."""
+
+
 def known_error(error: BaseException | None) -> MedfuseError | None:
     """Return the error of ours in a chain of causes, or None: MONAI wraps what happens inside a bundle.
 

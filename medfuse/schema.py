@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,15 @@ PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 UNIT = re.compile(r"[A-Za-z%][A-Za-z0-9/.*^%-]{0,15}")  # what may be written into outputs; no free text
 ID_RULE = "at most 128 letters, digits, '.', '_' and '-', the first a letter or digit"
 
+ALL_FRAMES, DECAY = "all", "decay:"  # words of a choice of frames, see `medfuse.io.frames`
+FRAME_SPAN = re.compile(r"(-?\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)(s|min)(-pi)?")
+_FRAMES = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*")
 _UID = re.compile(r"[0-9.]{1,64}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_MARKED = re.compile(r"[_$@%#]{1,2}[a-z][a-z0-9_]{0,39}")  # as MONAI marks what is none of data
 _FILES = frozenset(  # what a run writes into OUT, or into the folder of a case, whatever the suffix
-    ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images", "index",
-     "readme", "source1", "source2", "weight")
+    ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images",
+     "images_unfinished", "index", "plan", "readme", "source1", "source2", "weight")
 )  # fmt: skip
 _DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # on Windows no file may be called so, with any suffix
 
@@ -60,13 +65,18 @@ def checked_id(text: Any, what: str, *, where: str = "") -> str:
     return str(text)
 
 
-def refuse_twins(cases: Iterable[str]) -> None:
-    """Refuse ids that differ in upper and lower case only: some file systems would mix up their results."""
+def refuse_twins(cases: Iterable[str], what: str = "Case ids") -> None:
+    """Refuse names that differ in upper and lower case only: some file systems would mix up their results.
+
+    Args:
+        cases: The names.
+        what: What they are, for the message.
+    """
     seen: dict[str, str] = {}
     for case in cases:
-        twin = seen.setdefault(case.lower(), case)
+        twin = seen.setdefault(unicodedata.normalize("NFC", case).casefold(), case)
         if twin != case:
-            raise BundleError(f"Case ids must differ in more than upper and lower case, got {twin} and {case}; rename.")
+            raise BundleError(f"{what} must differ in more than upper and lower case, got {twin} and {case}; rename.")
 
 
 def checked_unit(value: Any, what: str) -> str:
@@ -91,6 +101,18 @@ def checked_uid(value: Any, what: str) -> str:
     return value
 
 
+def checked_count(value: Any, what: str) -> int:
+    """Return a number of images.
+
+    Raises:
+        BundleError: If it is no whole number from 1 on; the message does not repeat it.
+    """
+    number = int(value) if isinstance(value, str) and value.isdigit() else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise BundleError(f"{what} must be a whole number of images, got another value; correct it.")
+    return number
+
+
 def checked_flag(value: Any, what: str) -> bool:
     """Return true or false.
 
@@ -102,14 +124,32 @@ def checked_flag(value: Any, what: str) -> bool:
     return value
 
 
+def checked_frames(value: Any, what: str) -> str:
+    """Return a choice of frames.
+
+    Raises:
+        BundleError: If it is none; the message does not repeat it.
+    """
+    text = value.removeprefix(DECAY) if isinstance(value, str) else ""
+    span = FRAME_SPAN.fullmatch(text)
+    if text != ALL_FRAMES and not _FRAMES.fullmatch(text) and not (span and float(span[1]) < float(span[2])):
+        raise BundleError(
+            f"{what} must be all, numbers such as 3 or 3-7, or times such as 40-60min or 2400-3600s (40-60min-pi: "
+            "after the injection), with or without decay: before them, got another text; correct it."
+        )
+    return str(value)
+
+
 def field_names(keys: Sequence[str]) -> dict[str, Callable[[Any, str], Any]]:
     """Return the fields that a case may have, and what checks each.
 
     Args:
-        keys: What each case has an image of.
+        keys: What each case has an image of; the last may be a dynamic scan.
     """
     units = {f"{key}_unit": checked_unit for key in keys}
-    return {"aligned": checked_flag, **units, **{f"{key}_series": checked_uid for key in keys}}
+    series = {f"{key}_series": checked_uid for key in keys}
+    chosen = {f"{key}_chosen_of": checked_count for key in keys}
+    return {"aligned": checked_flag, **units, **series, **chosen, f"{keys[-1]}_frames": checked_frames}
 
 
 def checked_fields(fields: Any, whose: str, *, keys: Sequence[str]) -> dict[str, Any]:
@@ -134,28 +174,35 @@ def checked_fields(fields: Any, whose: str, *, keys: Sequence[str]) -> dict[str,
 
 def is_field(name: str) -> bool:
     """Return whether a name looks like that of a field, of several words, and may hence be repeated in a message."""
-    return bool(_FIELD.fullmatch(name)) and "_" in name
+    return bool(_FIELD.fullmatch(name) or _MARKED.fullmatch(name)) and bool(set(name) & set("_$@%#"))
 
 
 def unknown_field(name: str, what: str, legal: Iterable[str]) -> str:
     """Return the message about an unknown name; one that is no name of a field is not repeated."""
-    got = repr(name) if _FIELD.fullmatch(name) else "one of other letters"
-    return f"{what} must be among {', '.join(legal)}, got {got}; {nearest(name, legal)}."
+    known = list(legal)
+    remedy = nearest(plain(name), known)
+    told = _FIELD.fullmatch(name) or _MARKED.fullmatch(name) or plain(name) in known
+    return f"{what} must be among {', '.join(known)}, got {repr(name) if told else 'one of other letters'}; {remedy}."
+
+
+def plain(name: str) -> str:
+    """Return a name as fields are written: in small letters, with `_` between words and nowhere else."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> list[Mapping[str, Any]]:
     """Return cases, as a bundle's `datalist` has them, each of which may be run.
 
     Args:
-        items: Each with "case" and either a path for each of `keys` and optionally for "mask" and "truth_" keys, and
-            fields; or a "problem".
+        items: Each with "case" and either a path for each of `keys` and optionally for "mask", "truth_" keys and the
+            transform of the last key, such as "pet_transform", and fields; or a "problem".
         keys: What each case must have.
 
     Raises:
         BundleError: If an id is none or comes twice, a key is unknown or missing, or a value is none of its kind.
     """
     cases = list(items)
-    files = [*keys, "mask", *(f"truth_{key}" for key in keys)]
+    files = [*keys, "mask", *(f"truth_{key}" for key in keys), f"{keys[-1]}_transform"]
     ids = [checked_id(item.get("case"), "Every case id") for item in cases]
     if len(set(ids)) < len(ids):
         raise BundleError("Every case id must be unique, got one twice; rename it.")

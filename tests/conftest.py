@@ -54,7 +54,11 @@ def seeded() -> Iterator[None]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a workflow write volumes and record alone: pictures and pages take most of the time."""
-    from medfuse.pipeline import OUTPUTS, SaveFusiond, write_outputs
+    from medfuse.pipeline import OUTPUTS, CaseResult, SaveFusiond, write_outputs
 
     volumes = [output for output in OUTPUTS if output.bids_label is not None]
-    monkeypatch.setattr(SaveFusiond, "write", lambda self, result, folder: write_outputs(result, folder, volumes))
+
+    def write(self: SaveFusiond, result: CaseResult, folder: Path) -> None:
+        write_outputs(result, folder, volumes, replace=self.replace)
+
+    monkeypatch.setattr(SaveFusiond, "write", write)

@@ -74,7 +74,8 @@ def table(out: Path) -> list[dict[str, str]]:
 
 def results(out: Path) -> dict[str, bytes]:
     """Return all of the cases that must be equal in equal runs: everything but seconds and memory."""
-    files = (p for folder in out.iterdir() if folder.is_dir() for p in folder.rglob("*") if p.is_file())
+    folders = (folder for folder in out.iterdir() if folder.is_dir() and folder.name != ".medfuse")  # the plan's
+    files = (p for folder in folders for p in folder.rglob("*") if p.is_file())
     kept = (p for p in files if not p.name.endswith(("_done.json", "_failed.json")))
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in kept}
 
@@ -134,14 +135,20 @@ def test_resume_redoes_what_changed(quick, data, tmp_path):
     (out / "b" / "b_weight.nii.gz").write_bytes(b"altered")
     assert batch(data, out, resume=True).fused == ["b"]
     write_pair(data / "c", seed=9)
-    assert batch(data, out, resume=True).fused == ["c"]
+    assert list(batch(data, out, resume=True).failed) == ["c"]  # of whom they are, nobody can say
+    assert batch(data, out, resume=True, replace=True).fused == ["c"]
     write_pair(data / "c", seed=9, pet_unit="Bq/ml")
     assert batch(data, out, resume=True).fused == ["c"]
     (out / "c" / "c_done.json").write_text("{")
     assert batch(data, out, resume=True).fused == ["c"]
     truncate(data / "c" / "pet.nii.gz")
-    assert list(batch(data, out, resume=True).failed) == ["c"]
-    assert [p.name for p in (out / "c").iterdir()] == ["c_failed.json"]
+    assert list(batch(data, out, resume=True, replace=True).failed) == ["c"]
+    assert json.loads((out / "c" / "c_done.json").read_text())["state"] == "done"  # what was good stays
+    assert (table(out)[2]["state"], table(out)[2]["warnings"]) == ("failed", "")
+    assert table(out)[2]["message"].endswith("copy it again. The results of an earlier run stay.")
+    write_pair(data / "c", seed=9, pet_unit="Bq/ml")
+    assert batch(data, out, resume=True).skipped == ["a", "b", "c"]
+    assert not (out / "c" / "c_failed.json").exists() and table(out)[2]["state"] == "done"
 
 
 def test_a_mask_is_recorded_and_a_change_of_it_is_done_anew(quick, data, tmp_path):
@@ -193,6 +200,22 @@ def test_overlays_change_a_run(quick, data, tmp_path):
         "settle": [None, 1.0],
         "balance": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("convex: true", "got 'convex'; remove it"),  # a key of 0.1
+        ("stepz: 3", "got 'stepz'; write steps"),
+        ("fusion_infrer#steps: 3", "got 'fusion_infrer'; write fusion_inferer"),
+    ],
+)
+def test_a_key_of_an_overlay_that_nothing_reads_is_refused(tmp_path, text, message):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(BundleError, match=f"must be one that the configuration reads, {message}"):
+        load_workflow(overlays=[tmp_path / "o.yaml"])
+    (tmp_path / "p.yaml").write_text("how_many: 2\nsteps: '@how_many'\n+handlers: []\nfusion_inferer::views: 2")
+    assert load_workflow(overlays=[tmp_path / "p.yaml"]).inferer.told.steps == 2
 
 
 def test_shards_share_the_cases(quick, data, tmp_path):

@@ -175,7 +175,7 @@ def test_nothing_of_others_is_replaced(quick, raw, tmp_path, capsys):
     assert "OUT must not be a BIDS dataset" in capsys.readouterr().err
     assert names(raw) == before
     assert cli.main(["batch", str(raw), str(tmp_path / "out"), "participant", "--suv", "lbm", *arguments]) == 2
-    assert "with DICOM PETs only, got NIfTI for 3 cases, sub-01 among them" in capsys.readouterr().err
+    assert "or NIfTI whose sidecars tell the dose, got others for 3 cases, sub-01 among them" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

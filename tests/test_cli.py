@@ -70,7 +70,9 @@ def test_images_of_an_earlier_run_do_not_stay_beside_those_of_another(folders, t
     (out / "fused" / "mine.png").touch()
     for folder in folders:
         (folder / "c.png").unlink()
-    assert cli.main([*command, "--format", "npy"]) == 0
+    assert cli.main([*command, "--format", "npy"]) == 2  # the results of c would be lost
+    assert (out / "fused" / "c.png").is_file()
+    assert cli.main([*command, "--format", "npy", "--replace"]) == 0
     assert json.loads((out / "images.json").read_text())["images"] == ["a", "b"]
     assert sorted(p.name for p in (out / "fused").iterdir()) == ["a.npy", "b.npy", "mine.png"]
 
@@ -99,8 +101,8 @@ def test_floats_on_another_scale_are_refused(folders, tmp_path, capsys):
         np.save(folders[1] / "a.npy", np.asarray(image).astype(np.float32))
     (folders[1] / "a.png").unlink()
     command = ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path / "out")]
-    assert cli.main(command) == 2
-    assert "a: source2 must be in 0..1 where it has floats" in capsys.readouterr().err
+    assert cli.main(command) == 1
+    assert "a failed: source2 must be in 0..1 where it has floats" in capsys.readouterr().err
 
 
 def test_a_truth_that_is_no_folder_is_refused(folders, tmp_path, capsys):
@@ -136,12 +138,11 @@ def test_npy_keeps_floats_and_batches_do_not_matter(folders, tmp_path):
     [
         (lambda a, b: (b / "b.png").unlink(), "partner"),
         (lambda a, b: [p.unlink() for p in a.iterdir()], "image"),
-        (lambda a, b: Image.new("L", (50, 50), 3).save(b / "b.png"), "as large as source1"),
-        (lambda a, b: (b / "b.png").write_bytes((b / "b.png").read_bytes()[:90]), "b.png"),
-        (lambda a, b: np.save(b / "b.npy", np.full((64, 80), np.nan, np.float32)) or (b / "b.png").unlink(), "NaN"),
+        (lambda a, b: [p.write_bytes(b"") for p in b.iterdir()], "a: source2 must be a PNG"),
+        (lambda a, b: [(f / "b.png").rename(f / "A.png") for f in (a, b)], "more than upper and lower case"),
     ],
 )
-def test_images_refuse_bad_input_and_write_nothing(folders, tmp_path, capsys, change, message):
+def test_images_refuse_what_is_wrong_as_a_whole_and_write_nothing(folders, tmp_path, capsys, change, message):
     change(*folders)
     out = tmp_path / "out"
     assert cli.main(["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(out)]) == 2
@@ -149,6 +150,32 @@ def test_images_refuse_bad_input_and_write_nothing(folders, tmp_path, capsys, ch
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, b: Image.new("L", (50, 50), 3).save(b / "b.png"), "as large as source1"),
+        (lambda a, b: (b / "b.png").write_bytes((b / "b.png").read_bytes()[:90]), "source2 must be a whole image"),
+        (lambda a, b: np.save(b / "b.npy", np.full((64, 80), np.nan, np.float32)) or (b / "b.png").unlink(), "NaN"),
+        (lambda a, b: Image.new("RGB", (80, 64), (9, 99, 3)).save(a / "b.png"), "source1 must be grey, got colour"),
+        (lambda a, b: (b / "b.png").write_bytes(b""), "source2 must be a PNG, TIFF, JPEG or BMP image"),
+        (lambda a, b: [Image.new("L", (80, 64), 3).save(f / "b.png") for f in (a, b)], "two constant images"),
+    ],
+)
+def test_one_bad_pair_does_not_stop_the_others(folders, tmp_path, capsys, change, message):
+    change(*folders)
+    out = tmp_path / "out"
+    command = ["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(out), "--steps", "1"]
+    assert cli.main(command) == 1
+    printed = capsys.readouterr()
+    assert "medfuse: b failed: " in printed.err and message in printed.err
+    assert "2 images, 1 failed" in printed.out
+    record = json.loads((out / "images.json").read_text())
+    assert record["images"] == ["a", "c"] and list(record["sources"]) == ["a", "c"]
+    assert message in record["failed"]["b"] and str(tmp_path) not in record["failed"]["b"]
+    assert sorted(p.name for p in (out / "fused").iterdir()) == ["a.png", "c.png"]
+    assert sorted(p.name for p in out.iterdir() if p.is_file()) == ["contact_sheet.png", "images.json"]
 
 
 def test_unknown_preset_bundle_device_and_absent_file(folders, tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 from medfuse.fusion.balance import balanced
 from medfuse.fusion.color import (
+    ColourFusion,
     bivariate,
     fuse_color,
     fuse_visible,
     palette,
+    read_back,
     read_bivariate,
     rgb_to_ycbcr,
     to_uint8,
@@ -14,6 +16,7 @@ from medfuse.fusion.color import (
 from medfuse.fusion.rule import Evidence, FusionRule, TwoScale, fusion_rule
 
 __all__ = [
+    "ColourFusion",
     "Evidence",
     "FusionRule",
     "TwoScale",
@@ -23,6 +26,7 @@ __all__ = [
     "fuse_visible",
     "fusion_rule",
     "palette",
+    "read_back",
     "read_bivariate",
     "rgb_to_ycbcr",
     "to_uint8",

@@ -56,7 +56,7 @@ class TwoScale:
     hot the uptake, `h = b_2 / (b_2 + hot)`:
 
         base   = (((1 - yielding w h) b_1)^p + ((1 - room w) b_2)^p)^(1/p)
-        base  -= headroom w h max(base + 3 A - 1, 0)
+        base  -= headroom (1 - dense s) w h max(base + 3 A - 1, 0),   s = (G_1 x_2 - 0.9) / 0.1, cut to 0..1
         detail = d_1 - soft h n_1 + (1 - masking w) d_2 - choice (E_2 n_1 + E_1 n_2) / (E_1 + E_2),   E_i = G_1.5 n_i^2
         f      = base + detail
 
@@ -75,6 +75,7 @@ class TwoScale:
         room: Share of the uptake's base that makes room where there is anatomy.
         headroom: Share of what would exceed full range, three deviations of the anatomy's detail included, by which the
             base is lowered.
+        dense: Share of this that is left out where the uptake is at full range, as dense bone of a CT is.
         soft: Share of the anatomy's finest detail that is left out under uptake.
         masking: Share of the uptake's detail that is left out where there is anatomy.
         choice: Share of the weaker source's finest detail that is left out.
@@ -90,6 +91,7 @@ class TwoScale:
     yielding: float = 0.6
     room: float = 0.06
     headroom: float = 1.0
+    dense: float = 0.2
     soft: float = 0.2
     masking: float = 0.06
     choice: float = 0.2
@@ -116,7 +118,8 @@ class TwoScale:
         dtype = torch.promote_types(torch.promote_types(source1.dtype, source2.dtype), torch.float32)
         x = torch.stack([source1, source2]).to(dtype)
         base = smoothed(x, _BASE)
-        detail, fine = x - base, x - smoothed(x, _FINE)
+        coarse = smoothed(x, _FINE)
+        detail, fine = x - base, x - coarse
         local = smoothed(detail[0].square(), _ACTIVITY).clamp_min(0).sqrt()
         energy = smoothed(fine.square(), _ENERGY).clamp_min(0)
         uptake = base[1].clamp_min(0)
@@ -125,7 +128,9 @@ class TwoScale:
         whole = _norm(
             (1 - self.yielding * active * hot) * base[0].clamp_min(0), (1 - self.room * active) * uptake, self.exponent
         )
-        whole = whole - self.headroom * active * hot * (whole + _DEVIATIONS * local - 1).clamp_min(0)
+        full = ((coarse[1] - _FULL) / (1 - _FULL)).clamp(0, 1)
+        room = self.headroom * (1 - self.dense * full) * active * hot
+        whole = whole - room * (whole + _DEVIATIONS * local - 1).clamp_min(0)
         whole = whole + base.clamp_max(0).sum(0)  # what is negative, as in a corrected PET, stays so
         both = (energy[0] + energy[1]).clamp_min(torch.finfo(dtype).tiny)
         detail = detail[0] - self.soft * hot * fine[0] + (1 - self.masking * active) * detail[1]
@@ -138,6 +143,7 @@ class TwoScale:
 
 _BASE, _FINE, _ACTIVITY, _ENERGY = 3.5, 1.0, 4.0, 1.5  # px, std of the windows
 _DEVIATIONS = 3.0
+_FULL = 0.9  # of the uptake, from where it counts as being at full range
 _RADIUS = 4.0  # of a window, in its standard deviations
 _BLACK, _NOT_BLACK = 0.5 / 255, 1.5 / 255  # levels of the prediction
 _EXPLAINED = 3.0  # standard deviations of an error that noise explains

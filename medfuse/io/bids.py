@@ -3,9 +3,12 @@
     sub-01/[ses-1/]pet/sub-01_[ses-1_]trc-FDG_pet.nii.gz    its sidecar, or one it inherits, says the unit
     sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz
 
-Folders and suffixes are those of `medfuse.io.modalities`; what shows uptake makes a case. A session without an MRI of
-its own takes the only one of the subject. Nothing is guessed: where there are two, the case is refused, and a manifest
-chooses. A subject has all its PETs in sessions, or none of them.
+Folders and suffixes are those of `medfuse.io.modalities`; what shows uptake makes a case. Which of several PETs is
+meant must be said, by its entities: see `medfuse.io.bids_filter`. A subject has all its PETs in sessions, or none.
+
+Of several MRIs one is taken by this rule, and the record says so: those of the PET's session; else those beside no
+session; else those of the nearest session, an earlier one before a later one, by the order of their labels. Of these
+the one without contrast agent (`ce-`), with the fewest other entities, of the lowest run, the first by name.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
+from medfuse.io.bids_filter import Selection, entities_of
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, modality
 from medfuse.io.sidecars import read_unit
 
+_EVERYTHING = Selection()
 _ROWS = [row for row in MODALITIES.values() if row.bids_folder]
 _SUFFIXES = "|".join(row.bids_suffix for row in _ROWS)
 _NAME = re.compile(rf"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_({_SUFFIXES})\.nii(?:\.gz)?")
@@ -36,6 +41,7 @@ def find_bids_cases(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
     keys: Sequence[str] = DEFAULT_PAIR,
+    selection: Selection = _EVERYTHING,
 ) -> list[dict[str, Any]]:
     """List the cases of a BIDS dataset, sorted by id, `sub-01` or `sub-01_ses-1`.
 
@@ -44,10 +50,12 @@ def find_bids_cases(
         participants: Labels of the participants to take, with or without `sub-`; all if none is given.
         sessions: Labels of the sessions to take, likewise.
         keys: Modalities of the sources, those of a bundle.
+        selection: Which of several images are meant.
 
     Returns:
-        One dictionary per case: "case", a path for each key, such as "mri" and "pet", and, where a sidecar says it,
-        "pet_unit"; or "case" and "problem" where it cannot be used.
+        One dictionary per case: "case", a path for each key, such as "mri" and "pet", where a sidecar says it,
+        "pet_unit", and where the MRI is one of several, "mri_chosen_of", their number; or "case" and "problem" where
+        it cannot be used.
 
     Raises:
         BundleError: If a label is not in the dataset, there is no subject, or BIDS has no place for a modality.
@@ -59,7 +67,7 @@ def find_bids_cases(
     wanted = _labels("participant", participants, subjects, "sub")
     known = {name: path for subject in subjects.values() for name, path in _folders(subject, "ses").items()}
     chosen = _labels("session", sessions, known, "ses") if sessions else None
-    return [case for name in subjects if name in wanted for case in _readable(root, subjects[name], chosen, roles)]
+    return [case for name in subjects if name in wanted for case in _readable(subjects[name], chosen, roles, selection)]
 
 
 def _roles(keys: Sequence[str]) -> tuple[Modality, Modality]:
@@ -75,11 +83,11 @@ def _roles(keys: Sequence[str]) -> tuple[Modality, Modality]:
 
 
 def _readable(
-    root: Path, subject: Path, chosen: set[str] | None, roles: tuple[Modality, Modality]
+    subject: Path, chosen: set[str] | None, roles: tuple[Modality, Modality], selection: Selection
 ) -> list[dict[str, Any]]:
     """List the cases of one subject, or the subject as a case that cannot be read."""
     try:
-        return _subject(root, subject, chosen, roles)
+        return _subject(subject, chosen, roles, selection)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         problem = f"The files of {subject.name} must be readable, got {why!r}; check them and their permissions."
@@ -103,32 +111,62 @@ def _labels(what: str, labels: Sequence[str], known: dict[str, Path], kind: str)
 
 
 def _subject(
-    root: Path, subject: Path, chosen: set[str] | None, roles: tuple[Modality, Modality]
+    subject: Path, chosen: set[str] | None, roles: tuple[Modality, Modality], selection: Selection
 ) -> list[dict[str, Any]]:
     """List the cases of one subject: its chosen sessions with a PET, or all of them where none has one."""
     main, other = roles
     sessions = _folders(subject, "ses")
     places = [subject / name for name in sorted(sessions if chosen is None else chosen)] or [subject]
     pets = {place: found for place in places if (found := _images(place, main))}
-    everywhere = [t1 for place in (subject, *sessions.values()) for t1 in _images(place, other)]
+    fitting = {place: found for place in pets if (found := [p for p in pets[place] if selection.fits(main, p)])}
+    every = [subject, *sessions.values()]
+    heads = {place: found for place in every if (found := _fitting(place, other, selection))}
     mixed = bool(sessions) and bool(_images(subject, main))
     cases = []
-    for place in pets or places:
+    for place in fitting or pets or places:
         case = subject.name if place == subject else f"{subject.name}_{place.name}"
-        found, heads = pets.get(place, []), _images(place, other) or everywhere
+        found = fitting.get(place, [])
         try:
             if mixed:
                 raise BundleError(
                     f"{subject.name} must have all its {main.title}s in sessions or none, got both; "
                     f"move those in {main.bids_folder}/."
                 )
-            images = {main.key: _only(case, main, found), other.key: _only(case, other, heads)}
-            units = {f"{row.key}_unit": _unit(root, case, images[row.key], row) for row in roles if row.is_measured}
+            near = _nearest(place, subject, heads)
+            images = {
+                main.key: _only(case, main, found, pets.get(place, [])),
+                other.key: min(near, key=_rank) if near else _only(case, other, [], []),
+            }
+            said = {row: read_unit(images[row.key], f"the {row.title} of {case}") for row in roles if row.is_measured}
             paths = {key: str(images[key]) for key in MODALITIES if key in images}
-            cases.append({"case": case, **paths, **{key: unit for key, unit in units.items() if unit}})
+            of = len(near) if place in heads or len(heads) < 2 else sum(map(len, heads.values()))
+            several = {f"{other.key}_chosen_of": of} if of > 1 else {}
+            units = {f"{row.key}_unit": unit for row, unit in said.items() if unit}
+            cases.append({"case": case, **paths, **units, **several})
         except BundleError as error:
             cases.append({"case": case, "problem": str(error)})
     return cases
+
+
+def _fitting(place: Path, row: Modality, selection: Selection) -> list[Path]:
+    return [path for path in _images(place, row) if selection.fits(row, path)]
+
+
+def _nearest(place: Path, subject: Path, heads: dict[Path, list[Path]]) -> list[Path]:
+    """Return the images of a session, else those beside no session, else those of the nearest session."""
+    for own in (place, subject):
+        if own in heads:
+            return heads[own]
+    names = sorted(heads, key=lambda path: path.name)
+    before = [path for path in names if path.name < place.name]
+    return heads[before[-1]] if before else heads[names[0]] if names else []
+
+
+def _rank(image: Path) -> tuple[Any, ...]:
+    """Return what images of one kind are sorted by: the first is taken."""
+    entities = entities_of(image)
+    run = entities.pop("run", "0")
+    return "ce" in entities, len(entities), int(run) if run.isdigit() else 0, image.name
 
 
 def _images(place: Path, row: Modality) -> list[Path]:
@@ -138,27 +176,16 @@ def _images(place: Path, row: Modality) -> list[Path]:
     return [p for p in sorted(folder.iterdir()) if (m := _NAME.fullmatch(p.name)) and m[1] == row.bids_suffix]
 
 
-def _only(case: str, row: Modality, images: list[Path]) -> Path:
+def _only(case: str, row: Modality, images: list[Path], there: list[Path]) -> Path:
     """Return the only image, or say what there is, by the entities of the names."""
-    if len(images) != 1:
-        listed = ", ".join(p.name.split(".")[0].partition("_")[2] for p in images)
-        what = f"{row.title} ({row.bids_folder}/*_{row.bids_suffix}.nii.gz)"
-        remedy = "choose one in a manifest" if images else "add it or leave the participant out"
-        raise BundleError(
-            f"{case} must have one {what}, got {len(images)}{f' ({listed})' if listed else ''}; {remedy}."
-        )
-    return images[0]
-
-
-def _unit(root: Path, case: str, image: Path, row: Modality) -> str | None:
-    """Return the unit of an image, by the sidecar nearest to it (BIDS: the inheritance principle)."""
-    parts = set(image.name.split(".")[0].split("_"))
-    folder = image.parent
-    while True:
-        sidecars = [p for p in folder.glob(f"*{row.bids_suffix}.json") if set(p.stem.split("_")) <= parts]
-        for sidecar in sorted(sidecars, key=lambda p: (-len(p.stem.split("_")), p.name)):
-            if unit := read_unit(sidecar, f"the {row.title} of {case}"):
-                return unit
-        if folder == root:
-            return None
-        folder = folder.parent
+    if len(images) == 1:
+        return images[0]
+    listed = ", ".join(p.name.split(".")[0].partition("_")[2] for p in images or there)
+    what = f"{row.title} ({row.bids_folder}/*_{row.bids_suffix}.nii.gz)"
+    remedy = "choose one by --trc, --rec or --run, by a BIDS filter file, or in a manifest"
+    if not images:
+        remedy = "ask for another" if there else "add it or leave the participant out"
+    meant = " that is asked for" if there and not images else ""
+    raise BundleError(
+        f"{case} must have one {what}{meant}, got {len(images)}{f' ({listed})' if listed else ''}; {remedy}."
+    )

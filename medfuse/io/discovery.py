@@ -16,6 +16,7 @@ from typing import Any
 from medfuse.errors import BundleError, DicomError
 from medfuse.io.begin import is_dicom
 from medfuse.io.bids import find_bids_cases, is_bids
+from medfuse.io.bids_filter import Selection
 from medfuse.io.cases import find_cases, study_folders, walk
 from medfuse.io.dicom.header import read_header
 from medfuse.io.foreign import refuse_foreign
@@ -45,6 +46,7 @@ def discover(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
     keys: Sequence[str] = DEFAULT_PAIR,
+    selection: Selection | None = None,
 ) -> Discovery:
     """Recognise an input and list its cases.
 
@@ -53,20 +55,22 @@ def discover(
         participants: Of a BIDS dataset, the labels of the participants to take; all if none is given.
         sessions: Of a BIDS dataset, the labels of the sessions to take.
         keys: Modalities of the sources, those of a bundle; see `medfuse.bundles.source_keys`.
+        selection: Of a BIDS dataset, which of several images are meant, see `medfuse.io.bids_filter`.
 
     Raises:
         BundleError: If it is none of the layouts, holds no case, or labels are given for anything but a BIDS dataset.
     """
     root = Path(source)
-    found = _discover(root, participants, sessions, tuple(keys))
-    if found.layout != "BIDS dataset" and (participants or sessions):
-        raise BundleError(
-            f"Participant and session labels must come with a BIDS dataset, got {found.layout}; leave them out."
-        )
+    wanted = Selection() if selection is None else selection
+    found = _discover(root, participants, sessions, tuple(keys), wanted)
+    if found.layout != "BIDS dataset" and (participants or sessions or wanted.wanted):
+        raise BundleError(f"Labels of BIDS entities must come with a BIDS dataset, got {found.layout}; leave them out.")
     return found
 
 
-def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str], keys: tuple[str, ...]) -> Discovery:
+def _discover(
+    root: Path, participants: Sequence[str], sessions: Sequence[str], keys: tuple[str, ...], selection: Selection
+) -> Discovery:
     if not os.path.exists(root):  # noqa: PTH110  (false, too, for a path that cannot be)
         raise BundleError(
             "The input must be a folder, or a manifest in .tsv or .csv, got nothing there; check the path."
@@ -78,7 +82,8 @@ def _discover(root: Path, participants: Sequence[str], sessions: Sequence[str], 
             "The input must be a folder, or a manifest in .tsv or .csv, got another file; check the path."
         )
     if is_bids(root):
-        return Discovery("BIDS dataset", find_bids_cases(root, participants=participants, sessions=sessions, keys=keys))
+        cases = find_bids_cases(root, participants=participants, sessions=sessions, keys=keys, selection=selection)
+        return Discovery("BIDS dataset", cases)
     studies = study_folders(root, keys=keys)
     if _holds_nifti(root):
         named = find_cases(root, keys=keys, tolerant=True, allow_empty=bool(studies), leave=studies)

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medfuse.errors import BundleError, GeometryError, ImageError
 from medfuse.io.atomic import atomic_file, atomic_path
+from medfuse.io.contents import contents
 from medfuse.io.foreign import no_image
 from medfuse.io.manifest import read_rows
 from medfuse.schema import PLAIN_ID, refuse_twins
@@ -228,16 +229,18 @@ def match_folders(
                 f"Every image must have a partner of the same name, got {len(alone)} without one in {name}: {shown}; "
                 "add or remove files."
             )
+    refuse_twins(first, f"Names in {names[0]}")
     return [(name, first[name], second[name]) for name in sorted(first)]
 
 
-def match_manifest(path: str | Path) -> list[tuple[str, Path, Path]]:
+def match_manifest(path: str | Path, *, check: bool = True) -> list[tuple[str, Path, Path]]:
     """List the pairs of a table: TSV or CSV with the columns source1, source2 and, if wanted, name.
 
     Paths are relative to the table. Without a name, a pair is called as its first image without suffix.
 
     Args:
         path: The table.
+        check: Refuse the table where a file is absent or of another kind; else whoever reads it says so.
 
     Returns:
         Name, first path and second path, sorted by name.
@@ -252,7 +255,7 @@ def match_manifest(path: str | Path) -> list[tuple[str, Path, Path]]:
         files = []
         for source in ("source1", "source2"):
             file = path.parent / cells.get(source, "")
-            if file.suffix.lower() not in SUFFIXES or not file.is_file():
+            if check and (file.suffix.lower() not in SUFFIXES or not file.is_file()):
                 got = no_image(file) or "no such file; check its path"
                 raise BundleError(
                     f"{source} in row {number} of the manifest must be an image ({', '.join(SUFFIXES)}), got {got}."
@@ -267,7 +270,7 @@ def match_manifest(path: str | Path) -> list[tuple[str, Path, Path]]:
         if name in pairs:
             raise BundleError(f"Each pair must have a name of its own, got {name} twice; give a column name.")
         pairs[name] = (name, files[0], files[1])
-    refuse_twins(pairs)
+    refuse_twins(pairs, "Names of pairs")
     return [pairs[name] for name in sorted(pairs)]
 
 
@@ -323,7 +326,8 @@ def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
     except PermissionError as error:
         raise ImageError(f"{what} must be readable, got no permission; change it.") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got another file; convert it.") from error
+        kind, remedy = contents(path) or ("another file", "convert it")
+        raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got {kind}; {remedy}.") from error
     except Exception as error:  # a broken file raises errors of any kind, a warning made an error among them
         raise ImageError(f"{what} must be a whole image, got a cut or corrupt one; copy it again.") from error
 

@@ -26,16 +26,15 @@ from nibabel.spatialimages import HeaderDataError
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file
+from medfuse.io.contents import GZIP, contents, found_in
 from medfuse.io.foreign import label, require_nifti
+from medfuse.io.nonfinite import NONFINITE, NONFINITE_FRACTION, NONFINITE_INSIDE, zero_nonfinite
 from medfuse.io.placement import checked_affine, header_affine, header_placement, require_one_place
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_BYTES = 1 << 30
 """Largest volume that is read, in bytes as float32: 268 million voxels, such as 512 x 512 x 1024."""
-NONFINITE = ("error", "zero")
-"""What a reader may do with NaN and infinity."""
-_NONFINITE_REMEDY = "repair it, or let them count as 0 (--nonfinite zero; in the bundle and in Python nonfinite: zero)"
-NONFINITE_FRACTION = "nonfinite_fraction"
+_UNKNOWN = ("another file", "convert it to NIfTI")
 _CHUNK = 1 << 20
 _SLAB = 1 << 25  # bytes of float64 that are scaled at once
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
@@ -61,15 +60,19 @@ class NiftiInfo:
         affine: **[4, 4]** float64, voxel index to RAS mm.
         dtype: Type as stored, before scaling.
         placement: What the header says of the place, see `medfuse.io.placement.header_placement`.
+        frames: Number of volumes, along the fourth axis.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     dtype: np.dtype
     placement: dict[str, Any]
+    frames: int = 1
 
 
-def check_nifti(path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = False) -> NiftiInfo:
+def check_nifti(
+    path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = False, dynamic: bool = False
+) -> NiftiInfo:
     """Check that a file is a whole NIfTI-1 or NIfTI-2 volume with sane geometry.
 
     The file is read once to its end, in pieces: a gzip stream is decoded up to its checksum. The header is judged
@@ -79,6 +82,7 @@ def check_nifti(path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = 
         path: `.nii` or `.nii.gz`.
         max_bytes: Largest size to accept, as float32.
         strict: Refuse a header whose sform and qform disagree; else the sform is taken, see `medfuse.io.placement`.
+        dynamic: Accept a fourth axis, of time; `max_bytes` is then of each volume.
 
     Returns:
         Shape, affine, type and placement.
@@ -90,15 +94,17 @@ def check_nifti(path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = 
             orientation is absent, the affine is singular, far from right angles or not finite, a voxel is not between
             0.001 and 1000 mm, the unit is not mm, or, if strict, sform and qform disagree.
     """
-    return _check(Path(path), max_bytes, strict, whole=True)
+    return _check(Path(path), max_bytes, strict, dynamic, whole=True)
 
 
-def check_nifti_header(path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = False) -> NiftiInfo:
+def check_nifti_header(
+    path: str | Path, *, max_bytes: int = MAX_BYTES, strict: bool = False, dynamic: bool = False
+) -> NiftiInfo:
     """Check the header of a NIfTI alone, and decode nothing; see `check_nifti`, whose arguments and errors it has."""
-    return _check(Path(path), max_bytes, strict, whole=False)
+    return _check(Path(path), max_bytes, strict, dynamic, whole=False)
 
 
-def _check(path: Path, max_bytes: int, strict: bool, *, whole: bool) -> NiftiInfo:
+def _check(path: Path, max_bytes: int, strict: bool, dynamic: bool, *, whole: bool) -> NiftiInfo:
     what = label(path)
     require_nifti(path)
     if not path.is_file():
@@ -107,8 +113,8 @@ def _check(path: Path, max_bytes: int, strict: bool, *, whole: bool) -> NiftiInf
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as stream:
             head = stream.read(_HEADER_BYTES)
             header = _header(head, what)
-            shape, affine = _shape(header, what), header_affine(header, what)
-            info = NiftiInfo(shape, affine, _dtype(header, what), header_placement(header, shape, affine))
+            (shape, frames), affine = _shape(header, what, dynamic), header_affine(header, what)
+            info = NiftiInfo(shape, affine, _dtype(header, what), header_placement(header, shape, affine), frames)
             _check_scaling(header, what)
             expected = _file_bytes(header, info, what)
             size = 4 * int(np.prod(info.shape, dtype=object))
@@ -123,6 +129,8 @@ def _check(path: Path, max_bytes: int, strict: bool, *, whole: bool) -> NiftiInf
                 return info
             decoded = len(head) + _drain(cast(BinaryIO, stream), expected + 1 - len(head))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        if (found := contents(path) or _UNKNOWN) != GZIP:
+            raise ImageError(f"{what} must be a gzip file of a NIfTI, got {found[0]}; {found[1]}.") from error
         raise ImageError(
             f"{what} must be a whole gzip file, got one that is cut short or corrupt; copy it again."
         ) from error
@@ -196,7 +204,8 @@ class NiftiReader(ImageReader):
 
         Returns:
             float32 array **[X, Y, Z]** and MONAI's metadata, with `nonfinite_fraction`, the part of the voxels that
-            were not finite and count as 0, where there are such.
+            were not finite and count as 0, and `nonfinite_inside_fraction`, that of those inside of what is shown,
+            where there are such.
 
         Raises:
             ImageError: As `check_nifti`; also if voxels are not finite or the volume is constant.
@@ -210,7 +219,7 @@ class NiftiReader(ImageReader):
             raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
         except MemoryError as error:
             raise ImageError(f"{what} must fit into memory, got {info.shape} voxels; crop it.") from error
-        nonfinite = _zero_nonfinite(volume, what, self.nonfinite)
+        nonfinite, inside = zero_nonfinite(volume, what, self.nonfinite)
         if not self.allow_constant and volume.min() == volume.max():
             raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
         if self.labels:
@@ -222,6 +231,7 @@ class NiftiReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
             **({NONFINITE_FRACTION: nonfinite} if nonfinite else {}),
+            **({NONFINITE_INSIDE: inside} if inside else {}),
         }
 
 
@@ -321,17 +331,19 @@ def _header(head: bytes, what: str) -> nib.Nifti1Header:
             header = kind(head[:size], check=False)
             if bytes(header["magic"])[:4] == magic:
                 return header
-    raise ImageError(f"{what} must be a single-file NIfTI, got another format or a part of one; convert it to NIfTI.")
+    found, remedy = found_in(head) or ("another format or a part of one", "convert it to NIfTI")
+    raise ImageError(f"{what} must be a single-file NIfTI, got {found}; {remedy}.")
 
 
-def _shape(header: nib.Nifti1Header, what: str) -> tuple[int, int, int]:
+def _shape(header: nib.Nifti1Header, what: str, dynamic: bool) -> tuple[tuple[int, int, int], int]:
+    """Return the shape of a volume, and how many there are."""
     rank = int(header["dim"][0])
     dims = tuple(int(n) for n in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
     if not dims or min(dims) < 1 or max(dims) > _LIMIT_DIM:
         raise GeometryError(f"{what} must have dimensions from 1 to {_LIMIT_DIM}, got {dims}; rewrite its header.")
-    if rank < 3 or any(n > 1 for n in dims[3:]):
+    if rank < 3 or any(n > 1 for n in dims[4 if dynamic else 3 :]):
         raise GeometryError(f"{what} must be 3-D, got shape {dims}; choose or average one volume of it.")
-    return dims[0], dims[1], dims[2]
+    return (dims[0], dims[1], dims[2]), dims[3] if rank > 3 else 1
 
 
 def _dtype(header: nib.Nifti1Header, what: str) -> np.dtype:
@@ -359,7 +371,7 @@ def _file_bytes(header: nib.Nifti1Header, info: NiftiInfo, what: str) -> int:
     offset = float(header["vox_offset"])
     if not header.single_vox_offset <= offset <= _CHUNK:
         raise ImageError(f"The data of {what} must begin behind its header, got byte {offset:g}; rewrite the file.")
-    return int(offset) + int(np.prod(info.shape, dtype=object)) * info.dtype.itemsize
+    return int(offset) + int(np.prod((*info.shape, info.frames), dtype=object)) * info.dtype.itemsize
 
 
 def _drain(stream: BinaryIO, limit: int) -> int:
@@ -371,17 +383,6 @@ def _drain(stream: BinaryIO, limit: int) -> int:
             break
         count += piece
     return count
-
-
-def _zero_nonfinite(volume: np.ndarray, what: str, nonfinite: str) -> float:
-    """Write 0 in place of NaN and infinity, where asked for, and return their part of the voxels."""
-    bad = ~np.isfinite(volume)
-    count = int(bad.sum())
-    if count and (nonfinite == "error" or count == bad.size):
-        remedy = "check how it was made" if count == bad.size else _NONFINITE_REMEDY
-        raise ImageError(f"{what} must be finite, got {count} of {bad.size} voxels that are NaN or infinite; {remedy}.")
-    volume[bad] = 0
-    return float(count / bad.size)
 
 
 def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:

@@ -55,6 +55,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("g/ml", dicom_units="GML"),
     Unit("cm2/ml", dicom_units="CM2ML"),
     Unit("HU", ucum="[hnsf'U]", meaning="Hounsfield unit", spellings=("Hounsfield",)),
+    Unit(ARBITRARY, spellings=("arbitrary", "arbitrary units", "arb. unit", "arbitrary unit"), is_comparable=False),
 )  # fmt: skip
 
 KINDS = tuple(unit.kind for unit in UNITS if unit.kind)

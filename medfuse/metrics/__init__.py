@@ -5,6 +5,7 @@ direction, range, reference and what they cannot see; `measure` computes any of 
 A fusion that copies one source wins many of them: read values per source, their minimum, and the `floors` beside them.
 """
 
+from medfuse.metrics.anatomy import anatomy_in_uptake, uptake_rank
 from medfuse.metrics.color import ciede2000, colour_fidelity, rgb_to_lab
 from medfuse.metrics.contrast import (
     average_gradient,
@@ -43,6 +44,7 @@ __all__ = [
     "FusionMetric",
     "Images",
     "Metric",
+    "anatomy_in_uptake",
     "available",
     "average_gradient",
     "chen_blum_quality",
@@ -75,6 +77,7 @@ __all__ = [
     "structural_similarity",
     "sum_of_correlations_of_differences",
     "total_ratio",
+    "uptake_rank",
     "visual_information_fidelity",
     "yang_quality",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import GeometryError
+from medfuse.metrics.anatomy import anatomy_in_uptake
 from medfuse.metrics.color import colour_fidelity
 from medfuse.metrics.filters import PEAK, as_levels
 from medfuse.metrics.gradients import edge_preservation
@@ -119,6 +120,11 @@ class Images:
         """Edge preservation of each source, **[B]**."""
         first, second = (edge_preservation(s, self.fused, data_range=PEAK) for s in self.sources)
         return first, second
+
+    @cached_property
+    def anatomy(self) -> dict[str, Tensor]:
+        """What is kept of the detail of source 1, as anatomy, and of source 2, as function, in uptake; each **[B]**."""
+        return anatomy_in_uptake(*self.sources, self.fused, data_range=PEAK)
 
     @cached_property
     def leak(self) -> tuple[Tensor, Tensor]:

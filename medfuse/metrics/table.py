@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import MedfuseError
-from medfuse.metrics import contrast, gradients, information, perceptual, phase, quantitation, restoration, structure
+from medfuse.metrics import (
+    anatomy,
+    contrast,
+    gradients,
+    information,
+    perceptual,
+    phase,
+    quantitation,
+    restoration,
+    structure,
+)
 from medfuse.metrics.filters import PEAK
 from medfuse.metrics.images import Images
 
@@ -126,6 +136,27 @@ def _structure() -> Iterator[Metric]:
                  (-1, 1), "Piella and Heijmans 2003", "noise; flat regions; a copy of one source wins")
     yield Metric("QY", _fusion(structure.yang_quality), "SSIM with both where a and b agree, else the better", 1,
                  (-1, 1), "Yang et al. 2008", "one source lost where they differ")
+
+
+def _anatomy() -> Iterator[Metric]:
+    hot = "where b, smoothed by 2 px, is above 0.45 of its maximum and a above 0.05; detail is what 3 px leave"
+    rows: tuple[tuple[str, str, Direction, tuple[float, float], str], ...] = (
+        ("anatomy_corr", f"correlation of the details of a and f {hot}", 1, (-1, 1),
+         "contrast; all beyond the hot region; a copy of source 1 wins"),
+        ("anatomy_gain", "weight of the detail of a in that of f there, by least squares with b; 1 is right", 0, _ANY,
+         "what f has of neither source; a copy of source 1 has 1"),
+        ("function_gain", "weight of the detail of b there; 1 is right", 0, _ANY,
+         "what f has of neither source; a copy of source 2 has 1"),
+    )
+    for name, definition, direction, bounds, blind in rows:
+        yield Metric(name, partial(_anatomy_value, name=name), definition, direction, bounds, "medfuse", blind)
+    yield Metric("uptake_rank", _fusion(anatomy.uptake_rank),
+                 "rank correlation of b and f, smoothed by 4 px, where a or b, smoothed by 2 px, is above 0.1", 1,
+                 (-1, 1), "Spearman 1904", "any monotone change of contrast; detail; a copy of source 2 wins")
+
+
+def _anatomy_value(images: Images, name: str) -> Tensor:
+    return images.anatomy[name]
 
 
 def _vision() -> Iterator[Metric]:
@@ -277,7 +308,8 @@ def _worse(images: Images, function: Callable[[Images, int], Tensor], pick: Call
 
 
 def _table() -> dict[str, Metric]:
-    groups = (_structure, _edges, _information, _vision, _restoration, _colour, _descriptive, _residuals, _quantities)
+    fusion = (_structure, _anatomy, _edges, _information, _vision)
+    groups = (*fusion, _restoration, _colour, _descriptive, _residuals, _quantities)
     return {metric.name: metric for group in groups for metric in group()}
 
 

@@ -5,14 +5,15 @@ with which the command line and Python call a bundle in this process.
 """
 
 from medfuse.pipeline.batch import BatchSummary, collect, run_batch
-from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restore_network, run_bundle
+from medfuse.pipeline.bundle import Fusion, export_bundle, load_fusion, require_weights, restore_network, run_bundle
 from medfuse.pipeline.case import SaveFusiond
-from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_same_sources
+from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_own_results
 from medfuse.pipeline.estimate import estimate_file
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, sha256, versions
 from medfuse.pipeline.group import write_group_page
-from medfuse.pipeline.images import fuse_images
+from medfuse.pipeline.images import fuse_images, require_all
 from medfuse.pipeline.ledger import case_warnings
+from medfuse.pipeline.load import LoadSourcesd
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
@@ -24,6 +25,7 @@ __all__ = [
     "CaseResult",
     "DescribeSourcesd",
     "Fusion",
+    "LoadSourcesd",
     "Output",
     "SaveFusiond",
     "SourceAgreement",
@@ -32,12 +34,14 @@ __all__ = [
     "case_warnings",
     "collect",
     "estimate_file",
+    "export_bundle",
     "fidelity",
     "fuse",
     "fuse_images",
     "load_fusion",
     "load_workflow",
-    "require_same_sources",
+    "require_all",
+    "require_own_results",
     "require_weights",
     "restore_network",
     "run_batch",

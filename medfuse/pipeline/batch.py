@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,20 @@ import torch
 from tqdm import tqdm
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
-from medfuse.errors import BundleError, known_error
+from medfuse.errors import BundleError, MedfuseError, OthersResultsError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
+from medfuse.io.claims import Claim, claim
 from medfuse.io.modalities import MODALITIES
-from medfuse.io.places import require_apart
+from medfuse.io.pet_sidecar import read_pet_sidecar
+from medfuse.io.places import input_paths, require_apart
+from medfuse.pipeline.describe import require_same_sources
+from medfuse.pipeline.failures import failure_message
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.layout import BidsLayout, Layout
 from medfuse.pipeline.ledger import (
     case_warnings,
-    failure_message,
+    clear_failure,
     fingerprint,
     is_done,
     is_ours,
@@ -33,6 +39,9 @@ from medfuse.pipeline.ledger import (
     write_failure,
     write_table,
 )
+from medfuse.pipeline.overlap import overlapped
+from medfuse.pipeline.provenance import has_results, require_no_twins
+from medfuse.pipeline.result import CaseResult
 from medfuse.pipeline.workflow import Workflow, load_workflow
 from medfuse.schema import checked_items
 
@@ -63,6 +72,7 @@ def run_batch(
     steps: int | None = None,
     device: str | torch.device | None = None,
     suv: str | None = None,
+    frames: str | None = None,
     n4: bool = False,
     nonfinite: str | None = None,
     strict: bool = False,
@@ -71,21 +81,30 @@ def run_batch(
     shard: tuple[int, int] = (1, 1),
     bids: str | Path | None = None,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
+    workers: int = 1,
+    tables: bool = True,
+    replace: bool = False,
 ) -> BatchSummary:
-    """Fuse cases one after the other, with the bundle loaded once.
+    """Fuse cases one after the other, with the bundle loaded once; the next is read while one is computed.
+
+    A case that another process has in hand is left to it, and looked at again at the end.
 
     A case is written to a temporary folder, which becomes `out/<case>` (of a BIDS dataset `out/sub-X/[ses-Y]`) when all
-    is in it, and replaces what an earlier run left there. What cannot be fused leaves a record that says why, and the
-    next case goes on. At the end `out/cases.tsv` and the page over all cases are made of the records in `out`.
+    is in it, and replaces what an earlier run made there of the same sources. What cannot be fused leaves a record that
+    says why, beside the results of an earlier run where there are some, and the next case goes on. At the end
+    `out/cases.tsv` and the page over all cases are made of the records in `out`.
 
     Args:
         cases: Items of a bundle's `datalist`, as `medfuse.io.discover` lists them; one with a "problem" fails with it.
         out: Folder for the results.
         bundle: Name or folder of a bundle.
-        degradation: A preset's name, a file or a specification. This and the next seven: see `load_workflow`.
+        degradation: A preset's name, a file or a specification. This and the next eight: see `load_workflow`.
         steps: Number of reverse steps.
         device: Where to compute, see `medfuse.devices.pick_device`.
-        suv: SUV of DICOM PETs.
+        suv: SUV of PETs.
+        frames: Frames of dynamic PETs, see `medfuse.io.frames`, of cases that choose none themselves.
         n4: Remove the bias field of each MRI.
         nonfinite: NaN and infinity in NIfTI: refuse the case, or let them count as 0.
         strict: Refuse a case with a NIfTI whose sform and qform disagree.
@@ -94,7 +113,13 @@ def run_batch(
             and its outputs are as they were.
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
         bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
-        fusion_rule: How the fused image comes of the restored sources.
+        fusion_rule: How the fused image comes of the restored sources. This and the next two: see `load_workflow`.
+        palette: Colour map of the colour fusion.
+        blend: How a palette lies over the anatomy.
+        workers: Cases that are read ahead, and as many that are written, while one is computed, each in a thread of its
+            own; each takes memory. 0: one thing after another. The results are the same.
+        tables: Make table and page; else `collect` does so when all parts are done.
+        replace: Replace results of other sources under the name of a case, too; else the case fails, and they stay.
 
     Returns:
         What became of each case.
@@ -106,7 +131,8 @@ def run_batch(
     out = Path(out)
     keys = case_keys(bundle)
     layout = Layout(out) if bids is None else BidsLayout(out, Path(bids), keys)
-    known = sorted(checked_items(cases, keys=keys), key=lambda item: str(item["case"]))
+    listed = cases if frames is None else [{f"{keys[1]}_frames": frames, **case} for case in cases]
+    known = sorted(checked_items(listed, keys=keys), key=lambda item: str(item["case"]))
     items = _part(known, shard)
     require_apart(known, out, layout.folder)
     _check_places(items, layout)
@@ -122,15 +148,21 @@ def run_batch(
         strict=strict,
         overlays=overlays,
         fusion_rule=fusion_rule,
+        palette=palette,
+        blend=blend,
     )
     layout.prepare()
     summary = BatchSummary()
+    run = _Run(workflow, layout, resume, replace)
     try:
-        for item in tqdm(items, unit="case", disable=None):
-            _run_case(item, workflow, layout, resume=resume, summary=summary)
+        with tqdm(total=len(items), unit="case", disable=None) as bar:
+            for case in run.cases(items, workers):
+                case.note(summary)
+                bar.update()
     finally:
-        write_table(out)
-        write_group_page(out)
+        if tables:
+            write_table(out)
+            write_group_page(out)
     return summary
 
 
@@ -148,34 +180,148 @@ def collect(out: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _run_case(
-    item: Mapping[str, Any], workflow: Workflow, layout: Layout, *, resume: bool, summary: BatchSummary
-) -> None:
-    case, started, based_on = str(item["case"]), time.perf_counter(), None
-    folder = layout.folder(case)
-    try:
-        _sweep(folder)
-        if "problem" in item:
-            raise BundleError(str(item["problem"]))
-        based_on = fingerprint(item, workflow.basis, names=layout.basis(item))
-        if resume and is_done(folder, layout.records(folder), case, based_on):
-            summary.skipped.append(case)
+@dataclass
+class _Case:
+    """A case on its way, and what became of it."""
+
+    item: Mapping[str, Any]
+    claim: Claim | None = None
+    based_on: Mapping[str, Any] | None = None
+    batch: dict[str, Any] | None = None
+    result: CaseResult | None = None
+    state: str = ""
+    message: str = ""
+    told: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # own work, without what is waited for
+
+    @property
+    def name(self) -> str:
+        return str(self.item["case"])
+
+    def note(self, summary: BatchSummary) -> None:
+        """Write into a summary what became of it."""
+        if self.state == "failed":
+            summary.failed[self.name] = self.message
         else:
-            with atomic_folder(folder) as temporary:
-                result = workflow(item)
-                require_unchanged(item, based_on)
-                workflow.write(result, temporary)
-                layout.arrange(temporary, item, result.record)
-                seconds = time.perf_counter() - started
-                write_done(temporary, layout.records(temporary), case, based_on, seconds=seconds)
-            summary.fused.append(case)
-        if told := case_warnings(layout.records(folder), case):
-            summary.warned[case] = told
-    except Exception as error:  # of any kind: the next case may be sound
-        error = _explained(error, item, based_on)
-        summary.failed[case] = failure_message(item, error)
-        with suppress(OSError), atomic_folder(folder) as temporary:  # even if there is no place for the record
-            write_failure(layout.records(temporary), item, error, seconds=time.perf_counter() - started)
+            (summary.skipped if self.state == "skipped" else summary.fused).append(self.name)
+        if self.told:
+            summary.warned[self.name] = self.told
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The stages of a case: read, computed, written. Each works on until the case is settled, and lets no error out."""
+
+    workflow: Workflow
+    layout: Layout
+    resume: bool
+    replace: bool
+    claims: set[Claim] = field(default_factory=set)
+
+    def cases(self, items: Sequence[Mapping[str, Any]], workers: int) -> Iterator[_Case]:
+        """Give each case when it is settled; those that another process has in hand come last, and are waited for."""
+        elsewhere: list[_Case] = []
+        threads = torch.get_num_threads()
+
+        def prepare() -> None:
+            torch.set_num_threads(threads)  # each thread has a number of its own, on which last bits may depend
+
+        try:
+            for wait in (False, True):
+                left = [case.item for case in elsewhere] if wait else items
+                stages = (partial(self._read, wait=wait), self._compute, self._write)
+                ahead = 0 if wait else workers  # in this thread, a wait can be interrupted
+                with closing(overlapped(left, *stages, workers=ahead, prepare=prepare)) as settled:
+                    for case in settled:
+                        if case.state:
+                            yield case
+                        else:
+                            elsewhere.append(case)
+        finally:
+            for held in list(self.claims):  # of cases that were read ahead when the run was stopped
+                held.release()
+
+    def _read(self, item: Mapping[str, Any], *, wait: bool) -> _Case:
+        case = _Case(item)
+        with self._stage(case):
+            folder = self.layout.folder(case.name)
+            home = self.layout.records(folder)
+            case.claim = claim(folder, wait=wait)
+            if case.claim is None:
+                return case
+            self.claims.add(case.claim)
+            _sweep(folder)
+            if "problem" in item:
+                raise BundleError(str(item["problem"]))
+            case.based_on = fingerprint(item, self.workflow.basis, names=self.layout.basis(item))
+            if self.resume and is_done(folder, home, case.name, case.based_on):
+                clear_failure(home, case.name)
+                case.state = "skipped"
+            else:
+                require_same_sources(home, item, self.workflow.writer.source_keys, replace=self.replace)
+                case.batch = self.workflow.read(item)
+        return case
+
+    def _compute(self, case: _Case) -> _Case:
+        batch, case.batch = case.batch, None
+        if batch is not None:
+            with self._stage(case):
+                case.result = self.workflow.compute(batch)
+        return case
+
+    def _write(self, case: _Case) -> _Case:
+        result, case.result = case.result, None
+        if case.claim is None:
+            return case
+        try:
+            with self._stage(case):
+                folder = self.layout.folder(case.name)
+                if result is not None:
+                    self._write_result(case, result, folder)
+                    case.state = "fused"
+                case.told = case_warnings(self.layout.records(folder), case.name)
+        finally:
+            case.claim.release()
+            self.claims.discard(case.claim)
+        return case
+
+    def _write_result(self, case: _Case, result: CaseResult, folder: Path) -> None:
+        started = time.perf_counter()
+        with atomic_folder(folder) as temporary:
+            self.workflow.write(result, temporary)
+            self.layout.arrange(temporary, case.item, result.record)
+            require_unchanged(case.item, case.based_on or {})
+            seconds = case.seconds + time.perf_counter() - started
+            write_done(temporary, self.layout.records(temporary), case.name, case.based_on or {}, seconds=seconds)
+
+    @contextmanager
+    def _stage(self, case: _Case) -> Iterator[None]:
+        """Count the seconds of a stage, and note an error of any kind as that of the case: the next may be sound."""
+        started = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            case.seconds += time.perf_counter() - started
+            self._fail(case, _explained(error, case.item, case.based_on))
+        else:
+            case.seconds += time.perf_counter() - started
+
+    def _fail(self, case: _Case, error: Exception) -> None:
+        case.state, case.message = "failed", failure_message(error, input_paths(case.item))
+        with suppress(OSError):  # there may be no place for the record
+            _note_failure(case.item, error, self.layout, seconds=case.seconds)
+
+
+def _note_failure(item: Mapping[str, Any], error: Exception, layout: Layout, *, seconds: float) -> None:
+    """Write why a case failed: beside its results of an earlier run, or into a folder that then holds nothing else."""
+    folder = layout.folder(str(item["case"]))
+    home = layout.records(folder)
+    if has_results(home, str(item["case"])):
+        if not isinstance(known_error(error), OthersResultsError):  # which say nothing of this case
+            write_failure(home, item, error, seconds=seconds)
+        return
+    with atomic_folder(folder) as temporary:
+        write_failure(layout.records(temporary), item, error, seconds=seconds)
 
 
 def _explained(error: Exception, item: Mapping[str, Any], based_on: Mapping[str, Any] | None) -> Exception:
@@ -200,6 +346,7 @@ def _part(items: Sequence[Mapping[str, Any]], shard: tuple[int, int]) -> Sequenc
 def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
     """Refuse to replace foreign files."""
     layout.check()
+    require_no_twins(layout.folder(str(item["case"])) for item in items)
     for case in (str(item["case"]) for item in items):
         folder = layout.folder(case)
         try:
@@ -213,18 +360,33 @@ def _check_places(items: Sequence[Mapping[str, Any]], layout: Layout) -> None:
 
 
 def _check_suv(items: Sequence[Mapping[str, Any]], suv: str | None) -> None:
-    """Refuse to make SUV of what has no headers to tell how."""
+    """Refuse to make SUV of what has neither headers nor a sidecar to tell how."""
+    if suv in (None, "auto", "none"):
+        return
     pets = [key for key, row in MODALITIES.items() if row.has_suv]
-    plain = [item["case"] for item in items if any(is_nifti(Path(str(item.get(key, "")))) for key in pets)]
-    if plain and suv not in (None, "auto", "none"):
+    plain = [item["case"] for item in items if any(_tells_no_dose(Path(str(item.get(key, "")))) for key in pets)]
+    if plain:
         raise BundleError(
-            f"An SUV must be asked for with DICOM PETs only, got NIfTI for {len(plain)} cases, {plain[0]} among them; "
-            "leave it out, or fuse them apart."
+            "An SUV must be asked for with DICOM PETs, or NIfTI whose sidecars tell the dose, got others for "
+            f"{len(plain)} cases, {plain[0]} among them; leave it out, or fuse them apart."
         )
 
 
+def _tells_no_dose(path: Path) -> bool:
+    with suppress(MedfuseError, OSError):  # the case says what is wrong
+        return is_nifti(path) and not read_pet_sidecar(path).tells_dose
+    return False
+
+
 def _sweep(folder: Path) -> None:
-    """Remove what a killed run has left of a case."""
-    for path in folder.parent.glob(f".*-{folder.name}"):
-        if re.fullmatch(r"\.(?:tmp|old)-[0-9a-f]{12}-" + re.escape(folder.name), path.name):
-            shutil.rmtree(path, ignore_errors=True)
+    """Clear away what a killed run has left of a case, and put back what it was about to replace."""
+    with os.scandir(folder.parent) as entries:
+        ending = f"-{folder.name}"
+        names = [entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(ending)]
+    for name in names:
+        if match := re.fullmatch(r"\.(tmp|old)-[0-9a-f]{12}" + re.escape(ending), name):
+            path = folder.with_name(name)
+            if match[1] == "old" and not folder.exists():
+                path.rename(folder)
+            else:
+                shutil.rmtree(path, ignore_errors=True)

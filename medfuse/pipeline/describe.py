@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from monai.utils import ImageMetaKey, ensure_tuple_rep
 from medfuse.errors import BundleError
 from medfuse.io import check_nifti_header, is_nifti, open_series, require_one_person, require_volume
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES
+from medfuse.io.nifti import NiftiInfo
 from medfuse.pipeline.facts import series_sha256, sha256
+from medfuse.pipeline.provenance import has_results, require_no_twins, require_own
 
 
 class DescribeSourcesd(MapTransform):
@@ -65,7 +67,7 @@ class DescribeSourcesd(MapTransform):
             if is_nifti(path):
                 if not path.is_file():
                     raise BundleError(f"{key} of case {case} must be a file, got none there; check its path.")
-                result[f"{key}_placement"] = json.dumps(check_nifti_header(path, strict=self.strict).placement)
+                result[f"{key}_placement"] = json.dumps(_header(path, str(key), self.strict).placement)
                 result[f"{key}_sha256"] = sha256(path)
                 continue
             require_volume(path)
@@ -118,33 +120,60 @@ class VerifySourcesd(MapTransform):
         return dict(data)
 
 
+def _header(path: Path, key: str, strict: bool) -> NiftiInfo:
+    """Return what the header of a NIfTI says; what shows uptake may have several frames."""
+    row = MODALITIES.get(key)
+    return check_nifti_header(path, strict=strict, dynamic=row is not None and row.has_uptake)
+
+
 def _dicom(key: str) -> str | None:
     """Return the DICOM modality of a key; None for a key that is no modality, or none of DICOM."""
     return MODALITIES[key].dicom or None if key in MODALITIES else None
 
 
-def require_same_sources(folder: Path, item: Mapping[str, Any], keys: Sequence[str] = DEFAULT_PAIR) -> None:
-    """Raise where a folder holds the results of other images: under a name that nobody chose, they are of anybody.
+def require_same_sources(
+    home: Path, item: Mapping[str, Any], keys: Sequence[str] = DEFAULT_PAIR, *, replace: bool = False
+) -> None:
+    """Raise where results of other images would be replaced, before any work.
 
     Args:
-        folder: Of the results of the case.
+        home: Where the record of the case lies, or will.
         item: The case, with the paths of its sources.
         keys: Of the sources.
+        replace: Do not raise: they are to be replaced.
 
     Raises:
-        MedfuseError: It does, or the sources cannot be read.
+        MedfuseError: They would, or the sources cannot be read.
     """
-    sidecar = folder / f"{item['case']}.json"
-    if not sidecar.exists():
+    case = str(item["case"])
+    if replace or not has_results(home, case):
         return
     described: Callable[[Any], dict[Hashable, Any]] = DescribeSourcesd(keys=keys)
-    now = described(item)
-    try:
-        before = {key: source["sha256"] for key, source in json.loads(sidecar.read_text("utf-8"))["sources"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        before = {}  # nobody can say of what
-    if before != {key: now[f"{key}_sha256"] for key in keys}:
-        raise BundleError(
-            f"OUT must hold no results of other images under the name {item['case']}, got some; name this case with "
-            "--case, or choose another OUT."
-        )
+    now = described({key: item[key] for key in item if key in ("case", *keys) or key.endswith("_series")})
+    require_own(home, case, {key: now[f"{key}_sha256"] for key in keys})
+
+
+def require_own_results(
+    items: Iterable[Mapping[str, Any]],
+    output_dir: str | Path,
+    *,
+    keys: Sequence[str] = DEFAULT_PAIR,
+    replace: bool = False,
+) -> None:
+    """Raise unless all cases may be written to a folder, for the `run` section of a bundle.
+
+    Args:
+        items: The cases.
+        output_dir: Where the results go, a folder for each case.
+        keys: Of the sources.
+        replace: Results of other images may be replaced.
+
+    Raises:
+        MedfuseError: Results of other images lie there under the name of a case, or under one that differs from it in
+            upper and lower case only, or a source cannot be read.
+    """
+    cases = list(items)
+    homes = [Path(output_dir) / str(item["case"]) for item in cases]
+    require_no_twins(homes)
+    for home, item in zip(homes, cases, strict=True):
+        require_same_sources(home, item, keys, replace=replace)

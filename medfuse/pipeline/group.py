@@ -28,12 +28,12 @@ def write_group_page(output_dir: str | Path) -> Path:
         preview = folder / f"{case}_preview.jpg"
         record = _read(folder / f"{case}.json", case)
         failed = _read(folder / f"{case}_failed.json", case)
-        if record is not None and isinstance(record.get("sources"), dict):
+        if failed is not None:  # beside results of an earlier run, too
+            failures[case] = str(failed.get("message", ""))
+        elif record is not None and isinstance(record.get("sources"), dict):
             records.append({**record, "folder": folder.relative_to(root).as_posix()})
             if preview.is_file():
                 previews[case] = preview.read_bytes()
-        elif failed is not None:
-            failures[case] = str(failed.get("message", ""))
     save_group_page(root / GROUP_PAGE, records, failures=failures, previews=previews)
     return root / GROUP_PAGE
 

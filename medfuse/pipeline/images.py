@@ -6,9 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +19,34 @@ from tqdm import tqdm
 
 from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE
-from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.errors import BundleError, GeometryError, known_error
 from medfuse.estimation import estimate, known_specification, noise_profile, records_of
-from medfuse.fusion.color import fuse_visible
-from medfuse.io import (
-    check_pair,
-    check_range,
-    match_folders,
-    match_manifest,
-    read_image,
-    require_writable,
-    write_image,
-    write_json,
-)
+from medfuse.fusion import ColourFusion, fuse_visible
+from medfuse.io import read_image, require_writable, write_image, write_json
 from medfuse.io.images import Bits
-from medfuse.physics import Downsample, JointDegradation, parse_degradation, replicate
+from medfuse.physics import Downsample, JointDegradation, parse_degradation
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, noise_of_data, sha256, stated, versions
+from medfuse.pipeline.failures import ERROR, failure_message, write_trace
+from medfuse.pipeline.pairs import (
+    ImagePair,
+    checked_pairs,
+    groups,
+    matched_pairs,
+    require_own_pairs,
+    told_paths,
+)
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 
 _KINDS = ("source1", "source2", "fused", "weight")
+_COLOR = "color"
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
 _RECORD = "images.json"
+_UNFINISHED = "images_unfinished.json"  # what a run that did not come to its end has left is of
 _SUFFIXES = (".png", ".npy")  # of what is written
 _SHEET_ROWS = 6
 _SHEET_PIXELS = 512  # of an image, at least, along each side
 _FINDINGS = ("proven_blur", "converged", "chi2")  # what the inferer says of each source
-_BATCH_PIXELS = 2**20  # images that are larger come one by one
 
 _logger = logging.getLogger(__name__)
 
@@ -64,10 +65,14 @@ def fuse_images(
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Fuse two folders of 2-D images, matched by name, or the pairs of a table.
 
-    Everything is read and checked before the first image is fused. Results go to `fused/`, `source1/`, `source2/` and
+    Everything is read and checked before the first image is fused. A pair that cannot be fused is left out, and noted
+    with the reason; the others are fused. Results go to `fused/`, `source1/`, `source2/` and
     `weight/` under `out`, then a contact sheet and, last, `images.json`. With a bundle for it source 1 may be in
     colour; so are then the restored source 1 and the fused image.
 
@@ -85,144 +90,220 @@ def fuse_images(
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
         batch: Images of one size that are fused together, fewer where they are large; on a CPU always one.
         fusion_rule: How the fused image comes of the restored sources; None, and always of a loaded bundle: its own.
+        palette: Colour map, see `medfuse.fusion.ColourFusion`: a colour fusion of each pair of grey images goes to
+            `color/`, 8-bit PNG, both windows 0 to 1. None: no colour.
+        blend: How a palette other than `OKLAB` lies over the anatomy.
+        replace: Replace and remove results of other images in `out`, too; else they are refused.
 
     Returns:
-        The record that `images.json` holds.
+        The record that `images.json` holds; its `failed` says why of each pair that could not be fused.
 
     Raises:
-        MedfuseError: Any input that cannot be used, before work starts.
+        MedfuseError: Before work: an input that cannot be used as a whole, no pair that can be fused, results of other
+            images in `out`. After it: no pair could be fused.
     """
+    out = Path(out)
     fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device, fusion_rule=fusion_rule)
     steps = fusion.inferer.told.steps if steps is None else steps
-    pairs = [_ImagePair.check(*names, color=fusion.color) for names in _matched(source1, source2, manifest)]
-    references = {f"source{n}": _check_truths(truth, pairs, n) for n, truth in enumerate(truths, start=1)}
-    degradations = {f: _with_factor(degradation, f) for f in {p.factor for p in pairs}}
-    unknown = any(what.unknown for what in degradations.values())
-    estimates: dict[str, Any] = {}
-    out = Path(out)
-    for kind in _KINDS:
-        require_writable(out / kind)
-    given = {path.parent.resolve() for pair in pairs for path in pair.paths}
-    given |= {path.parent.resolve() for found in references.values() for path in found.values()}
-    if spoilt := [kind for kind in _KINDS if (out / kind).resolve() in given]:
-        raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
-    if out.resolve() in given:
-        raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
+    look = None if palette is None else ColourFusion(palette, blend)
+    if look and fusion.color:
+        raise BundleError("palette must come with a bundle of grey images, got one in colour; leave it out.")
+    stated_degradation = parse_degradation(degradation)
+    matched = matched_pairs(source1, source2, manifest)
+    pairs, failed = checked_pairs(
+        matched, truths, color=fusion.color, also=lambda pair: _with_factor(stated_degradation, pair.factor)
+    )
+    _require_place(out, {path.parent for _, *paths in matched for path in paths} | {Path(t) for t in truths if t})
+    folders, records = [out / kind for kind in (*_KINDS, _COLOR)], [out / _RECORD, out / _UNFINISHED]
+    if not replace:
+        require_own_pairs(pairs, folders, records)
     _clear(out)
+    noted = {"notice": NOTICE, "sources": {pair.name: pair.sources for pair in pairs}}
+    write_json(out / _UNFINISHED, noted, durable=True)
 
-    findings: list[dict[str, Tensor]] = []  # of the group
-
-    def fuse(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
-        options = {"steps": steps, "agreement": False if chroma else "chi2", **chroma}
-        result = fusion.inferer(image, fusion.network, degradation=what, **options)
-        if not chroma:
-            findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
-        return result
-
-    sheet: list[tuple[str, list[Tensor]]] = []
-    figures: dict[str, dict[str, Any]] = {kind: {} for kind in references}
-    warnings: list[str] = []
-    seconds = 0.0
-    together = (
-        1 if fusion.device.type == "cpu" or unknown else batch
-    )  # on a CPU, so that no result depends on other images
-    for group in tqdm(list(_groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
-        inputs = [torch.stack(images) for images in zip(*(p.read() for p in group), strict=True)]
-        shown = [[_small(image) for image in images] for images in zip(*inputs, strict=True)]
-        start = time.perf_counter()
-        with torch.inference_mode():
-            what, told_of = degradations[group[0].factor], degradation
-            if unknown and degradation is not None:  # of one pair
-                what, found_of = estimate(
-                    what, torch.stack([_grey(image[0]) for image in inputs]), fusion.inferer.kinds
-                )
-                told_of, estimates[group[0].name] = known_specification(degradation, found_of), records_of(found_of)
-            # the sources are popped: large ones leave room once they are split
-            results = fuse_visible(fuse, inputs.pop(0).to(fusion.device), inputs.pop().to(fusion.device), what)
-            fused = {kind: image.cpu() for kind, image in results.items()}
-        seconds += time.perf_counter() - start
-        (proven,) = findings
-        findings.clear()
-        for i, pair in enumerate(group):
-            found = _warnings(pair, what, {name: values[i].tolist() for name, values in proven.items()}, told_of)
-            warnings += found
-            for text in found:
-                _logger.warning("%s", text)
-        for i, pair in enumerate(group):
-            for kind in _KINDS:
-                written = _write(out / kind, pair, fused[kind][i], file_format)
-                shown[i].append(_small(written))
-                if references.get(kind):
-                    figures[kind][pair.name] = _fidelity(written, references[kind][pair.name])
-            if len(sheet) < _SHEET_ROWS:
-                sheet.append((pair.name, shown[i][: len(_TITLES)]))
-
-    megapixels = sum(math.prod(p.shape) for p in pairs) / 1e6
-    record: dict[str, Any] = {
-        "notice": NOTICE,
-        "versions": versions(),
-        "weights_sha256": sha256(fusion.weights),
-        "steps": steps,
-        "settings": fusion.inferer.settings,
-        "degradation": stated(degradation, estimates if unknown else None),
-        "warnings": warnings,
-        "images": [p.name for p in pairs],
-        "source2_smaller_by": sorted(degradations),
-        "speed": {"megapixels": megapixels, "seconds": seconds, "megapixels_per_second": megapixels / seconds},
-        "against_truth": {
-            kind: {k: math.fsum(v[k] for v in each.values()) / len(each) for k in ("psnr", "ssim")} | {"images": each}
-            for kind, each in figures.items()
-            if each
-        },
-    }
-    notes = [f"Degradation: {degradation_name(record['degradation'])}, {steps} step{'s' * (steps > 1)}"]
-    if smaller := [str(f) for f in sorted(degradations) if f > 1]:
-        notes.append(f"source 2 smaller by {' or '.join(smaller)}")
-    if warnings:
-        notes.append(f"{len(warnings)} warnings, see images.json")
-    notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
-    count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
-    heading = f"{len(sheet)} of {count}" if len(sheet) < len(pairs) else count
-    save_contact_sheet(out / "contact_sheet.png", sheet, _TITLES, title=heading, notes=notes)
+    run = _Run(fusion, out, degradation, steps, file_format, stated_degradation, look)
+    together = 1 if fusion.device.type == "cpu" or run.unknown else batch  # on a CPU no result depends on other images
+    for group in tqdm(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
+        run.fuse(group)
+    if not run.done:
+        (out / _UNFINISHED).unlink()
+        raise BundleError(": ".join(next(iter(run.failed.items()))))
+    record = run.record(failed)
+    _save_sheet(out, run, record)
     write_json(out / _RECORD, record)
-    _logger.info("%s fused, %.3g megapixels per second", count, megapixels / seconds)
+    (out / _UNFINISHED).unlink()
+    speed = record["speed"]["megapixels_per_second"]
+    _logger.info("%d fused, %d failed, %.3g megapixels per second", len(run.done), len(record["failed"]), speed)
     return record
 
 
-@dataclass(frozen=True)
-class _ImagePair:
-    """Two images of one name, checked; they are read again when their turn comes, so that many need little memory."""
+class _Run:
+    """What one run was told, and what it knows of its pairs so far."""
 
-    name: str
-    paths: tuple[Path, Path]
-    shape: tuple[int, ...]
-    factor: int  # by which the second is smaller
-    color: bool
-    bits: Bits
+    def __init__(
+        self,
+        fusion: Fusion,
+        out: Path,
+        degradation: Mapping[str, Any] | str | None,
+        steps: int,
+        file_format: str | None,
+        parsed: JointDegradation,
+        look: ColourFusion | None,
+    ) -> None:
+        self.fusion, self.out, self.degradation, self.steps = fusion, out, degradation, steps
+        self.file_format, self.parsed, self.unknown = file_format, parsed, bool(parsed.unknown)
+        self.look = look
+        self.done: list[ImagePair] = []
+        self.failed: dict[str, str] = {}
+        self.sheet: list[tuple[str, list[Tensor]]] = []
+        self.figures: dict[str, dict[str, Any]] = {"source1": {}, "source2": {}}
+        self.warnings: list[str] = []
+        self.estimates: dict[str, Any] = {}
+        self.seconds = 0.0
 
-    @classmethod
-    def check(cls, name: str, path1: Path, path2: Path, *, color: bool) -> _ImagePair:
-        source1, source2 = read_image(path1, color=color), read_image(path2)
+    def fuse(self, group: Sequence[ImagePair]) -> None:
+        """Fuse and write pairs of one kind; where that fails, each by itself, so that one does not stop the others."""
         try:
-            factor = check_pair(source1, source2)
-            for what, image in (("source1", source1), ("source2", source2)):
-                check_range(what, image)
-        except MedfuseError as error:
-            raise type(error)(f"{name}: {error}") from error
-        shape, bits = source1.array.shape, max(source1.bits, source2.bits)
-        return cls(name, (path1, path2), shape[:2], factor, len(shape) == 3, bits)
+            self._fuse(group)
+        except Exception as error:  # of any kind: the next pair may be sound
+            if len(group) > 1:
+                for pair in group:
+                    self.fuse([pair])
+                return
+            (pair,) = group
+            self.failed[pair.name] = failure_message(error, told_paths(pair))
+            with suppress(OSError):
+                _remove(self.out, [pair.name])
+                if known_error(error) is None:
+                    write_trace(self.out / ERROR, error)
 
-    def read(self) -> tuple[Tensor, Tensor]:
-        """Return both sources on the grid of the first, **[H, W]** or **[H, W, 3]**, the second replicated."""
-        first, second = (
-            torch.from_numpy(read_image(path, color=color).array)
-            for path, color in zip(self.paths, (self.color, False), strict=True)
-        )
-        return first, replicate(second[None, None], Downsample(self.factor), self.shape)[0, 0]
+    def _fuse(self, group: Sequence[ImagePair]) -> None:
+        inputs = [torch.stack(images) for images in zip(*(p.read() for p in group), strict=True)]
+        shown = [[_small(image) for image in images] for images in zip(*inputs, strict=True)]
+        findings: list[dict[str, Tensor]] = []
+        start = time.perf_counter()
+
+        def call(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
+            options = {"steps": self.steps, "agreement": False if chroma else "chi2", **chroma}
+            result: Mapping[str, Tensor] = self.fusion.inferer(image, self.fusion.network, degradation=what, **options)
+            if not chroma:
+                findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
+            return result
+
+        with torch.inference_mode():
+            what, told_of, estimates = _with_factor(self.parsed, group[0].factor), self.degradation, None
+            if self.unknown and self.degradation is not None:  # of one pair
+                grey = torch.stack([_grey(image[0]) for image in inputs])
+                what, found_of = estimate(what, grey, self.fusion.inferer.kinds)
+                told_of, estimates = known_specification(self.degradation, found_of), records_of(found_of)
+            # the sources are popped: large ones leave room once they are split
+            device = self.fusion.device
+            results = fuse_visible(call, inputs.pop(0).to(device), inputs.pop().to(device), what)
+            fused = {kind: image.cpu() for kind, image in results.items()}
+        seconds = time.perf_counter() - start
+        (proven,) = findings
+        told = [
+            _warnings(pair, what, {name: values[i].tolist() for name, values in proven.items()}, told_of)
+            for i, pair in enumerate(group)
+        ]
+        figures: dict[str, dict[str, Any]] = {kind: {} for kind in self.figures}
+        for i, pair in enumerate(group):
+            if self.look:
+                below = fused["source1" if self.look.shows_anatomy else "fused"][i]
+                write_image(self.out / _COLOR / f"{pair.name}.png", self.look(below, fused["source2"][i]), bits=8)
+            for kind in _KINDS:
+                written = _write(self.out / kind, pair, fused[kind][i], self.file_format)
+                shown[i].append(_small(written))
+                if kind in pair.truths:
+                    figures[kind][pair.name] = _fidelity(written, pair.truths[kind])
+
+        for i, pair in enumerate(group):  # nothing fails any more
+            self.done.append(pair)
+            self.warnings += told[i]
+            for text in told[i]:
+                _logger.warning("%s", text)
+            if len(self.sheet) < _SHEET_ROWS:
+                self.sheet.append((pair.name, shown[i][: len(_TITLES)]))
+        for kind, each in figures.items():
+            self.figures[kind] |= each
+        if estimates is not None:
+            self.estimates[group[0].name] = estimates
+        self.seconds += seconds
+
+    def record(self, failed: Mapping[str, str]) -> dict[str, Any]:
+        """Return what `images.json` holds.
+
+        Args:
+            failed: Why pairs could not be fused that never came to it, by name.
+        """
+        megapixels = sum(math.prod(p.shape) for p in self.done) / 1e6
+        return {
+            "notice": NOTICE,
+            "versions": versions(),
+            "weights_sha256": sha256(self.fusion.weights),
+            "steps": self.steps,
+            "settings": self.fusion.inferer.settings,
+            "display": self.look and self.look.record([[0.0, 1.0], [0.0, 1.0]]),
+            "degradation": stated(self.degradation, self.estimates if self.unknown else None),
+            "warnings": self.warnings,
+            "images": [p.name for p in self.done],
+            "failed": dict(sorted({**failed, **self.failed}.items())),
+            "sources": {p.name: p.sources for p in self.done},
+            "source2_smaller_by": sorted({p.factor for p in self.done}),
+            "speed": {
+                "megapixels": megapixels,
+                "seconds": self.seconds,
+                "megapixels_per_second": megapixels / self.seconds,
+            },
+            "against_truth": {
+                kind: {k: math.fsum(v[k] for v in each.values()) / len(each) for k in ("psnr", "ssim")}
+                | {"images": each}
+                for kind, each in self.figures.items()
+                if each
+            },
+        }
+
+
+def _save_sheet(out: Path, run: _Run, record: Mapping[str, Any]) -> None:
+    """Write the contact sheet."""
+    steps, warnings, factors = record["steps"], record["warnings"], record["source2_smaller_by"]
+    notes = [f"Degradation: {degradation_name(record['degradation'])}, {steps} step{'s' * (steps > 1)}"]
+    if smaller := [str(f) for f in factors if f > 1]:
+        notes.append(f"source 2 smaller by {' or '.join(smaller)}")
+    if warnings:
+        notes.append(f"{len(warnings)} warnings, see images.json")
+    if record["failed"]:
+        notes.append(f"{len(record['failed'])} failed, see images.json")
+    notes += [f"Source {n[-1]}: {f['psnr']:.1f} dB, SSIM {f['ssim']:.3f}" for n, f in record["against_truth"].items()]
+    count = f"{len(run.done)} image{'s' * (len(run.done) > 1)}"
+    heading = f"{len(run.sheet)} of {count}" if len(run.sheet) < len(run.done) else count
+    save_contact_sheet(out / "contact_sheet.png", run.sheet, _TITLES, title=heading, notes=notes)
+
+
+def _require_place(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise unless results can be written, apart from the inputs."""
+    for kind in _KINDS:
+        require_writable(out / kind)
+    given = {folder.resolve() for folder in inputs}
+    if spoilt := [kind for kind in (*_KINDS, _COLOR) if (out / kind).resolve() in given]:
+        raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
+    if out.resolve() in given:
+        raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
+
+
+def require_all(record: Mapping[str, Any]) -> None:
+    """Raise if a pair could not be fused, for the `run` section of a bundle: the others are done by then.
+
+    Raises:
+        BundleError: One could not; the message names the first.
+    """
+    if record["failed"]:
+        name, message = next(iter(record["failed"].items()))
+        raise BundleError(f"{len(record['failed'])} of the pairs failed, the others are done; {name}: {message}")
 
 
 def _warnings(
-    pair: _ImagePair,
+    pair: ImagePair,
     what: JointDegradation,
     proven: Mapping[str, Sequence[float]],
     degradation: Mapping[str, Any] | str | None,
@@ -256,62 +337,33 @@ def _grey(image: Tensor) -> Tensor:
 
 
 def _clear(out: Path) -> None:
-    """Remove the record of an earlier run and the images that it names: they would be taken for those of this run."""
-    record = out / _RECORD
-    try:
-        names = json.loads(record.read_text(encoding="utf-8"))["images"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return
-    record.unlink()
-    for name in (n for n in names if isinstance(n, str) and Path(n).name == n):
-        for kind in _KINDS:
+    """Remove the records of earlier runs and the images that they name: they would be taken for those of this run."""
+    names: set[str] = set()
+    for path in (out / _RECORD, out / _UNFINISHED):
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            names |= {n for key in ("images", "sources") for n in record.get(key, ()) if isinstance(n, str)}
+        path.unlink(missing_ok=True)
+    _remove(out, names)
+
+
+def _remove(out: Path, names: Iterable[str]) -> None:
+    """Remove what was written of pairs."""
+    for name in (n for n in names if Path(n).name == n):
+        for kind in (*_KINDS, _COLOR):
             for suffix in _SUFFIXES:
                 (out / kind / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def _matched(
-    source1: str | Path | None, source2: str | Path | None, manifest: str | Path | None
-) -> list[tuple[str, Path, Path]]:
-    if manifest is not None and source1 is source2 is None:
-        return match_manifest(manifest)
-    if manifest is None and source1 is not None and source2 is not None:
-        return match_folders(source1, source2)
-    raise BundleError("The images must be given as two folders or as a manifest, got another mixture; change it.")
-
-
-def _with_factor(spec: Mapping[str, Any] | str | None, factor: int) -> JointDegradation:
-    """Build the degradation of images whose second source is smaller by `factor`."""
-    given = parse_degradation(spec)
+def _with_factor(given: JointDegradation, factor: int) -> JointDegradation:
+    """Return the degradation of images whose second source is smaller by `factor`."""
     source2 = given.source2
     stated = math.prod(source2.operator.in_spatial((1,)))
     if factor == 1 or stated == factor:
         return given
     if stated != 1:
         raise GeometryError(f"source2 must be smaller by the {stated} of the degradation, got {factor}; change either.")
-    return JointDegradation(given.source1, replace(source2, steps=(*source2.steps, Downsample(factor))))
-
-
-def _groups(pairs: Sequence[_ImagePair], batch: int) -> Iterator[list[_ImagePair]]:
-    """Give runs of pairs of one kind, at most `batch` long."""
-    for (shape, *_), run in groupby(pairs, key=lambda p: (p.shape, p.factor, p.color)):
-        members, size = list(run), max(1, min(batch, _BATCH_PIXELS // math.prod(shape)))
-        yield from (members[i : i + size] for i in range(0, len(members), size))
-
-
-def _check_truths(folder: str | Path | None, pairs: Sequence[_ImagePair], n: int) -> dict[str, Path]:
-    """Return the clean image of each pair, checked."""
-    if folder is None:
-        return {}
-    if not Path(folder).is_dir():
-        raise BundleError(f"truth{n} must be a folder, got no folder {Path(folder).name!r}; check the path.")
-    found = {p.stem: p for p in sorted(Path(folder).glob("*")) if p.is_file()}
-    for pair in pairs:
-        if pair.name not in found:
-            raise BundleError(f"truth{n} must hold an image for every pair, got none for {pair.name}; add it.")
-        truth = read_image(found[pair.name], color=pair.color and n == 1).array
-        if truth.shape[:2] != pair.shape:
-            raise GeometryError(f"truth{n} of {pair.name} must be {pair.shape}, got {truth.shape[:2]}; resample it.")
-    return {pair.name: found[pair.name] for pair in pairs}
+    return JointDegradation(given.source1, changed(source2, steps=(*source2.steps, Downsample(factor))))
 
 
 def _fidelity(written: Tensor, path: Path) -> dict[str, float]:
@@ -322,7 +374,7 @@ def _fidelity(written: Tensor, path: Path) -> dict[str, float]:
     return fidelity(written.movedim(-1, 0), truth.movedim(-1, 0), 1.0)
 
 
-def _write(folder: Path, pair: _ImagePair, image: Tensor, file_format: str | None) -> Tensor:
+def _write(folder: Path, pair: ImagePair, image: Tensor, file_format: str | None) -> Tensor:
     """Write one result and return it as it was stored."""
     wanted = file_format or ("npy" if pair.bits == 32 else "png")
     bits: Bits = 32 if wanted == "npy" else (8 if pair.bits == 32 else pair.bits)

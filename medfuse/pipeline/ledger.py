@@ -11,17 +11,21 @@ import hashlib
 import io
 import json
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from medfuse.about import NOTICE, __version__
-from medfuse.errors import BundleError, known_error
+from medfuse.errors import BundleError, MedfuseError, known_error
 from medfuse.io import atomic_file, is_nifti, write_json
+from medfuse.io.modalities import MODALITIES
+from medfuse.io.pet_sidecar import read_pet_sidecar
 from medfuse.io.places import input_paths
 from medfuse.pipeline.facts import sha256
+from medfuse.pipeline.failures import ERROR, failure_message, write_trace
 from medfuse.pipeline.layout import case_homes
+from medfuse.pipeline.provenance import has_results
 from medfuse.report import warnings
 
 TABLE = "cases.tsv"
@@ -62,7 +66,7 @@ def require_unchanged(item: Mapping[str, Any], based_on: Mapping[str, Any]) -> N
         BundleError: If one of them is another now.
     """
     for key, digest in _input_hashes(item).items():
-        if digest != based_on["inputs"][key]:
+        if digest != based_on["inputs"].get(key):
             raise BundleError(
                 f"{key} of case {item['case']} must stay as it is while the case is fused, got other content in the "
                 "meantime; wait until it is complete, and run the case again."
@@ -82,7 +86,18 @@ def _input_hashes(item: Mapping[str, Any]) -> dict[str, str | None]:
             raise BundleError(
                 f"{key} of case {item['case']} must be readable, got {why!r}; check its files and their permissions."
             ) from error
-    return {key: hashes[path] for key, path in paths.items()}
+    found = {key: hashes[path] for key, path in paths.items()}
+    return found | {f"{key}_sidecars": digest for key, path in paths.items() if (digest := _sidecars_hash(key, path))}
+
+
+def _sidecars_hash(key: str, path: Path) -> str | None:
+    """Return the hash of all that says how the values of a NIfTI PET become SUV; None where nothing does."""
+    if not is_nifti(path) or key not in MODALITIES or not MODALITIES[key].has_uptake:
+        return None
+    with suppress(OSError, MedfuseError):  # whoever reads it says what is wrong
+        files = read_pet_sidecar(path).files
+        return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else None
+    return None
 
 
 def _hash(path: Path) -> str | None:
@@ -129,23 +144,22 @@ def is_done(folder: Path, home: Path, case: str, based_on: Mapping[str, Any]) ->
         return False
 
 
-def failure_message(item: Mapping[str, Any], error: Exception) -> str:
-    """Return why a case failed, without a path: our own message, or that the error is a foreign one."""
-    known = known_error(error)
-    if known is None:
-        return f"an unexpected error ({type(error).__name__}); see error.txt, and please report it."
-    return _without_paths(str(known), item)
-
-
 def write_failure(home: Path, item: Mapping[str, Any], error: Exception, *, seconds: float) -> str:
     """Write why a case failed, and return it: our own message, or where in the code a foreign error came from."""
-    case, message = str(item["case"]), failure_message(item, error)
+    case, message = str(item["case"]), failure_message(error, input_paths(item))
+    if has_results(home, case):
+        message += " The results of an earlier run stay."
     if known_error(error) is None:
-        with atomic_file(home / "error.txt") as file:
-            file.write("\n".join(_trace(error)).encode() + b"\n")
+        write_trace(home / ERROR, error)
     record = {"case": case, "state": "failed", "notice": NOTICE, "medfuse": __version__, "message": message}
     write_json(home / f"{case}_failed.json", record | {"seconds": round(seconds, 3)}, durable=True)
     return message
+
+
+def clear_failure(home: Path, case: str) -> None:
+    """Remove what a run that failed has written beside results that are good."""
+    for name in (f"{case}_failed.json", ERROR):
+        (home / name).unlink(missing_ok=True)
 
 
 def write_table(out: Path) -> list[dict[str, Any]]:
@@ -178,7 +192,7 @@ def peak_memory() -> int:
 
 
 def _row(case: str, home: Path) -> dict[str, Any] | None:
-    for state in ("done", "failed"):
+    for state in ("failed", "done"):
         path = home / f"{case}_{state}.json"
         if path.is_file():
             record = _read(path)
@@ -209,32 +223,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _without_paths(message: str, item: Mapping[str, Any]) -> str:
-    """Put the key of an input in place of its path: whole, or of its folder and name."""
-    for key, path in input_paths(item).items():
-        for name in (str(path), "/".join(path.parts[-2:])):
-            message = message.replace(name, key)
-    return message
-
-
-def _trace(error: BaseException) -> Iterator[str]:
-    """Give the lines of a traceback without messages: types, and where in which module; the first cause comes first."""
-    cause = error.__cause__ or error.__context__
-    if cause is not None:
-        yield from _trace(cause)
-        yield "which led to"
-    for frame in traceback.extract_tb(error.__traceback__):
-        yield f"  {_module_path(frame.filename)}, line {frame.lineno}, in {frame.name}"
-    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-    yield kind + reason
-
-
-def _module_path(name: str) -> str:
-    """Return the path of a module within the folder it is imported from."""
-    path = Path(name)
-    roots = sorted((Path(p) for p in sys.path if p), key=lambda p: -len(p.parts))
-    root = next((root for root in roots if path.is_relative_to(root)), None)
-    return path.relative_to(root).as_posix() if root else path.name

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from medfuse.pipeline.bundle import effective, load_network, read_inference, set
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.result import CaseResult
-from medfuse.schema import checked_items
+from medfuse.schema import checked_frames, checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
-_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "_meta_")
+_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "replace", "_meta_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +63,29 @@ class Workflow:
         Raises:
             MedfuseError: The case cannot be fused.
         """
+        return self.compute(self.read(item))
+
+    def read(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Read one case, register and prepare it: a batch of one, for `compute`.
+
+        Raises:
+            MedfuseError: The case cannot be fused.
+        """
         checked_items([item], keys=self.writer.source_keys)
         with unwrapped():
-            return self._fuse(item)
+            batch: dict[str, Any] = list_data_collate([self.preprocessing(dict(item))])
+            return batch
 
-    def _fuse(self, item: Mapping[str, Any]) -> CaseResult:
-        batch = list_data_collate([self.preprocessing(dict(item))])
+    def compute(self, batch: dict[str, Any]) -> CaseResult:
+        """Restore and fuse what `read` returned.
+
+        Raises:
+            MedfuseError: The case cannot be fused.
+        """
+        with unwrapped():
+            return self._computed(batch)
+
+    def _computed(self, batch: dict[str, Any]) -> CaseResult:
         with torch.no_grad():
             image, _, args, kwargs = self.prepare_batch(batch, self.device, False)
             output = {"image": image, "pred": self.inferer(image, self.network, *args, **kwargs)}
@@ -77,7 +95,7 @@ class Workflow:
             data = transform(data)
         return self.writer.result(data)
 
-    @property
+    @cached_property
     def basis(self) -> dict[str, str]:
         """What results depend on beside the case: hashes of configuration and weights, and the kind of device."""
         return {
@@ -103,6 +121,8 @@ def load_workflow(
     strict: bool = False,
     overlays: Sequence[str | Path] = (),
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
 
@@ -118,6 +138,8 @@ def load_workflow(
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
         overlays: YAML or JSON files that change keys of the bundle's `inference.json`, merged from left to right.
         fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`.
+        palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
+        blend: How a palette other than `OKLAB` lies over the anatomy, `luma` or `alpha`.
 
     Raises:
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
@@ -131,7 +153,7 @@ def load_workflow(
         spec = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
         set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
-    given["fusion_rule"] = fusion_rule
+    given |= {"fusion_rule": fusion_rule, "palette": palette, "blend": blend}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
@@ -172,10 +194,13 @@ def fuse(
     device: str | torch.device = "auto",
     aligned: bool = False,
     pet_unit: str | None = None,
+    frames: str | None = None,
     suv: str | None = None,
     n4: bool = False,
     nonfinite: str = "error",
     strict: bool = False,
+    palette: str | None = None,
+    blend: str | None = None,
     **sources: str | Path | None,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
@@ -192,10 +217,13 @@ def fuse(
         device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
         pet_unit: Unit of the values of a NIfTI PET; by default what the JSON sidecar beside it says.
-        suv: SUV of a DICOM PET, such as `bw`.
+        frames: Frames of a dynamic PET, see `medfuse.io.frames`, such as `40-60min`; the average of all by default.
+        suv: SUV of a PET, such as `bw`, by its DICOM headers or its JSON sidecar.
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
+        palette: Colour map of `rgb`, see `medfuse.fusion.ColourFusion`; `OKLAB` by default.
+        blend: How another one lies over the anatomy, `luma` or `alpha`.
         sources: What a bundle of other modalities takes, by their keys: a path for each, such as `ct`, and optionally
             the unit of a NIfTI, such as `ct_unit`.
 
@@ -221,8 +249,11 @@ def fuse(
     item: dict[str, Any] = {"case": "case"} | {name: given[name] for name in fields if name in given}
     if aligned:
         item["aligned"] = True
+    if frames is not None:
+        item[f"{keys[1]}_frames"] = checked_frames(frames, "frames")
     item |= sidecar_units(item, item, keys)
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
+    options |= {"palette": palette, "blend": blend}
     return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)
 
 

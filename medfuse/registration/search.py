@@ -72,19 +72,19 @@ class Search:
             ImageError: If a volume is not 3-D, constant or not finite.
             GeometryError: If an affine is singular, not finite or sheared.
         """
-        still, mobile = _volume(fixed, fixed_grid, "fixed"), _volume(moving, moving_grid, "moving")
+        still, mobile = checked_volume(fixed, fixed_grid, "fixed"), checked_volume(moving, moving_grid, "moving")
         self.centre = fixed_grid.centre
         self._grids = moving_grid, fixed_grid
         rng = np.random.default_rng(seed)
         share = min(1.0, moving_grid.volume / fixed_grid.volume)
-        smoothed = {sigma: _smooth(still, sigma) for sigma in {level.fixed_sigma for level in (COARSE, MEDIUM, FINE)}}
+        smoothed = {sigma: smooth(still, sigma) for sigma in {level.fixed_sigma for level in (COARSE, MEDIUM, FINE)}}
         self._matches: dict[Level, Match] = {}
         self._black: dict[Level, np.ndarray] = {}
         for level in (COARSE, MEDIUM, FINE):
-            index, place = _scatter(still, level, rng)
+            index, place = scatter(still, level, rng)
             values, _ = smoothed[level.fixed_sigma].at(index)
             points = still.affine[:3, :3] @ index + still.affine[:3, 3:]
-            moved = _smooth(mobile, level.moving_sigma)
+            moved = smooth(mobile, level.moving_sigma)
             self._matches[level] = Match(points, values, moved, bins=level.bins, share=share)
             self._black[level] = _chequerboard(place, still)
         self._shifts: dict[str, np.ndarray] = {
@@ -172,7 +172,7 @@ class Search:
         return max_distance(one.matrix, other.matrix, *self._grids, other.matrix)
 
 
-def _volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
+def checked_volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
     """Check a volume, thin it out to about 2 mm, and cut off its extreme values."""
     if array.ndim != 3:
         raise ImageError(f"The {what} volume must be 3-D, got shape {array.shape}; pass one volume [X, Y, Z].")
@@ -203,7 +203,7 @@ def _volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
     return Volume(values, thinned)
 
 
-def _smooth(volume: Volume, sigma: float) -> Volume:
+def smooth(volume: Volume, sigma: float) -> Volume:
     """Smooth a volume by a Gaussian, mm, and scale it to 0..1."""
     values = volume.values
     for axis, (n, s) in enumerate(zip(values.shape, np.linalg.norm(volume.affine[:3, :3], axis=0), strict=True)):
@@ -213,7 +213,7 @@ def _smooth(volume: Volume, sigma: float) -> Volume:
     return Volume(np.ascontiguousarray((values - low) / max(high - low, 1e-30), dtype=np.float32), volume.affine)
 
 
-def _scatter(volume: Volume, level: Level, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def scatter(volume: Volume, level: Level, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw one point in each cell of a lattice; return indices and positions along the axes, mm, both **[3, N]**.
 
     Points on a lattice of their own would fall onto voxels of the moving image now and then, and smoothing by

@@ -6,10 +6,12 @@ from medfuse.training.growth import load_grown
 from medfuse.training.handlers import BestWeights, Curve, GradientClip, TimeLimit, TrainingState, export_weights
 from medfuse.training.losses import FusionLoss
 from medfuse.training.packs import RESTORATION_KIND_WEIGHTS, read_pack, single_images, write_pack
+from medfuse.training.processes import AverageGradients, process_count, process_device, start_processes, stop_processes
 
 __all__ = [
     "IMAGE_KIND_WEIGHTS",
     "RESTORATION_KIND_WEIGHTS",
+    "AverageGradients",
     "BestWeights",
     "Curve",
     "DegradationPrior",
@@ -25,8 +27,12 @@ __all__ = [
     "export_weights",
     "image_pairs",
     "load_grown",
+    "process_count",
+    "process_device",
     "read_pack",
     "single_images",
     "slice_pairs",
+    "start_processes",
+    "stop_processes",
     "write_pack",
 ]

@@ -134,7 +134,8 @@ def inverse_values_(x: Tensor, record: Mapping[str, Any]) -> Tensor:
 class ScaleIntensityAffined(MapTransform, InvertibleTransform):
     """Dictionary version of `ScaleIntensityAffine`; records the map under `<key>_scale`.
 
-    The unit is the case's `<key>_unit`, else the image's meta entry `unit`, else the argument.
+    The unit is that of an SUV that the reader made of the image (meta entries `unit` and `suv`), else the case's
+    `<key>_unit`, else the image's meta entry `unit`, else the argument.
     """
 
     backend = ScaleIntensityAffine.backend
@@ -163,7 +164,7 @@ class ScaleIntensityAffined(MapTransform, InvertibleTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             try:
-                result[key] = self.transforms[key](result[key], result.get(f"{key}_unit"))
+                result[key] = self.transforms[key](result[key], _unit(result, key))
             except ImageError as error:
                 raise ImageError(f"{key}: {error}") from error
             result[f"{key}_scale"] = dict(result[key].meta[SCALE])
@@ -208,6 +209,13 @@ class UnscaleIntensityd(MapTransform):
                 raise ImageError(f"{source} must be scaled before {key} is unscaled, got no {source}_scale; scale it.")
             result[key] = _unscaled(result[key], record)
         return result
+
+
+def _unit(data: Mapping[Hashable, Any], key: Hashable) -> str | None:
+    """Return the unit of an image, where its meta data do not tell it: a case states that of its file, not of SUV."""
+    meta = getattr(data[key], "meta", {})
+    made = (meta.get("suv") or {}).get("kind", "none") != "none"
+    return None if made else data.get(f"{key}_unit")
 
 
 def _mapped(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -45,7 +45,10 @@ def lightness(rgb):
     return np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)
 
 
-@pytest.mark.parametrize("name", PALETTES)
+RISING = [name for name in PALETTES if name != "GRAY_INVERTED"]
+
+
+@pytest.mark.parametrize("name", ["HOT_IRON", "PET", "HOT_METAL_BLUE", "PET_20_STEP", "GRAY"])
 def test_palette_runs_from_black_to_white(name):
     table = palette(name.lower())
     assert (table.shape, table.dtype) == ((256, 3), np.float32)
@@ -61,17 +64,29 @@ def test_palettes_are_those_of_the_standard():
     np.testing.assert_array_equal(bytes_[[0, 128, 255]][:, 2], [0, 0, 255])
 
 
+def test_inverted_grey_is_grey_turned_round_and_a_rainbow_has_all_hues():
+    np.testing.assert_array_equal(palette("GRAY_INVERTED"), palette("GRAY")[::-1])
+    brightest = palette("RAINBOW").argmax(1)
+    assert (palette("RAINBOW")[0] == 0).all() and [brightest[k] for k in (50, 128, 220)] == [
+        2,
+        1,
+        0,
+    ]  # blue, green, red
+    with pytest.raises(ImageError, match="must not get darker"):
+        fuse_color(0.5, 0.5, "GRAY_INVERTED")
+
+
 def test_palette_is_a_copy():
     palette("GRAY")[:] = 0.5
     assert palette("GRAY")[-1, 0] == 1
 
 
 def test_unknown_palette_is_refused():
-    with pytest.raises(ImageError, match="HOT_IRON, PET, HOT_METAL_BLUE, GRAY, got 'JET'"):
+    with pytest.raises(ImageError, match=r"HOT_IRON, .*GRAY, GRAY_INVERTED, got 'JET'"):
         palette("jet")
 
 
-@pytest.mark.parametrize("name", PALETTES)
+@pytest.mark.parametrize("name", RISING)
 @pytest.mark.parametrize("options", [{}, {"structure": 1.0, "opacity": 1.0}, {"floor": 0.2}, {"structure": 0.2}])
 def test_hotter_is_never_darker(name, options):
     rgb = fuse_color(GRID[:, None], GRID[None, :], name, **options)
@@ -91,13 +106,13 @@ def test_hotter_is_hardly_darker_to_the_eye(name, fall, options):
     assert (np.maximum.accumulate(light, axis=1) - light).max() < fall
 
 
-@pytest.mark.parametrize("name", PALETTES)
+@pytest.mark.parametrize("name", RISING)
 def test_more_structure_is_brighter_at_any_uptake(name):
     luma = fuse_color(GRID[:, None], GRID[None, :], name) @ LUMA
     assert np.diff(luma, axis=0).min() > 0
 
 
-@pytest.mark.parametrize("name", PALETTES)
+@pytest.mark.parametrize("name", RISING)
 def test_cold_is_plain_structure_and_background_black(name):
     rgb = fuse_color(GRID, 0.1, name, structure=0.6, floor=0.1)
     np.testing.assert_allclose(rgb, 0.6 * GRID[:, None].repeat(3, 1), atol=1e-6)

@@ -72,6 +72,22 @@ def test_the_detail_of_the_anatomy_is_kept_under_uptake_where_a_maximum_loses_it
     assert gain(torch.maximum(anatomy, uptake)) < 0.4
 
 
+def test_dense_bone_stays_white_and_what_is_dark_in_the_other_source_stays_darker():
+    """As in CT and MRI: bone at full range under textured skin and marrow, and a ventricle, dark in CT, bright in MRI.
+
+    The base of bone makes room for detail; of that room, `dense` leaves a share out: 1 would leave it all out.
+    """
+    anatomy, ct = 0.5 * textured(64, 64), torch.full((1, 1, 64, 64), 0.45)
+    ct[..., :16] = 1.0
+    ct[..., 26:38, 40:56] = 0.1
+    anatomy[..., 26:38, 40:56] += 0.4
+    bone = [float(TwoScale(dense=share)(anatomy, ct)[..., 3:13].mean()) for share in (0, RULE.dense, 1)]
+    assert bone[0] < bone[1] < bone[2] and bone[1] > 0.85
+    fused = RULE(anatomy, ct)[0, 0]
+    ventricle = slice(29, 35), slice(43, 53)
+    assert torch.maximum(anatomy, ct)[0, 0][ventricle].mean() - fused[ventricle].mean() > 0.05
+
+
 def test_a_batch_and_a_volume_of_slices_are_as_each_image_by_itself():
     first, second = torch.cat([textured(seed=k) for k in (1, 2, 3)]), torch.cat([spot(level=v) for v in (0.2, 0.5, 1)])
     together = RULE(first, second)

@@ -201,7 +201,7 @@ def test_a_series_is_chosen_by_its_uid(study, tmp_path, mri, save, capsys):
         (["--dicom", "STUDY#1"], "The DICOM folder must exist"),
         (["--dicom", "STUDY/absent"], "The DICOM folder must exist"),
         (["--pet", "STUDY/CANARY_MR", "--mri", "STUDY/CANARY_PT"], "must hold one MR series, got 0"),
-        (["--mri", "STUDY", "--pet", "absent.nii", "--suv", "bw"], "--suv must come with DICOM"),
+        (["--mri", "STUDY", "--pet", "absent.nii", "--suv", "bw"], "absent.nii must be a file"),
         (["--mri", "STUDY", "--pet", "absent.nii"], "absent.nii must be a file"),
     ],
 )

@@ -75,7 +75,7 @@ def test_no_transfer_syntax_is_guessed(tmp_path, meta):
 
 
 @pytest.mark.parametrize(
-    "syntax", [*("1.2.840.10008.1.2.4." + n for n in ("50", "70", "100")), "1.2.840.113619.5.2", "9.9"]
+    "syntax", [*("1.2.840.10008.1.2.4." + n for n in ("50", "51", "100")), "1.2.840.113619.5.2", "9.9"]
 )
 def test_other_transfer_syntaxes_are_named_where_they_are_known(tmp_path, mri, save, syntax):
     paths = save(mri.slices(), tmp_path)
@@ -84,7 +84,7 @@ def test_other_transfer_syntaxes_are_named_where_they_are_known(tmp_path, mri, s
     assert old in data
     paths[1].write_bytes(data.replace(old, new))
     (series,) = list_series(tmp_path).series
-    assert "must be uncompressed, RLE, JPEG-LS or JPEG 2000, got" in series.problem
+    assert "must be uncompressed, RLE, JPEG Lossless, JPEG-LS or JPEG 2000, got" in series.problem
     assert syntax not in series.problem
 
 

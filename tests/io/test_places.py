@@ -71,7 +71,8 @@ def test_another_patient_under_the_default_name_is_refused(tmp_path, quick, caps
     assert contents(out / "case") == before
     (out / "case" / "case.json").write_text("{")  # of whom, nobody can say
     assert fuse(*one, "--out", out) == 2
-    assert fuse(*one, "--out", out, "--case", "case") == 0  # a name that was given is meant
+    assert fuse(*one, "--out", out, "--case", "case") == 2  # even for a name that was given
+    assert fuse(*one, "--out", out, "--replace") == 0
     assert contents(out / "case") == before
 
 

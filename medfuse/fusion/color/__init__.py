@@ -8,13 +8,17 @@ was given: a tensor (same device, float32 or better) if any argument is a tensor
 """
 
 from medfuse.fusion.color.arrays import to_uint8
+from medfuse.fusion.color.display import BLENDS, COLOUR_MAPS, ColourFusion, read_back
 from medfuse.fusion.color.oklab import bivariate, bivariate_scale, oklab_to_rgb, read_bivariate, rgb_to_oklab
 from medfuse.fusion.color.palettes import PALETTES, fuse_color, palette
 from medfuse.fusion.color.visible import chroma_degradation, fuse_visible, luma_degradation
 from medfuse.fusion.color.ycbcr import recolor, rgb_to_ycbcr, ycbcr_to_rgb
 
 __all__ = [
+    "BLENDS",
+    "COLOUR_MAPS",
     "PALETTES",
+    "ColourFusion",
     "bivariate",
     "bivariate_scale",
     "chroma_degradation",
@@ -23,6 +27,7 @@ __all__ = [
     "luma_degradation",
     "oklab_to_rgb",
     "palette",
+    "read_back",
     "read_bivariate",
     "recolor",
     "rgb_to_oklab",

@@ -34,10 +34,11 @@ _TO_LAB = torch.tensor(
     dtype=torch.float64,
 )
 # The map. All of it lies within sRGB, so nothing is cut that would have to be read back.
-_DARKEST, _FLOOR, _LIGHTEST = 0.12, 0.30, 0.885  # L of no anatomy: without uptake, and with; L of the brightest
+_DARKEST, _FLOOR, _LIGHTEST = 0.19, 0.30, 0.885  # L of no anatomy: without uptake, and with; L of the brightest
 _RISE = 0.06  # uptake at which the floor is reached
 _BLUE, _YELLOW, _RED = -0.055, 0.060, 0.055  # b without uptake, b of the highest, a half way
-_VIVID, _MIDDLE, _SPAN = 0.6, 0.60, 0.28  # more chroma, by this share, at a middle lightness, where sRGB has room
+_VIVID, _MIDDLE, _SPAN = 0.6, 0.60, 0.28  # more chroma, by this share, where it is hot at a middle lightness
+_EMPTY, _FAINT = 0.25, 0.04  # share of the chroma that is left where nothing is; anatomy from which all of it is
 _LEVELS = 256  # of each coordinate in the table by which colours are read
 
 
@@ -88,12 +89,12 @@ def bivariate(anatomy: ArrayLike, uptake: ArrayLike) -> ArrayLike:
 
     Bivariate colour map. With anatomy s and uptake u in 0..1 the colour in OKLab is
 
-        L = L0(u) + (0.885 - L0(u)) s,    L0(u) = 0.12 + 0.18 sqrt(min(u / 0.06, 1))
-        b = c(L) (-0.055 + 0.115 u),      a = 0.11 c(L) sqrt(u (1 - u))
-        c(L) = 1 + 0.6 max(1 - ((L - 0.6) / 0.28)^2, 0)
+        L = L0(u) + (0.885 - L0(u)) s,    L0(u) = 0.19 + 0.11 sqrt(min(u / 0.06, 1))
+        b = c (-0.055 + 0.115 u),         a = 0.11 c sqrt(u (1 - u))
+        c = (1 + 0.6 u max(1 - ((L - 0.6) / 0.28)^2, 0)) (0.25 + 0.75 min(max(s / 0.04, u / 0.06), 1))
 
-    So the uptake never changes the lightness but near zero, where what is empty stays dark. Read it with
-    `read_bivariate`.
+    So the hue follows from the uptake alone, and the uptake changes the lightness near zero only, where what is empty
+    stays dark and nearly grey. Read it with `read_bivariate`.
 
     Args:
         anatomy: Anatomy in its display window, 0..1; values beyond are clipped, as this is for display.
@@ -111,7 +112,8 @@ def bivariate(anatomy: ArrayLike, uptake: ArrayLike) -> ArrayLike:
     s, u = s.clamp(0, 1), u.clamp(0, 1)
     floor = _DARKEST + (_FLOOR - _DARKEST) * (u / _RISE).clamp_max(1).sqrt()
     lightness = floor + (_LIGHTEST - floor) * s
-    vivid = 1 + _VIVID * (1 - ((lightness - _MIDDLE) / _SPAN) ** 2).clamp_min(0)
+    vivid = 1 + _VIVID * u * (1 - ((lightness - _MIDDLE) / _SPAN) ** 2).clamp_min(0)
+    vivid = vivid * (_EMPTY + (1 - _EMPTY) * torch.maximum(s / _FAINT, u / _RISE).clamp_max(1))
     a, b = vivid * 2 * _RED * (u * (1 - u)).sqrt(), vivid * torch.lerp(u.new_tensor(_BLUE), u.new_tensor(_YELLOW), u)
     return as_given(oklab_to_rgb(torch.stack([lightness, a, b], -1)).clamp(0, 1), wants_tensor)
 

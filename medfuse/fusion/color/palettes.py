@@ -1,4 +1,4 @@
-"""Display palettes of DICOM, and PET in a palette over fused structure."""
+"""Display palettes of nuclear medicine, and PET in a palette over fused structure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _PALETTE_UIDS = {
     "HOT_IRON": "1.2.840.10008.1.5.1",
     "PET": "1.2.840.10008.1.5.2",
     "HOT_METAL_BLUE": "1.2.840.10008.1.5.3",
+    "PET_20_STEP": "1.2.840.10008.1.5.4",
 }
-PALETTES = (*_PALETTE_UIDS, "GRAY")
+FALLING = ("GRAY_INVERTED",)
+"""Palettes that get darker where uptake grows."""
+PALETTES = (*_PALETTE_UIDS, "RAINBOW", "GRAY", *FALLING)
 
 
 def palette(name: str) -> np.ndarray:
@@ -34,7 +37,8 @@ def palette(name: str) -> np.ndarray:
         ImageError: If the name is unknown.
 
     Reference:
-        DICOM PS3.6 Annex B, Well-known Color Palettes.
+        DICOM PS3.6 Annex B, Well-known Color Palettes; `RAINBOW`, as the NIH palette runs from black over violet, blue,
+        green, yellow and red, is nipy_spectral of matplotlib.
     """
     return _palette(name.upper()).copy()
 
@@ -57,12 +61,12 @@ def fuse_color(
 
     That holds for the luma of BT.601 with every palette. The lightness L* of CIE never falls with HOT_IRON at the
     default structure and opacity, nor with GRAY. It may fall, out of 100, by 0.5 with HOT_IRON at other settings, by 2
-    with HOT_METAL_BLUE and by 10 with PET, which change their hue at one luma.
+    with HOT_METAL_BLUE and by 10 with PET, which change their hue at one luma, and by more with RAINBOW.
 
     Args:
         fused: Fused structure, 0..1 from black to white; values beyond are clipped, as this is for display.
         uptake: Uptake in its display window, 0..1 from coldest to hottest; clipped likewise. Broadcasts with `fused`.
-        palette: One of `PALETTES`, in any case.
+        palette: One of `PALETTES`, in any case, that do not get darker where uptake grows.
         structure: Luma of the brightest structure in a cold region, in (0, 1]. Less leaves more room for uptake.
         opacity: Weight of the palette, in [0, 1]. Less leaves more structure in hot regions.
         floor: Uptake that counts as cold, in [0, 1); the palette begins there.
@@ -79,6 +83,8 @@ def fuse_color(
             "structure, opacity and floor must be in (0, 1], [0, 1] and [0, 1), "
             f"got {structure:g}, {opacity:g} and {floor:g}; change them."
         )
+    if palette.upper() in FALLING:
+        raise ImageError(f"The palette must not get darker where uptake grows, got {palette}; choose another.")
     table = _palette(palette.upper())
     wants_tensor = isinstance(fused, Tensor) or isinstance(uptake, Tensor)
     s, u = shown_together(fused=fused, uptake=uptake)
@@ -94,8 +100,13 @@ def fuse_color(
 
 @cache
 def _palette(name: str) -> np.ndarray:
-    if name == "GRAY":
-        table = np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)
+    if name in ("GRAY", *FALLING):
+        levels = np.arange(256, dtype=np.float32)
+        table = np.repeat((levels if name == "GRAY" else levels[::-1])[:, None], 3, axis=1)
+    elif name == "RAINBOW":
+        from matplotlib import colormaps
+
+        table = colormaps["nipy_spectral"](np.arange(256), bytes=True)[:, :3].astype(np.float32)
     elif name in _PALETTE_UIDS:
         from pydicom.pixels import apply_color_lut
 

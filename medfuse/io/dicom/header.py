@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,11 @@ from pydicom.filereader import read_dataset
 
 from medfuse.errors import DicomError
 from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
+from medfuse.io.contents import contents
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
+from medfuse.io.dicom.ends import KEYWORDS as COUNTED
+from medfuse.io.dicom.ends import PRIVATE_TAGS as PRIVATE_COUNTS
+from medfuse.io.dicom.ends import Numbering, read_numbering
 from medfuse.io.dicom.identity import Person, read_person
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
 from medfuse.io.dicom.planes import Planes, read_planes
@@ -41,6 +46,7 @@ CODECS = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
 }
+JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)  # see `medfuse.io.dicom.jpeg_lossless`
 MODEL = "medfuse"  # model name of what medfuse writes
 _CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 _ENHANCED = (
@@ -52,6 +58,7 @@ _ENHANCED = (
     uid.LegacyConvertedEnhancedPETImageStorage,
 )
 _MODALITIES = ("CT", "MR", "PT")
+_ALONE = threading.RLock()  # what `quiet` changes is that of the whole process
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_HEADER = 32 << 20  # bytes
 _MAX_READS = 500_000  # two or three for an element; a header of so many empty items would take 1 GB in memory
@@ -63,7 +70,7 @@ _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN"
 _WANTED = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
     "ManufacturerModelName", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate",
-    *NUMBERS, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    *NUMBERS, *COUNTED, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence", "NumberOfSlices",
@@ -73,7 +80,7 @@ _WANTED = [
     "DecayCorrectionDateTime", "AttenuationCorrected", "DecayFactor",
 ]  # fmt: skip
 _OVERLAYS = range(0x60000102, 0x60200102, 0x20000)  # Overlay Bit Position, of up to 16 overlays
-_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *_OVERLAYS]
+_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *PRIVATE_COUNTS, *_OVERLAYS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +131,7 @@ class Header:
         is_result: Whether medfuse wrote it.
         frame_of_reference: UID, or empty.
         slices: Number of Slices (0054,0081) of a PET volume, or 0.
+        numbering: How it is counted among the images of its acquisition.
         study: Study Instance UID, or empty; a question mark where it is none.
         person: The patient, in digests.
         contrast: Names and values of what one MRI has in common, such as its echo time.
@@ -142,6 +150,7 @@ class Header:
     is_result: bool = False
     frame_of_reference: str = ""
     slices: int = 0
+    numbering: Numbering = field(default_factory=Numbering)
     study: str = ""
     person: Person = field(default_factory=Person)
     contrast: frozenset[tuple[str, float | str]] = frozenset()
@@ -184,7 +193,8 @@ def read_header(path: Path) -> Header | Other:
     except OSError as error:
         raise DicomError(f"must be readable, got {error.strerror or 'an error'}") from None
     if path.suffix.lower() in _SUFFIXES:
-        raise DicomError("must begin with a preamble and DICM, got another beginning")
+        kind, remedy = contents(path) or ("another beginning", "")
+        raise DicomError(f"must begin with a preamble and DICM, got {kind}{remedy and f' ({remedy})'}")
     return Other()
 
 
@@ -204,16 +214,20 @@ def _read_guarded(file: _Budget, path: Path) -> Header | Other:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    """Keep pydicom from warnings and log lines: they repeat values of headers, which may name a patient.
+
+    One thread at a time.
+    """
+    with _ALONE:
+        logger = logging.getLogger("pydicom")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            with warnings.catch_warnings(), config.disable_value_validation():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 class _Budget:
@@ -289,6 +303,7 @@ def _read(file: _Budget, path: Path) -> Header | Other:
             is_result=values.text("ManufacturerModelName") == MODEL,
             frame_of_reference=values.uid("FrameOfReferenceUID", needed=False),
             slices=values.count("NumberOfSlices", default=0) if is_pet and sop_class in _CLASSIC else 0,
+            numbering=read_numbering(values),
             study=study,
             person=read_person(values),
             contrast=read_contrast(values) if modality == "MR" else frozenset(),
@@ -328,9 +343,9 @@ def _file_meta(file: _Budget) -> tuple[str, str]:
 
 def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> PixelFormat:
     """Check what is said of the pixels against what the file can hold (PS3.3 C.7.6.3)."""
-    if syntax not in NATIVE and syntax not in CODECS:
+    if syntax not in (*NATIVE, *CODECS, *JPEG_LOSSLESS):
         name = uid.UID(syntax).name if syntax in uid.UID_dictionary else "another transfer syntax"
-        raise DicomError(f"must be uncompressed, RLE, JPEG-LS or JPEG 2000, got {name}; convert it")
+        raise DicomError(f"must be uncompressed, RLE, JPEG Lossless, JPEG-LS or JPEG 2000, got {name}; convert it")
     if values.count("SamplesPerPixel") != 1 or values.text("PhotometricInterpretation") != "MONOCHROME2":
         raise DicomError("must be grey (MONOCHROME2, one sample), got another kind of image")
     rows, columns = values.count("Rows"), values.count("Columns")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.series import Series, choose_series, list_series
-from medfuse.io.dicom.volume import load_volume, voxel_ml
+from medfuse.io.dicom.volume import choose_of, load_volume, voxel_ml
+from medfuse.io.dynamic import FRAMES, PetNiftiReader, Watch
 from medfuse.io.foreign import require_no_nifti, require_volume
 from medfuse.io.modalities import of_dicom
 from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiReader, Paths, as_paths
@@ -23,6 +25,8 @@ from medfuse.io.units import ARBITRARY
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
+DOUBTS = "doubts"  # the key of what a person must look at, see `medfuse.io.dicom.series.Series`
+_BEFORE = 3600.0  # s, for which a dynamic scan may run before the injection
 _MAX_SIDECAR = 1 << 16  # bytes
 
 Source = str | Path | Sequence[str | Path]
@@ -55,7 +59,8 @@ def series_suv(series: Series, kind: str = "auto", *, content: Content | None = 
     Raises:
         DicomError: If a kind was asked for that cannot be computed, or the sidecar cannot be used.
     """
-    return suv([header.pet for header in series.headers], kind, _sidecar(series), content=content)
+    before = _BEFORE if len(series.frames) > 1 else 0.0
+    return suv([header.pet for header in series.headers], kind, _sidecar(series), content=content, before=before)
 
 
 class DicomReader(ImageReader):
@@ -74,6 +79,8 @@ class DicomReader(ImageReader):
         suv: str = "auto",
         max_bytes: int = MAX_BYTES,
         allow_constant: bool = False,
+        frames: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Set what to read.
 
@@ -81,14 +88,17 @@ class DicomReader(ImageReader):
             modality: CT, MR or PT; None for any.
             series_uid: Which series, where there are several.
             suv: For PET: one of `medfuse.io.suv.CHOICES`.
-            max_bytes: Largest decoded size to accept.
+            max_bytes: Largest decoded size to accept; of a dynamic PET, of each time frame.
             allow_constant: Accept a volume of one value.
+            frames: Which time frames of a dynamic PET, see `medfuse.io.frames`; None for the average of all.
+            watch: Is shown each frame that is averaged with others.
         """
         super().__init__()
         if suv not in CHOICES:
             raise DicomError(f"suv must be one of {', '.join(CHOICES)}, got {suv!r}; choose one of them.")
         self.modality, self.series_uid, self.suv = modality, series_uid, suv
         self.max_bytes, self.allow_constant = max_bytes, allow_constant
+        self.frames, self.watch = frames, watch
 
     def verify_suffix(self, filename: Paths) -> bool:
         """Return whether no name is that of a NIfTI: DICOM files and folders have any name."""
@@ -112,7 +122,7 @@ class DicomReader(ImageReader):
 
         Returns:
             float32 array **[X, Y, Z]** and MONAI's metadata: the affine in RAS mm, `modality`, `unit`,
-            `frame_of_reference` where there is one, and `suv`, the record of a PET.
+            `frame_of_reference` where there is one, `doubts` where there are any, and `suv`, the record of a PET.
 
         Raises:
             DicomError: If there is not one series, or it cannot be used; see `choose_series` and `load_volume`.
@@ -130,7 +140,12 @@ class DicomReader(ImageReader):
         }
         if series.frame_of_reference:
             meta[FRAME_OF_REFERENCE] = series.frame_of_reference
-        volume = load_volume(series)
+        if series.doubts:
+            meta[DOUBTS] = list(series.doubts)
+        choice = choose_of(series, self.frames if series.modality == "PT" else None)
+        if len(series.frames) > 1:
+            meta[FRAMES] = json.dumps({**choice.record, "warnings": list(choice.warnings)})
+        volume = load_volume(series, choice=choice, watch=self.watch)
         if series.modality == "PT":
             content = Content(float(volume.sum(dtype=np.float64)) * voxel_ml(series), float(volume.max()))
             found = series_suv(series, self.suv, content=content)
@@ -155,11 +170,28 @@ class VolumeReader(ImageReader):
         nonfinite: str = "error",
         strict: bool = False,
         allow_constant: bool = False,
+        uptake: bool = False,
+        frames: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """Set what to accept; see `DicomReader` for the first two and `NiftiReader` for the next two."""
+        """Set what to accept.
+
+        Args:
+            modality: See `DicomReader`.
+            suv: See `DicomReader`.
+            nonfinite: See `NiftiReader`.
+            strict: See `NiftiReader`.
+            allow_constant: Accept a volume of one value.
+            uptake: Whether it shows the uptake of a tracer: a NIfTI is then read by `PetNiftiReader`, with its sidecar.
+            frames: Which frames of a dynamic PET, see `medfuse.io.frames`.
+            watch: See `PetNiftiReader`.
+        """
         super().__init__()
-        self._nifti = NiftiReader(nonfinite=nonfinite, strict=strict, allow_constant=allow_constant)
-        self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant)
+        common: dict[str, Any] = {"nonfinite": nonfinite, "strict": strict, "allow_constant": allow_constant}
+        self._nifti: NiftiReader | PetNiftiReader = (
+            PetNiftiReader(frames=frames, suv=suv, watch=watch, **common) if uptake else NiftiReader(**common)
+        )
+        self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant, frames=frames, watch=watch)
 
     def verify_suffix(self, filename: Paths) -> bool:
         """Return True: what it is shows when it is read."""

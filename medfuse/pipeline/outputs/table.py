@@ -20,6 +20,7 @@ from medfuse.pipeline.outputs.dicom import series_of, write_dicom
 from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
 from medfuse.pipeline.outputs.transform import write_affine, write_rigid
 from medfuse.pipeline.outputs.volumes import write_color, write_fused, write_restored, write_weight
+from medfuse.pipeline.provenance import require_own
 from medfuse.pipeline.result import CaseResult
 
 Write = Callable[[CaseResult, Path], None]
@@ -112,11 +113,23 @@ OUTPUTS: tuple[Output, ...] = (
 """All outputs of a case, in the order in which they are written; its record follows."""
 
 
-def write_outputs(result: CaseResult, folder: Path, outputs: Sequence[Output] = OUTPUTS) -> None:
+def write_outputs(
+    result: CaseResult, folder: Path, outputs: Sequence[Output] = OUTPUTS, *, replace: bool = False
+) -> None:
     """Write outputs of a case into a folder, its record last: a case with a record is complete.
 
     What an earlier run wrote of the case goes first.
+
+    Args:
+        result: The case.
+        folder: Where to write.
+        outputs: What to write beside the record.
+        replace: Replace the results of other sources under the same name, too.
+
+    Raises:
+        OthersResultsError: The folder holds such results, and they are not to be replaced.
     """
+    require_own(folder, result.case, {k: s["sha256"] for k, s in result.record["sources"].items()}, replace=replace)
     clear(folder, result.case, outputs)
     for output in outputs:
         output.write(result, folder / output.file(result.record))

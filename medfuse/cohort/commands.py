@@ -1,0 +1,154 @@
+"""The commands `plan`, `status` and `slurm`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfuse.about import NOTICE
+from medfuse.bundles import DEFAULT_BUNDLE, case_keys
+from medfuse.cohort.plan import TABLE, has_plan, make_plan, read_plan, total, write_plan
+from medfuse.cohort.slurm import slurm_script
+from medfuse.cohort.status import status
+from medfuse.errors import BundleError
+from medfuse.io.atomic import require_writable
+from medfuse.io.places import require_apart
+
+if TYPE_CHECKING:
+    from medfuse.io import Discovery
+
+
+_CHOOSING = ("shard", "participant_label", "session_label", "trc_label", "rec_label", "run_label", "bids_filter_file")
+
+
+def add_cohort(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    *,
+    parse: Callable[[Sequence[str]], argparse.Namespace],
+    add_input: Callable[[argparse.ArgumentParser], None],
+    find: Callable[[argparse.Namespace], Discovery],
+) -> None:
+    """Add the commands.
+
+    Args:
+        commands: Of the command line.
+        parse: Parses other words of the command line, or ends the program.
+        add_input: Adds the options that choose cases of an input.
+        find: Lists the cases of an input by these.
+    """
+    plan = commands.add_parser(
+        "plan", help="list the cases of a batch once, in packs of equal work", description=NOTICE
+    )
+    plan.add_argument("input", type=Path, help="as of batch: BIDS dataset, manifest, case folders, or DICOM studies")
+    plan.add_argument("out", type=Path, help="folder for the results; the plan goes there")
+    add_input(plan)
+    size = plan.add_mutually_exclusive_group()
+    size.add_argument("--packs", type=_count, help="number of packs (default: as many as take --minutes each)")
+    size.add_argument(
+        "--minutes", type=_minutes, default=30.0, help="expected time of a pack on one core (default: 30)"
+    )
+    plan.add_argument("--steps", type=_count, default=1, help="reverse steps that the batch will take (default: 1)")
+    plan.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"bundle (default: {DEFAULT_BUNDLE})")
+    plan.set_defaults(run=_plan, find=find)
+
+    told = commands.add_parser(
+        "status",
+        help="say which cases of a plan are done, failed and missing",
+        description=f"Exit code: 0 all are done, 1 some failed, 3 some are missing, 2 a wrong call. {NOTICE}",
+    )
+    told.add_argument("out", type=Path, help="folder for the results")
+    told.add_argument("--json", action="store_true", help="print JSON")
+    told.set_defaults(run=_status)
+
+    slurm = commands.add_parser(
+        "slurm",
+        help="print an array script for Slurm: a task for each pack of the plan in OUT",
+        description=f"Options of batch follow after --, such as: medfuse slurm IN OUT -- --degradation noise. {NOTICE}",
+    )
+    slurm.add_argument("input", type=Path, help="as of plan")
+    slurm.add_argument("out", type=Path, help="folder for the results, with the plan")
+    slurm.add_argument("--threads", type=_count, default=2, help="cores of a task (default: 2)")
+    slurm.add_argument("--at-once", type=_count, help="most tasks at a time (default: as many as Slurm lets)")
+    slurm.add_argument("--image", type=Path, help="Apptainer image to run on the nodes (default: this installation)")
+    slurm.set_defaults(run=_slurm, parse=parse, passed=[])
+
+
+def split_passed(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a call, and those that `slurm` passes on to `batch`, behind `--`."""
+    if "slurm" not in words[:1] or "--" not in words:
+        return list(words), []
+    place = list(words).index("--")
+    return list(words[:place]), list(words[place + 1 :])
+
+
+def _plan(options: argparse.Namespace) -> int:
+    require_writable(options.out)
+    keys, found = case_keys(options.bundle), options.find(options)
+    amount = {"packs": options.packs, "minutes": options.minutes, "steps": options.steps}
+    plan = make_plan(found, options.input, options.out, sources=keys, **amount)
+    homes = {case.case: plan.home(options.out, case.case) for case in plan.cases}
+    require_apart(found.cases, options.out, lambda case: homes[case])
+    write_plan(plan, options.out)
+    problems = [case for case in plan.cases if "problem" in case.item]
+    print(f"{plan.layout}: {len(plan.cases):,} cases, {len(problems):,} of which cannot be fused")
+    packs = [sum(case.seconds for case in plan.pack(number)) for number in range(1, min(plan.packs, 1000) + 1)]
+    print(
+        f"{plan.packs:,} packs of about {total([min(packs)])} to {total([max(packs)])}, {total([plan.seconds])} in all "
+        f"on one core, {plan.memory_mib:,} MiB of memory; see {TABLE}"
+    )
+    print(NOTICE)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    found = status(read_plan(options.out), options.out)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, **found.record()}, indent=2))
+    else:
+        for line in found.lines():
+            print(line)
+    return found.exit_code
+
+
+def _slurm(options: argparse.Namespace) -> int:
+    plan = read_plan(options.out)
+    words = ["batch", str(options.input), str(options.out), "participant", *options.passed]
+    parsed = options.parse(words)
+    if any(getattr(parsed, name) for name in _CHOOSING):
+        raise BundleError("Options must be of fusing, got some that choose cases; the plan does: leave them out.")
+    script = shutil.which("medfuse", path=str(Path(sys.executable).parent))
+    command = [script] if script else [sys.executable, "-m", "medfuse"]
+    how = {"threads": options.threads, "at_once": options.at_once, "image": options.image}
+    print(slurm_script(plan, options.input, options.out, command=command, options=options.passed, **how), end="")
+    return 0
+
+
+def missing_line(out: Path) -> str:
+    """Return how much of a plan is missing in a folder for results; empty without a plan, or where nothing is."""
+    found = status(read_plan(out), out) if has_plan(out) else None
+    return (
+        f"{found.missing:,} of {found.cases:,} cases are missing; see `medfuse status`"
+        if found and found.missing
+        else ""
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
