@@ -342,6 +342,28 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     add_reading(command)
 
 
+def add_dry_run(command: argparse.ArgumentParser) -> None:
+    """Add the option that has nothing done."""
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, with sizes, and do none of it")
+
+
+def add_demo(command: argparse.ArgumentParser) -> None:
+    """Add what `demo` takes."""
+    command.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")
+    command.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)"
+    )
+    command.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
+
+
+def add_check(command: argparse.ArgumentParser) -> None:
+    """Add what `bundle check` takes."""
+    command.add_argument(
+        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
+    )
+    command.add_argument("--list", action="store_true", help="also print every expression and every _target_")
+
+
 def add_evaluate(command: argparse.ArgumentParser) -> None:
     """Add what `evaluate` takes beside a device."""
     command.add_argument("--source1", required=True, type=Path, help="folder of clean MRI or visible images")

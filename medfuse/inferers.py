@@ -10,7 +10,6 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
-from tqdm import tqdm
 
 from medfuse.diffusion import Evaluator, FusionState, sample
 from medfuse.errors import DegradationError, GeometryError
@@ -19,6 +18,7 @@ from medfuse.fusion.finish import Finish
 from medfuse.fusion.rule import Evidence
 from medfuse.physics import JointDegradation, JointObservation, correction, fit, parse_degradation
 from medfuse.physics.specification import AUTO
+from medfuse.progress import bar
 
 Spec = Mapping[str, Any] | JointDegradation | str | None
 LIMIT = 3 * 2**18
@@ -360,7 +360,7 @@ class VolumeFusionInferer(FusionInferer):
         found = fit(stated, slices, volumes=volumes, at_once=together).findings
         of_slices: dict[str, Tensor] = {}
         result: dict[str, Any] = {}
-        for first in tqdm(range(0, len(slices), together), disable=not self.progress):
+        for first in bar(range(0, len(slices), together), disable=not self.progress):
             some = slice(first, first + together)
             fitted = found.of(some).applied(stated)
             observation = JointObservation.from_images(stated.continued(slices[some]), fitted)
