@@ -16,19 +16,19 @@ from medfuse.arguments import (
     add_batch,
     add_bids,
     add_bundle,
-    add_check,
+    add_bundle_tasks,
     add_demo,
-    add_dry_run,
     add_estimate,
     add_evaluate,
     add_frames,
     add_images,
+    add_looks,
     add_reading,
     add_replace,
-    add_rule,
     add_sources,
     check_arguments,
     completed,
+    looks,
     named_bundle,
     selection_of,
     steps,
@@ -44,7 +44,7 @@ from medfuse.bundles import (
 from medfuse.cohort.commands import add_cohort, missing_line, split_passed
 from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.cohort.rehearsal import say_pairs, say_plan
-from medfuse.console import add_console, note_error, quieten, result_json, speaking, speaks_json, tell
+from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.errors import MedfuseError, known_error
 from medfuse.lists import list_dicom, list_findings, list_versions
 
@@ -125,7 +125,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-        add_rule(command)
+        add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
     estimate = commands.add_parser(
@@ -153,11 +153,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     add_demo(demo)
     demo.set_defaults(run=_demo)
 
-    check_bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
-    tasks = check_bundle.add_subparsers(dest="task", required=True, metavar="TASK")
-    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
-    add_check(check)
-    check.set_defaults(run=list_findings)
+    add_bundle_tasks(commands, check=list_findings, export=_bundle_export)
 
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=list_versions)
@@ -186,8 +182,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
         return say_plan([item], options.out, source_keys(options.bundle), options.steps)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
-    given: dict[str, Any] = reading | dicom | rule | {"replace": options.replace}
+    given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
     return None
 
@@ -268,7 +263,6 @@ def _batch(options: argparse.Namespace) -> int:
         suv=options.suv,
         frames=options.frames,
         n4=options.n4,
-        fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
         strict=options.strict,
         overlays=options.overlay,
@@ -278,6 +272,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
+        **looks(options),
     )
     tell(**asdict(summary))
     for case, message in summary.failed.items():
@@ -338,9 +333,9 @@ def _images(options: argparse.Namespace) -> int:
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
-        fusion_rule=options.fusion_rule,
         truths=truths,
         replace=options.replace,
+        **looks(options),
     )
     return _print_images(record, options.out)
 
@@ -403,6 +398,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         floors = "".join(f"{o['mean']:>10.4f}" if o else f"{'-':>10}" for o in others)
         print(f"{name:<10}{figures['mean']:>10.4f}{interval:>21}{floors}  {better[METRICS[name].direction]}")
     print(f"{record['images']} images, all {len(record['metrics'])} metrics: {options.out.resolve()}")
+    print(NOTICE)
+
+
+def _bundle_export(options: argparse.Namespace) -> None:
+    from medfuse.pipeline import export_bundle
+
+    deviation = export_bundle(options.bundle, options.out)
+    print(f"{options.out.resolve()}: within {deviation:.1e} of the network")
     print(NOTICE)
 
 

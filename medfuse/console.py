@@ -49,6 +49,11 @@ def add_console(command: argparse.ArgumentParser, *, as_json: bool = True) -> No
         group.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else, on stdout")
 
 
+def add_dry_run(command: argparse.ArgumentParser) -> None:
+    """Add the option that has nothing done."""
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, with sizes, and do none of it")
+
+
 @contextmanager
 def speaking(options: argparse.Namespace) -> Iterator[None]:
     """Let a command speak as its options say, while it runs.
@@ -116,7 +121,7 @@ def _file(path: Path) -> logging.Handler:
 
 def quieten() -> None:
     """Silence what MONAI and torch say on every run about their own affairs."""
-    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
+    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*"):
         warnings.filterwarnings("ignore", message=message)
     for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
         # a filter, since MONAI sets the level when it is imported

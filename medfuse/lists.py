@@ -22,11 +22,9 @@ def list_findings(options: argparse.Namespace) -> int:
     from medfuse.bundles.lint import check
 
     report = check(options.paths)
-    if options.list:
-        for file, place, text in report.code:
-            print(f"{file}: {place}: {text}")
-    for finding in report.findings:
-        print(finding)
+    listed = [": ".join(part) for part in report.code] if options.list else []
+    for line in [*listed, *report.findings]:
+        print(line)
     print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
     return 1 if report.findings else 0
 

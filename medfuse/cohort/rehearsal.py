@@ -41,9 +41,9 @@ def say_plan(
             print(f"{row['case']}: {sizes}; about {row['seconds']:.0f} s, {row['memory_mib']} MiB{there}")
     bad = sum("problem" in row for row in rows)
     seconds = sum(row.get("seconds", 0.0) for row in rows)
-    print(
-        f"{len(rows) - bad} cases would be fused into {out.resolve()}, {bad} cannot be; about {seconds:.0f} s on a core"
-    )
+    many = "case" if len(rows) - bad == 1 else "cases"
+    what = f"{len(rows) - bad} {many} would be fused into {out.resolve()}, {bad} cannot be"
+    print(f"{what}; about {seconds:.0f} s on a core")
     tell(dry_run=True, cases=rows, seconds=seconds)
     return int(bad > 0)
 
