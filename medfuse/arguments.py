@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from medfuse.io.units import ARBITRARY, CHOICES
 from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
+EXPORTS = (".pt2", ".onnx", ".ts")  # as medfuse.diffusion.export.FORMATS
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
 PALETTES = (  # those of medfuse.fusion.color, likewise
@@ -366,6 +367,30 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     add_reading(command)
+
+
+def add_bundle_tasks(commands: Any, **run: Callable[[argparse.Namespace], int | None]) -> None:
+    """Add `bundle`, with a function that runs each of its tasks."""
+    bundle = commands.add_parser("bundle", help="check bundles and configurations without running them, or export one")
+    tasks = bundle.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
+    check.add_argument(
+        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
+    )
+    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
+    check.set_defaults(run=run["check"])
+    export = tasks.add_parser("export", help="write the network as a file that other programs run", description=NOTICE)
+    export.add_argument("bundle", help="name or folder of a bundle")
+    export.add_argument(
+        "out", type=_export, help="file to write: .pt2 (torch.export), .onnx (needs medfuse[onnx]), .ts (TorchScript)"
+    )
+    export.set_defaults(run=run["export"])
+
+
+def _export(text: str) -> Path:
+    if Path(text).suffix not in EXPORTS:
+        raise argparse.ArgumentTypeError(f"an export must end with one of {', '.join(EXPORTS)}, got {text[:100]!r}")
+    return Path(text)
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from medfuse.arguments import (
     add_batch,
     add_bids,
     add_bundle,
+    add_bundle_tasks,
     add_estimate,
     add_evaluate,
     add_frames,
@@ -141,14 +142,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
 
-    check_bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
-    tasks = check_bundle.add_subparsers(dest="task", required=True, metavar="TASK")
-    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
-    check.add_argument(
-        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
-    )
-    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
-    check.set_defaults(run=_bundle_check)
+    add_bundle_tasks(commands, check=_bundle_check, export=_bundle_export)
 
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
@@ -395,13 +389,19 @@ def _bundle_check(options: argparse.Namespace) -> int:
     from medfuse.bundles.lint import check
 
     report = check(options.paths)
-    if options.list:
-        for file, place, text in report.code:
-            print(f"{file}: {place}: {text}")
-    for finding in report.findings:
-        print(finding)
+    listed = [": ".join(part) for part in report.code] if options.list else []
+    for line in [*listed, *report.findings]:
+        print(line)
     print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
     return 1 if report.findings else 0
+
+
+def _bundle_export(options: argparse.Namespace) -> None:
+    from medfuse.pipeline import export_bundle
+
+    deviation = export_bundle(options.bundle, options.out)
+    print(f"{options.out.resolve()}: within {deviation:.1e} of the network")
+    print(NOTICE)
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -185,7 +185,7 @@ class _Run:
 
         def call(image: Tensor, what: JointDegradation, **chroma: Any) -> Mapping[str, Tensor]:
             options = {"steps": self.steps, "agreement": False if chroma else "chi2", **chroma}
-            result = self.fusion.inferer(image, self.fusion.network, degradation=what, **options)
+            result: Mapping[str, Tensor] = self.fusion.inferer(image, self.fusion.network, degradation=what, **options)
             if not chroma:
                 findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
             return result

@@ -131,7 +131,7 @@ def test_uids_follow_from_inputs_configuration_and_results(make, tmp_path):
     result = make()
     changed = {
         "other weights": replace(result, record={**result.record, "weights_sha256": "v"}),
-        "other settings": replace(result, record={**result.record, "settings": {"convex": True}}),
+        "other settings": replace(result, record={**result.record, "settings": {"fusion_rule": "convex"}}),
         "other degradation": replace(result, record={**result.record, "degradation": {"version": 1, "name": "x"}}),
         "other result": replace(result, fused=result.fused + 0.5),
         "other palette": replace(result, record={**result.record, "display": {"palette": "PET"}}),
