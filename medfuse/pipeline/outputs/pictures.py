@@ -40,6 +40,7 @@ def write_report(result: CaseResult, path: Path) -> None:
         fused=result.fused,
         weight=result.weight,
         residuals=(_residual(result.agreements[0]), _residual(result.agreements[1])),
+        mask=result.mask,
         before=result.before,
         **_shown(result),
     )
@@ -53,7 +54,7 @@ def _shown(result: CaseResult) -> dict[str, Any]:
         "rgb": result.rgb,
         "affine": result.affine,
         "pet_window": result.window,
-        "palette": result.palette,
+        "colours": result.colours,
     }
 
 
