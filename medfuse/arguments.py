@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from medfuse.about import NOTICE
 from medfuse.bundles import (
@@ -24,14 +25,21 @@ from medfuse.bundles import (
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
+from medfuse.io.bids_derivatives import find_derivatives, with_derivatives
 from medfuse.io.bids_filter import Selection, read_selection
+from medfuse.io.labels import label_file
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
 from medfuse.io.units import ARBITRARY, CHOICES
 from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
+EXPORTS = (".pt2", ".onnx", ".ts")  # as medfuse.diffusion.export.FORMATS
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
+PALETTES = (  # those of medfuse.fusion.color, likewise
+    "oklab", "hot_iron", "pet", "hot_metal_blue", "pet_20_step", "rainbow", "gray", "gray_inverted",
+)  # fmt: skip
+BLENDS = ("luma", "alpha")
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
 _VOLUMES = [row for row in MODALITIES.values() if row.is_volume]
@@ -61,6 +69,10 @@ def check_arguments(options: argparse.Namespace) -> None:
         checked_frames(options.frames, "--frames")
     if options.command == "fuse":
         _check_fuse(options)
+    if given.get("blend") and given.get("palette") in (None, "oklab"):
+        raise MedfuseError(f"--blend must come with a --palette other than oklab, got {given['blend']}; name one.")
+    if given.get("blend") == "luma" and given["palette"] == "gray_inverted":
+        raise MedfuseError("--blend must be alpha with gray_inverted, which gets darker where uptake grows, got luma.")
     if options.command == "batch" and options.level == "participant":
         case_keys(options.bundle)
         require_modalities(options.bundle, suv=options.suv, n4=options.n4)
@@ -172,13 +184,31 @@ def add_bundle(command: argparse.ArgumentParser, what: str = "bundle") -> None:
     command.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"{what} (default: {DEFAULT_BUNDLE})")
 
 
-def add_rule(command: argparse.ArgumentParser) -> None:
-    """Add the option of the fusion rule."""
+def add_looks(command: argparse.ArgumentParser) -> None:
+    """Add the options of the fused image, and of its colours."""
     command.add_argument(
         "--fusion-rule",
         choices=FUSION_RULES,
         help="how the fused image comes of the restored sources (default: the bundle's)",
     )
+    command.add_argument(
+        "--palette",
+        choices=PALETTES,
+        type=str.lower,
+        help="colours of the fusion: oklab shows anatomy as lightness and uptake as hue, and both can be read back; or "
+        "a palette (default: the bundle's, oklab; of images, no colour is made without)",
+    )
+    command.add_argument(
+        "--blend",
+        choices=BLENDS,
+        help="how a palette lies over the anatomy: luma, hotter is never darker; alpha, half of each (default: luma)",
+    )
+
+
+def looks(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_looks` was given."""
+    given = {name: getattr(options, name) for name in ("fusion_rule", "palette", "blend")}
+    return {name: word for name, word in given.items() if word is not None}
 
 
 def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -201,7 +231,7 @@ def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_rule(batch)
+    add_looks(batch)
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
     add_frames(batch)
@@ -266,6 +296,22 @@ def add_bids(command: argparse.ArgumentParser) -> None:
         "--bids-filter-file", type=Path, metavar="FILE", help="BIDS: which pet and t1w, JSON in the form of PyBIDS"
     )
 
+    command.add_argument(
+        "--derivatives",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE[=FOLDER]",
+        help="BIDS: take T1w, mask, and PET or transform of fmriprep or petprep",
+    )
+    for name, what in (("mask", "mask"), ("atlas", "atlas, whose regions its _dseg.tsv names")):
+        command.add_argument(
+            f"--{name}",
+            dest=f"{name}_of",
+            metavar="PATH",
+            help=f"{what} of each case in the space of its MRI: a path with {{subject}}, {{session}} or {{case}} in "
+            "it, or the folder of a BIDS dataset",
+        )
+
 
 def selection_of(options: argparse.Namespace) -> Selection:
     """Return which images of a BIDS dataset are meant."""
@@ -279,6 +325,24 @@ def add_replace(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--replace", action="store_true", help="replace results of other images under the same names (default: refuse)"
     )
+
+
+def completed(cases: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the cases of a batch with their derivatives, mask or atlas; one that lacks them has a problem."""
+    made = find_derivatives(options.derivatives, options.input)
+    if options.mask_of and options.atlas_of:
+        raise MedfuseError("Of --mask and --atlas one must be given, got both; leave one out.")
+    found = []
+    for case in cases:
+        try:
+            case = with_derivatives(case, made)
+            if "problem" not in case and (options.mask_of or options.atlas_of):
+                suffix, option = ("mask", "--mask") if options.mask_of else ("dseg", "--atlas")
+                case["mask"] = label_file(options.mask_of or options.atlas_of, case, suffix, option)
+        except MedfuseError as error:
+            case = {"case": case["case"], "problem": str(error)}
+        found.append(case)
+    return found
 
 
 def add_images(command: argparse.ArgumentParser) -> None:
@@ -303,6 +367,30 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     add_reading(command)
+
+
+def add_bundle_tasks(commands: Any, **run: Callable[[argparse.Namespace], int | None]) -> None:
+    """Add `bundle`, with a function that runs each of its tasks."""
+    bundle = commands.add_parser("bundle", help="check bundles and configurations without running them, or export one")
+    tasks = bundle.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
+    check.add_argument(
+        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
+    )
+    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
+    check.set_defaults(run=run["check"])
+    export = tasks.add_parser("export", help="write the network as a file that other programs run", description=NOTICE)
+    export.add_argument("bundle", help="name or folder of a bundle")
+    export.add_argument(
+        "out", type=_export, help="file to write: .pt2 (torch.export), .onnx (needs medfuse[onnx]), .ts (TorchScript)"
+    )
+    export.set_defaults(run=run["export"])
+
+
+def _export(text: str) -> Path:
+    if Path(text).suffix not in EXPORTS:
+        raise argparse.ArgumentTypeError(f"an export must end with one of {', '.join(EXPORTS)}, got {text[:100]!r}")
+    return Path(text)
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:

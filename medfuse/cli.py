@@ -15,15 +15,18 @@ from medfuse.arguments import (
     add_batch,
     add_bids,
     add_bundle,
+    add_bundle_tasks,
     add_estimate,
     add_evaluate,
     add_frames,
     add_images,
+    add_looks,
     add_reading,
     add_replace,
-    add_rule,
     add_sources,
     check_arguments,
+    completed,
+    looks,
     named_bundle,
     selection_of,
     steps,
@@ -113,7 +116,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
             help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-        add_rule(command)
+        add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
     estimate = commands.add_parser(
@@ -139,14 +142,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
     demo.set_defaults(run=_demo)
 
-    check_bundle = commands.add_parser("bundle", help="check bundles and configurations without running them")
-    tasks = check_bundle.add_subparsers(dest="task", required=True, metavar="TASK")
-    check = tasks.add_parser("check", help="say what is wrong with bundles or configurations; nothing is evaluated")
-    check.add_argument(
-        "paths", nargs="+", metavar="BUNDLE_OR_CONFIG", help="bundles, or configurations that belong together"
-    )
-    check.add_argument("--list", action="store_true", help="also print every expression and every _target_")
-    check.set_defaults(run=_bundle_check)
+    add_bundle_tasks(commands, check=_bundle_check, export=_bundle_export)
 
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=_info)
@@ -173,8 +169,7 @@ def _fuse(options: argparse.Namespace) -> None:
     require_apart([item], options.out, options.out.joinpath)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
-    rule = {} if options.fusion_rule is None else {"fusion_rule": options.fusion_rule}
-    given: dict[str, Any] = reading | dicom | rule | {"replace": options.replace}
+    given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
 
 
@@ -248,7 +243,7 @@ def _batch(options: argparse.Namespace) -> int:
         return 0
     layout, cases, part = _cases(options)
     summary = run_batch(
-        cases,
+        completed(cases, options),
         options.out,
         bundle=options.bundle,
         degradation=options.degradation,
@@ -257,7 +252,6 @@ def _batch(options: argparse.Namespace) -> int:
         suv=options.suv,
         frames=options.frames,
         n4=options.n4,
-        fusion_rule=options.fusion_rule,
         nonfinite=options.nonfinite,
         strict=options.strict,
         overlays=options.overlay,
@@ -267,6 +261,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
+        **looks(options),
     )
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
@@ -324,9 +319,9 @@ def _images(options: argparse.Namespace) -> int:
         steps=options.steps,
         device=_device(options.device),
         file_format=options.format,
-        fusion_rule=options.fusion_rule,
         truths=truths,
         replace=options.replace,
+        **looks(options),
     )
     return _print_images(record, options.out)
 
@@ -394,13 +389,19 @@ def _bundle_check(options: argparse.Namespace) -> int:
     from medfuse.bundles.lint import check
 
     report = check(options.paths)
-    if options.list:
-        for file, place, text in report.code:
-            print(f"{file}: {place}: {text}")
-    for finding in report.findings:
-        print(finding)
+    listed = [": ".join(part) for part in report.code] if options.list else []
+    for line in [*listed, *report.findings]:
+        print(line)
     print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
     return 1 if report.findings else 0
+
+
+def _bundle_export(options: argparse.Namespace) -> None:
+    from medfuse.pipeline import export_bundle
+
+    deviation = export_bundle(options.bundle, options.out)
+    print(f"{options.out.resolve()}: within {deviation:.1e} of the network")
+    print(NOTICE)
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ def show_warnings() -> None:
 
 def quieten() -> None:
     """Silence what MONAI and torch say on every run about their own affairs."""
-    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*", "parsing config_file.*"):
+    for message in (".*nvimgcodec.*", ".*nvImageCodec.*", ".*NvImgCodec.*", "`torch.jit.*"):
         warnings.filterwarnings("ignore", message=message)
     for name in ("monai.bundle.workflows", "monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin"):
         # a filter, since MONAI sets the level when it is imported

@@ -23,6 +23,7 @@ FRAME_SPAN = re.compile(r"(-?\d{1,7}(?:\.\d{1,3})?)-(\d{1,7}(?:\.\d{1,3})?)(s|mi
 _FRAMES = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*")
 _UID = re.compile(r"[0-9.]{1,64}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_MARKED = re.compile(r"[_$@%#]{1,2}[a-z][a-z0-9_]{0,39}")  # as MONAI marks what is none of data
 _FILES = frozenset(  # what a run writes into OUT, or into the folder of a case, whatever the suffix
     ("cases", "contact_sheet", "dataset_description", "dicom", "error", "evaluation", "fused", "images",
      "images_unfinished", "index", "plan", "readme", "source1", "source2", "weight")
@@ -173,28 +174,35 @@ def checked_fields(fields: Any, whose: str, *, keys: Sequence[str]) -> dict[str,
 
 def is_field(name: str) -> bool:
     """Return whether a name looks like that of a field, of several words, and may hence be repeated in a message."""
-    return bool(_FIELD.fullmatch(name)) and "_" in name
+    return bool(_FIELD.fullmatch(name) or _MARKED.fullmatch(name)) and bool(set(name) & set("_$@%#"))
 
 
 def unknown_field(name: str, what: str, legal: Iterable[str]) -> str:
     """Return the message about an unknown name; one that is no name of a field is not repeated."""
-    got = repr(name) if _FIELD.fullmatch(name) else "one of other letters"
-    return f"{what} must be among {', '.join(legal)}, got {got}; {nearest(name, legal)}."
+    known = list(legal)
+    remedy = nearest(plain(name), known)
+    told = _FIELD.fullmatch(name) or _MARKED.fullmatch(name) or plain(name) in known
+    return f"{what} must be among {', '.join(known)}, got {repr(name) if told else 'one of other letters'}; {remedy}."
+
+
+def plain(name: str) -> str:
+    """Return a name as fields are written: in small letters, with `_` between words and nowhere else."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) -> list[Mapping[str, Any]]:
     """Return cases, as a bundle's `datalist` has them, each of which may be run.
 
     Args:
-        items: Each with "case" and either a path for each of `keys` and optionally for "mask" and "truth_" keys, and
-            fields; or a "problem".
+        items: Each with "case" and either a path for each of `keys` and optionally for "mask", "truth_" keys and the
+            transform of the last key, such as "pet_transform", and fields; or a "problem".
         keys: What each case must have.
 
     Raises:
         BundleError: If an id is none or comes twice, a key is unknown or missing, or a value is none of its kind.
     """
     cases = list(items)
-    files = [*keys, "mask", *(f"truth_{key}" for key in keys)]
+    files = [*keys, "mask", *(f"truth_{key}" for key in keys), f"{keys[-1]}_transform"]
     ids = [checked_id(item.get("case"), "Every case id") for item in cases]
     if len(set(ids)) < len(ids):
         raise BundleError("Every case id must be unique, got one twice; rename it.")

@@ -199,7 +199,7 @@ class Reader:
             assert re.search(f"^{pattern}$", self.printed, re.MULTILINE), f"{line!r} is not in:\n{self.printed}"
 
 
-NAMED_IN = {"args.json": ".", "suv.json": "STUDY/PET"}
+NAMED_IN = {"args.json": ".", "filter.json": ".", "suv.json": "STUDY/PET"}
 NAMED = set(NAMED_IN)
 
 

@@ -35,6 +35,7 @@ def write_places(folder: Path, *, infrared: bool = False, dicom: bool = False) -
             shutil.copy(folder / "INPUT" / "case_a" / f"{kind}.nii.gz", folder / f"{name}_{kind}.nii.gz")
     write_ct(folder / "INPUT" / "case_a" / "mri.nii.gz", folder / "a_ct.nii.gz")
     write_bids(folder / "BIDS")
+    write_pet_bids(folder)
     write_images(folder)
     write_training_data(folder / "DATA")
 
@@ -103,6 +104,40 @@ def write_bids(root: Path) -> None:
     (root / "dataset_description.json").write_text(json.dumps(description), encoding="utf-8")
     (root / "README").write_text("Two subjects that were made up, for an example of a dataset.\n" * 5, encoding="utf-8")
     (root / "trc-FDG_pet.json").write_text(json.dumps({"Units": "Bq/mL"}), encoding="utf-8")
+
+
+def write_pet_bids(folder: Path) -> None:
+    """Write two subjects with a dynamic PET, one with two reconstructions, what PETPrep made of one, and an atlas."""
+    root, shape, affine = folder / "PETBIDS", (20, 24, 6), np.diag([6.0, 6.0, 8.0, 1.0])
+    r = np.linalg.norm((np.indices(shape) - np.reshape((9.5, 11.5, 2.5), (3, 1, 1, 1))) / 9, axis=0)
+    head = (r < 1) * (2 + np.sin(np.indices(shape)[0])).astype(np.float32)
+
+    def save(name: str, values: np.ndarray) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(values.astype(np.float32), affine), folder / name)
+
+    frames = np.stack([1000.0 * k * head + 10 for k in range(1, 6)], axis=-1)
+    for subject, names in (("01", ("trc-FDG", "trc-PIB")), ("02", ("trc-FDG_rec-acdyn_run-1", "trc-PIB_run-1"))):
+        save(f"PETBIDS/sub-{subject}/anat/sub-{subject}_T1w.nii.gz", 400 * head + 5)
+        for name in names:
+            save(f"PETBIDS/sub-{subject}/pet/sub-{subject}_{name}_pet.nii.gz", frames)
+    made = "PETBIDS/derivatives/petprep/sub-01"
+    save(f"{made}/anat/sub-01_desc-preproc_T1w.nii.gz", 400 * head + 5)
+    save(f"{made}/pet/sub-01_trc-FDG_space-T1w_desc-preproc_pet.nii.gz", frames)
+    save("ATLAS/sub-01_dseg.nii.gz", 1 + np.arange(20)[:, None, None] // 10 + 0 * head)
+    sidecar = {
+        "Units": "Bq/mL", "TracerRadionuclide": "F18", "InjectedRadioactivity": 370,
+        "InjectedRadioactivityUnits": "MBq", "TimeZero": "13:04:42",
+        "ScanStart": 0, "InjectionStart": 0, "FrameTimesStart": [0, 30, 60, 120, 420],
+        "FrameDuration": [30, 30, 60, 300, 600], "ImageDecayCorrected": True, "ImageDecayCorrectionTime": 0,
+        "AttenuationCorrection": "CT",
+    }  # fmt: skip
+    (root / "pet.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    (root / "participants.tsv").write_text("participant_id\tweight\nsub-01\t70\nsub-02\t82\n", encoding="utf-8")
+    (root / "dataset_description.json").write_text('{"Name": "Dynamic", "BIDSVersion": "1.10.1"}', encoding="utf-8")
+    about = '{"Name": "PETPrep", "BIDSVersion": "1.10.1", "DatasetType": "derivative"}'
+    (root / "derivatives/petprep/dataset_description.json").write_text(about, encoding="utf-8")
+    (folder / "filter.json").write_text('{"pet": {"tracer": "FDG"}}', encoding="utf-8")
 
 
 def write_images(folder: Path) -> None:

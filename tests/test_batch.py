@@ -202,6 +202,22 @@ def test_overlays_change_a_run(quick, data, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("convex: true", "got 'convex'; remove it"),  # a key of 0.1
+        ("stepz: 3", "got 'stepz'; write steps"),
+        ("fusion_infrer#steps: 3", "got 'fusion_infrer'; write fusion_inferer"),
+    ],
+)
+def test_a_key_of_an_overlay_that_nothing_reads_is_refused(tmp_path, text, message):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(BundleError, match=f"must be one that the configuration reads, {message}"):
+        load_workflow(overlays=[tmp_path / "o.yaml"])
+    (tmp_path / "p.yaml").write_text("how_many: 2\nsteps: '@how_many'\n+handlers: []\nfusion_inferer::views: 2")
+    assert load_workflow(overlays=[tmp_path / "p.yaml"]).inferer.told.steps == 2
+
+
 def test_shards_share_the_cases(quick, data, tmp_path):
     parts = [batch(data, tmp_path / "out", shard=(i, 2)) for i in (1, 2)]
     assert [part.fused for part in parts] == [["a", "c"], ["b"]]

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -327,14 +328,34 @@ def test_inference_config_has_the_properties_of_a_monai_bundle():
     assert not workflow.check_properties()
 
 
-def test_metadata_has_what_the_schema_requires():
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    required = {
-        "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
-        "description", "authors", "copyright", "network_data_format",
-    }  # fmt: skip
-    assert required <= set(metadata)
-    assert metadata["version"] in metadata["changelog"]
-    for part in ("inputs", "outputs"):
-        for entry in metadata["network_data_format"][part].values():
-            assert len(entry["channel_def"]) == entry["num_channels"]
+@pytest.mark.full
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="medfuse[onnx] is not installed")
+def test_onnx_export_of_monai_equals_the_network(tmp_path):
+    done = monai_run(
+        "onnx_export", "--net_id", "network_def", "--filepath", str(tmp_path / "model.onnx"),
+        "--input_shape", "[1,12,64,64]", "--bundle_root", str(BUNDLE),
+        "--ckpt_file", str(BUNDLE / "models" / "model.pt"), "--meta_file", str(BUNDLE / "configs" / "metadata.json"),
+        "--config_file", str(BUNDLE / "configs" / "inference.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    import onnxruntime
+
+    from medfuse.pipeline import load_fusion
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    image = torch.rand(1, 12, 64, 64, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    with torch.inference_mode():
+        expected = load_fusion(device="cpu").network(image)
+    assert float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.full
+def test_the_warning_about_code_is_silenced_as_the_page_says(tmp_path):
+    config = str(BUNDLE / "configs" / "inference.json")
+    rest = ["-m", "monai.bundle", "run", "inference", "--config_file", config, "--ckpt_path", str(tmp_path / "none.pt")]
+    said = {}
+    for name, flags in (("as it is", []), ("silenced", ["-W", "ignore:parsing config_file:UserWarning"])):
+        command = [sys.executable, *flags, *rest, "--bundle_root", str(BUNDLE), "--output_dir", str(tmp_path / "out")]
+        said[name] = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert "parsing config_file" in said["as it is"] and "parsing config_file" not in said["silenced"]

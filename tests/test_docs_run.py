@@ -49,10 +49,22 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
     (COHORT, "apptainer", None, "it needs a builder of containers; tests/test_engines.py runs the steps of the recipe"),
     (COHORT, "snakemake", None, "it needs snakebids; tests/test_engines.py runs it"),
     ("docs/how-to/fuse-dicom.md", "storescu", None, "it needs an archive; tests/io/test_pacs.py has one"),
+    (
+        "docs/how-to/deploy.md",
+        "python -m medfuse.deploy",
+        None,
+        "it needs its SDK; test_deploy.py has stand-ins",
+    ),
     (TRAIN, TRAINING, SMALL + FEW, "it takes a day: one iteration here, on the kind of images that are there"),
     (TRAIN, EVALUATING, "{} " + FEW, "on the kind of images that are there"),
     (OF_PET, DEMO, None, "the same as that of run-the-bundle.md"),
     (RUN, DEMO, "{} --steps 1 --aligned True", "a whole head in three steps, after registration, takes long"),
+    (
+        RUN,
+        "python -m monai.bundle onnx_export",
+        None,
+        "it needs medfuse[onnx]; test_bundle.py runs it",
+    ),
     (OF_PET, TRAINING, None, "the same as that of train.md"),
     (OF_PET, EXPORT, None, "it needs that training; the same as that of train.md"),
     (OF_PET, EVALUATING, None, "the same as that of train.md, which takes a minute"),
@@ -62,8 +74,8 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
 ]
 
 # What begins so, or holds this, is left to the full tests: a process of its own, the registration of a head, the demo.
-COSTLY = ("python -m monai.bundle", "medfuse demo", "medfuse fuse --pet pet", "medfuse fuse --pet STUDY/PET --mri mri",
-          "bids-validator-deno", 'fuse("pet.nii.gz"', "$")  # fmt: skip
+COSTLY = ("python -m monai.bundle", "python -W", "medfuse bundle export", "medfuse demo", "medfuse fuse --pet pet",
+          "medfuse fuse --pet STUDY/PET --mri mri", "bids-validator-deno", 'fuse("pet.nii.gz"', "$")  # fmt: skip
 
 # What stands after a `#`, and is not literally what was printed: either it can be held against what was run ...
 CLAIMS: dict[tuple[str, str], Callable[[Reader], bool]] = {

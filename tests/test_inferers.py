@@ -97,9 +97,63 @@ def test_a_call_overrides_degradation_and_steps(network):
     assert not torch.allclose(given["fused"], FusionInferer(NOISE, amp=False)(inputs, network)["fused"], atol=1e-3)
 
 
+def test_intermediates_are_the_states_that_training_sees(network):
+    """As MONAI's `DiffusionInferer.sample`: the result, and a list of what was believed on the way, to the last."""
+    inputs = rand(1, 2, 17, 19)
+    inferer = FusionInferer(NOISE, steps=4, amp=False)
+    plain = inferer(inputs, network)
+    result, steps = inferer(inputs, network, save_intermediates=True)
+    assert_same(plain, result, atol=0)
+    assert len(steps) == 4
+    states = FusionInferer(NOISE, steps=4, trajectory=True, amp=False)(inputs, network)["states"]
+    for step, state in zip(steps, states, strict=True):
+        assert list(step) == ["source1", "source2", "fused", "weight", "std1", "std2"]
+        assert torch.equal(torch.cat([step["source1"], step["source2"], step["fused"]], 1), state.x)
+        assert torch.equal(step["weight"], state.weight)
+    assert not torch.allclose(steps[0]["fused"], steps[-1]["fused"], atol=1e-3)
+    assert_same(steps[-1], {name: plain[name] for name in steps[-1]}, atol=0)
+
+
+def test_every_so_many_intermediates_are_kept_and_always_the_last(network):
+    inputs, inferer = rand(2, 2, 16, 16), FusionInferer(NOISE, steps=5, amp=False)
+    _, every = inferer(inputs, network, save_intermediates=True)
+    for count, which in ((2, (0, 2, 4)), (3, (1, 4)), (5, (4,)), (100, (4,))):
+        _, some = inferer(inputs, network, save_intermediates=True, intermediate_steps=count)
+        assert [s["fused"].tolist() for s in some] == [every[i]["fused"].tolist() for i in which]
+    _, early = inferer(inputs, network, save_intermediates=True, until=2)
+    assert [s["fused"].tolist() for s in early] == [s["fused"].tolist() for s in every[:2]]
+    with pytest.raises(DegradationError, match="intermediate_steps must be 1 or more, got 0"):
+        inferer(inputs, network, save_intermediates=True, intermediate_steps=0)
+
+
+@pytest.mark.parametrize("rule", ["predicted", "two_scale"])
+@pytest.mark.parametrize("std", [True, False])
+def test_intermediates_of_a_volume_are_those_of_its_slices(network, std, rule):
+    inputs = rand(2, 2, 16, 17, 3)
+    inner = FusionInferer(steps=2, amp=False, fusion_rule=rule, balance=2)
+    result, steps = VolumeFusionInferer(inner, std=std)(inputs, network, save_intermediates=True)
+    assert set(result) >= set(steps[0]) and ("std1" in steps[0]) == std
+    _, of_slice = inner(inputs[..., 1], network, save_intermediates=True)
+    for step, expected in zip(steps, of_slice, strict=True):
+        assert_same({name: v[..., 1] for name, v in step.items()}, {name: expected[name] for name in step})
+    assert torch.equal(steps[-1]["fused"], result["fused"])
+
+
+def test_intermediates_come_where_the_degradation_is_estimated(network):
+    inputs = rand(2, 2, 32, 32)
+    result, steps = FusionInferer("auto", steps=2, amp=False)(inputs, network, save_intermediates=True)
+    assert [tuple(s["fused"].shape) for s in steps] == [(2, 1, 32, 32)] * 2
+    assert torch.equal(steps[-1]["source1"], result["source1"])
+
+
+def test_the_rule_convex_has_one_name():
+    with pytest.raises(TypeError, match="convex"):
+        FusionInferer(convex=True)
+
+
 def test_options_reach_the_sampler(network):
     inputs = rand(1, 2, 16, 16)
-    convex = FusionInferer(NOISE, convex=True, amp=False)(inputs, network)
+    convex = FusionInferer(NOISE, fusion_rule="convex", amp=False)(inputs, network)
     expected = convex["weight"] * convex["source1"] + (1 - convex["weight"]) * convex["source2"]
     assert torch.allclose(convex["fused"], expected, atol=1e-6)
     joint = FusionInferer(NOISE, correction="joint", amp=False)(inputs, network)
@@ -181,7 +235,7 @@ def test_an_impossible_setting_is_refused_before_anything_runs(setting, message)
 
 
 def test_settings_are_those_that_a_result_depends_on():
-    inferer = FusionInferer(correction="joint", convex=True, views=2, settle=(None, 0.5))
+    inferer = FusionInferer(correction="joint", fusion_rule="convex", views=2, settle=(None, 0.5))
     assert inferer.settings == {
         "correction": "joint",
         "fusion_rule": "convex",
@@ -320,7 +374,7 @@ def test_the_balance_moves_the_fused_image_alone(network):
     assert torch.equal(moved["fused"], balanced(plain["fused"], restored, steps=3))
     assert float((moved["fused"] - plain["fused"]).abs().max()) > 0.005
     assert torch.equal(FusionInferer(NOISE, amp=False, balance=3)(inputs, network, balance=0)["fused"], plain["fused"])
-    convex = FusionInferer(NOISE, amp=False, balance=3, convex=True)
+    convex = FusionInferer(NOISE, amp=False, balance=3, fusion_rule="convex")
     assert torch.equal(convex(inputs, network)["fused"], convex(inputs, network, balance=0)["fused"])
     assert convex.settings["balance"] == 0 and FusionInferer(balance=3).settings["balance"] == 3
 
@@ -397,7 +451,9 @@ def test_images_of_another_shape_are_refused(network, shape):
 
 
 @pytest.mark.parametrize("size", [(24, 24), (23, 27)])
-@pytest.mark.parametrize("settings", [{}, {"correction": "none"}, {"convex": True}, {"trajectory": True}, {"until": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"correction": "none"}, {"fusion_rule": "convex"}, {"trajectory": True}, {"until": 2}]
+)
 def test_the_misfit_is_what_the_result_leaves_of_the_data(network, size, settings):
     degradation, until = parse_degradation(COMPOSITE), {k: settings[k] for k in settings if k == "until"}
     inferer = FusionInferer(COMPOSITE, amp=False, **{k: v for k, v in settings.items() if k != "until"})
@@ -414,7 +470,7 @@ def test_the_misfit_is_what_the_result_leaves_of_the_data(network, size, setting
 
 def test_the_convex_form_adds_nothing_that_is_in_neither_source(network):
     inputs = rand(1, 2, 16, 20)
-    result = FusionInferer(COMPOSITE, convex=True, trajectory=True, amp=False)(inputs, network)
+    result = FusionInferer(COMPOSITE, fusion_rule="convex", trajectory=True, amp=False)(inputs, network)
     x1, x2, f, m = (result[key] for key in ("source1", "source2", "fused", "weight"))
     assert torch.allclose(f, m * x1 + (1 - m) * x2, rtol=1e-6)
     assert bool((f >= torch.minimum(x1, x2) - 1e-6).all() & (f <= torch.maximum(x1, x2) + 1e-6).all())

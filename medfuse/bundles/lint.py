@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from medfuse.bundles import CONFIG_SUFFIXES, UniqueKeyLoader, bundle_dir
+from medfuse.bundles import CONFIG_SUFFIXES, UniqueKeyLoader, bundle_dir, share_dir
+from medfuse.bundles.zoo import MAX_CONFIG, Finding, check_files, check_metadata, check_path, one_line
 from medfuse.errors import BundleError
-from medfuse.io.modalities import pair
 from medfuse.io.texts import read_json
 
 ROOTS = ("medfuse", "monai", "torch", "ignite", "numpy", "math", "pathlib", "itertools", "functools")
@@ -112,30 +112,6 @@ _BUILTINS = frozenset(
     ]
 )
 _REFERENCE = re.compile(r"@((?:(?:::|#)*\w+)(?:(?:::|#)\w+)*)")  # as in MONAI: @key::key, or @key#key
-_REQUIRED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "docs/README.md")
-_METADATA = (
-    "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright",
-    "intended_use", "changelog", "required_packages_version", "network_data_format",
-)  # fmt: skip
-_MAX_CONFIG = 4 << 20  # bytes
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is wrong.
-
-    Attributes:
-        file: Name of the file, within the bundle where it is of one.
-        place: Id of the key, such as `train::loss`; empty for the file as a whole.
-        message: What must be, and what there is.
-    """
-
-    file: str
-    place: str
-    message: str
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.place, self.message) if part)
 
 
 @dataclass(frozen=True)
@@ -147,7 +123,7 @@ class Report:
 
 
 def check_bundle(path: str | Path) -> Report:
-    """Check a bundle: its files, its metadata, its configurations, its logging and its weights.
+    """Check a bundle: its files and metadata as the model zoo does, its configurations, its logging and its weights.
 
     A reference of one configuration may be met by another of the bundle, as one may lie over the other.
 
@@ -158,13 +134,12 @@ def check_bundle(path: str | Path) -> Report:
         BundleError: If it is none.
     """
     root = Path(path) if (Path(path) / "configs").is_dir() else bundle_dir(str(path))
-    findings = [Finding(name, "", "must be there, got no file") for name in _REQUIRED if not (root / name).is_file()]
     configs = sorted(
         p for p in (root / "configs").iterdir() if p.suffix in CONFIG_SUFFIXES and p.name != "metadata.json"
     )
     report = check_configs(configs, root=root)
-    findings += [*report.findings, *_metadata(root), *_logging(root), *_weights(root)]
-    return Report(tuple(findings), report.code)
+    findings = [*check_files(root), *report.findings, *check_metadata(root, _modules(report.code))]
+    return Report((*findings, *_logging(root), *_weights(root)), report.code)
 
 
 def check_configs(paths: Iterable[str | Path], *, root: Path | None = None) -> Report:
@@ -181,7 +156,7 @@ def check_configs(paths: Iterable[str | Path], *, root: Path | None = None) -> R
         try:
             contents[name] = _read(path)
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            message = f"must be a readable mapping in JSON or YAML, got {_one_line(error)}"
+            message = f"must be a readable mapping in JSON or YAML, got {one_line(error)}"
             findings.append(Finding(name, "", message))
     ids = {"::".join(place) for content in contents.values() for place, _ in _walk(content)}
     names = {n for content in contents.values() for n in _imports(content)}
@@ -199,9 +174,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     if path.suffix not in CONFIG_SUFFIXES:
         raise ValueError("another suffix")
     if path.suffix == ".json":
-        content = read_json(path, max_bytes=_MAX_CONFIG)
-    elif path.stat().st_size > _MAX_CONFIG:
-        raise ValueError(f"more than {_MAX_CONFIG} bytes")
+        content = read_json(path, max_bytes=MAX_CONFIG)
+    elif path.stat().st_size > MAX_CONFIG:
+        raise ValueError(f"more than {MAX_CONFIG} bytes")
     else:
         content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
     if not isinstance(content, Mapping):
@@ -238,9 +213,25 @@ def _statements(text: str) -> list[ast.Import | ast.ImportFrom]:
     return [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
+def _modules(code: Iterable[tuple[str, str, str]]) -> set[str]:
+    """Return the top-level modules that expressions and targets name; a short target is one of MONAI's classes."""
+    found = set()
+    for _, _, text in code:
+        if not text.startswith("$"):
+            found |= {text.split(".")[0]} if "." in text else {"monai"}
+            continue
+        for statement in _statements(text[1:]):
+            module = getattr(statement, "module", None)
+            found |= {module.split(".")[0]} if module else {alias.name.split(".")[0] for alias in statement.names}
+        found |= {root for root in ROOTS if re.search(rf"\b{root}\.", text)}
+    return found
+
+
 def _problems(place: tuple[str, ...], value: Any, ids: set[str], names: set[str]) -> Iterator[str]:
     """Say what is wrong with one value."""
     key = place[-1] if place else ""
+    if isinstance(value, str) and key not in ("_target_", "_desc_"):
+        yield from check_path(value)
     if key == "_target_":
         yield from _target(value)
     elif key == "_mode_" and value not in ("default", "callable", "partial"):
@@ -314,7 +305,7 @@ def _expression(text: str, names: set[str]) -> Iterator[str]:
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        yield f"an expression must be one of Python, got {_one_line(error)}"
+        yield f"an expression must be one of Python, got {one_line(error)}"
         return
     bound = {n.arg for n in nodes if isinstance(n, ast.arg)}
     bound |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -345,31 +336,6 @@ def _dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _metadata(root: Path) -> Iterator[Finding]:
-    name, path = "configs/metadata.json", root / "configs" / "metadata.json"
-    if not path.is_file():
-        return
-    try:
-        metadata = read_json(path, max_bytes=_MAX_CONFIG)
-    except (OSError, ValueError) as error:
-        yield Finding(name, "", f"must be readable JSON, got {_one_line(error)}")
-        return
-    if not isinstance(metadata, dict):
-        yield Finding(name, "", f"must be an object, got {type(metadata).__name__}")
-        return
-    for key in _METADATA:
-        if not metadata.get(key):
-            yield Finding(name, key, "must be there, got none")
-        elif not isinstance(metadata[key], str if _METADATA.index(key) < _METADATA.index("changelog") else dict):
-            yield Finding(name, key, f"must be of another type, got {type(metadata[key]).__name__}")
-    try:
-        pair(metadata)
-    except BundleError as error:
-        yield Finding(name, "modalities", f"must be two of medfuse.io.modalities, got others: {error}")
-    if isinstance(metadata.get("changelog"), dict) and metadata.get("version") not in metadata["changelog"]:
-        yield Finding(name, "changelog", "must tell of the version, got others")
-
-
 def _logging(root: Path) -> Iterator[Finding]:
     """Check logging.conf, whose handlers Python evaluates (logging.config)."""
     path = root / "configs" / "logging.conf"
@@ -379,7 +345,7 @@ def _logging(root: Path) -> Iterator[Finding]:
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, configparser.Error) as error:
-        yield Finding("configs/logging.conf", "", f"must be readable, got {_one_line(error)}")
+        yield Finding("configs/logging.conf", "", f"must be readable, got {one_line(error)}")
         return
     for section in parser.sections():
         values = dict(parser[section])
@@ -390,6 +356,22 @@ def _logging(root: Path) -> Iterator[Finding]:
         for key in ("args", "kwargs"):
             if values.get(key, "()").replace(" ", "") not in ("()", "{}", "(sys.stdout,)", "(sys.stderr,)"):
                 yield Finding("configs/logging.conf", section, f"{key} must be (sys.stdout,), got another expression")
+
+
+def foreign_code(paths: Iterable[str | Path]) -> list[str]:
+    """Return the names of configurations that would run code and are none of those that medfuse ships, checked.
+
+    What is shipped must still pass the check; what holds no expression and no target runs nothing.
+
+    Args:
+        paths: Configurations that belong together.
+    """
+    files = [Path(path).resolve() for path in paths]
+    shipped = [share_dir().resolve() / name for name in ("bundles", "configs")]
+    own = [path for path in files if any(path.is_relative_to(folder) for folder in shipped)]
+    sound = not check_configs(own).findings
+    report = check_configs([path for path in files if not (sound and path in own)])
+    return sorted({file for file, _, _ in report.code})
 
 
 def _weights(root: Path) -> Iterator[Finding]:
@@ -407,13 +389,12 @@ def _weights(root: Path) -> Iterator[Finding]:
             yield Finding(name, "", "must be weights in .pt, got another kind of file")
             continue
         try:
-            torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError):
             yield Finding(name, "", "must load with weights_only, got a file that does not: it may hold code")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+            continue
+        if not (isinstance(state, Mapping) and state and all(isinstance(v, torch.Tensor) for v in state.values())):
+            yield Finding(name, "", "must be a plain state dict, a tensor by each name, got another content")
 
 
 def check(paths: Sequence[str | Path]) -> Report:

@@ -21,6 +21,7 @@ from typing import Any
 from medfuse.about import NOTICE, __version__
 from medfuse.errors import BundleError
 from medfuse.io.atomic import atomic_file, write_json
+from medfuse.io.sidecars import bids_root
 
 EXTRAS = "medfuse"
 DESCRIPTION = "dataset_description.json"
@@ -66,8 +67,12 @@ def derivative_name(source: str | Path, case: str, *, desc: str, space: str | No
 
 
 def source_uri(path: str | Path, root: Path) -> str:
-    """Return the BIDS URI of a file of the source dataset."""
-    return f"bids:{_RAW}:{Path(path).resolve().relative_to(root.resolve()).as_posix()}"
+    """Return the BIDS URI of a file of the source dataset, or of derivatives of it that lie elsewhere."""
+    place = Path(path).resolve()
+    if place.is_relative_to(root.resolve()):
+        return f"bids:{_RAW}:{place.relative_to(root.resolve()).as_posix()}"
+    other = bids_root(place)
+    return f"bids:{other.name}:{place.relative_to(other).as_posix()}" if other is not None else place.name
 
 
 def write_dataset(out: Path, root: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medfuse.errors import ImageError
 from medfuse.io.begin import is_dicom
+from medfuse.io.contents import contents
 
 _SIMPLEITK = "SimpleITK.WriteImage(SimpleITK.ReadImage('IN'), 'OUT.nii.gz')"
 _NIBABEL = "i = nibabel.load('IN'); nibabel.save(nibabel.Nifti1Image(i.get_fdata(), i.affine), 'OUT.nii.gz')"
@@ -54,7 +55,12 @@ _FORMATS = {
     ".tif": ("a 2-D image", _IMAGE),
     ".tiff": ("a 2-D image", _IMAGE),
 }  # by suffix: what it is, and how it is converted
-_PAIR, _NIFTI = (".hdr", ".img"), (".nii", ".nii.gz")
+_PAIR, _NIFTI, _DICOM = (".hdr", ".img"), (".nii", ".nii.gz"), (".dcm", ".dicom", ".ima")
+_VOXELS = (".raw", ".img", ".bin", ".dat", ".i")  # as files are called that hold voxels alone
+_BARE = (
+    "voxels without a header",
+    "give the header that lies with it (.hdr, .mhd, .nhdr, .hv), which says what they are, or the DICOM it was made of",
+)
 _SIZE, _MAGIC = 348, slice(344, 347)  # of the header of Analyze 7.5 and NIfTI-1; bytes that tell one from the other
 
 
@@ -97,13 +103,27 @@ def no_image(path: str | Path) -> str | None:
 
 
 def require_volume(path: str | Path) -> None:
-    """Refuse a file of a format that is known and not read.
+    """Refuse a file of a format that is known and not read, or that is none of what its name says.
 
     Raises:
-        ImageError: If it is one; the message says how to convert it.
+        ImageError: If it is one; the message says how to convert it, or what else to do.
     """
+    path = Path(path)
     if message := foreign_message(path):
         raise ImageError(message)
+    suffix = path.suffix.lower()
+    if not path.is_file() or path.name.lower().endswith(_NIFTI) or suffix in _DICOM or _may_be_dicom(path):
+        return
+    found = contents(path) or (_BARE if suffix in _VOXELS else None)
+    if found:
+        raise ImageError(f"{label(path)} must be NIfTI or DICOM, got {found[0]}; {found[1]}.")
+
+
+def _may_be_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:  # whoever reads it says so
+        return True
 
 
 def require_nifti(path: str | Path) -> None:
@@ -113,7 +133,8 @@ def require_nifti(path: str | Path) -> None:
         ImageError: If it is another; the message says how to convert what is known.
     """
     if not str(path).lower().endswith(_NIFTI):
-        require_volume(path)
+        if message := foreign_message(path):
+            raise ImageError(message)
         raise ImageError(f"{label(Path(path))} must end in .nii or .nii.gz, got another suffix; rename or convert it.")
 
 
@@ -124,7 +145,8 @@ def refuse_foreign(folder: str | Path) -> None:
         ImageError: If there is one.
     """
     for path in _files(Path(folder)):
-        require_volume(path)
+        if message := foreign_message(path):
+            raise ImageError(message)
 
 
 def require_no_nifti(folder: str | Path) -> None:

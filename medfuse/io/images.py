@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medfuse.errors import BundleError, GeometryError, ImageError
 from medfuse.io.atomic import atomic_file, atomic_path
+from medfuse.io.contents import contents
 from medfuse.io.foreign import no_image
 from medfuse.io.manifest import read_rows
 from medfuse.schema import PLAIN_ID, refuse_twins
@@ -325,7 +326,8 @@ def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
     except PermissionError as error:
         raise ImageError(f"{what} must be readable, got no permission; change it.") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got another file; convert it.") from error
+        kind, remedy = contents(path) or ("another file", "convert it")
+        raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got {kind}; {remedy}.") from error
     except Exception as error:  # a broken file raises errors of any kind, a warning made an error among them
         raise ImageError(f"{what} must be a whole image, got a cut or corrupt one; copy it again.") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 from medfuse.errors import BundleError, nearest
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.io.sidecars import sidecar_units
-from medfuse.schema import checked_id, field_names, is_field, refuse_twins
+from medfuse.schema import checked_id, field_names, is_field, plain, refuse_twins
 
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
@@ -98,7 +98,7 @@ def _check_columns(names: list[str], required: Sequence[str], optional: Sequence
         what, remedy = "one twice", "rename or remove it"
         if unknown:
             first = names[unknown[0] - 1]
-            remedy = nearest(first, known)
+            remedy = nearest(plain(first), known)
             shown = (
                 f", {first!r} first" if is_field(first) or remedy.startswith("write") else ""
             )  # no cell: it may name someone

@@ -15,8 +15,9 @@ from medfuse.schema import UNIT, checked_unit
 
 _ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _BIDS_NAME = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")
+_ADDED = ("space", "desc", "res")  # entities that a derivative adds to those of its source
 UNIT_KEYS = ("Units", "Unit")
-"""Of BIDS, and of its drafts for PET."""
+"""Of BIDS, and of its drafts for PET; also read in small or capital letters."""
 NO_VALUE = (None, "", "n/a")
 """What says that nothing is known."""
 
@@ -32,7 +33,17 @@ def sidecar_files(image: Path) -> list[Path]:
         beside = image.with_name(f"{stem}.json")
         return [beside] if beside.is_file() else []
     *entities, suffix = stem.split("_")
-    folders = [image.parent]
+    raw = _raw_root(root)
+    if raw is not None:  # of what was made of an image, its own sidecars tell more than is repeated
+        source = [part for part in entities if part.split("-")[0] not in _ADDED]
+        session = next((part for part in source if part.startswith("ses-")), "")
+        place = raw / entities[0] / session / image.parent.name / f"{'_'.join([*source, suffix])}.nii.gz"
+        return [*sidecar_files(place), *_applying(image.parent, root, entities, suffix)]
+    return _applying(image.parent, root, entities, suffix)
+
+
+def _applying(folder: Path, root: Path, entities: Sequence[str], suffix: str) -> list[Path]:
+    folders = [folder]
     while folders[-1] != root:
         folders.append(folders[-1].parent)
     found: list[Path] = []
@@ -41,6 +52,29 @@ def sidecar_files(image: Path) -> list[Path]:
         fitting = [(p, parts) for p, parts in named if parts[-1] == suffix and set(parts[:-1]) <= set(entities)]
         found += [p for p, _ in sorted(fitting, key=lambda item: (len(item[1]), item[0].name)) if p.is_file()]
     return found
+
+
+def source_root(image: Path) -> Path | None:
+    """Return the folder of the raw dataset that an image is of, or that it was made of; None for neither."""
+    root = bids_root(image)
+    return None if root is None else _raw_root(root) or root
+
+
+def _raw_root(root: Path) -> Path | None:
+    """Return the folder of the dataset that one of derivatives was made of; None for a raw one, or where it is not."""
+    try:
+        about = read_json(root / "dataset_description.json")
+        if about.get("DatasetType") != "derivative":
+            return None
+        link = (about.get("DatasetLinks") or {}).get("raw") or (about.get("SourceDatasets") or [{}])[0].get("URL") or ""
+        given = Path(str(link).removeprefix("file://"))
+    except (OSError, ValueError, AttributeError, TypeError, IndexError, KeyError):
+        return None
+    near = root.parent.parent if root.parent.name == "derivatives" else None
+    for place in (root / given if link else None, near):
+        if place is not None and place.resolve() != root.resolve() and any(place.glob("sub-*")):
+            return place.resolve()
+    return None
 
 
 def bids_root(image: Path) -> Path | None:
@@ -68,10 +102,14 @@ def read_sidecar(sidecar: Path, whose: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise BundleError(f"The sidecar of {whose} must be a small JSON object, got another; repair it.")
-    units = {k: _stated(v, f"{k} of {whose}") for k in UNIT_KEYS if (v := content.get(k)) not in NO_VALUE}
-    if len({find_unit(unit) or unit for unit in units.values()}) > 1:
+    stated = [
+        (key.strip().capitalize(), _stated(value, f"{key.strip()} of {whose}"))
+        for key, value in content.items()
+        if key.strip().capitalize() in UNIT_KEYS and value not in NO_VALUE
+    ]
+    if len({find_unit(unit) or unit for _, unit in stated}) > 1:
         raise BundleError(f"Units and Unit of {whose} must be equal, got two units; correct the sidecar.")
-    return {**content, **units}
+    return {**content, **dict(stated)}
 
 
 def read_unit(image: Path, whose: str) -> str | None:

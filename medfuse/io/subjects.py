@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfuse.io.sidecars import bids_root
+from medfuse.io.sidecars import source_root
 from medfuse.io.texts import read_json
 
 _COLUMNS = {"weight": ("weight", "body_weight", "patientweight"), "size": ("height", "size"), "sex": ("sex", "gender")}
@@ -21,7 +21,7 @@ def find_body(image: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
 
     A session's table, `sub-01/sub-01_sessions.tsv`, counts before `participants.tsv`; what cannot be read says nothing.
     """
-    root = bids_root(image)
+    root = source_root(image)
     if root is None:
         return {}, ()
     entities = dict(part.split("-", 1) for part in image.name.split(".")[0].split("_") if "-" in part)

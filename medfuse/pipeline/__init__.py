@@ -5,7 +5,7 @@ with which the command line and Python call a bundle in this process.
 """
 
 from medfuse.pipeline.batch import BatchSummary, collect, run_batch
-from medfuse.pipeline.bundle import Fusion, load_fusion, require_weights, restore_network, run_bundle
+from medfuse.pipeline.bundle import Fusion, export_bundle, load_fusion, require_weights, restore_network, run_bundle
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_own_results
 from medfuse.pipeline.estimate import estimate_file
@@ -34,6 +34,7 @@ __all__ = [
     "case_warnings",
     "collect",
     "estimate_file",
+    "export_bundle",
     "fidelity",
     "fuse",
     "fuse_images",

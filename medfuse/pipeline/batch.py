@@ -81,6 +81,8 @@ def run_batch(
     shard: tuple[int, int] = (1, 1),
     bids: str | Path | None = None,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
     workers: int = 1,
     tables: bool = True,
     replace: bool = False,
@@ -111,7 +113,9 @@ def run_batch(
             and its outputs are as they were.
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
         bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
-        fusion_rule: How the fused image comes of the restored sources.
+        fusion_rule: How the fused image comes of the restored sources. This and the next two: see `load_workflow`.
+        palette: Colour map of the colour fusion.
+        blend: How a palette lies over the anatomy.
         workers: Cases that are read ahead, and as many that are written, while one is computed, each in a thread of its
             own; each takes memory. 0: one thing after another. The results are the same.
         tables: Make table and page; else `collect` does so when all parts are done.
@@ -144,6 +148,8 @@ def run_batch(
         strict=strict,
         overlays=overlays,
         fusion_rule=fusion_rule,
+        palette=palette,
+        blend=blend,
     )
     layout.prepare()
     summary = BatchSummary()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +18,17 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor
 
 from medfuse.bundles import DEFAULT_BUNDLE, bundle_dir, check_overlays, load_spec
+from medfuse.bundles.lint import foreign_code
 from medfuse.devices import pick_device
-from medfuse.errors import BundleError
+from medfuse.diffusion import FusionModel
+from medfuse.diffusion.export import export_network
+from medfuse.errors import BundleError, nearest
 from medfuse.fusion import fusion_rule as require_rule
 from medfuse.inferers import FusionInferer
+from medfuse.io.contents import contents
 
+_logger = logging.getLogger(__name__)
+_UNKNOWN = ("another file", "restore them")
 _FINISHED = "_finished_"  # key of a configuration that holds the values that are none of its language
 
 
@@ -60,6 +70,8 @@ class Fusion:
         steps: int | None = None,
         misfit: bool = False,
         agreement: bool = False,
+        save_intermediates: bool = False,
+        intermediate_steps: int = 1,
     ) -> Any:
         """Restore and fuse a batch **[B, 2, H, W]** or **[B, 2, X, Y, Z]**; see `FusionInferer`.
 
@@ -74,6 +86,8 @@ class Fusion:
                 steps=steps,
                 misfit=misfit,
                 agreement=agreement,
+                save_intermediates=save_intermediates,
+                intermediate_steps=intermediate_steps,
             )
 
 
@@ -104,6 +118,25 @@ def load_fusion(
     return Fusion(network, inferer, device, weights, bundle, bool(parser.get("color", False)))
 
 
+def export_bundle(bundle: str, path: str | Path) -> float:
+    """Export a bundle's network with its weights to a file, see `medfuse.diffusion.export.export_network`.
+
+    Args:
+        bundle: Name or folder of a bundle.
+        path: `.pt2`, `.onnx` or `.ts`.
+
+    Returns:
+        How far the export is off the network.
+
+    Raises:
+        BundleError: There is no such bundle, or it cannot be exported so.
+    """
+    network = load_fusion(bundle, device="cpu").network
+    if not isinstance(network, FusionModel):
+        raise BundleError(f"the network of a bundle must be a FusionModel, got {type(network).__name__}; change it.")
+    return export_network(network, path)
+
+
 def read_inference(
     bundle: str, *, overlays: Sequence[str | Path] = (), device: str | torch.device | None = None
 ) -> ConfigParser:
@@ -115,19 +148,53 @@ def read_inference(
         device: Replaces that of the configuration.
 
     Raises:
-        BundleError: There is no such bundle, overlay or device.
+        BundleError: There is no such bundle, overlay or device, or an overlay has a key that nothing reads.
     """
     root = bundle_dir(bundle)
     check_overlays(overlays)
     parser = ConfigParser()
+    base = root / "configs" / "inference.json"
+    _warn_of_code([base, *overlays])
     try:
-        parser.read_config([str(root / "configs" / "inference.json"), *map(str, overlays)])
+        _require_read(base, overlays)
+        parser.read_config([str(base), *map(str, overlays)])
+    except BundleError:
+        raise
+    except KeyError as error:
+        raise BundleError(
+            f"the keys of an overlay must lead into the configuration, got one that does not: {error}."
+        ) from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise BundleError("An overlay must hold a mapping of keys, got another content; repair it.") from error
     set_values(parser, {"bundle_root": str(root)})
     if device is not None:
         set_values(parser, {"device": pick_device(device)})
     return parser
+
+
+def _warn_of_code(configurations: Sequence[str | Path]) -> None:
+    """Say what MONAI's own command says of any configuration, of those alone that are not medfuse's and hold code."""
+    if names := foreign_code(configurations):
+        _logger.warning(
+            "%s must be of someone you trust, got code that runs with your rights; see it with "
+            "`medfuse bundle check --list`.",
+            ", ".join(names),
+        )
+
+
+def _require_read(base: Path, overlays: Sequence[str | Path]) -> None:
+    """Raise where an overlay sets a key that is neither one of the bundle's nor named by a reference.
+
+    It would do nothing, without a word: a slip, or a key of an earlier version.
+    """
+    known = set(ConfigParser.load_config_file(base))
+    added = [ConfigParser.load_config_file(path) for path in overlays]
+    read = known | set(re.findall(r"@(\w+)", json.dumps(added, default=str)))
+    for key in (key for content in added for key in content.keys()):  # noqa: SIM118  (what is no mapping has none)
+        name = re.split("#|::", str(key).lstrip("+"))[0]
+        if name not in read and not name.startswith("_"):
+            what = "a key of an overlay must be one that the configuration reads"
+            raise BundleError(f"{what}, got {name!r}; {nearest(name, known)}.")
 
 
 def set_values(parser: ConfigParser, values: Mapping[str, Any]) -> None:
@@ -176,8 +243,9 @@ def restore_network(network: torch.nn.Module, weights: str | Path) -> torch.nn.M
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        kind, remedy = ("others", "restore them") if zipfile.is_zipfile(weights) else contents(weights) or _UNKNOWN
         raise BundleError(
-            f"the weights must fit the network, got others at models/{weights.name}; restore them."
+            f"the weights must fit the network, got {kind} at models/{weights.name}; {remedy}."
         ) from error
     return network.eval()
 
@@ -210,6 +278,7 @@ def run_bundle(bundle: str, **overrides: Any) -> None:
     """
     root = bundle_dir(bundle)
     configs = root / "configs"
+    _warn_of_code([configs / "inference.json"])
     workflow = ConfigWorkflow(
         config_file=str(configs / "inference.json"),
         meta_file=str(configs / "metadata.json"),

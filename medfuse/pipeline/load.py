@@ -123,7 +123,8 @@ def _note_motion(image: MetaTensor, blocks: _Blocks) -> None:
     found: dict[str, float | None] = {}
     for name, values in parts:
         try:
-            found[name] = round(measure_motion(still, values, affine)[1], 2)
+            motion = measure_motion(still, values, affine)
+            found[name] = None if motion is None else round(motion[1], 2)
         except MedfuseError:  # an empty first frame has no place
             found[name] = None
     record["motion_mm"] = {"against": last, "of": found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from medfuse.about import NOTICE
+from medfuse.io.dicom.reader import DOUBTS
 from medfuse.io.dynamic import FRAMES
-from medfuse.io.nifti import NONFINITE_FRACTION
+from medfuse.io.labels import label_names
+from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
 from medfuse.report import region_values, warnings
@@ -47,6 +50,10 @@ def make_record(
     }
     mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
     named[pet]["regions"] = region_values(sources[1], restored[1], affine=first.affine, labels=mask)
+    if mask is not None:
+        names = label_names(Path(str(data["mask"].meta.get("filename_or_obj", ""))))
+        for region in named[pet]["regions"]:
+            region |= {"name": names[region["label"]]} if region["label"] in names else {}
     record = {
         "case": str(data["case"]),
         "notice": NOTICE,
@@ -99,8 +106,11 @@ def _of_source(
         record["placement"] = placement
     if (of := data.get(f"{name}_chosen_of")) is not None:
         record["chosen_of"] = int(torch.as_tensor(of).flatten()[0])
-    if NONFINITE_FRACTION in data[name].meta:
-        record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
+    if DOUBTS in data[name].meta:
+        record[DOUBTS] = [text_of(text) for text in data[name].meta[DOUBTS]]
+    record |= {
+        key: _number(data[name].meta[key]) for key in (NONFINITE_FRACTION, NONFINITE_INSIDE) if key in data[name].meta
+    }
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
     if FRAMES in data[name].meta:

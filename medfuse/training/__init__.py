@@ -4,9 +4,11 @@ from medfuse.training.datasets import IMAGE_KIND_WEIGHTS, RandomPatches, image_p
 from medfuse.training.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
 from medfuse.training.handlers import BestWeights, GradientClip, TrainingState, export_weights
 from medfuse.training.losses import FusionLoss
+from medfuse.training.processes import AverageGradients, process_count, process_device, start_processes, stop_processes
 
 __all__ = [
     "IMAGE_KIND_WEIGHTS",
+    "AverageGradients",
     "BestWeights",
     "DegradationPrior",
     "DegradeBatch",
@@ -19,5 +21,9 @@ __all__ = [
     "degrade",
     "export_weights",
     "image_pairs",
+    "process_count",
+    "process_device",
     "slice_pairs",
+    "start_processes",
+    "stop_processes",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -67,7 +68,7 @@ class BestWeights:
 
     def __call__(self, engine: SupervisedEvaluator) -> None:
         """Write, if this validation is the best."""
-        if engine.state.best_metric_epoch == engine.state.epoch:
+        if engine.state.best_metric_epoch == engine.state.epoch and idist.get_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path) as temporary:
                 torch.save(self.network.state_dict(), temporary)
@@ -104,7 +105,8 @@ class TrainingState:
         if not isinstance(degrade, DegradeBatch):
             raise BundleError(f"a `DegradeBatch` must prepare the batches, got {degrade!r}; change the configuration.")
         self.trainer, self.evaluator, self.best = trainer, evaluator, best
-        self._patches, self._batch, self._degrade = loader.dataset, loader.batch_size or 1, degrade
+        self._patches, self._degrade = loader.dataset, degrade
+        self._batch = (loader.batch_size or 1) * idist.get_world_size()
         self._resumed_at = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +131,8 @@ class TrainingState:
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         self._patches.start = state["next_patch"]
         self._resumed_at = self.trainer.state.iteration
-        self._degrade.load_state_dict(state["degradations"])
+        if idist.get_rank() == 0:  # the others draw by seeds of their own
+            self._degrade.load_state_dict(state["degradations"])
         torch.set_rng_state(state["torch"].cpu())
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError, RegistrationError
 from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
+from medfuse.registration.files import read_rigid
 from medfuse.transforms.typed import NUMPY, copy_of, traced, with_meta_of
 
 FRAME_OF_REFERENCE = "frame_of_reference"
@@ -75,7 +76,7 @@ class RegisterRigidd(MapTransform, InvertibleTransform):
 
     Stores what `RigidRegistration.to_dict` returns under `<moving>_registration`, with `performed` (True), and the
     moving image as it lay under `<moving>_before`. Where registration is skipped: `performed` (False), `accepted`
-    (True), `matrix` (identity) and `reasons` (why).
+    (True), `matrix` (identity, or that of the file `<moving>_transform` of the case) and `reasons` (why).
 
     Whether the images are aligned is decided by the first of these that says so: the argument `aligned`; the case's
     key `aligned`; equal entries `frame_of_reference` in the meta data of both images.
@@ -114,7 +115,14 @@ class RegisterRigidd(MapTransform, InvertibleTransform):
             if self.fixed not in result and self.allow_missing_keys:
                 continue
             why = self._aligned(result, result[key], result[self.fixed])
-            if why:
+            given = result.get(f"{key}_transform")
+            if given is not None and not why:
+                matrix = read_rigid(str(given))
+                result[f"{key}_before"] = result[key]
+                result[key] = self.transform.move(result[key], matrix)
+                told = {"reasons": ["skipped: a transform was given"], "matrix": matrix.tolist()}
+                record = {"performed": False, "accepted": True, **told}
+            elif why:
                 identity = np.eye(4)
                 result[key] = self.transform.move(result[key], identity)
                 record = {"performed": False, "accepted": True, "reasons": [why], "matrix": identity.tolist()}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import yaml
 
 from medfuse import cli
 from medfuse.bundles import bundle_dir, bundle_names, share_dir
-from medfuse.bundles.lint import check, check_bundle, check_configs
+from medfuse.bundles.lint import check, check_bundle, check_configs, foreign_code
+from medfuse.pipeline.bundle import read_inference
 
 
 def findings(tmp_path: Path, content: object, name: str = "config.json") -> list[str]:
@@ -210,6 +212,30 @@ def test_a_bundle_must_be_complete(bundle):
         "changelog: must be of another type",
     ):
         assert any(text in f for f in found), text
+
+
+def test_code_of_others_is_named_and_that_of_shipped_configurations_is_not(tmp_path, caplog, bundle):
+    own = [bundle_dir("pet_mri_fusion") / "configs" / "inference.json", *(share_dir() / "configs").rglob("*.yaml")]
+    (tmp_path / "plain.yaml").write_text("steps: 2")
+    (tmp_path / "code.yaml").write_text("steps: $1 + 1")
+    assert foreign_code([*own, tmp_path / "plain.yaml"]) == []
+    assert foreign_code([*own, tmp_path / "code.yaml"]) == ["code.yaml"]
+    assert foreign_code([bundle / "configs" / "inference.json"]) == ["inference.json"]  # a copy is another's
+    read_inference("pet_mri_fusion", overlays=[tmp_path / "plain.yaml"])
+    assert not caplog.records
+    read_inference("pet_mri_fusion", overlays=[tmp_path / "code.yaml"])
+    assert "code.yaml must be of someone you trust, got code that runs with your rights" in caplog.text
+
+
+def test_what_is_shipped_must_still_pass_the_check(bundle):
+    path = bundle / "configs" / "inference.json"
+    path.write_text(json.dumps({"initialize": ["$print(__import__('sys'))"]}))
+    shipped = bundle.parent / "bundles" / "b"
+    shutil.copytree(bundle, shipped)
+    with patch("medfuse.bundles.lint.share_dir", return_value=bundle.parent):
+        assert foreign_code([shipped / "configs" / "inference.json"]) == ["inference.json"]
+        shutil.copy(bundle_dir("pet_mri_fusion") / "configs" / "inference.json", shipped / "configs")
+        assert foreign_code([shipped / "configs" / "inference.json"]) == []
 
 
 class Evil:

@@ -82,7 +82,7 @@ def test_palette_is_a_copy():
 
 
 def test_unknown_palette_is_refused():
-    with pytest.raises(ImageError, match="HOT_IRON, .*GRAY, GRAY_INVERTED, got 'JET'"):
+    with pytest.raises(ImageError, match=r"HOT_IRON, .*GRAY, GRAY_INVERTED, got 'JET'"):
         palette("jet")
 
 

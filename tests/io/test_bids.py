@@ -83,6 +83,8 @@ def test_the_nearest_sidecar_wins(tmp_path):
     [
         ({"Unit": "Bq/ml"}, "Bq/ml"),  # the key of the drafts of BIDS for PET
         ({"Units": "Bq/ml", "Unit": "Bq/ml"}, "Bq/ml"),
+        ({"units": "Bq/ml"}, "Bq/ml"),  # as some converters and hands write it
+        ({"UNITS": "SUV"}, "SUV"),
         ({"Units": "n/a", "Unit": "SUV"}, "SUV"),  # BIDS: n/a is no value
         ({"Units": "n/a"}, None),
         ({"Units": None}, None),

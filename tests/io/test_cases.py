@@ -98,6 +98,10 @@ def test_missing_folder_and_hash_in_path(tmp_path):
     [
         ("{", "readable JSON"),
         ("[1]", "must be an object, got list"),
+        ('{"_aligned": true}', "got '_aligned'; write aligned"),
+        ('{"$pet_unit": "SUV"}', "got '.pet_unit'; write pet_unit"),
+        ('{"PET-Unit": "SUV"}', "got 'PET-Unit'; write pet_unit"),
+        ('{"_target_": "x"}', "got '_target_'; remove it"),
         ('{"aligend": true}', "of case a must be among aligned, .* got 'aligend'; write aligned"),
         ('{"pet_units": "SUV"}', "got 'pet_units'; write pet_unit"),
         ('{"mask_sha256": "x"}', "got 'mask_sha256'; remove it"),

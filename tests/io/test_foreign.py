@@ -8,12 +8,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from medfuse import cli
-from medfuse.errors import BundleError, ImageError
-from medfuse.io import VolumeReader, check_nifti, discover, find_cases, match_folders, match_manifest, read_image
+from medfuse.errors import BundleError, ImageError, MedfuseError
+from medfuse.io import (
+    DicomReader,
+    VolumeReader,
+    check_nifti,
+    discover,
+    find_cases,
+    match_folders,
+    match_manifest,
+    read_image,
+)
 from medfuse.io.foreign import foreign_format, require_no_nifti, require_volume
-from medfuse.pipeline import DescribeSourcesd
+from medfuse.pipeline import DescribeSourcesd, restore_network
 
 ARRAY = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
 AFFINE = np.diag([2.0, 2, 3, 1])
@@ -169,3 +179,82 @@ def test_volumes_given_as_images_are_told_by_their_format(tmp_path, name, said):
     (tmp_path / "pairs.tsv").write_text(f"source1\tsource2\none/{name}\ttwo/{name}\n")
     with pytest.raises(BundleError, match=f"row 2 of the manifest must be an image .* got {said}"):
         match_manifest(tmp_path / "pairs.tsv")
+
+
+PACKED = gzip.compress(b"not a NIfTI".ljust(400))
+CONTENTS = {  # what lies under the name of an image: what it is called, and the way out
+    b"": ("an empty file", "copy it again"),
+    b"<!DOCTYPE html>\n<html><title>Sign in</title>": ("a web page", "the download failed"),
+    b"\xef\xbb\xbf\r\n<HTML><body>": ("a web page", "the download failed"),
+    b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': ("XML", "the download failed"),
+    b'{"message": "Not Found"}': ("JSON", "the download failed"),
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n": ("Git LFS", "git lfs pull"),
+    b"/annex/objects/MD5E-s1--00.nii.gz\n": ("git-annex", "datalad get"),
+    b"PK\3\4".ljust(400, b"\0"): ("a ZIP archive", "unpack it first"),
+    b"MATRIX72v".ljust(400, b"\0"): ("ECAT 7", "ecatpet2bids"),
+    b"NRRD0005\ntype: float\n": ("NRRD", "SimpleITK"),
+    b"ObjectType = Image\nNDims = 3\n": ("MetaImage", "SimpleITK"),
+    b"\x93NUMPY\1\0": ("an array of NumPy", "nibabel"),
+    b"\x89HDF\r\n\x1a\n": ("HDF5", "the tool that wrote it"),
+    bytes(600): ("zeros", "copy it again"),
+    bytes(128) + b"DICM" + bytes(300): ("DICOM", "call it .dcm"),
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("name", ["pet.nii.gz", "pet.nii", "pet.dat", "pet", "pet.dcm", "a.png"])
+def test_what_lies_under_the_name_of_an_image_is_told(tmp_path, content, name):
+    kind, remedy = CONTENTS[content]
+    path = tmp_path / name
+    path.write_bytes(content)
+    if kind == "DICOM" and not name.startswith("pet.nii") and name != "a.png":
+        return
+    with pytest.raises(MedfuseError) as raised:
+        if name == "a.png":
+            read_image(path)
+        elif name == "pet.dcm":
+            DicomReader(modality="PT").get_data((str(path),))
+        else:
+            DescribeSourcesd(keys=["pet"], modality="PT")({"case": "a", "pet": str(path)})
+    message = str(raised.value)
+    assert kind in message and remedy in message and "\n" not in message
+    assert "cut short or corrupt" not in message  # which would send the reader to copy it once more
+
+
+def test_packed_and_unpacked_are_told_apart(tmp_path):
+    plain = make(tmp_path, "a.nii.gz").read_bytes()
+    for name, content, said in (
+        (
+            "b.nii.gz",
+            gzip.decompress(plain),
+            "got a NIfTI that is not packed; call it .nii",
+        ),
+        ("c.nii", plain, "got a file packed by gzip; call it .nii.gz"),
+        ("d.nii.gz", PACKED, "must be a single-file NIfTI, got another format"),
+        ("e.nii.gz", plain[:300], "must be a whole gzip file, got one that is cut short"),
+        ("f.nii.gz", b"some text " * 60, "must be a gzip file of a NIfTI, got another file"),
+        ("g.nii.gz", gzip.compress(b"MATRIX72v".ljust(400, b"\0")), "got ECAT 7"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=said):
+            check_nifti(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["pet.raw", "pet.img", "pet.dat", "pet.i"])
+def test_voxels_without_a_header_are_told(tmp_path, name):
+    (tmp_path / name).write_bytes(ARRAY.tobytes())
+    with pytest.raises(ImageError, match="got voxels without a header; give the header that lies with it"):
+        require_volume(tmp_path / name)
+
+
+def test_weights_that_were_not_fetched_are_told(tmp_path):
+    weights, network = tmp_path / "model.pt", torch.nn.Linear(1, 1)
+    for content, (kind, remedy) in list(CONTENTS.items())[:6]:
+        weights.write_bytes(content)
+        with pytest.raises(BundleError) as raised:
+            restore_network(network, weights)
+        message = str(raised.value)
+        assert message.startswith("the weights must fit the network, got ") and kind in message and remedy in message
+    torch.save({"other": torch.zeros(1)}, weights)
+    with pytest.raises(BundleError, match=r"got others at models/model\.pt; restore them"):
+        restore_network(network, weights)

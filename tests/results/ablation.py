@@ -84,14 +84,14 @@ VARIANTS = {
     "correction: joint": Variant({"correction": "joint"}),
     "correction: the paper's": Variant({"correction": "paper"}),
     "correction: none": Variant({"correction": "none"}),
-    "fused: convex": Variant({"convex": True}),
+    "fused: convex": Variant({"fusion_rule": "convex"}),
     "views: 2": Variant({"views": 2}),
     "views: 4": Variant({"views": 4}),
     "trained: as shipped": Variant({}, trained=True),
     "trained: correction none": Variant({"correction": "none"}, trained=True),
     "trained: correction the paper's": Variant({"correction": "paper"}, trained=True),
     "trained: without gradient features": Variant({}, trained=True, blind=True),
-    "trained: fused convex": Variant({"convex": True}, trained=True),
+    "trained: fused convex": Variant({"fusion_rule": "convex"}, trained=True),
     **{f"trained: {name} only": Variant({}, (name,), trained=True, only=name) for name in _DEGRADED},
 }
 
@@ -135,7 +135,7 @@ def _train(network: nn.Module, variant: Variant, patches: RandomPatches, iterati
     network.train().requires_grad_(True)
     for clean in tqdm(_batches(patches), total=iterations, desc=name):
         inputs, target, kwargs = prepare(clean)
-        if variant.settings.get("convex"):
+        if variant.settings.get("fusion_rule") == "convex":
             kwargs.pop("until")  # the last step alone is convex
         optimizer.zero_grad()
         loss(inferer(inputs, network, **kwargs), target).backward()

@@ -65,10 +65,13 @@ def write_pet(
     suv_type: str | None = None,
     window: tuple[float, float] | None = None,
     name: str = "pet_restored",
+    frames: Mapping[str, Any] | None = None,
+    half_life: float | None = None,
 ) -> None:
     """Write a restored PET as a classic PET image series; one slope, each value off by half a quantum at most.
 
-    Times, decay factor and corrections are those of the source's first image by time; what the source lacks stays out.
+    Times, decay factor and corrections are those of the source's first image by time, or those of the time frames that
+    were chosen of a dynamic one; what the source lacks stays out.
 
     Args:
         folder: Folder of the series.
@@ -80,6 +83,8 @@ def write_pet(
         suv_type: SUV Type (0054,1006), such as BW; with units only.
         window: Ends of the display window.
         name: Of the series, `KEY_restored`.
+        frames: Record of the time frames of a dynamic source, see `medfuse.io.frames`.
+        half_life: Of the nuclide, s, for the decay factor of those.
 
     Raises:
         DicomError: If DICOM cannot hold the grid or the values.
@@ -87,12 +92,14 @@ def write_pet(
     Reference:
         A.21, C.8.9.
     """
-    grid, frames = grid_and_frames(np.asarray(volume, dtype=np.float64), affine)
-    slope = format_number_as_ds(float(np.abs(frames).max()) / _MAX_INT16 or 1.0)
-    stored = np.rint(frames / float(slope)).astype("<i2")
+    grid, stack = grid_and_frames(np.asarray(volume, dtype=np.float64), affine)
+    slope = format_number_as_ds(float(np.abs(stack).max()) / _MAX_INT16 or 1.0)
+    stored = np.rint(stack / float(slope)).astype("<i2")
     with guarded():
         series = _series(derivation, pet, name, "PT", uid.PositronEmissionTomographyImageStorage)
         series.update(pet.pet())
+        if frames is not None and "start_s" in frames:
+            _set_times(series, frames, half_life)
         series.ImageType = ["DERIVED", "PRIMARY"]  # no PET is secondary (C.8.9.4.1.1)
         for name in _EMPTY_TEXTS:  # of type 2, as the sequences
             setattr(series, name, series.get(name))
@@ -122,8 +129,26 @@ def write_pet(
         save(folder, map(image, range(len(stored))))
 
 
+def _set_times(series: Dataset, frames: Mapping[str, Any], half_life: float | None) -> None:
+    """Put in the times of the frames that were averaged, which are none of one image of the source (C.8.9.4)."""
+    start, end = float(frames["start_s"]), float(frames["end_s"])
+    for name in ("AcquisitionDate", "AcquisitionTime", "DecayFactor"):
+        series.pop(name, None)
+    series.ActualFrameDuration = round(1000 * float(frames["measured_s"]))
+    middle = (start + end) / 2
+    series.FrameReferenceTime = format_number_as_ds(1000 * middle)
+    if half_life and middle >= 0:
+        series.DecayFactor = format_number_as_ds(2.0 ** (middle / half_life))
+
+
 def write_color_series(
-    folder: Path, rgb: np.ndarray, affine: np.ndarray, derivation: Derivation, *, origin: SourceReference
+    folder: Path,
+    rgb: np.ndarray,
+    affine: np.ndarray,
+    derivation: Derivation,
+    *,
+    origin: SourceReference,
+    key: str = "",
 ) -> None:
     """Write a colour volume as a series of Secondary Captures that know where they lie.
 
@@ -135,6 +160,7 @@ def write_color_series(
         affine: **[4, 4]**, voxel index to RAS mm.
         derivation: Where it comes from.
         origin: Source in whose study it is filed.
+        key: What the colours mean, for the derivation description.
 
     Raises:
         DicomError: If DICOM cannot hold the grid.
@@ -145,6 +171,7 @@ def write_color_series(
     grid, frames = _colour(rgb, affine)
     with guarded():
         series = _series(derivation, origin, "fused_rgb", "OT", uid.SecondaryCaptureImageStorage)
+        _explain(series, key)
         series.ConversionType, series.PatientOrientation = "WSD", grid.patient_orientation
 
         def image(k: int) -> Dataset:
@@ -154,7 +181,13 @@ def write_color_series(
 
 
 def write_color_multiframe(
-    folder: Path, rgb: np.ndarray, affine: np.ndarray, derivation: Derivation, *, origin: SourceReference
+    folder: Path,
+    rgb: np.ndarray,
+    affine: np.ndarray,
+    derivation: Derivation,
+    *,
+    origin: SourceReference,
+    key: str = "",
 ) -> None:
     """Write a colour volume as one Multi-frame True Color Secondary Capture, with functional groups for its planes.
 
@@ -164,6 +197,7 @@ def write_color_multiframe(
         affine: **[4, 4]**, voxel index to RAS mm.
         derivation: Where it comes from.
         origin: Source in whose study it is filed.
+        key: What the colours mean, for the derivation description.
 
     Raises:
         DicomError: If DICOM cannot hold the grid.
@@ -175,6 +209,7 @@ def write_color_multiframe(
     name = "fused_rgb_multiframe"
     with guarded():
         image = _series(derivation, origin, name, "OT", uid.MultiFrameTrueColorSecondaryCaptureImageStorage)
+        _explain(image, key)
         image.ConversionType, image.PatientOrientation = "WSD", grid.patient_orientation
         image.NumberOfFrames = len(frames)
         image.FrameIncrementPointer = 0x00182005
@@ -206,6 +241,11 @@ def _series(derivation: Derivation, origin: SourceReference, name: str, modality
     series = common_elements(derivation, origin, name=name, modality=modality, sop_class=sop_class)
     add_derivation(series, derivation)
     return series
+
+
+def _explain(image: Dataset, key: str) -> None:
+    """Add what the colours mean to the derivation description (ST: 1024 characters at most, C.7.6.1.1.3)."""
+    image.DerivationDescription = f"{image.DerivationDescription} {key}".strip()[:1024]
 
 
 def _slice(

@@ -55,6 +55,7 @@ def write_report(result: CaseResult, path: Path) -> None:
         fused=result.fused,
         weight=result.weight,
         residuals=(_residual(result.agreements[0]), _residual(result.agreements[1])),
+        mask=result.mask,
         before=result.before,
         mosaic=_mosaic(result),
         **_shown(result),
@@ -69,7 +70,7 @@ def _shown(result: CaseResult) -> dict[str, Any]:
         "rgb": result.rgb,
         "affine": result.affine,
         "pet_window": result.window,
-        "palette": result.palette,
+        "colours": result.colours,
     }
 
 

@@ -1,0 +1,89 @@
+"""Masks and atlases of many cases: where that of each lies, and what its labels are called."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medfuse.errors import BundleError
+from medfuse.io.bids_filter import entities_of
+from medfuse.io.sidecars import bids_root
+
+_PLACES = ("case", "subject", "session")
+_MAX_BYTES = 1 << 20
+_NAME = re.compile(r"[\w .,:()/+-]{1,64}")  # of a region, to be shown on pages
+
+
+def label_file(where: str, case: Mapping[str, Any], suffix: str, option: str) -> str:
+    """Return the mask or atlas of a case.
+
+    Args:
+        where: A path with `{case}`, or `{subject}` and `{session}` (labels without `sub-` and `ses-`) in it; or the
+            folder of a BIDS dataset, in which it is the image with that suffix in the space of the T1w.
+        case: The case.
+        suffix: `mask` or `dseg`.
+        option: What to call it in an error.
+
+    Raises:
+        BundleError: If there is none, or more than one.
+    """
+    name = str(case["case"])
+    subject, _, session = name.removeprefix("sub-").partition("_ses-")
+    if re.search(r"\{.*\}", where):
+        unknown = set(re.findall(r"\{(.*?)\}", where)) - set(_PLACES)
+        if unknown:
+            raise BundleError(f"{option} may hold {{case}}, {{subject}} and {{session}}, got another; correct it.")
+        path = Path(where.replace("{case}", name).replace("{subject}", subject).replace("{session}", session))
+        if not path.is_file():
+            raise BundleError(
+                f"{option} must be there for each case, got none for {name}; add it or leave the case out."
+            )
+        return str(path.absolute())
+    places = [f"sub-{subject}/ses-{session}/anat", f"sub-{subject}/anat"] if session else [f"sub-{subject}/anat"]
+    for folder in (Path(where) / place for place in places):
+        there = sorted(folder.glob(f"sub-*_{suffix}.nii*")) if folder.is_dir() else []
+        found = [p for p in there if entities_of(p).get("space", "T1w") == "T1w"]
+        if len(found) == 1:
+            return str(found[0].absolute())
+        if found:
+            raise BundleError(
+                f"{option} must name one image for each case, got {len(found)} for {name}; write a path with "
+                "{subject} in it."
+            )
+    raise BundleError(f"{option} must be there for each case, got none for {name}; add it or leave the case out.")
+
+
+def label_names(image: Path) -> dict[int, str]:
+    """Return what the labels of an image are called, by `index` and `name` of the TSV beside it (BIDS: `_dseg.tsv`).
+
+    A table further up counts where its entities are among those of the image; what cannot be read names nothing.
+    """
+    stem, root = image.name.split(".")[0], bids_root(image)
+    folders = [image.parent]
+    while root is not None and folders[-1] != root:
+        folders.append(folders[-1].parent)
+    for folder in folders:
+        parts = set(stem.split("_"))
+        tables = [
+            p
+            for p in folder.glob("*.tsv")
+            if p.stem == stem or (root and p.stem.endswith("dseg") and set(p.stem.split("_")) <= parts)
+        ]
+        for table in sorted(tables, key=lambda p: -len(p.stem)):
+            if names := _read(table):
+                return names
+    return {}
+
+
+def _read(table: Path) -> dict[int, str]:
+    try:
+        if table.stat().st_size > _MAX_BYTES:
+            return {}
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        return {int(row["index"]): row["name"] for row in rows if _NAME.fullmatch(row["name"] or "")}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError):
+        return {}
