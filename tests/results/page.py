@@ -8,6 +8,7 @@ from typing import Any
 from results import images, infrared
 from results.ablation import METRICS
 from results.colours import FIGURES
+from results.denoisers import denoisers
 from results.goals import goals_table, infrared_visible_goals, pet_mri_goals
 from results.images import SCENARIOS
 from results.phantoms import METHODS, RIDGES
@@ -151,6 +152,7 @@ def pet_mri(results: Mapping[str, Any], peers: Mapping[str, Any], ablation: Mapp
         goals_table(pet_mri_goals(results, peers, _PEERS, images.FUSION)),
         "## Restoration\n\nPSNR in dB of MRI and function, T = 1. The clean sources come back as they were.\n",
         restoration(chosen, peers, _SOURCES),
+        denoisers(chosen, _SOURCES),
         "![A sarcoma and a phantom, degraded, restored and fused](../images/restoration.png)\n",
         "By subject:\n",
         parts(chosen, _SOURCES, "subjects"),
