@@ -25,7 +25,7 @@ def restoration(fusion: Fusion, path: Path) -> None:
     rows = []
     for scenario in ("noise", "blur", "composite"):
         spec = load_spec(scenario)
-        for name, clean in (("sarcoma", _slice("sts_case")), ("phantom", _slice("brain_phantom"))):
+        for name, clean in (("sarcoma", demo_slice("sts_case")), ("phantom", demo_slice("brain_phantom"))):
             inputs = degrade(clean, parse_degradation(spec), torch.Generator().manual_seed(0), stored=True)
             out = fusion(inputs, degradation=spec)
             grey = [inputs[0, 0], inputs[0, 1], *(out[k][0, 0] for k in ("source1", "source2", "fused"))]
@@ -34,7 +34,7 @@ def restoration(fusion: Fusion, path: Path) -> None:
     save_contact_sheet(path, rows, TITLES, title="Degraded, restored, fused", notes=("one set of weights, T = 3",))
 
 
-def _slice(case: str) -> Tensor:
+def demo_slice(case: str) -> Tensor:
     """Return the axial slice of highest uptake, MRI and PET on one grid, **[1, 2, H, W]** in 0..1, anterior up."""
     folder = bundle_dir("pet_mri_fusion") / "demo" / case
     mri, pet = (nib.as_closest_canonical(nib.load(folder / f"{name}.nii.gz")) for name in ("mri", "pet"))
