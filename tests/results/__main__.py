@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results.ablation import PATH as ABLATION
 from results.colours import of_colours
+from results.failures import failures
 from results.images import ANATOMY, FUSION, Dev, scenarios, unseen, wrong
 from results.infrared import InfraredDev, classical, speed
 from results.page import infrared_visible, pet_mri
@@ -92,13 +93,19 @@ def main() -> None:
     """Run the experiments, write the figures and the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, help="needed by all but volumes")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="needed by all but failures")
     parser.add_argument("--colin", type=Path, default=COLIN27, help="Colin27 without skull (default: %(default)s)")
-    parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes"], help="what to measure; default: all")
+    parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes", "failures"], help="what to measure; default: all")
     parser.add_argument("--pages", action="store_true", help="measure nothing; write the pages of the bundles anew")
     options = parser.parse_args()
-    chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes"]
-    if options.bench is None and chosen != ["volumes"]:
+    chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes", "failures"]
+    if "failures" in chosen and not options.pages:
+        for name, (before, after) in failures(load_fusion(device="cpu"), ROOT / "docs/images/failures.png").items():
+            print(f"{name}: MRI {before:.1f} dB degraded, {after:.1f} dB restored")
+    chosen = [name for name in chosen if name != "failures"]
+    if options.data is None and chosen:
+        parser.error("--data must name the folder of the research data, got none; give it, or --only failures")
+    if options.bench is None and chosen not in ([], ["volumes"]):
         parser.error("--bench must name the folder of the image pairs, got none; give it, or --only volumes")
     for bundle in (name for name in EXPERIMENTS if name in chosen):
         name, measure, page = EXPERIMENTS[bundle]
