@@ -36,6 +36,10 @@ SUV_CHOICES = CHOICES
 EXPORTS = (".pt2", ".onnx", ".ts")  # as medfuse.diffusion.export.FORMATS
 DEVICES = "auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default: auto)"
 FUSION_RULES = ("two_scale", "convex", "predicted")  # those of medfuse.fusion.rule, which is slow to load
+PALETTES = (  # those of medfuse.fusion.color, likewise
+    "oklab", "hot_iron", "pet", "hot_metal_blue", "pet_20_step", "rainbow", "gray", "gray_inverted",
+)  # fmt: skip
+BLENDS = ("luma", "alpha")
 
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of most file systems, and of Linux
 _VOLUMES = [row for row in MODALITIES.values() if row.is_volume]
@@ -65,6 +69,10 @@ def check_arguments(options: argparse.Namespace) -> None:
         checked_frames(options.frames, "--frames")
     if options.command == "fuse":
         _check_fuse(options)
+    if given.get("blend") and given.get("palette") in (None, "oklab"):
+        raise MedfuseError(f"--blend must come with a --palette other than oklab, got {given['blend']}; name one.")
+    if given.get("blend") == "luma" and given["palette"] == "gray_inverted":
+        raise MedfuseError("--blend must be alpha with gray_inverted, which gets darker where uptake grows, got luma.")
     if options.command == "batch" and options.level == "participant":
         case_keys(options.bundle)
         require_modalities(options.bundle, suv=options.suv, n4=options.n4)
@@ -176,13 +184,31 @@ def add_bundle(command: argparse.ArgumentParser, what: str = "bundle") -> None:
     command.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"{what} (default: {DEFAULT_BUNDLE})")
 
 
-def add_rule(command: argparse.ArgumentParser) -> None:
-    """Add the option of the fusion rule."""
+def add_looks(command: argparse.ArgumentParser) -> None:
+    """Add the options of the fused image, and of its colours."""
     command.add_argument(
         "--fusion-rule",
         choices=FUSION_RULES,
         help="how the fused image comes of the restored sources (default: the bundle's)",
     )
+    command.add_argument(
+        "--palette",
+        choices=PALETTES,
+        type=str.lower,
+        help="colours of the fusion: oklab shows anatomy as lightness and uptake as hue, and both can be read back; or "
+        "a palette (default: the bundle's, oklab; of images, no colour is made without)",
+    )
+    command.add_argument(
+        "--blend",
+        choices=BLENDS,
+        help="how a palette lies over the anatomy: luma, hotter is never darker; alpha, half of each (default: luma)",
+    )
+
+
+def looks(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_looks` was given."""
+    given = {name: getattr(options, name) for name in ("fusion_rule", "palette", "blend")}
+    return {name: word for name, word in given.items() if word is not None}
 
 
 def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -205,7 +231,7 @@ def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add_bundle(batch)
     batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
     batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_rule(batch)
+    add_looks(batch)
     batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
     batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
     add_frames(batch)
@@ -341,6 +367,15 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     add_reading(command)
+
+
+def add_demo(command: argparse.ArgumentParser) -> None:
+    """Add what `demo` takes."""
+    command.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")
+    command.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)"
+    )
+    command.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
 
 
 def add_bundle_tasks(commands: Any, **run: Callable[[argparse.Namespace], int | None]) -> None:

@@ -127,8 +127,8 @@ def write_pet_bids(folder: Path) -> None:
     save("ATLAS/sub-01_dseg.nii.gz", 1 + np.arange(20)[:, None, None] // 10 + 0 * head)
     sidecar = {
         "Units": "Bq/mL", "TracerRadionuclide": "F18", "InjectedRadioactivity": 370,
-        "InjectedRadioactivityUnits": "MBq",
-        "TimeZero": "13:04:42", "ScanStart": 0, "InjectionStart": 0, "FrameTimesStart": [0, 30, 60, 120, 420],
+        "InjectedRadioactivityUnits": "MBq", "TimeZero": "13:04:42",
+        "ScanStart": 0, "InjectionStart": 0, "FrameTimesStart": [0, 30, 60, 120, 420],
         "FrameDuration": [30, 30, 60, 300, 600], "ImageDecayCorrected": True, "ImageDecayCorrectionTime": 0,
         "AttenuationCorrection": "CT",
     }  # fmt: skip

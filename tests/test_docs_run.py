@@ -29,6 +29,7 @@ FEW = (
     """for p in slice_pairs(@dataset_dir, split="dev", kinds=["spect"])]'"""
 )
 TRAINING, EVALUATING = "python -m monai.bundle run training", "python -m monai.bundle run evaluating"
+COHORT = "docs/how-to/run-a-cohort.md"
 README, DESCRIBE, METRICS = "README.md", "docs/how-to/describe-a-degradation.md", "docs/reference/metrics.md"
 PYTHON, TRAIN = "docs/how-to/use-from-python.md", "docs/how-to/train.md"
 OF_PET, OF_IR = "bundles/pet_mri_fusion/docs/README.md", "bundles/ir_vis_fusion/docs/README.md"
@@ -42,6 +43,11 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
     ("README.md", "make test", None, "it runs these tests"),
     ("docs/tutorials/first-fusion.md", "make demo", "medfuse demo", "it installs first; then it runs this"),
     ("docs/tutorials/first-fusion.md", "source .venv/bin/activate", None, "the tests run in an environment already"),
+    (COHORT, "medfuse slurm", "medfuse slurm INPUT COHORT -- --degradation composite", "it is run without a shell"),
+    (COHORT, "job=$(sbatch", None, "it needs a Slurm; tests/test_slurm.py has one"),
+    (COHORT, "sbatch", None, "it needs a Slurm"),
+    (COHORT, "apptainer", None, "it needs a builder of containers; tests/test_engines.py runs the steps of the recipe"),
+    (COHORT, "snakemake", None, "it needs snakebids; tests/test_engines.py runs it"),
     ("docs/how-to/fuse-dicom.md", "storescu", None, "it needs an archive; tests/io/test_pacs.py has one"),
     (
         "docs/how-to/deploy.md",

@@ -229,7 +229,7 @@ def _noise(
     kind = Kind("gaussian") if after is not None else _common([kind_of_noise(y, level) for y in slices])
     name = unknown.kind or kind.name
     rests += f"; {kind.told}" if after is None and unknown.kind is None else ""
-    spread = 0.04 + min((abs(v / level - 1) for v in read if v != level), default=0.06)
+    spread = 0.04 + min((abs(v / level - 1) for v in read if v != level), default=0.06) if level else 0.1
     std = min(max(level / gain, unknown.least), unknown.most)
     if name == "poisson":
         counts = _median([counts_of(y) for y in slices])

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         size_factor,
         write_image,
     )
-    from medfuse.io.nifti import NONFINITE, NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
+    from medfuse.io.nifti import NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
+    from medfuse.io.nonfinite import NONFINITE
 
 __all__ = [
     "NONFINITE",

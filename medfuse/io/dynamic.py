@@ -19,17 +19,8 @@ from nibabel.spatialimages import HeaderDataError
 from medfuse.errors import ImageError
 from medfuse.io.foreign import label
 from medfuse.io.frames import Choice, Timing, choose_frames
-from medfuse.io.nifti import (
-    MAX_BYTES,
-    NONFINITE,
-    NONFINITE_FRACTION,
-    SUFFIXES,
-    NiftiInfo,
-    Paths,
-    as_paths,
-    check_nifti,
-    zero_nonfinite,
-)
+from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiInfo, Paths, as_paths, check_nifti
+from medfuse.io.nonfinite import NONFINITE, NONFINITE_FRACTION, NONFINITE_INSIDE, zero_nonfinite
 from medfuse.io.pet_sidecar import read_pet_sidecar
 from medfuse.io.suv import CHOICES, Content
 
@@ -113,7 +104,7 @@ class PetNiftiReader(ImageReader):
         what, sidecar = label(img), read_pet_sidecar(img)
         timing = _timing(sidecar.timing, info.frames)
         choice = choose_frames(self.frames, info.frames, timing, correct=self.suv != "none")
-        volume, nonfinite = self._average(img, info, choice, what)
+        volume, nonfinite, inside = self._average(img, info, choice, what)
         meta: dict[str, Any] = {
             MetaKeys.AFFINE: info.affine.copy(),
             MetaKeys.ORIGINAL_AFFINE: info.affine.copy(),
@@ -121,6 +112,7 @@ class PetNiftiReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
             **({NONFINITE_FRACTION: nonfinite} if nonfinite else {}),
+            **({NONFINITE_INSIDE: inside} if inside else {}),
         }
         if choice.record != _ONE or choice.warnings:
             meta[FRAMES] = json.dumps({**choice.record, "warnings": list(choice.warnings)})
@@ -137,16 +129,16 @@ class PetNiftiReader(ImageReader):
             raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
         return volume, meta
 
-    def _average(self, path: Path, info: NiftiInfo, choice: Choice, what: str) -> tuple[np.ndarray, float]:
-        """Return the weighted average of the frames, and which part of their voxels was not finite."""
-        volume, bad = np.zeros(info.shape, np.float32), 0.0
+    def _average(self, path: Path, info: NiftiInfo, choice: Choice, what: str) -> tuple[np.ndarray, float, float]:
+        """Return the weighted average of the frames, which part of their voxels was not finite, and which inside."""
+        volume, bad = np.zeros(info.shape, np.float32), np.zeros(2)
         total = np.zeros(info.shape, np.float64) if len(choice.frames) > 1 else volume
         spacing = np.linalg.norm(info.affine[:3, :3], axis=0)
         try:
             for values, k, weight, factor in zip(
                 _frames(path, info, choice.frames), choice.frames, choice.weights, choice.factors, strict=True
             ):
-                bad += zero_nonfinite(values, what, self.nonfinite) / len(choice.frames)
+                bad += np.array(zero_nonfinite(values, what, self.nonfinite)) / len(choice.frames)
                 if factor != 1.0:
                     values *= np.float32(factor)
                 if len(choice.frames) > 1 and self.watch is not None:
@@ -156,7 +148,7 @@ class PetNiftiReader(ImageReader):
             raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
         except MemoryError as error:
             raise ImageError(f"{what} must fit into memory, got {info.shape} voxels; crop it.") from error
-        return total.astype(np.float32, copy=False), bad
+        return total.astype(np.float32, copy=False), float(bad[0]), float(bad[1])
 
 
 def _timing(timing_of: Callable[[int], Timing | None], count: int) -> Timing | None:

@@ -28,15 +28,12 @@ from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file
 from medfuse.io.contents import GZIP, contents, found_in
 from medfuse.io.foreign import label, require_nifti
+from medfuse.io.nonfinite import NONFINITE, NONFINITE_FRACTION, NONFINITE_INSIDE, zero_nonfinite
 from medfuse.io.placement import checked_affine, header_affine, header_placement, require_one_place
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_BYTES = 1 << 30
 """Largest volume that is read, in bytes as float32: 268 million voxels, such as 512 x 512 x 1024."""
-NONFINITE = ("error", "zero")
-"""What a reader may do with NaN and infinity."""
-_NONFINITE_REMEDY = "repair it, or let them count as 0 (--nonfinite zero; in the bundle and in Python nonfinite: zero)"
-NONFINITE_FRACTION = "nonfinite_fraction"
 _UNKNOWN = ("another file", "convert it to NIfTI")
 _CHUNK = 1 << 20
 _SLAB = 1 << 25  # bytes of float64 that are scaled at once
@@ -207,7 +204,8 @@ class NiftiReader(ImageReader):
 
         Returns:
             float32 array **[X, Y, Z]** and MONAI's metadata, with `nonfinite_fraction`, the part of the voxels that
-            were not finite and count as 0, where there are such.
+            were not finite and count as 0, and `nonfinite_inside_fraction`, that of those inside of what is shown,
+            where there are such.
 
         Raises:
             ImageError: As `check_nifti`; also if voxels are not finite or the volume is constant.
@@ -221,7 +219,7 @@ class NiftiReader(ImageReader):
             raise ImageError(f"{what} must have a readable header, got a broken one; rewrite the file.") from error
         except MemoryError as error:
             raise ImageError(f"{what} must fit into memory, got {info.shape} voxels; crop it.") from error
-        nonfinite = zero_nonfinite(volume, what, self.nonfinite)
+        nonfinite, inside = zero_nonfinite(volume, what, self.nonfinite)
         if not self.allow_constant and volume.min() == volume.max():
             raise ImageError(f"{what} must show something, got {volume.flat[0]:g} everywhere; check how it was made.")
         if self.labels:
@@ -233,6 +231,7 @@ class NiftiReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
             **({NONFINITE_FRACTION: nonfinite} if nonfinite else {}),
+            **({NONFINITE_INSIDE: inside} if inside else {}),
         }
 
 
@@ -384,17 +383,6 @@ def _drain(stream: BinaryIO, limit: int) -> int:
             break
         count += piece
     return count
-
-
-def zero_nonfinite(volume: np.ndarray, what: str, nonfinite: str) -> float:
-    """Write 0 in place of NaN and infinity, where asked for, and return their part of the voxels."""
-    bad = ~np.isfinite(volume)
-    count = int(bad.sum())
-    if count and (nonfinite == "error" or count == bad.size):
-        remedy = "check how it was made" if count == bad.size else _NONFINITE_REMEDY
-        raise ImageError(f"{what} must be finite, got {count} of {bad.size} voxels that are NaN or infinite; {remedy}.")
-    volume[bad] = 0
-    return float(count / bad.size)
 
 
 def _image(voxels: np.ndarray, affine: Any, what: str) -> nib.Nifti1Image:

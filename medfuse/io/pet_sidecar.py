@@ -15,6 +15,7 @@ dcm2niix before 1.0.20260416 counted the frames of a static scan from the acquis
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,13 +122,13 @@ class PetSidecar:
             held = content and Content(content.total * scale, content.highest * scale)
             found = suv([tags], "bw" if kind == "auto" else kind, content=held)
         except MedfuseError as error:
-            text = str(error).replace(SIDECAR, _REMEDY)
+            text = _told(str(error)).replace(SIDECAR, _REMEDY)
             if kind != "auto":
                 raise DicomError(text) from None
             return Suv(1.0, unit, {"kind": "none", "reason": text})
         record = dict(found.record, rule=found.record["rule"].replace("the given UptakeSeconds", _RULE))
         record["factor"] = found.factor * scale
-        if told := [*warnings, *record.get("warnings", ())]:
+        if told := [*warnings, *map(_told, record.get("warnings", ()))]:
             record["warnings"] = told
         return Suv(found.factor * scale, found.unit, record)
 
@@ -161,6 +162,7 @@ class PetSidecar:
             dose=self._dose(),
             half_life=half_life,
             nuclide=nuclide,
+            tracer=named_nuclide(str(self.fields.get("TracerName", ""))),
             uptake=reference - injection,
         )
 
@@ -312,6 +314,16 @@ def activity_scale(unit: str) -> float | None:
         return 1.0 if known.dicom_units == "BQML" else None
     amount, _, volume = unit.strip().casefold().partition("/")
     return _ACTIVITY.get(amount) if volume in _ML else None
+
+
+def _told(text: str) -> str:
+    """Return a message about headers in the names that BIDS has for them."""
+    for header, field_name in (
+        ("RadionuclideCodeSequence", "TracerRadionuclide"),
+        ("Radiopharmaceutical", "TracerName"),
+    ):
+        text = re.sub(rf"\b{header}\b", field_name, text)
+    return text
 
 
 def _off(factors: Sequence[float], timing: Timing, reference: float, half_life: float) -> float:

@@ -20,6 +20,7 @@ of a source (`source2: auto`), or for both of both sources (`auto` alone). It ma
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -223,6 +224,7 @@ def _parse_step(step: Any, context: _Context) -> Parsed:
     return rows[kind].parse(dict(values), context)
 
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")  # what YAML 1.1 leaves a text, such as 1e-3, as it has no dot
 _UNKNOWN: Mapping[str, tuple[str, float]] = {"blur": ("sigma_px", 5.0), "noise": ("sigma", 1.0)}
 """What can be estimated: what bounds it, and the largest bound."""
 
@@ -277,8 +279,10 @@ def _numbers(value: Any, name: str, context: _Context) -> float | list[float]:
         numbers = [float(v) for v in several]
     except (TypeError, ValueError, OverflowError):
         numbers = []
-    if not numbers or any(isinstance(v, bool) for v in several):
-        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {_short(value)}.")
+    texts = [v for v in several if isinstance(v, str | bytes) and not (isinstance(v, str) and _EXPONENT.fullmatch(v))]
+    if not numbers or texts or any(isinstance(v, bool) for v in several):
+        text = ", a text; write it without quotes" if texts else ""
+        raise DegradationError(f"`{name}` of `{context.source}` must be a number, got {_short(value)}{text}.")
     if max(map(abs, numbers)) > _MOST.get(name, math.inf):
         raise DegradationError(f"`{name}` of `{context.source}` must be at most {_MOST[name]:g}, got {_short(value)}.")
     return numbers if isinstance(value, (list, tuple)) else numbers[0]

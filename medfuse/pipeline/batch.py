@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.errors import BundleError, MedfuseError, OthersResultsError, known_error
@@ -43,6 +42,7 @@ from medfuse.pipeline.overlap import overlapped
 from medfuse.pipeline.provenance import has_results, require_no_twins
 from medfuse.pipeline.result import CaseResult
 from medfuse.pipeline.workflow import Workflow, load_workflow
+from medfuse.progress import bar, line
 from medfuse.schema import checked_items
 
 
@@ -81,6 +81,8 @@ def run_batch(
     shard: tuple[int, int] = (1, 1),
     bids: str | Path | None = None,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
     workers: int = 1,
     tables: bool = True,
     replace: bool = False,
@@ -111,7 +113,9 @@ def run_batch(
             and its outputs are as they were.
         shard: I and N: only each N-th case from the I-th on, 1 <= I <= N, by sorted ids.
         bids: Folder of the BIDS dataset that the cases are of; `out` then becomes a derivative dataset.
-        fusion_rule: How the fused image comes of the restored sources.
+        fusion_rule: How the fused image comes of the restored sources. This and the next two: see `load_workflow`.
+        palette: Colour map of the colour fusion.
+        blend: How a palette lies over the anatomy.
         workers: Cases that are read ahead, and as many that are written, while one is computed, each in a thread of its
             own; each takes memory. 0: one thing after another. The results are the same.
         tables: Make table and page; else `collect` does so when all parts are done.
@@ -144,15 +148,18 @@ def run_batch(
         strict=strict,
         overlays=overlays,
         fusion_rule=fusion_rule,
+        palette=palette,
+        blend=blend,
     )
     layout.prepare()
     summary = BatchSummary()
     run = _Run(workflow, layout, resume, replace)
     try:
-        with tqdm(total=len(items), unit="case", disable=None) as bar:
-            for case in run.cases(items, workers):
+        with bar(total=len(items), unit="case") as shown:
+            for number, case in enumerate(run.cases(items, workers), start=1):
                 case.note(summary)
-                bar.update()
+                line(number, len(items), case.name, case.state, case.seconds)
+                shown.update()
     finally:
         if tables:
             write_table(out)

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from medfuse.errors import GeometryError
-from medfuse.fusion import fuse_color, to_uint8
+from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.physics import JointDegradation
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
@@ -47,7 +47,8 @@ class SaveFusiond(MapTransform):
         source_keys: tuple[str, str] = DEFAULT_PAIR,
         reference: str = DEFAULT_PAIR[0],
         spatial_dim: int = 2,
-        palette: str = "HOT_IRON",
+        palette: str = "OKLAB",
+        blend: str | None = None,
         outputs: Sequence[Output] = OUTPUTS,
         dicom_output: bool = True,
         deidentified: bool = False,
@@ -67,7 +68,8 @@ class SaveFusiond(MapTransform):
             source_keys: Keys of the sources on the reference grid.
             reference: Which of them the grid belongs to.
             spatial_dim: Axis along which the volume was sliced.
-            palette: Palette of the colour fusion.
+            palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
+            blend: How a palette other than `OKLAB` lies over the anatomy: `luma` or `alpha`.
             outputs: What to write beside the JSON sidecar.
             dicom_output: Write DICOM, too, where a source was DICOM.
             deidentified: Leave blank what names the patient in DICOM output.
@@ -77,7 +79,7 @@ class SaveFusiond(MapTransform):
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
         self.settings = settings
         self.source_keys, self.reference = source_keys, reference
-        self.spatial_dim, self.palette = spatial_dim, palette
+        self.spatial_dim, self.colours = spatial_dim, ColourFusion(palette, blend)
         self.outputs = tuple(row for row in outputs if dicom_output or row.write is not write_dicom)
         self.deidentified, self.replace = deidentified, replace
         self.moving = next(key for key in source_keys if key != reference)
@@ -105,8 +107,7 @@ class SaveFusiond(MapTransform):
         agreements = _agreements(data, degradation)
         sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
-        window = (min(0.0, float(sources[1].min())), float(np.percentile(restored[1].numpy(), 99.8)))
-        bright = float(np.percentile(fused.numpy(), 99.8))
+        windows = _window(restored[0], sources[0]), _window(restored[1], sources[1])
         units = [text_of(scale["unit"]) for scale in scales]
         told = {
             "weights_sha256": self._weights_sha256,
@@ -119,6 +120,9 @@ class SaveFusiond(MapTransform):
             _agreed(a) | {"noise": noise} for a, noise in zip(agreements, self._noises(data, degradation), strict=True)
         ]
         record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference)
+        record["display"] = self.colours.record(
+            {name: list(window) for name, window in zip(names, windows, strict=True)}
+        )
         for text in record["warnings"]:
             _logger.warning("%s: %s", record["case"], text)
         return CaseResult(
@@ -130,12 +134,13 @@ class SaveFusiond(MapTransform):
             restored=(restored[0], restored[1]),
             fused=fused,
             weight=weight,
-            window=window,
-            palette=self.palette,
-            rgb=_colours(fused, bright, restored[1], window, self.palette),
+            windows=windows,
+            colours=self.colours,
+            rgb=_colours(self.colours, fused, restored, windows),
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
+            mask=None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[0].shape),
             deidentified=self.deidentified,
             before=partial(self._before, data),
         )
@@ -202,13 +207,23 @@ def _volume(image: Any) -> Tensor:
     return torch.as_tensor(image).as_subclass(Tensor)[0].cpu().float()
 
 
-def _colours(fused: Tensor, bright: float, pet: Tensor, window: tuple[float, float], palette: str) -> np.ndarray:
+def _window(restored: Tensor, source: Tensor) -> tuple[float, float]:
+    """Return a display window: from 0, or the lowest value where that is negative, to the 99.8th percentile."""
+    low, high = min(0.0, float(source.min())), float(np.percentile(restored.numpy(), 99.8))
+    return low, high if high > low else low + 1.0
+
+
+def _colours(
+    look: ColourFusion, fused: Tensor, restored: Sequence[Tensor], windows: Sequence[tuple[float, float]]
+) -> np.ndarray:
     """Return the colour fusion **[X, Y, Z, 3]**, plane by plane."""
-    low, high = window
+    structure, (low, high) = restored[0], windows[0]
+    if not look.shows_anatomy:
+        structure, (low, high) = fused, (0.0, max(float(np.percentile(fused.numpy(), 99.8)), 1e-6))
+    cold, hot = windows[1]
     rgb = np.empty((*fused.shape, 3), np.uint8)
-    for plane, structure, uptake in zip(rgb, fused, pet, strict=True):
-        hot = ((uptake - low) / max(high - low, 1e-12)).clamp(0, 1)
-        plane[...] = to_uint8(fuse_color((structure / max(bright, 1e-6)).clamp(0, 1), hot, palette=palette))
+    for plane, s, u in zip(rgb, structure, restored[1], strict=True):
+        plane[...] = to_uint8(look((s - low) / (high - low), (u - cold) / (hot - cold)))
     return rgb
 
 

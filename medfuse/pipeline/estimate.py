@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ from monai.transforms import LoadImage
 
 from medfuse.errors import unwrapped
 from medfuse.estimation import ColouredNoise, coloured_noise, estimate, records_of
-from medfuse.io import VolumeReader, read_image
+from medfuse.io import VolumeReader, check_nifti_header, is_nifti, read_image
 from medfuse.io.images import SUFFIXES
+from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.physics import parse_degradation
+from medfuse.report import reading_warnings
 from medfuse.transforms import ScaleIntensityAffine
 
 _MODALITY = {"anatomy": "MR", "function": "PT"}  # of a DICOM series
+_NAME = dict(zip(_MODALITY, DEFAULT_PAIR, strict=True))
+_logger = logging.getLogger(__name__)
 _SLICED = 2  # axis across which the slices of a volume lie
 
 
 def estimate_file(
     path: str | Path, kind: str, *, nonfinite: str = "error", strict: bool = False
 ) -> list[dict[str, Any]]:
-    """Estimate blur and noise of an image or a volume on its own grid.
+    """Estimate blur and noise of an image or a volume on its own grid; what is doubtful about the file is logged.
 
     Args:
         path: A 2-D image, of one in colour its green is taken; a NIfTI; or a folder or file of DICOM.
@@ -49,6 +54,9 @@ def estimate_file(
         reader = VolumeReader(modality=_MODALITY.get(kind), suv="none", nonfinite=nonfinite, strict=strict)
         with unwrapped():
             volume = LoadImage(reader=reader, ensure_channel_first=True)(path)
+        placed = {"placement": check_nifti_header(path).placement} if is_nifti(path) else {}
+        for text in reading_warnings(_NAME[kind], volume.meta | placed):
+            _logger.warning("%s", text)
         planes = torch.as_tensor(ScaleIntensityAffine()(volume)[0]).as_subclass(torch.Tensor)
         across = _SLICED
     spec = parse_degradation({"version": 1, "source1": "auto"})

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE
 from medfuse.errors import BundleError, GeometryError, known_error
 from medfuse.estimation import estimate, known_specification, noise_profile, records_of
-from medfuse.fusion.color import fuse_visible
+from medfuse.fusion import ColourFusion, fuse_visible
 from medfuse.io import read_image, require_writable, write_image, write_json
 from medfuse.io.images import Bits
 from medfuse.physics import Downsample, JointDegradation, parse_degradation
@@ -36,9 +35,11 @@ from medfuse.pipeline.pairs import (
     require_own_pairs,
     told_paths,
 )
+from medfuse.progress import bar, line
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 
 _KINDS = ("source1", "source2", "fused", "weight")
+_COLOR = "color"
 _TITLES = ("source 1", "source 2", "restored 1", "restored 2", "fused")
 _RECORD = "images.json"
 _UNFINISHED = "images_unfinished.json"  # what a run that did not come to its end has left is of
@@ -64,6 +65,8 @@ def fuse_images(
     truths: tuple[str | Path | None, str | Path | None] = (None, None),
     batch: int = 8,
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
     """Fuse two folders of 2-D images, matched by name, or the pairs of a table.
@@ -87,7 +90,9 @@ def fuse_images(
         truths: Folders of the clean sources, where known: PSNR and SSIM are then computed from what is written.
         batch: Images of one size that are fused together, fewer where they are large; on a CPU always one.
         fusion_rule: How the fused image comes of the restored sources; None, and always of a loaded bundle: its own.
-
+        palette: Colour map, see `medfuse.fusion.ColourFusion`: a colour fusion of each pair of grey images goes to
+            `color/`, 8-bit PNG, both windows 0 to 1. None: no colour.
+        blend: How a palette other than `OKLAB` lies over the anatomy.
         replace: Replace and remove results of other images in `out`, too; else they are refused.
 
     Returns:
@@ -100,23 +105,29 @@ def fuse_images(
     out = Path(out)
     fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device, fusion_rule=fusion_rule)
     steps = fusion.inferer.told.steps if steps is None else steps
+    look = None if palette is None else ColourFusion(palette, blend)
+    if look and fusion.color:
+        raise BundleError("palette must come with a bundle of grey images, got one in colour; leave it out.")
     stated_degradation = parse_degradation(degradation)
     matched = matched_pairs(source1, source2, manifest)
     pairs, failed = checked_pairs(
         matched, truths, color=fusion.color, also=lambda pair: _with_factor(stated_degradation, pair.factor)
     )
     _require_place(out, {path.parent for _, *paths in matched for path in paths} | {Path(t) for t in truths if t})
-    folders, records = [out / kind for kind in _KINDS], [out / _RECORD, out / _UNFINISHED]
+    folders, records = [out / kind for kind in (*_KINDS, _COLOR)], [out / _RECORD, out / _UNFINISHED]
     if not replace:
         require_own_pairs(pairs, folders, records)
     _clear(out)
     noted = {"notice": NOTICE, "sources": {pair.name: pair.sources for pair in pairs}}
     write_json(out / _UNFINISHED, noted, durable=True)
 
-    run = _Run(fusion, out, degradation, steps, file_format, stated_degradation)
+    run = _Run(fusion, out, degradation, steps, file_format, stated_degradation, look)
     together = 1 if fusion.device.type == "cpu" or run.unknown else batch  # on a CPU no result depends on other images
-    for group in tqdm(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
+    for group in bar(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         run.fuse(group)
+        for pair in group:
+            settled = len(run.done) + len(run.failed)
+            line(settled, len(pairs), pair.name, "failed" if pair.name in run.failed else "fused")
     if not run.done:
         (out / _UNFINISHED).unlink()
         raise BundleError(": ".join(next(iter(run.failed.items()))))
@@ -140,9 +151,11 @@ class _Run:
         steps: int,
         file_format: str | None,
         parsed: JointDegradation,
+        look: ColourFusion | None,
     ) -> None:
         self.fusion, self.out, self.degradation, self.steps = fusion, out, degradation, steps
         self.file_format, self.parsed, self.unknown = file_format, parsed, bool(parsed.unknown)
+        self.look = look
         self.done: list[ImagePair] = []
         self.failed: dict[str, str] = {}
         self.sheet: list[tuple[str, list[Tensor]]] = []
@@ -198,6 +211,9 @@ class _Run:
         ]
         figures: dict[str, dict[str, Any]] = {kind: {} for kind in self.figures}
         for i, pair in enumerate(group):
+            if self.look:
+                below = fused["source1" if self.look.shows_anatomy else "fused"][i]
+                write_image(self.out / _COLOR / f"{pair.name}.png", self.look(below, fused["source2"][i]), bits=8)
             for kind in _KINDS:
                 written = _write(self.out / kind, pair, fused[kind][i], self.file_format)
                 shown[i].append(_small(written))
@@ -230,6 +246,7 @@ class _Run:
             "weights_sha256": sha256(self.fusion.weights),
             "steps": self.steps,
             "settings": self.fusion.inferer.settings,
+            "display": self.look and self.look.record([[0.0, 1.0], [0.0, 1.0]]),
             "degradation": stated(self.degradation, self.estimates if self.unknown else None),
             "warnings": self.warnings,
             "images": [p.name for p in self.done],
@@ -271,7 +288,7 @@ def _require_place(out: Path, inputs: Iterable[Path]) -> None:
     for kind in _KINDS:
         require_writable(out / kind)
     given = {folder.resolve() for folder in inputs}
-    if spoilt := [kind for kind in _KINDS if (out / kind).resolve() in given]:
+    if spoilt := [kind for kind in (*_KINDS, _COLOR) if (out / kind).resolve() in given]:
         raise BundleError(f"out must not hold the inputs, got them in {spoilt[0]!r}; choose another folder.")
     if out.resolve() in given:
         raise BundleError("out must be another folder than those of the inputs, got one of them; choose another.")
@@ -336,7 +353,7 @@ def _clear(out: Path) -> None:
 def _remove(out: Path, names: Iterable[str]) -> None:
     """Remove what was written of pairs."""
     for name in (n for n in names if Path(n).name == n):
-        for kind in _KINDS:
+        for kind in (*_KINDS, _COLOR):
             for suffix in _SUFFIXES:
                 (out / kind / f"{name}{suffix}").unlink(missing_ok=True)
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from medfuse.about import NOTICE
+from medfuse.io.dicom.reader import DOUBTS
 from medfuse.io.dynamic import FRAMES
 from medfuse.io.labels import label_names
-from medfuse.io.nifti import NONFINITE_FRACTION
+from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
 from medfuse.report import region_values, warnings
@@ -105,8 +106,11 @@ def _of_source(
         record["placement"] = placement
     if (of := data.get(f"{name}_chosen_of")) is not None:
         record["chosen_of"] = int(torch.as_tensor(of).flatten()[0])
-    if NONFINITE_FRACTION in data[name].meta:
-        record[NONFINITE_FRACTION] = _number(data[name].meta[NONFINITE_FRACTION])
+    if DOUBTS in data[name].meta:
+        record[DOUBTS] = [text_of(text) for text in data[name].meta[DOUBTS]]
+    record |= {
+        key: _number(data[name].meta[key]) for key in (NONFINITE_FRACTION, NONFINITE_INSIDE) if key in data[name].meta
+    }
     if "suv" in data[name].meta:
         record["suv"] = data[name].meta["suv"]
     if FRAMES in data[name].meta:

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from medfuse.fusion import ColourFusion
+from medfuse.io.modalities import titles
+from medfuse.report.values import number_text
+
 
 @dataclass(frozen=True, eq=False)
 class SourceAgreement:
@@ -43,12 +47,13 @@ class CaseResult:
         restored: Both restored, each in its unit.
         fused: Normalised, dimensionless.
         weight: Weight of source 1 in the fusion, 0..1.
-        window: Ends of the display window of source 2, in its unit.
-        palette: Palette of source 2.
-        rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye.
+        windows: Ends of the display window of each source, in its unit.
+        colours: How both become one colour image.
+        rgb: Colour fusion **[X, Y, Z, 3]**, uint8, for the eye; see `medfuse.fusion.read_back`.
         record: What the JSON sidecar holds.
         files: DICOM files of each source; none for a NIfTI.
         agreements: What the data say of each restoration; None where nothing happened to it.
+        mask: Labels **[X, Y, Z]**; None without.
         deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
@@ -62,11 +67,26 @@ class CaseResult:
     restored: tuple[Tensor, Tensor]
     fused: Tensor
     weight: Tensor
-    window: tuple[float, float]
-    palette: str
+    windows: tuple[tuple[float, float], tuple[float, float]]
+    colours: ColourFusion
     rgb: np.ndarray
     record: dict[str, Any]
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     agreements: tuple[SourceAgreement | None, SourceAgreement | None] = (None, None)
+    mask: Tensor | None = None
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Ends of the display window of source 2, in its unit."""
+        return self.windows[1]
+
+    @property
+    def colour_key(self) -> str:
+        """What the colours mean, in a sentence with the windows of both sources."""
+        shown = [
+            f"{name} {number_text(low)} to {number_text(high)} {unit}"
+            for name, (low, high), unit in zip(titles(self.names), self.windows, self.units, strict=True)
+        ]
+        return self.colours.described((shown[0], shown[1]))

@@ -121,6 +121,8 @@ def load_workflow(
     strict: bool = False,
     overlays: Sequence[str | Path] = (),
     fusion_rule: str | None = None,
+    palette: str | None = None,
+    blend: str | None = None,
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
 
@@ -136,6 +138,8 @@ def load_workflow(
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
         overlays: YAML or JSON files that change keys of the bundle's `inference.json`, merged from left to right.
         fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`.
+        palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
+        blend: How a palette other than `OKLAB` lies over the anatomy, `luma` or `alpha`.
 
     Raises:
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
@@ -149,7 +153,7 @@ def load_workflow(
         spec = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
         set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
-    given["fusion_rule"] = fusion_rule
+    given |= {"fusion_rule": fusion_rule, "palette": palette, "blend": blend}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
@@ -195,6 +199,8 @@ def fuse(
     n4: bool = False,
     nonfinite: str = "error",
     strict: bool = False,
+    palette: str | None = None,
+    blend: str | None = None,
     **sources: str | Path | None,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
@@ -216,6 +222,8 @@ def fuse(
         n4: Remove the bias field of the MRI.
         nonfinite: NaN and infinity in a NIfTI: refuse it ("error"), or let them count as 0 ("zero").
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
+        palette: Colour map of `rgb`, see `medfuse.fusion.ColourFusion`; `OKLAB` by default.
+        blend: How another one lies over the anatomy, `luma` or `alpha`.
         sources: What a bundle of other modalities takes, by their keys: a path for each, such as `ct`, and optionally
             the unit of a NIfTI, such as `ct_unit`.
 
@@ -245,6 +253,7 @@ def fuse(
         item[f"{keys[1]}_frames"] = checked_frames(frames, "frames")
     item |= sidecar_units(item, item, keys)
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
+    options |= {"palette": palette, "blend": blend}
     return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)
 
 

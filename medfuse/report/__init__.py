@@ -1,7 +1,14 @@
 """Pictures and reports of results."""
 
 from medfuse.report.estimates import estimate_sentence
-from medfuse.report.findings import Finding, degradation_name, findings, restoration_warnings, warnings
+from medfuse.report.findings import (
+    Finding,
+    degradation_name,
+    findings,
+    reading_warnings,
+    restoration_warnings,
+    warnings,
+)
 from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
 from medfuse.report.methods import methods_text
@@ -14,6 +21,7 @@ __all__ = [
     "estimate_sentence",
     "findings",
     "methods_text",
+    "reading_warnings",
     "region_values",
     "restoration_warnings",
     "save_contact_sheet",

@@ -5,7 +5,7 @@ Drawn with matplotlib's Figure alone, never pyplot: no state, no window, safe in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,10 +135,37 @@ def colour_bar(
     axes.set_axis_on()
     scale = figure.colorbar(ScalarMappable(Normalize(*ends), colours), cax=axes, orientation="horizontal")
     scale.outline.set_visible(False)
+    _ticks(axes, ends, ticks, scale.set_ticks)
+
+
+def colour_scale(
+    figure: Figure,
+    left: float,
+    top: float,
+    width: float,
+    scale: np.ndarray,
+    ends: tuple[float, float],
+    *,
+    ticks: int = 8,
+) -> None:
+    """Draw a scale of colours **[levels, steps, 3]** as `colour_bar` does one; several levels lie above each other."""
+    height = 10.0 if len(scale) == 1 else 24.0
+    axes = add_axes(figure, left, top + 10 - height, width, height)
+    axes.set_axis_on()
+    low, high = ends
+    axes.imshow(scale, extent=(low, high, 0, 1), aspect="auto", interpolation="nearest")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_yticks([])
+    _ticks(axes, ends, ticks, axes.set_xticks)
+
+
+def _ticks(axes: Axes, ends: tuple[float, float], ticks: int, put: Callable[[list[float]], Any]) -> None:
+    """Put at most so many numbers below a bar, those at its ends inwards: another bar is near."""
     low, high = ends
     places = [v for v in MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= v <= high]
-    scale.set_ticks(places)
-    for place, label in zip(places, axes.get_xticklabels(), strict=True):  # at an end, inwards: another bar is near
+    put(places)
+    for place, label in zip(places, axes.get_xticklabels(), strict=True):
         share = (place - low) / max(high - low, 1e-12)
         label.set_horizontalalignment("left" if share < _NEAR_END else "right" if share > 1 - _NEAR_END else "center")
     numbers(axes)

@@ -50,6 +50,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         _studies,
         _frames,
         _coverage,
+        _series,
         _nonfinite,
         _restoration,
         _bias_field,
@@ -68,6 +69,18 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
 def warnings(record: Mapping[str, Any]) -> list[str]:
     """Return the texts of the warnings of a case, the gravest first; see `findings`."""
     return [finding.text for finding in findings(record) if finding.level == "warning"]
+
+
+def reading_warnings(name: str, source: Mapping[str, Any]) -> list[str]:
+    """Return the texts of the warnings about how one source was read, of which no more is known.
+
+    Args:
+        name: Of the source, such as `mri`.
+        source: Its `placement`, `doubts` and parts that were not finite, as in the record of a case.
+    """
+    record = {"sources": {name: source}}
+    found = [finding for part in (_placement, _series, _nonfinite) for finding in part(record)]
+    return [finding.text for finding in found if finding.level == "warning"]
 
 
 def restoration_warnings(record: Mapping[str, Any]) -> list[str]:
@@ -117,12 +130,27 @@ def _placement(record: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _nonfinite(record: Mapping[str, Any]) -> list[Finding]:
+def _series(record: Mapping[str, Any]) -> list[Finding]:
     return [
-        Finding("note", f"{share:.1%} of the voxels of the {title(name)} were NaN or infinite; they count as 0.")
+        Finding("warning", f"The series of the {title(name)} {text}. Look whether it is whole, and of one scan.")
         for name, source in (record.get("sources") or {}).items()
-        if (share := source.get("nonfinite_fraction"))
+        for text in source.get("doubts") or ()
     ]
+
+
+def _nonfinite(record: Mapping[str, Any]) -> list[Finding]:
+    found = []
+    for name, source in (record.get("sources") or {}).items():
+        if share := source.get("nonfinite_fraction"):
+            text = f"{share:.1%} of the voxels of the {title(name)} were NaN or infinite; they count as 0."
+            found.append(Finding("note", text))
+        if inside := source.get("nonfinite_inside_fraction"):
+            text = (
+                f"The {title(name)} has holes: {max(inside, 1e-4):.2%} of its voxels are NaN or infinite, inside of "
+                "what it shows, and count as 0, which is no measurement. Look where they are, and how it was made."
+            )
+            found.append(Finding("warning", text))
+    return found
 
 
 def _registration(record: Mapping[str, Any]) -> list[Finding]:

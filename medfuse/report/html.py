@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from medfuse.errors import ImageError
+from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import title, titles
 from medfuse.report.canvas import ThreePlanes, as_array
@@ -19,9 +20,9 @@ from medfuse.report.findings import degradation_name, findings, moving_source, r
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.panels import save_overlay, save_residuals
-from medfuse.report.qc import save_mosaic
+from medfuse.report.qc import DEFAULT_COLOURS, save_mosaic
 from medfuse.report.values import number_text
-from medfuse.report.viewer import ViewerVolume, viewer
+from medfuse.report.viewer import Role, ViewerVolume, viewer
 
 _BYTES = 5_200_000  # of pictures and volumes; niivue takes another 2.3 MB
 _SCRIPTS = ("niivue.min.js", "viewer.js", "report.js")
@@ -38,9 +39,11 @@ def save_report(
     weight: Any,
     affine: Any,
     pet_window: tuple[float, float],
-    palette: str = "HOT_IRON",
+    colours: ColourFusion = DEFAULT_COLOURS,
     residuals: tuple[Any | None, Any | None] = (None, None),
+    mask: Any | None = None,
     before: Callable[[], Any | None] | None = None,
+    mosaic: bytes | None = None,
 ) -> None:
     """Save the report of a case: pictures, viewer, registration, degradation, values, methods, warnings.
 
@@ -56,11 +59,13 @@ def save_report(
         weight: Weight of the MRI in the fusion **[X, Y, Z]**, 0..1.
         affine: **[4, 4]**, voxel index to RAS mm.
         pet_window: Ends of the PET's display window, in its unit.
-        palette: Palette of the PET.
+        colours: How the colour fusion was made; the PET alone is shown in its palette.
         residuals: What each restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise; None for
             a source that was not degraded.
+        mask: Labels **[X, Y, Z]** of which the viewer shows the outline, or None.
         before: Gives the source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None. It is called
             once, and let go of when it is drawn.
+        mosaic: PNG of the case by `save_mosaic`, where it is drawn already.
 
     Raises:
         GeometryError: If shapes differ, or the affine is not invertible.
@@ -76,29 +81,29 @@ def save_report(
     shown: dict[str, Any] = {
         "affine": affine,
         "pet_window": pet_window,
-        "palette": palette,
         "title": case,
         "names": names,
     }
-    mosaic = _png(
-        save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
-        **shown,
-    )  # fmt: skip
+    if mosaic is None:
+        mosaic = _png(
+            save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
+            colours=colours, **shown,
+        )  # fmt: skip
     pairs = _pairs(record, volumes[:2], before)
-    overlay = _png(save_overlay, pairs, unit=units[1], **shown)
+    overlay = _png(save_overlay, pairs, unit=units[1], palette=colours.alone, **shown)
     both = len(pairs) == 2
     del pairs  # with what lay before
     known = [(title(n), as_array(r)) for n, r in zip(names, residuals, strict=True) if r is not None]
     leftover = _png(save_residuals, known, affine=affine, uptake=volumes[3], title=case) if known else None
-    offered = _offered(volumes, as_array(weight), names, units, pet_window)
+    offered = _offered(volumes, as_array(weight), as_array(rgb), mask, names, units, pet_window)
     budget = _BYTES - 4 * (len(mosaic) + len(overlay) + len(leftover or b"")) // 3
     start = ThreePlanes(volumes[3], affine).world
-    look = viewer(offered, affine=affine, start=start, palette=palette, budget=budget)
+    look = viewer(offered, affine=affine, start=start, colours=colours, budget=budget)
     body = join(
         [
             _title(case, names, record),
             _findings(record),
-            _pictures(mosaic, names, units),
+            _pictures(mosaic, names, units, colours),
             section("viewer-section", "Look inside", look),
             _registration(record, overlay, both=both),
             _degradation(record, leftover),
@@ -135,6 +140,8 @@ def _pairs(
 def _offered(
     volumes: Sequence[np.ndarray],
     weight: np.ndarray,
+    rgb: np.ndarray,
+    mask: Any | None,
     names: Sequence[str],
     units: Sequence[str],
     pet_window: tuple[float, float],
@@ -147,26 +154,26 @@ def _offered(
         a, b = (float(v) for v in np.percentile(volume, (low, high)))
         return a, b if b > a else a + 1.0
 
-    def entry(
-        key: str, label: str, unit: str, role: Literal["base", "overlay"], v: np.ndarray, w: tuple[float, float]
-    ) -> ViewerVolume:
-        return ViewerVolume(key, label, unit, role, v, w)
+    def pair(k: int, role: Role, given: np.ndarray, restored: np.ndarray, w: tuple[float, float]) -> list[ViewerVolume]:
+        name, label = names[k], (first, second)[k]
+        found = [ViewerVolume(name, label, units[k], role, given, w, name)]
+        limit = 1e-4 * max(float(np.ptp(given)), 1e-12)
+        if any(not np.allclose(x, y, rtol=0, atol=limit) for x, y in zip(given, restored, strict=True)):
+            found.insert(
+                0, ViewerVolume(f"{name}-restored", f"{label} restored", units[k], role, restored, w, name, True)
+            )
+        return found
 
-    def changed(a: np.ndarray, b: np.ndarray) -> bool:
-        limit = 1e-4 * max(float(np.ptp(a)), 1e-12)
-        return any(not np.allclose(x, y, rtol=0, atol=limit) for x, y in zip(a, b, strict=True))
-
-    grey = span(one, 0.5, 99.5)
-    offered = [entry(names[0], first, units[0], "base", one, grey)]
-    if changed(one, one_restored):
-        offered.insert(0, entry(f"{names[0]}-restored", f"{first} restored", units[0], "base", one_restored, grey))
-    offered.append(entry("fused", "Fused", "normalised", "base", fused, span(fused, 0.5, 99.8)))
-    offered.append(entry("weight", f"Weight of the {first}", "0 to 1", "base", weight, (0.0, 1.0)))
-    if changed(two, two_restored):
-        offered.append(
-            entry(f"{names[1]}-restored", f"{second} restored", units[1], "overlay", two_restored, pet_window)
-        )
-    offered.append(entry(names[1], second, units[1], "overlay", two, pet_window))
+    coloured = rgb if rgb.dtype == np.uint8 else to_uint8(rgb)
+    offered = [
+        *pair(0, "base", one, one_restored, span(one, 0.5, 99.5)),
+        ViewerVolume("fused", "Fused", "normalised", "base", fused, span(fused, 0.5, 99.8)),
+        ViewerVolume("colour", "Colour fusion", units[1], "colour", coloured, pet_window),
+        ViewerVolume("weight", f"Weight of the {first}", "0 to 1", "base", weight, (0.0, 1.0)),
+        *pair(1, "overlay", two, two_restored, pet_window),
+    ]
+    if mask is not None:
+        offered.append(ViewerVolume("mask", "Mask", "", "outline", as_array(mask), (0.0, 1.0)))
     return offered
 
 
@@ -227,7 +234,7 @@ def _findings(record: Mapping[str, Any]) -> Markup:
     return section("findings", "Read first", element("ul", *items, class_="findings"))
 
 
-def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Markup:
+def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str], colours: ColourFusion) -> Markup:
     first, second = titles(names)
     alt = (
         f"Axial, coronal and sagittal plane of the {first}, the {first} restored, the {second}, the {second} restored, "
@@ -236,9 +243,22 @@ def _pictures(mosaic: bytes, names: Sequence[str], units: Sequence[str]) -> Mark
     caption = (
         f"Planes through the hottest voxel of the restored {second}. A source and its restoration share one window. "
         f"{first} in {units[0]}, {second} in {units[1]}; the fused image is normalised and dimensionless. "
-        "The patient's right is on the left."
+        f"The patient's right is on the left. {_meaning(colours, first, second)}"
     )
     return section("pictures", "Sources, restored, fused", picture(mosaic, alt, caption))
+
+
+def _meaning(colours: ColourFusion, first: str, second: str) -> str:
+    if colours.palette == "OKLAB":
+        return (
+            f"In the colour fusion the lightness is the {first}, hue and chroma are the {second}, from blue over red "
+            "to yellow: its bar shows the scale from bright to dark."
+        )
+    if colours.blend == "luma":
+        return (
+            f"In the colour fusion the palette of the {second} lies over the fused structure; hotter is never darker."
+        )
+    return f"In the colour fusion the palette of the {second} is mixed with the {first}, half of each."
 
 
 def _registration(record: Mapping[str, Any], overlay: bytes, *, both: bool) -> Markup:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medfuse.errors import GeometryError, ImageError
+from medfuse.fusion import ColourFusion
 from medfuse.io.modalities import DEFAULT_PAIR, titles
 from medfuse.report.canvas import (
     ENDS,
@@ -29,6 +30,7 @@ from medfuse.report.canvas import (
     add_text,
     as_array,
     colour_bar,
+    colour_scale,
     colours_of,
     heading,
     letters,
@@ -43,6 +45,7 @@ from medfuse.report.values import number_text
 
 _WIDTH, _MAX_HEIGHT, _MAX_CELL, _BARS = 1800.0, 1160.0, 330.0, 84.0  # px
 _PREVIEW = 120.0  # px, side of a picture of a preview
+DEFAULT_COLOURS = ColourFusion()
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class _Bar:
     label: str
     first: int  # columns that share it
     last: int
+    scale: np.ndarray | None = None  # of the colour fusion
 
 
 def save_mosaic(
@@ -74,7 +78,7 @@ def save_mosaic(
     notes: Sequence[str] = (),
     voxel: Sequence[int] | None = None,
     pet_window: tuple[float, float] | None = None,
-    palette: str = "HOT_IRON",
+    colours: ColourFusion = DEFAULT_COLOURS,
     names: tuple[str, str] = DEFAULT_PAIR,
     convention: Literal["radiological", "neurological"] = "radiological",
 ) -> None:
@@ -99,7 +103,7 @@ def save_mosaic(
             eighth of each axis left out, where a plane would show little.
         pet_window: Ends of the PET's window in its unit, the same as the colour fusion's. By default from 0, or the
             lowest value where that is negative, to the 99.8th percentile.
-        palette: Palette of the PET, the same as the colour fusion's.
+        colours: How the colour fusion was made; the PET alone is shown in its palette.
         names: Keys of the sources, where they are others than an MRI and a PET; see `medfuse.io.modalities`.
         convention: "radiological" has the patient's right on the left of the picture, "neurological" on the right.
 
@@ -121,10 +125,10 @@ def save_mosaic(
     columns = [
         _Column(first, one, "gray", window1),
         _Column(f"{first} restored", one_restored, "gray", window1),
-        _Column(second, two, palette, window2),
-        _Column(f"{second} restored", two_restored, palette, window2),
+        _Column(second, two, colours.alone, window2),
+        _Column(f"{second} restored", two_restored, colours.alone, window2),
         _Column("Fused", fusion, "gray", window(np.percentile(fusion, (0.5, 99.8)))),
-        _Column("Colour fusion", colour, palette, window2),
+        _Column("Colour fusion", colour, colours.alone, window2),
     ]
     bars = [
         _Bar(f"{first} [{units[0]}]", 0, 1),
@@ -134,7 +138,7 @@ def save_mosaic(
             3,
         ),
         _Bar("Fused, dimensionless", 4, 4),
-        _Bar(f"{second} [{units[1]}] in colour", 5, 5),
+        _Bar(f"{second} [{units[1]}] in colour", 5, 5, colours.scale()),
     ]
     if weight is not None:
         columns.append(_Column("Fusion weight", planes.turned(weight), "gray", (0.0, 1.0)))
@@ -152,7 +156,7 @@ def save_preview(
     rgb: Any,
     affine: Any,
     pet_window: tuple[float, float],
-    palette: str = "HOT_IRON",
+    colours: ColourFusion = DEFAULT_COLOURS,
     names: tuple[str, str] = DEFAULT_PAIR,
 ) -> None:
     """Save a small JPEG with an axial plane of MRI, PET and colour fusion, for a list of cases.
@@ -164,7 +168,7 @@ def save_preview(
         rgb: Colour fusion.
         affine: **[4, 4]**.
         pet_window: Ends of the PET's window.
-        palette: Palette of the PET.
+        colours: As for `save_mosaic`.
         names: Keys of the sources.
 
     Raises:
@@ -176,8 +180,8 @@ def save_preview(
     colour = planes.turned(rgb, 3)
     columns = (
         _Column(first, one, "gray", window(np.percentile(one, (0.5, 99.5)))),
-        _Column(second, two, palette, window(pet_window)),
-        _Column("Colour fusion", colour, palette, window(pet_window)),
+        _Column(second, two, colours.alone, window(pet_window)),
+        _Column("Colour fusion", colour, colours.alone, window(pet_window)),
     )
     figure = new_figure(_PREVIEW * len(columns), _PREVIEW)
     width, height = _PREVIEW * planes.size[:2] / max(planes.size[:2])
@@ -260,8 +264,12 @@ def _mosaic(columns: Sequence[_Column], bars: Sequence[_Bar], planes: ThreePlane
         top += height + GAP
     for bar in bars:
         column, left, span = columns[bar.first], MARGIN + SIDE + bar.first * step, bar.last - bar.first + 1
-        inset, width, colours = 0.06 * step, span * step - GAP, colours_of(column.palette)
-        colour_bar(figure, left + inset, top + 12, width - 2 * inset, colours, column.window, ticks=3 * span)
+        inset, width = 0.06 * step, span * step - GAP
+        start, wide, ticks = left + inset, width - 2 * inset, 3 * span
+        if bar.scale is None:
+            colour_bar(figure, start, top + 12, wide, colours_of(column.palette), column.window, ticks=ticks)
+        else:
+            colour_scale(figure, start, top + 12, wide, bar.scale, column.window, ticks=ticks)
         add_text(figure, left + width / 2, top + 56, bar.label, size=SMALL, ha="center")
     return figure
 

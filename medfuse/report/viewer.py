@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import affine_transform, binary_erosion, gaussian_filter
 
+from medfuse.fusion import ColourFusion
+from medfuse.fusion.color import PALETTES
 from medfuse.fusion.color import palette as color_palette
 from medfuse.report.canvas import as_array
 from medfuse.report.markup import Markup, element, join, json_block
@@ -27,6 +29,9 @@ _PLANES = (
 )
 
 
+Role = Literal["base", "colour", "overlay", "outline"]
+
+
 @dataclass(frozen=True)
 class ViewerVolume:
     """A volume that the viewer offers.
@@ -35,17 +40,21 @@ class ViewerVolume:
         key: Its id.
         label: Its name for people.
         unit: Unit of its values.
-        role: Whether it is shown below, or in colour over the other.
-        volume: **[X, Y, Z]**.
-        window: Ends of its display window.
+        role: Whether it is shown below in grey, or below in its own colours, in a palette over the other, or as a line.
+        volume: **[X, Y, Z]**; in colours **[X, Y, Z, 3]**, uint8.
+        window: Ends of its display window; of colours, those of their scale.
+        source: Name of the source that it is, for the values under the cursor; empty for what is none.
+        restored: Whether it is the restoration of that source.
     """
 
     key: str
     label: str
     unit: str
-    role: Literal["base", "overlay"]
+    role: Role
     volume: Any
     window: tuple[float, float]
+    source: str = ""
+    restored: bool = False
 
 
 def viewer(
@@ -53,7 +62,7 @@ def viewer(
     *,
     affine: Any,
     start: Sequence[float] | np.ndarray,
-    palette: str = "HOT_IRON",
+    colours: ColourFusion,
     budget: int = 3_500_000,
 ) -> Markup:
     """Return the viewer's part of a page; the page's scripts must be niivue.min.js and viewer.js.
@@ -64,23 +73,25 @@ def viewer(
         volumes: What to offer, on one grid; the first of each role is shown first.
         affine: **[4, 4]**, voxel index to RAS mm.
         start: Where the planes meet first, RAS mm.
-        palette: Palette of the overlays.
+        colours: How the colour fusion was made; its palette is that of the overlays at first.
         budget: Characters that all volumes may take; they are reduced until they fit.
     """
     encoded, size = _encode(volumes, as_array(affine).astype(np.float64), budget)
-    entries = [
-        {"key": v.key, "label": v.label, "unit": v.unit, "role": v.role, "low": v.window[0], "high": v.window[1]}
-        for v in volumes
-    ]
     blocks = [
         Markup(f'<script type="text/plain" id="volume-{v.key}">{text}</script>')
         for v, text in zip(volumes, encoded, strict=True)
     ]
-    place = [round(float(x), 3) for x in start]
-    config = json_block("viewer-config", {"volumes": entries, "palette": _palette(palette), "start": place})
+    outline = next((v.key for v in volumes if v.role == "outline"), "")
+    told = {
+        "volumes": [_told(v, volumes, colours) for v in volumes],
+        "palettes": {name.lower(): _palette(name) for name in PALETTES},
+        "outline": outline,
+        "probes": _probes(volumes),
+        "start": [round(float(x), 3) for x in start],
+    }
     return element(
         "div",
-        _controls(volumes),
+        _controls(volumes, colours.alone.lower()),
         element(
             "div",
             element(
@@ -90,60 +101,118 @@ def viewer(
             element("p", "The viewer needs JavaScript and WebGL 2. The pictures above do not.", id="viewer-message"),
             class_="stage",
         ),
-        element("div", _legend(palette), element("output", "", id="viewer-readout"), class_="legend"),
+        element("div", _legend(), element("output", "", id="viewer-readout"), class_="legend"),
         element(
             "p",
-            f"Reduced to at most {size} voxels an axis and 256 levels: to look at, not to measure in. A click moves "
-            "the cross, arrow keys on the slider turn the pages; in 3-D the slice cuts away what lies above. "
-            "L left, R right, A front, P back, S top, I bottom.",
+            f"Reduced to at most {size} voxels an axis and 256 levels: to look at, not to measure in. The line above "
+            "has the values of both sources under the pointer, else at the cross. A click moves the cross, arrow keys "
+            "on the slider turn the pages; in 3-D the slider cuts away what lies above. Level and window are in "
+            "percent of the first window. L left, R right, A front, P back, S top, I bottom.",
             class_="hint",
         ),
-        config,
+        json_block("viewer-config", told),
         *blocks,
         id="viewer",
         data_state="waiting",
     )  # fmt: skip
 
 
-def _controls(volumes: Sequence[ViewerVolume]) -> Markup:
-    buttons = [
+def _told(volume: ViewerVolume, volumes: Sequence[ViewerVolume], colours: ColourFusion) -> dict[str, Any]:
+    """Return what the script is told of a volume; its twin is the same source, restored or given."""
+    twin = next((v.key for v in volumes if v.source and v.source == volume.source and v is not volume), "")
+    told = {
+        "key": volume.key, "label": volume.label, "unit": volume.unit, "role": volume.role, "twin": twin,
+        "low": volume.window[0], "high": volume.window[1], "kin": volume.source or volume.key,
+        "restored": volume.restored,
+    }  # fmt: skip
+    if volume.role == "colour":
+        rows = [_gradient(row) for row in colours.scale(16)]
+        parts = (f"{row} 0 {100 * k / max(len(rows) - 1, 1):.0f}% / 100% {100 / len(rows):.1f}% no-repeat"
+                 for k, row in enumerate(rows))  # fmt: skip
+        told["bar"] = ", ".join(parts)
+    return told
+
+
+def _probes(volumes: Sequence[ViewerVolume]) -> list[dict[str, str]]:
+    """Return the sources whose values are told, given before restored; one that was not changed says so."""
+    probes = []
+    for name in dict.fromkeys(v.source for v in volumes if v.source):
+        both = sorted((v for v in volumes if v.source == name), key=lambda v: v.restored)
+        for v in both:
+            label = v.label if v.restored else f"{v.label} given" + (" and restored" if len(both) == 1 else "")
+            probes.append({"key": v.key, "label": label, "unit": v.unit})
+    return probes
+
+
+def _controls(volumes: Sequence[ViewerVolume], chosen: str) -> Markup:
+    planes = [
         element("button", title, type="button", data_plane=key, aria_pressed=str(key == "three").lower())
         for key, title in _PLANES
     ]
-    choices = []
-    for role, title in (("base", "Image"), ("overlay", "Colour overlay")):
-        options = [element("option", v.label, value=v.key) for v in volumes if v.role == role]
-        if role == "overlay":
-            options.append(element("option", "nothing", value=""))
-        choices.append(element("label", title, " ", element("select", *options, id=f"viewer-{role}")))
-    sliders = [
+    below = [element("option", v.label, value=v.key) for v in volumes if v.role in ("base", "colour")]
+    above = [element("option", v.label, value=v.key) for v in volumes if v.role == "overlay"]
+    above.append(element("option", "nothing", value=""))
+    palettes = [
+        element("option", name.lower().replace("_", " "), value=name.lower(), selected=name.lower() == chosen)
+        for name in PALETTES
+    ]
+    looks = [
+        element("label", "Image ", element("select", *below, id="viewer-base")),
+        _slider("base-level", "Level ", 50),
+        _slider("base-window", "Window ", 100, least=1),
+        element("label", "Colour overlay ", element("select", *above, id="viewer-overlay")),
+        _slider("overlay-level", "Level ", 50),
+        _slider("overlay-window", "Window ", 100, least=1),
+        element("label", "Palette ", element("select", *palettes, id="viewer-palette")),
+    ]
+    moves = [
         element("label", "Slice ", element("input", type="range", id="viewer-slice", min=0, max=1, value=0, step=1)),
         element(
             "label", "Opacity ", element("input", type="range", id="viewer-opacity", min=0, max=100, value=90, step=5)
         ),
     ]
+    if any(v.role == "outline" for v in volumes):
+        box = element("input", type="checkbox", id="viewer-outline", checked=True)
+        moves.append(element("label", box, " Outline of the mask"))
+    if any(v.restored for v in volumes):
+        moves += [
+            element("button", "Given or restored", type="button", id="viewer-turn"),
+            element("button", "Blink", type="button", id="viewer-blink", aria_pressed="false"),
+            element("output", "", id="viewer-turned"),
+        ]
     return join(
         [
-            element("div", *buttons, class_="controls", role="group", aria_label="Plane"),
-            element("div", *choices, *sliders, class_="controls"),
+            element("div", *planes, class_="controls", role="group", aria_label="Plane"),
+            element("div", *looks, class_="controls"),
+            element("div", *moves, class_="controls"),
         ]
     )
 
 
-def _legend(palette: str) -> Markup:
-    colours = (color_palette(palette)[:: 255 // 15] * 255).round().astype(int)
-    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in colours)
-    bar = element("span", "", class_="bar", style=f"background: linear-gradient(to right, {stops})")
+def _slider(name: str, label: str, value: int, *, least: int = 0) -> Markup:
+    most = 100 if "level" in name else 200
+    return element(
+        "label", label, element("input", type="range", id=f"viewer-{name}", min=least, max=most, value=value, step=1)
+    )
+
+
+def _legend() -> Markup:
+    bar = element("span", "", class_="bar", id="viewer-bar")
     return element(
         "span", element("span", "", id="viewer-low"), bar, element("span", "", id="viewer-high"), class_="scale"
     )
 
 
-def _palette(name: str) -> dict[str, list[int]]:
-    """Return a palette as niivue takes it; how much of it is seen follows the value, by viewer.js."""
-    table = (color_palette(name) * 255).round().astype(int)
-    columns = {"R": table[:, 0], "G": table[:, 1], "B": table[:, 2], "A": np.full(256, 255), "I": np.arange(256)}
-    return {k: [int(v) for v in values] for k, values in columns.items()}
+def _gradient(colours: np.ndarray) -> str:
+    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in (colours * 255).round().astype(int))
+    return f"linear-gradient(to right, {stops})"
+
+
+def _palette(name: str) -> dict[str, Any]:
+    """Return a palette for the script, and its bar; how much of it is seen follows the value, by viewer.js."""
+    table = color_palette(name)
+    columns = {k: [int(v) for v in (table[::5, i] * 255).round()] for i, k in enumerate("RGB")}  # 0, 5, ..., 255
+    return {"colours": columns, "bar": _gradient(table[:: 255 // 15])}
 
 
 def _encode(volumes: Sequence[ViewerVolume], affine: np.ndarray, budget: int) -> tuple[list[str], int]:
@@ -151,15 +220,33 @@ def _encode(volumes: Sequence[ViewerVolume], affine: np.ndarray, budget: int) ->
     encoded: list[str] = []
     size = SIZES[0]
     for size in SIZES:
-        encoded = [nifti_base64(v.volume, affine, size) for v in volumes]
+        encoded = [_volume_base64(v, affine, size) for v in volumes]
         if sum(map(len, encoded)) <= budget:
             break
     return encoded, size
 
 
-def nifti_base64(volume: Any, affine: np.ndarray, size: int) -> str:
-    """Return a volume as base64 of `.nii.gz`, reduced to `size` voxels an axis and 256 levels; equal each time."""
-    array = as_array(volume).astype(np.float32, copy=False)
+def _volume_base64(volume: ViewerVolume, affine: np.ndarray, size: int) -> str:
+    array = as_array(volume.volume)
+    if volume.role == "colour":
+        return _rgb_base64(array, affine, size)
+    if volume.role == "outline":
+        reduced, turned = _reduced((array > 0).astype(np.float32), affine, size)
+        inside = reduced > 0.5 if (reduced > 0.5).any() else reduced > 0
+        return _encoded((inside & ~binary_erosion(inside)).astype(np.uint8), turned)
+    return nifti_base64(array, affine, size)
+
+
+def _rgb_base64(rgb: np.ndarray, affine: np.ndarray, size: int) -> str:
+    """Return a colour volume as base64 of an RGB `.nii.gz`, reduced."""
+    channels = [_reduced(rgb[..., k].astype(np.float32), affine, size) for k in range(3)]
+    colours = np.stack([np.rint(c).clip(0, 255).astype(np.uint8) for c, _ in channels], -1)
+    voxels = np.ascontiguousarray(colours).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    return _encoded(voxels, channels[0][1])
+
+
+def _reduced(array: np.ndarray, affine: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a volume of at most `size` voxels an axis, smoothed before, and its affine."""
     new = np.minimum(array.shape, size)
     ratio = np.array(array.shape) / new
     if (ratio > 1).any():
@@ -167,8 +254,19 @@ def nifti_base64(volume: Any, affine: np.ndarray, size: int) -> str:
         array = affine_transform(array, ratio, (ratio - 1) / 2, tuple(new), order=1, mode="nearest")
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = np.diag(ratio), (ratio - 1) / 2
+    return array, affine @ step
+
+
+def _encoded(voxels: np.ndarray, affine: np.ndarray, scale: tuple[float, float] = (1.0, 0.0)) -> str:
+    image = nib.Nifti1Image(voxels, affine)
+    if voxels.dtype == np.uint8:
+        image.header.set_slope_inter(*scale)
+    return base64.b64encode(gzip.compress(image.to_bytes(), compresslevel=9, mtime=0)).decode()
+
+
+def nifti_base64(volume: Any, affine: np.ndarray, size: int) -> str:
+    """Return a volume as base64 of `.nii.gz`, reduced to `size` voxels an axis and 256 levels; equal each time."""
+    array, turned = _reduced(as_array(volume).astype(np.float32, copy=False), affine, size)
     low, high = float(array.min()), float(array.max())
     slope = (high - low) / 255 or 1.0
-    image = nib.Nifti1Image(np.rint((array - low) / slope).astype(np.uint8), affine @ step)
-    image.header.set_slope_inter(slope, low)
-    return base64.b64encode(gzip.compress(image.to_bytes(), compresslevel=9, mtime=0)).decode()
+    return _encoded(np.rint((array - low) / slope).astype(np.uint8), turned, (slope, low))

@@ -52,6 +52,27 @@ def test_a_volume_is_estimated_on_its_own_grid(tmp_path, scene, capsys):
     assert "could not be estimated" in capsys.readouterr().out
 
 
+def test_what_is_doubtful_about_a_file_is_said_and_no_noise_is_no_error(tmp_path, capsys):
+    """A header with two places, and a phantom whose flat regions have no noise at all."""
+    volume = np.zeros((64, 64, 4), np.float32)
+    volume[10:50, 10:50], volume[20:30, 20:30] = 100, 200
+    image = nib.Nifti1Image(volume, np.eye(4))
+    beside = np.eye(4)
+    beside[0, 3] = 30
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(beside, 1)
+    nib.save(image, tmp_path / "mri.nii.gz")
+    assert main(["estimate", str(tmp_path / "mri.nii.gz"), "--kind", "anatomy", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "medfuse: warning: The header of the MRI gives two places, up to 30.0 mm apart" in said.err
+    assert all(e["stated"] is None for e in json.loads(said.out)["estimates"])
+    assert main(["estimate", str(tmp_path / "mri.nii.gz"), "--kind", "anatomy", "--strict"]) == 2
+    volume[24:26, 24:26] = np.nan
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "pet.nii.gz")
+    assert main(["estimate", str(tmp_path / "pet.nii.gz"), "--kind", "function", "--nonfinite", "zero"]) == 0
+    assert "The PET has holes" in capsys.readouterr().err
+
+
 def test_images_under_auto_tell_what_was_found_of_each(folders):
     record = fuse_images(folders / "mri", folders / "pet", folders / "out", degradation="auto", steps=1, device="cpu")
     found = record["degradation"]

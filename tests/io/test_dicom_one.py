@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from pydicom import config, dcmread, uid
 from pydicom.sequence import Sequence
@@ -11,6 +12,7 @@ from medfuse.errors import DicomError
 from medfuse.io import DicomReader, list_series, open_series, require_one_person, series_suv
 from medfuse.io.begin import is_dicom
 from medfuse.pipeline import DescribeSourcesd
+from medfuse.report import warnings
 
 PET, MRI = "1.2.826.0.1.7.2", "1.2.826.0.1.7.1"
 
@@ -20,11 +22,13 @@ def pair(tmp_path, mri, pet, save):
     """Return a function that writes an MRI and a PET with other elements, and describes them as a bundle does."""
 
     def write(describe: bool = True, **of_pet) -> dict:
-        datasets = pet.slices()
+        datasets, structure = pet.slices(), mri.slices()
+        for dataset in structure:
+            dataset.PatientSex = "M"
         for dataset in datasets:
             for name, value in of_pet.items():
                 setattr(dataset, name, value)
-        save(mri.slices(), tmp_path / "mri")
+        save(structure, tmp_path / "mri")
         save(datasets, tmp_path / "pet")
         item = {"case": "a", "mri": str(tmp_path / "mri"), "pet": str(tmp_path / "pet")}
         return DescribeSourcesd(["mri", "pet"], modality=["MR", "PT"])(item) if describe else item
@@ -39,6 +43,8 @@ class TestSources:
             {"PatientID": "CANARY-2"},
             {"IssuerOfPatientID": "CANARY"},  # the MRI tells none: no contradiction
             {"PatientName": "CANARY^OTHER", "PatientBirthDate": "19991231"},
+            {"PatientBirthDate": "19991231", "PatientSex": "F"},
+            {"PatientID": "", "PatientSex": "F"},
             {"PatientID": "", "PatientName": "CANARY^OTHER"},
             {"PatientID": None, "PatientBirthDate": "19991231"},
         ],
@@ -58,8 +64,9 @@ class TestSources:
             {"PatientID": ""},
             {"PatientID": "", "PatientName": "", "PatientBirthDate": ""},
             {"PatientName": "MARRIED^NAME"},
+            {"PatientName": "MARRIED^NAME", "PatientSex": "O"},
         ],
-        ids=["written otherwise", "no number, one name", "nothing told", "another name under one number"],
+        ids=["written otherwise", "no number, one name", "nothing told", "another name under one number", "no sex"],
     )
     def test_one_patient_is_not(self, pair, other):
         assert pair(**other)["one_study"] is True
@@ -104,7 +111,9 @@ class TestSlices:
         with pytest.raises(DicomError, match=rf"must have one {what}, got 2; split it \(file 4 of 5 by name"):
             open_series(tmp_path)
 
-    @pytest.mark.parametrize("other", [{"PatientName": "CANARY^OTHER"}, {"PatientBirthDate": "19991231"}])
+    @pytest.mark.parametrize(
+        "other", [{"PatientName": "CANARY^OTHER"}, {"PatientBirthDate": "19991231"}, {"PatientSex": "F"}]
+    )
     def test_two_people_under_one_number_are_refused(self, tmp_path, pet, save, other):
         """A number such as "0" is given to many where a header was made anonymous."""
         datasets = pet.slices()
@@ -146,6 +155,107 @@ class TestSlices:
         save(datasets, tmp_path)
         with pytest.raises(DicomError, match=f"must have the {named} slices that it names, got 5; {remedy}"):
             open_series(tmp_path)
+
+
+class TestEnds:
+    """MRI name no number of slices: what two headers say alike is refused, what one says is a doubt (C.7.6.1)."""
+
+    def write(self, folder, scan, save, drop: tuple[int, ...] = (), change=None, **values) -> None:
+        datasets = scan.slices()
+        for dataset in datasets:
+            for name, value in values.items():
+                setattr(dataset, name, value)
+        for k, of in (change or {}).items():
+            for name, value in of.items():
+                setattr(datasets[k], name, value)
+        save([d for k, d in enumerate(datasets) if k not in drop], folder)
+
+    @pytest.mark.parametrize(("lost", "number", "beside"), [(0, 1, 1), (7, 8, 7)])
+    def test_a_missing_end_is_named(self, tmp_path, mri, save, lost, number, beside):
+        self.write(tmp_path, tall(mri), save, drop=(lost,), ImagesInAcquisition=8)
+        with pytest.raises(DicomError, match=rf"8 images .* got 7; add number {number}, beside file {beside} of 7 by"):
+            open_series(tmp_path)
+
+    def test_makers_tell_the_number_of_slices(self, tmp_path, mri, save):
+        for creator, number, vr in (("Philips Imaging DD 001", 0x2001, "SL"), ("GEMS_RELA_01", 0x0021, "SS")):
+            datasets = tall(mri).slices()
+            for dataset in datasets:
+                block = dataset.private_block(number, creator, create=True)
+                block.add_new(0x18 if vr == "SL" else 0x4F, vr, 8)
+            folder = tmp_path / vr
+            save(datasets[:-1], folder)
+            with pytest.raises(DicomError, match="8 images that it names, got 7; add number 8"):
+                open_series(folder)
+            save(datasets, folder)
+            assert not open_series(folder).doubts
+
+    def test_numbers_that_begin_late_are_a_doubt(self, tmp_path, mri, save, capsys):
+        self.write(tmp_path, tall(mri), save, drop=(0,))
+        (doubt,) = open_series(tmp_path).doubts
+        assert doubt == "may lack its first slice: instance numbers begin with 2 (file 1 of 7 by name)"
+        assert cli.main(["dicom", str(tmp_path)]) == 0
+        assert "warning: the series may lack its first slice" in capsys.readouterr().out
+
+    def test_a_stray_end_is_named(self, tmp_path, mri, save):
+        last = {"InstanceNumber": 57}
+        self.write(tmp_path / "a", tall(mri), save, change={7: last})
+        (doubt,) = open_series(tmp_path / "a").doubts
+        assert "its last slice (file 8 of 8 by name): its instance number is 57, where the others count 1 to 7" in doubt
+        self.write(tmp_path / "b", tall(mri), save, change={7: last | {"AcquisitionNumber": 2}}, AcquisitionNumber=1)
+        with pytest.raises(DicomError, match=r"another in its last slice .*57.* and its acquisition number is 2; remo"):
+            open_series(tmp_path / "b")
+        self.write(tmp_path / "c", tall(mri), save, change={0: {"InstanceNumber": 3}}, ImagesInAcquisition=7)
+        with pytest.raises(DicomError, match=r"its first slice \(file 1 of 8 by name\): .* and 7 are named"):
+            open_series(tmp_path / "c")
+
+    @pytest.mark.parametrize(
+        ("values", "numbers"),
+        [
+            ({"ImagesInAcquisition": 16}, range(1, 9)),  # one of two echoes
+            ({"ImagesInAcquisition": 16}, range(9, 17)),
+            ({"ImagesInAcquisition": 16}, range(1, 17, 2)),
+            ({"ImagesInAcquisition": 12, "NumberOfTemporalPositions": 3}, range(1, 9)),
+            ({"ImagesInAcquisition": 120}, range(1, 9)),  # a reformatted part
+            ({"ImagesInAcquisition": 4}, range(1, 9)),
+            ({}, range(8, 0, -1)),
+            ({}, [1, 5, 2, 6, 3, 7, 4, 8]),  # interleaved
+            ({}, [7] * 8),
+            ({}, range(101, 109)),
+            ({}, range(9, 17)),
+        ],
+    )
+    def test_what_is_legal_is_not_refused(self, tmp_path, mri, save, values, numbers):
+        change = {k: {"InstanceNumber": number} for k, number in enumerate(numbers)}
+        self.write(tmp_path, tall(mri), save, change=change, **values)
+        assert open_series(tmp_path).doubts == ()
+
+    def test_acquisitions_of_a_ct(self, tmp_path, mri, save):
+        """Step and shoot: four images for each acquisition."""
+        change = {k: {"AcquisitionNumber": k // 4} for k in range(8)}
+        self.write(tmp_path, tall(mri).change(modality="CT"), save, change=change, ImagesInAcquisition=4)
+        assert open_series(tmp_path).doubts == ()
+
+    def test_a_part_of_a_concatenation(self, tmp_path, mri, save):
+        one, two = mri.enhanced(), mri.change(origin=mri.position(5)).enhanced()
+        for k, dataset in enumerate((one, two)):
+            dataset.SOPInstanceUID = f"1.2.3.{k}"
+            dataset.ConcatenationUID, dataset.InConcatenationNumber = "1.2.9", k + 1
+            dataset.InConcatenationTotalNumber = 2
+        save([one, two], tmp_path)
+        assert open_series(tmp_path).shape[2] == 10
+        save([one], tmp_path / "half")
+        with pytest.raises(DicomError, match="must have the 2 parts of its concatenation, got 1; add number 2"):
+            open_series(tmp_path / "half")
+
+    def test_a_doubt_is_a_warning_of_the_case(self, tmp_path, mri, pet, save):
+        self.write(tmp_path / "mri", tall(mri), save, drop=(0,))
+        record = {"sources": {"mri": DicomReader().get_data([tmp_path / "mri"])[1]}}
+        assert warnings(record)[0].startswith("The series of the MRI may lack its first slice: instance numbers begin")
+
+
+def tall(scan):
+    """Return a scan of eight slices."""
+    return scan.change(stored=np.random.default_rng(0).integers(0, 2000, (8, 6, 7)).astype(np.int16))
 
 
 class TestContrasts:

@@ -75,7 +75,7 @@ def test_a_broken_sidecar_is_refused(tmp_path, pet, save, content):
 
 def test_other_units(tmp_path, pet, save):
     for units, expected in (("CNTS", "counts"), ("GML", "SUV"), ("PROPCPS", "a.u."), ("", "a.u.")):
-        datasets = pet.slices()
+        datasets = pet.change(slopes=(0.001,) * 5).slices()
         for dataset in datasets:
             dataset.Units = units
         save(datasets, tmp_path)

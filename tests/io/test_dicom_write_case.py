@@ -14,6 +14,7 @@ from pydicom import uid
 
 from medfuse import cli
 from medfuse.errors import DicomError
+from medfuse.fusion import ColourFusion, read_back, to_uint8
 from medfuse.io import open_series, series_suv
 from medfuse.io.dicom import load_volume
 from medfuse.pipeline import CaseResult
@@ -39,13 +40,13 @@ def make(tmp_path, mri, pet, save):
         registration = {"performed": True, "accepted": True} if moved else None
         record = {
             "versions": {}, "weights_sha256": "w", "steps": 1, "settings": {}, "degradation": {"version": 1},
-            "reference": {"source": reference}, "registration": registration,
+            "reference": {"source": reference}, "registration": registration, "display": {"palette": "OKLAB"},
             "sources": {"mri": {"sha256": "m"}, "pet": {"sha256": "p", "suv": suv}},
         }  # fmt: skip
         return CaseResult(
             case="one", names=("mri", "pet"), affine=mri.affine, units=("a.u.", "SUV"),
             sources=(volumes[0], volumes[1]), restored=(volumes[0], volumes[1] * 1e-4), fused=volumes[0] / 2000.0,
-            weight=volumes[0], window=(0.0, 1.0), palette="HOT_IRON",
+            weight=volumes[0], windows=((0.0, 90.0), (0.0, 1.0)), colours=ColourFusion(),
             rgb=np.zeros((*volumes[0].shape, 3), np.uint8), record=record, files=(files[0], files[1]),
         )  # fmt: skip
 
@@ -133,7 +134,7 @@ def test_uids_follow_from_inputs_configuration_and_results(make, tmp_path):
         "other settings": replace(result, record={**result.record, "settings": {"fusion_rule": "convex"}}),
         "other degradation": replace(result, record={**result.record, "degradation": {"version": 1, "name": "x"}}),
         "other result": replace(result, fused=result.fused + 0.5),
-        "other palette": replace(result, palette="PET"),
+        "other palette": replace(result, record={**result.record, "display": {"palette": "PET"}}),
     }
     for name, case in {"first": result, "again": replace(result, case="named otherwise"), **changed}.items():
         write_dicom(case, tmp_path / name / "dicom")
@@ -142,6 +143,30 @@ def test_uids_follow_from_inputs_configuration_and_results(make, tmp_path):
     assert len(set(uids.values())) == 1 + len(changed)
     write_dicom(replace(result, deidentified=True), tmp_path / "nameless" / "dicom")
     assert first(tmp_path / "nameless", "fused").SOPInstanceUID not in uids.values()
+
+
+@pytest.mark.parametrize("kind", ["fused_rgb", "fused_rgb_multiframe"])
+def test_the_colour_series_says_what_its_colours_mean_and_both_values_come_back(make, tmp_path, kind):
+    """PS3.3 C.7.6.1.1.3: the derivation description says how an image was derived."""
+    result = make()
+    shares = [
+        ((x - low) / (high - low)).numpy()
+        for x, (low, high) in zip((result.sources[0], result.sources[1]), result.windows, strict=True)
+    ]
+    result = replace(result, rgb=to_uint8(ColourFusion()(*shares)))
+    write_dicom(result, tmp_path / "one" / "dicom")
+    image = first(tmp_path / "one", kind)
+    text = image.DerivationDescription
+    assert "OKLab map" in text and "lightness MRI 0.000 to 90.00 a.u." in text and len(text) <= 1024
+    assert "yellow PET 0.000 to 1.000 SUV" in text and "Not for diagnosis" in text
+    files = (tmp_path / "one" / "dicom" / kind).iterdir()
+    pixels = np.concatenate([pydicom.dcmread(path).pixel_array.reshape(-1, 3) for path in files])
+    for found, share, (low, high) in zip(read_back(pixels, *result.windows), shares, result.windows, strict=True):
+        truth = low + share.clip(0, 1).ravel() * (high - low)
+        assert np.abs(np.sort(found) - np.sort(truth)).mean() < 0.01 * (high - low)
+    other = replace(result, colours=ColourFusion("PET", "alpha"))
+    write_dicom(other, tmp_path / "two" / "dicom")
+    assert "palette PET at alpha 0.5" in first(tmp_path / "two", kind).DerivationDescription
 
 
 @pytest.mark.full

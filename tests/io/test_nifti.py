@@ -216,6 +216,40 @@ def test_reader_refuses_empty_content(tmp_path, value, message):
         NiftiReader(nonfinite="zero").get_data(tmp_path / "a.nii")
 
 
+class TestHoles:
+    """NaN inside of what a volume shows are holes; those outside of a head are how SPM writes."""
+
+    GRID = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 24, 9)], indexing="ij"))
+    HEAD = np.linalg.norm(GRID / np.array([0.8, 0.9, 0.95]).reshape(3, 1, 1, 1), axis=0) < 1
+
+    def inside(self, tmp_path, hole, background=np.nan):
+        """Return the part of the voxels that is said to be inside."""
+        volume = np.where(self.HEAD, 5.0, background).astype(np.float32)
+        volume[0, 0, 0] += 1
+        volume[10, 12, 1] = 6
+        volume[hole] = np.nan
+        path = save(tmp_path / "a.nii", volume)
+        return NiftiReader(nonfinite="zero").get_data(path)[1].get("nonfinite_inside_fraction", 0.0) * volume.size
+
+    @pytest.mark.parametrize("hole", [np.s_[0:0], np.s_[:, :, 8], np.s_[:, :2], np.s_[15:, 18:, 6:], np.s_[0, 0, 0]])
+    def test_outside(self, tmp_path, hole):
+        assert self.inside(tmp_path, hole) == 0
+        assert hole == np.s_[0, 0, 0] or self.inside(tmp_path, hole, background=0.0) == 0
+
+    @pytest.mark.parametrize("background", [np.nan, 0.0])
+    @pytest.mark.parametrize(
+        ("hole", "count"), [(np.s_[9:11, 11:13, 4], 4), (np.s_[9, 11, 4], 1), (np.s_[9:11, 11:13, 2:7], 20)]
+    )
+    def test_inside(self, tmp_path, hole, count, background):
+        assert self.inside(tmp_path, hole, background) == pytest.approx(count)
+
+    @pytest.mark.parametrize("background", [np.nan, 0.0])
+    def test_a_column_through_all_slices_and_a_lost_slice(self, tmp_path, background):
+        assert self.inside(tmp_path, np.s_[9, 11, :], background) >= self.HEAD[9, 11].sum() - 2
+        lost = self.HEAD[..., 4] & self.HEAD[..., 3] & self.HEAD[..., 5]
+        assert self.inside(tmp_path, np.s_[:, :, 4], background) >= lost.sum()
+
+
 def test_reader_options(tmp_path):
     array = ramp()
     array[1, 2, 3] = np.nan

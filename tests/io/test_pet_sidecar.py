@@ -63,6 +63,25 @@ def test_suv_of_a_static_pet(pet):
     assert meta["unit"] == "Bq/mL"
 
 
+def test_the_name_of_the_tracer_is_held_against_its_nuclide(pet):
+    """FDG is F-18; PSMA is made with two nuclides, and says nothing."""
+    told = load(pet(STATIC | {"TracerName": "FDG", "TracerRadionuclide": "C11"})[0])[1]["suv"]
+    assert told["kind"] == "none"
+    assert "must name one nuclide, got C-11 by TracerRadionuclide and F-18 by TracerName" in told["reason"]
+    told = load(pet(without(STATIC, "TracerRadionuclide") | {"TracerName": "FDG", "RadionuclideHalfLife": 1221.6})[0])[
+        1
+    ]
+    assert "must be that of F-18, 6586 s, which TracerName names" in told["suv"]["reason"]
+    assert load(pet(STATIC | {"TracerName": "PSMA"})[0])[1]["unit"] == "SUV"
+
+
+def test_holes_are_told(pet):
+    path, values = pet(DYNAMIC, 4)
+    values[3:5, 4, 2:4, 1] = np.nan
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), path)
+    assert load(path, nonfinite="zero")[1]["nonfinite_inside_fraction"] == pytest.approx(4 / values.size)
+
+
 @pytest.mark.parametrize(
     ("unit", "scale"),
     [("Bq/mL", 1), ("kBq/mL", 1e3), ("Bq/ml", 1), ("BQML", 1), ("Bq/cc", 1), ("nCi/cc", 37), ("uCi/mL", 3.7e4)],
@@ -230,6 +249,12 @@ def test_a_sidecar_further_up_counts_and_the_table_of_participants(pet, tmp_path
     assert meta["unit"] == "SUV"
     lean = 9270 * 70 / (8780 + 244 * 70 / 1.65**2)
     assert load(path, suv="lbm")[1]["suv"]["factor"] == pytest.approx(1000 * lean / (2 * DECAYED), rel=1e-6)
+
+
+def test_a_relative_path_is_the_same(pet, tmp_path, monkeypatch):
+    path, _ = pet(STATIC, name="sub-01/pet/sub-01_pet")
+    monkeypatch.chdir(tmp_path)
+    assert read_pet_sidecar(path.relative_to(tmp_path)).fields == read_pet_sidecar(path).fields == STATIC
 
 
 def test_without_a_sidecar_nothing_is_known(pet):

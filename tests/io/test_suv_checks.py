@@ -129,10 +129,18 @@ class TestScan:
         assert "warnings" not in found.record
 
     def test_a_series_long_before_its_first_frame(self):
-        """It may begin with the scan, of which the first frames were left out, or with the injection: QIBA takes it."""
-        found = suv([tags(series=at(11.0), acquired=at(11.5))], "bw")
+        """Early frames may be left out, or the series begin with the injection: its frames tell (PS3.3 C.8.9.4)."""
+        refused("no frame tells its FrameReferenceTime, got 1800 s before it", tags(series=at(11.0), acquired=at(11.5)))
+        sound = tags(series=at(11.0), acquired=at(11.5), frame_reference=1890.0, frame_duration=180.0)
+        found = suv([sound], "bw")
+        assert found.factor == pytest.approx(70e3 / (370e6 * 2 ** (-1800 / F18)))
         assert found.record["rule"].endswith("to SeriesTime")
-        assert "got 1800 s before it: the SUV may be 20.9% off" in found.record["warnings"][0]
+
+    def test_a_series_of_the_day_before(self):
+        refused("got 86400 s before it", tags(series=at(11.5, DAY - 1), injected=at(10.5, DAY - 1)))
+
+    def test_a_series_that_no_acquisition_confirms(self):
+        assert "SeriesTime was taken for it" in warned(tags(acquired=None))
 
     def test_some_minutes_are_a_warning(self):
         assert "SUV may be 3.2% off" in suv([tags(acquired=at(11.5 + 300 / 3600))], "bw").record["warnings"][0]
@@ -152,11 +160,15 @@ class TestScan:
 
     def test_the_decay_factor_tells_what_an_image_is_corrected_to(self):
         """PS3.3 C.8.9.4: 1.46 is an hour of F-18, 1.01 a frame of three minutes."""
-        start = warned(tags(frame_duration=180.0, decay_factor=1.46))
-        assert start.startswith("DecayFactor must be that of 0 s")
+        refused("DecayFactor must be that of 0 s", tags(frame_duration=180.0, decay_factor=1.46))
+        assert "SUV may be 3.0% off" in warned(tags(frame_duration=180.0, decay_factor=1.04))
         admin = {"frame_duration": 180.0, "decay_correction": "ADMIN"}
         assert suv([tags(decay_factor=1.461, **admin)], "bw").factor == pytest.approx(70e3 / 370e6)
         refused("DecayFactor must be that of 3600 s", tags(decay_factor=1.01, **admin))
+
+    def test_a_scan_by_ge_that_began_after_its_first_frame(self):
+        """The series was made at 15:00; a scan cannot begin at 13:30 of which a frame began at 11:30."""
+        refused("got 7200 s after it", tags(series=at(15.0), ge_scan=at(13.5)))
 
     def test_an_hour_between_the_scan_by_ge_and_the_series(self):
         refused("SeriesTime must be the GE scan time", tags(ge_scan=at(10.6)))
@@ -196,11 +208,27 @@ class TestDoseAndBody:
         refused("must be 0.02 to 100 MBq/kg", tags(dose=dose))
 
     def test_an_unusual_dose_is_a_warning(self):
-        assert "which is unusual" in suv([tags(dose=10e6)], "bw").record["warnings"][0]
+        for dose in (10e6, 3.71e9):
+            assert "where 0.3 to 20 are usual" in suv([tags(dose=dose)], "bw").record["warnings"][0]
+
+    def test_more_is_given_of_what_decays_in_minutes(self):
+        """1.5 GBq of Rb-82 or O-15 water are 21 MBq/kg, as they are given."""
+        soon = {"injected": at(11.5 - 90 / 3600), "dose": 1.5e9}
+        assert "warnings" not in suv([tags(half_life=HALF_LIVES["Rb-82"], **soon)], "bw").record
+
+    def test_a_dose_of_the_sidecar_stands_with_a_warning(self):
+        found = suv([tags()], "bw", {"RadionuclideTotalDose": 37e9})
+        assert found.factor == pytest.approx(FACTOR / 100, rel=1e-7)
+        assert "from suv.json, which was taken" in found.record["warnings"][0]
 
     @pytest.mark.parametrize(("weight", "size"), [(7.0, 1.75), (700.0, 1.75), (70.0, 0.75)])
     def test_weight_against_size(self, weight, size):
         refused("PatientWeight and PatientSize must give", tags(weight=weight, size=size, dose=5e6 * weight))
+
+    def test_a_weight_in_pounds_is_unusual(self):
+        """154 pounds, 1.75 m: 50.3 kg/m2 as kg."""
+        found = suv([tags(weight=154.3)], "bw")
+        assert "50.4 kg/m2 (154.3 kg, 1.75 m), which is unusual" in found.record["warnings"][0]
 
     def test_children_and_animals_are_sound(self):
         assert "warnings" not in suv([tags(weight=3.2, size=0.5, dose=14e6)], "bw").record
@@ -225,8 +253,53 @@ class TestConservationOfActivity:
                 suv([tags()], kind, content=Content(5e8, 1e5))
 
     def test_a_file_in_suv(self):
+        """Values in Bq/ml that are called g/ml, or a weight that is wrong: nobody knows which."""
         found = suv([tags(units="GML")], content=Content(7e5, 50.0))
-        assert "holds 10 times what a body of this weight" in found.record["warnings"][0]
+        assert (found.unit, found.record["kind"]) == ("g/ml", "none")
+        assert (
+            "got 10 times as much as a body of this weight can hold: the unit, or the weight" in found.record["reason"]
+        )
+
+
+class TestSuvOfOthers:
+    """What is in g/ml already does not depend on how dose, half life and times are read (PS3.3 C.8.9.1.1.3)."""
+
+    @pytest.mark.parametrize("units", [{"units": "GML"}, {"units": "CNTS", "philips_suv": 1.0}])
+    @pytest.mark.parametrize(
+        ("change", "text"),
+        [
+            ({"half_life": 1221.6, "tracer": "F-18"}, "must be that of F-18"),
+            ({"dose": 370e3}, "must be 0.02 to 100 MBq/kg"),
+            ({"start_time": at(9.5, None)}, "must be that of RadiopharmaceuticalStartDateTime"),
+            ({"frame_duration": 180.0, "decay_factor": 1.5}, "DecayFactor must be that of 0 s"),
+            ({"injected": at(10.5, DAY - 1)}, "must follow the injection within 8 half lives"),
+        ],
+    )
+    def test_it_stands_with_a_warning(self, units, change, text):
+        found = suv([tags(**units, **change)])
+        assert (found.factor, found.unit) == (1.0, "SUV")
+        (warning,) = found.record["warnings"]
+        assert warning.startswith("The file holds SUV, computed from headers that contradict themselves: ")
+        assert text in warning
+        assert "suv.json" not in warning
+
+    def test_what_is_missing_contradicts_nothing(self):
+        bare = tags(units="GML", dose=None, half_life=None, injected=None, series=None, acquired=None, weight=None)
+        assert "warnings" not in suv([bare]).record
+
+
+class TestIntercept:
+    """PS3.3 C.8.9.4: the Rescale Intercept of a PET image is 0; U = m * SV + b all the same."""
+
+    def test_it_is_said(self):
+        found = suv([tags(), tags(intercept=-1024.0)], "bw")
+        assert found.factor == pytest.approx(FACTOR, rel=1e-7)
+        assert "RescaleIntercept must be 0 in a PET (PS3.3 C.8.9.4), got -1024" in found.record["warnings"][0]
+
+    def test_without_suv_too(self):
+        for found in (suv([tags(intercept=5.0)], "none"), suv([tags(intercept=5.0, dose=None)])):
+            assert found.record["kind"] == "none"
+            assert "got 5: it was added" in found.record["warnings"][0]
 
 
 def test_factors_of_philips_that_contradict_each_other():

@@ -52,7 +52,6 @@ def study() -> tuple[Any, Any]:
         stored=ball((SLICES, 14, 12), 20000),
         turn=turn,
         spacing=(3.0, 5.0, 3.0),
-        intercept=2.0,
         slopes=(1.7, 1.1, 2.9, 0.8, 1.3, 2.0),
         series="1.2.826.0.1.7.2",
     )
@@ -329,6 +328,10 @@ def _all() -> Iterator[Case]:
             tags("mr_[135]", ImageType=["ORIGINAL", "PRIMARY", "P"]),
         ),
         "a slice more than named": tags("pt_*", NumberOfSlices=SLICES - 1),
+        "an end that two headers name": both(tags("mr_*", ImagesInAcquisition=SLICES), drop("mr_5.dcm")),
+        "a first slice that its numbers miss": drop("mr_0.dcm"),
+        "an end of another acquisition": tags("mr_5", InstanceNumber=57),
+        "another sex in one": tags("pt_3", PatientSex="F"),
         "no preamble": raw("pt_3", lambda content: content[132:]),
         "SPECT for PET": tags("pt_*", SOPClassUID=uid.NuclearMedicineImageStorage, Modality="NM"),
     }
@@ -394,6 +397,13 @@ def _all() -> Iterator[Case]:
         "series without date made later": {"SeriesDate": ..., "SeriesTime": "150000"},
         "frame half an hour later": {"FrameReferenceTime": 1890000, "ActualFrameDuration": 180000},
         "decay factor of an hour": {"DecayFactor": 1.46},
+        "FDG with the half life of C-11": {"Radiopharmaceutical": "FDG", "RadionuclideHalfLife": 1221.6},
+        "series of the day before": {"SeriesDate": "20240228"},
+        "series half an hour before its frame": {"SeriesTime": "110000"},
+        "Bq/ml called g/ml": {"Units": "GML"},
+        "an intercept": {"RescaleIntercept": 200},
+        "53 MBq/kg": {"RadionuclideTotalDose": 3.7e9},
+        "weight in pounds": {"PatientWeight": 154.3},
     }
     for name, values in contradictions.items():
         yield Case("DICOM contradictions", name, CLASSIC, tags("pt_*", **values))

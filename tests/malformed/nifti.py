@@ -106,6 +106,11 @@ FOREIGN = {
     "TIFF": b"II*\0" + bytes(256),
     "NumPy": b"\x93NUMPY\x01\0" + bytes(256),
     "DICOM": bytes(128) + b"DICM" + bytes(64),
+    "a web page": b"<!DOCTYPE html><html><title>Sign in</title></html>",
+    "JSON": b'{"message": "Not Found"}',
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4096\n",
+    "git-annex": b"/annex/objects/MD5E-s4096--0.nii.gz\n",
+    "zeros": bytes(4096),
 }
 
 
@@ -116,6 +121,7 @@ def _of_other_programs() -> Iterator[Case]:
     for name, content in FOREIGN.items():
         yield Case("NIfTI foreign", name, PLAIN, put("pet.nii", content))
         yield Case("NIfTI foreign", f"{name}, packed", PACKED, put("pet.nii.gz", gzip.compress(content)))
+        yield Case("NIfTI foreign", f"{name}, called packed", PACKED, put("pet.nii.gz", content))
     for name, text in {
         "another unit": '{"Units": "Bq/mL"}',
         "two units": '{"Units": "Bq/mL", "Unit": "SUV"}',

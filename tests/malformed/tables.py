@@ -170,6 +170,8 @@ def cases() -> Iterator[Case]:
         "misspelt": '{"aligend": true, "pet_unit": "SUV"}',
         "a share": '{"aligned": true, "pet_unit": "SUV", "blur_share": 1}',
         "a target": '{"aligned": true, "pet_unit": "SUV", "_target_": "x"}',
+        "a marked field": '{"$aligned": true, "pet_unit": "SUV"}',
+        "a field in capitals": '{"Aligned": true, "pet_unit": "SUV"}',
         "an expression": '{"aligned": true, "pet_unit": "$x"}',
     }
     for name, text in fields.items():

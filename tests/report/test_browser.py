@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -230,6 +231,112 @@ def test_a_click_in_the_viewer_moves_the_cross(browser, report):
     assert browser.run("return document.getElementById('viewer-readout').textContent") != before
 
 
+def readout(browser):
+    return browser.run("return document.getElementById('viewer-readout').textContent")
+
+
+def test_values_of_both_sources_given_and_restored_are_told_under_the_pointer(browser, tmp_path, make_record):
+    """The PET rises from right to left, and its restoration is 1.5 higher throughout."""
+    volumes = ramp()
+    mri, pet = volumes["sources"]
+    changed = {**volumes, "restored": (mri, pet + 1.5)}
+    save_report(tmp_path / "r.html", record=make_record(), **changed)
+    browser.open(tmp_path / "r.html")
+    wait_for_viewer(browser)
+    browser.click("[data-plane=axial]")
+    canvas = {"element-6066-11e4-a52e-4f735466cecf": browser.find("#viewer-canvas")}
+    seen = {}
+    for x in (-60, 0, 60):
+        pointer = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
+        move = {"type": "pointerMove", "duration": 0, "x": x, "y": 20, "origin": canvas}
+        browser.ask("POST", "/actions", {"actions": [{**pointer, "actions": [move]}]})
+        found = re.search(
+            r"MRI given and restored (\S+) a.u.; PET given (\S+) SUV; PET restored (\S+) SUV", readout(browser)
+        )
+        assert found, readout(browser)
+        seen[x] = [float(v) for v in found.groups()]
+        assert seen[x][0] == pytest.approx(100, abs=2)
+        assert seen[x][2] - seen[x][1] == pytest.approx(1.5, abs=0.1)  # 256 levels of each
+    assert seen[-60][1] > seen[0][1] > seen[60][1]  # the patient's left is on the right, where x is lower
+
+
+def test_level_window_and_palette_change_what_is_seen(browser, report):
+    browser.open(report)
+    wait_for_viewer(browser)
+    browser.click("[data-plane=axial]")
+    browser.click("#viewer-overlay option[value='']")
+    plain, first = browser.picture("#viewer-canvas"), state(browser, "window")
+    browser.type("#viewer-base-level", "\ue011")  # home: the level at the lower end of the window
+    assert state(browser, "window") != first
+    assert browser.picture("#viewer-canvas").mean() > plain.mean() + 5  # so all is brighter
+    browser.click("#viewer-overlay option[value='pet']")
+    hot = browser.picture("#viewer-canvas")
+    browser.click("#viewer-palette option[value='rainbow']")
+    assert state(browser, "palette") == "rainbow"
+    rainbow = browser.picture("#viewer-canvas")
+    assert np.abs(rainbow - hot).max() > 60
+    browser.type("#viewer-overlay-window", "\ue011")
+    assert np.abs(browser.picture("#viewer-canvas") - rainbow).max() > 60
+    browser.click("#viewer-base option[value='colour']")
+    assert browser.run("return document.getElementById('viewer-overlay').disabled") is True
+    coloured = browser.picture("#viewer-canvas")
+    assert (np.ptp(coloured, axis=-1) > 30).mean() > 0.01
+    assert browser.run("return document.getElementById('viewer-bar').style.background").count("gradient") == 5
+    assert errors(browser) == []
+
+
+def test_given_and_restored_are_exchanged_by_a_click_or_blink(browser, report):
+    browser.open(report)
+    wait_for_viewer(browser)
+    assert state(browser, "overlay") == "pet-restored"
+    browser.click("#viewer-turn")
+    assert (state(browser, "overlay"), state(browser, "turned")) == ("pet", "given")
+    browser.click("#viewer-blink")
+    assert state(browser, "blink") == "true"
+    seen = set()
+    for _ in range(40):
+        seen.add(state(browser, "overlay"))
+        time.sleep(0.1)
+    assert seen == {"pet", "pet-restored"}
+    browser.click("#viewer-blink")
+    still = state(browser, "overlay")
+    time.sleep(1.6)
+    assert (state(browser, "blink"), state(browser, "overlay")) == ("false", still)
+
+
+def test_the_outline_of_a_mask_is_a_line_that_can_be_left_out(browser, tmp_path, volumes, make_record):
+    mask = np.zeros(volumes["fused"].shape, np.uint8)
+    mask[8:20, 10:24, 5:15] = 2
+    save_report(tmp_path / "r.html", record=make_record(), mask=mask, **volumes)
+    browser.open(tmp_path / "r.html")
+    wait_for_viewer(browser)
+    browser.click("[data-plane=axial]")
+    browser.click("#viewer-overlay option[value='']")
+    assert state(browser, "outline") == "true"
+    lined = browser.picture("#viewer-canvas")
+    browser.click("#viewer-outline")
+    plain = browser.picture("#viewer-canvas")
+    changed = np.abs(lined - plain).max(-1) > 40
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    box = changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert 0.05 < box.mean() < 0.6  # a line along the box, not all of it
+    middle = box[box.shape[0] * 3 // 8 : box.shape[0] * 5 // 8, box.shape[1] * 3 // 8 : box.shape[1] * 5 // 8]
+    assert middle.mean() < 0.02
+
+
+def test_three_dimensions_start_whole_and_the_slider_cuts(browser, report):
+    browser.open(report)
+    wait_for_viewer(browser)
+    browser.click("[data-plane=render]")
+    assert state(browser, "whole") == "true"
+    whole = browser.picture("#viewer-canvas")
+    browser.type("#viewer-slice", "\ue012" * 3)  # arrow left
+    assert state(browser, "whole") == "false"
+    assert np.abs(browser.picture("#viewer-canvas") - whole).max() > 30
+    browser.type("#viewer-slice", "\ue010")  # end
+    assert state(browser, "whole") == "true"
+
+
 def test_the_keyboard_alone_reaches_and_drives_everything(browser, report):
     tab, enter, space, down, left = "\ue004", "\ue007", " ", "\ue015", "\ue012"
     look = """
@@ -259,12 +366,15 @@ def test_the_keyboard_alone_reaches_and_drives_everything(browser, report):
             assert browser.run(done) if done else int(state(browser, "slice")) == int(before) - 1
         reached.append(name)
     planes = ["axial", "coronal", "sagittal", "three", "render"]
-    controls = ["viewer-base", "viewer-overlay", "viewer-slice", "viewer-opacity", "viewer-canvas"]
+    windows = [f"viewer-{role}{part}" for role in ("base", "overlay") for part in ("", "-level", "-window")]
+    controls = [*windows, "viewer-palette", "viewer-slice", "viewer-opacity", "viewer-turn", "viewer-blink"]
+    controls.append("viewer-canvas")
     start = reached.index("frame")
     assert reached[0] == "skip"
     assert len(reached[1:start]) == 7  # links to the sections
-    assert reached[start + 1 : start + 11] == [*planes, *controls]
-    assert reached[start + 11 :].count("table") == 4 and reached[-2] == "Copy the text"
+    end = start + 1 + len(planes) + len(controls)
+    assert reached[start + 1 : end] == [*planes, *controls]
+    assert reached[end:].count("table") == 4 and reached[-2] == "Copy the text"
     assert errors(browser) == []
 
 

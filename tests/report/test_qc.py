@@ -144,7 +144,6 @@ def test_tensors_and_constant_volumes_are_drawn(tmp_path):
         ({"voxel": (-1, 0, 0)}, GeometryError),
         ({"fused": np.full(SHAPE, np.nan)}, ImageError),
         ({"convention": "left"}, ImageError),
-        ({"palette": "jet"}, ImageError),
         ({"pet_window": (3, 1)}, ImageError),
     ],
 )

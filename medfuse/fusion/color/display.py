@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,8 +97,11 @@ class ColourFusion:
         if self.palette == OKLAB:
             return bivariate_scale(steps, levels)
         places = np.linspace(0, len(palette(self.palette)) - 1, steps).round().astype(int)
-        row: np.ndarray = palette(self.palette)[places]
-        return row[None]
+        return np.asarray(palette(self.palette)[places][None])
+
+    def record(self, windows: Any) -> dict[str, Any]:
+        """Return what a record says of the colours; windows are those of both sources."""
+        return {"palette": self.palette, "blend": self.blend, "windows": windows}
 
     def described(self, windows: tuple[str, str]) -> str:
         """Return in a sentence what the colours mean; windows are those of both sources, with name and unit."""

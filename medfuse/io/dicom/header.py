@@ -25,6 +25,9 @@ from medfuse.errors import DicomError
 from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
 from medfuse.io.contents import contents
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
+from medfuse.io.dicom.ends import KEYWORDS as COUNTED
+from medfuse.io.dicom.ends import PRIVATE_TAGS as PRIVATE_COUNTS
+from medfuse.io.dicom.ends import Numbering, read_numbering
 from medfuse.io.dicom.identity import Person, read_person
 from medfuse.io.dicom.pet import PRIVATE_TAGS, read_pet
 from medfuse.io.dicom.planes import Planes, read_planes
@@ -67,7 +70,7 @@ _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN"
 _WANTED = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
     "ManufacturerModelName", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate",
-    *NUMBERS, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    *NUMBERS, *COUNTED, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence", "NumberOfSlices",
@@ -77,7 +80,7 @@ _WANTED = [
     "DecayCorrectionDateTime", "AttenuationCorrected", "DecayFactor",
 ]  # fmt: skip
 _OVERLAYS = range(0x60000102, 0x60200102, 0x20000)  # Overlay Bit Position, of up to 16 overlays
-_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *_OVERLAYS]
+_TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *PRIVATE_COUNTS, *_OVERLAYS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +131,7 @@ class Header:
         is_result: Whether medfuse wrote it.
         frame_of_reference: UID, or empty.
         slices: Number of Slices (0054,0081) of a PET volume, or 0.
+        numbering: How it is counted among the images of its acquisition.
         study: Study Instance UID, or empty; a question mark where it is none.
         person: The patient, in digests.
         contrast: Names and values of what one MRI has in common, such as its echo time.
@@ -146,6 +150,7 @@ class Header:
     is_result: bool = False
     frame_of_reference: str = ""
     slices: int = 0
+    numbering: Numbering = field(default_factory=Numbering)
     study: str = ""
     person: Person = field(default_factory=Person)
     contrast: frozenset[tuple[str, float | str]] = frozenset()
@@ -298,6 +303,7 @@ def _read(file: _Budget, path: Path) -> Header | Other:
             is_result=values.text("ManufacturerModelName") == MODEL,
             frame_of_reference=values.uid("FrameOfReferenceUID", needed=False),
             slices=values.count("NumberOfSlices", default=0) if is_pet and sop_class in _CLASSIC else 0,
+            numbering=read_numbering(values),
             study=study,
             person=read_person(values),
             contrast=read_contrast(values) if modality == "MR" else frozenset(),

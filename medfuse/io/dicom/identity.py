@@ -24,12 +24,14 @@ class Person:
         issuer: Of Issuer of Patient ID (0010,0021).
         name: Of Patient's Name (0010,0010), without case and empty components.
         birth: Of Patient's Birth Date (0010,0030).
+        sex: Of Patient's Sex (0010,0040), where it is M or F.
     """
 
     number: str = ""
     issuer: str = ""
     name: str = ""
     birth: str = ""
+    sex: str = ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -47,23 +49,26 @@ class Person:
     def is_another(self, other: Person) -> bool:
         """Return whether two sources are of two patients, by what both tell.
 
-        Two numbers of one issuer are two patients; one number is one, unless issuers, or both name and birth date,
-        differ. Where one has no number, name or birth date decide. What tells nothing contradicts nothing.
+        Two numbers of one issuer are two patients; one number is one, unless issuers, or two of name, birth date and
+        sex, differ. Where one has no number, any of these decides. What tells nothing contradicts nothing.
         """
+        pairs = ((self.name, other.name), (self.birth, other.birth), (self.sex, other.sex))
+        differing = sum(_differ(one, two) for one, two in pairs)
         if self.number and other.number:
-            named = _differ(self.name, other.name) and _differ(self.birth, other.birth)
-            return self.number != other.number or _differ(self.issuer, other.issuer) or named
-        return _differ(self.name, other.name) or _differ(self.birth, other.birth)
+            return self.number != other.number or _differ(self.issuer, other.issuer) or differing > 1
+        return differing > 0
 
 
 def read_person(values: Values) -> Person:
     """Read who an image is of; what cannot be read counts as its broken text."""
     name = _text(values, "PatientName").split("=")[0].upper()
+    sex = _text(values, "PatientSex")
     return Person(
         number=_digest(_text(values, "PatientID")),
         issuer=_digest(_text(values, "IssuerOfPatientID")),
         name=_digest("^".join(" ".join(part.split()) for part in name.split("^")).rstrip("^")),
         birth=_digest(_text(values, "PatientBirthDate")),
+        sex=_digest(sex if sex in ("M", "F") else ""),
     )
 
 

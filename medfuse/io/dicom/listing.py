@@ -12,9 +12,11 @@ from medfuse.io.dicom.volume import measure
 
 
 def listing(folder: Folder) -> Iterator[str]:
-    """Give lines: each series, with the SUV of a PET, its warnings or why there is none; other and unreadable files."""
+    """Give lines: each series, with its doubts, SUV of a PET, its warnings or why there is none; other files."""
     for series in folder.series:
         yield series.describe()
+        for text in series.doubts:
+            yield f"  warning: the series {text}"
         if series.modality == "PT" and not series.problem:
             yield from _suv(series)
     yield from describe(folder.classes)

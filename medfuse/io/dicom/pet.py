@@ -13,7 +13,7 @@ from medfuse.errors import DicomError
 from medfuse.io.dicom.planes import Planes
 from medfuse.io.dicom.values import Values, parse_zone
 from medfuse.io.suv import FILE_UNITS, Moment, PetTags
-from medfuse.io.suv.nuclides import named_nuclide
+from medfuse.io.suv.nuclides import named_nuclide, nuclides_in
 from medfuse.io.units import SUV_TYPES, find_unit
 
 _GE, _GE_SCAN = 0x00090010, 0x0009100D
@@ -21,6 +21,8 @@ _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70530010, 0x70531000, 0x70531009
 PRIVATE_TAGS = (_GE, _GE_SCAN, _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY)
 _CORRECTIONS = ("DECY", "ATTN", "SCAT", "DTIM", "MOTN", "PMOT", "CLN", "RAN", "RADL", "DCAL", "NORM", "SLSENS")
 _SCHEMES = {"SNM3": "SRT", "99SDM": "SRT", "SNOMED": "SCT", "SNOMED-CT": "SCT"}  # that use the codes of others
+_NUCLIDES, _TRACERS = ("cid4020", "cid18"), ("cid4021", "cid25")  # of PS3.16, for PET and others
+_OF_AGENT = ("dose", "half_life", "nuclide", "tracer_code", "tracer", "injected", "start_time")
 _ROUNDED = 60.0  # s, by which two notes of one acquisition may differ
 
 T = TypeVar("T")
@@ -52,7 +54,7 @@ def read_pet(values: Values, planes: Planes) -> PetTags:
     if told.faults or len(agents) > 1:
         why = "The headers must tell of one radiopharmaceutical, got "
         why += "something else" if told.faults else str(len(agents))
-        told.faults = [(name, why) for name in ("dose", "half_life", "nuclide", "injected", "start_time")]
+        told.faults = [(name, why) for name in _OF_AGENT]
         agents = []
     agent = agents[0] if agents else Values(Dataset())
     zone = told.of("injected", lambda: parse_zone(values.text("TimezoneOffsetFromUTC")), None)
@@ -81,6 +83,10 @@ def read_pet(values: Values, planes: Planes) -> PetTags:
         dose=number("dose", agent, "RadionuclideTotalDose"),
         half_life=number("half_life", agent, "RadionuclideHalfLife"),
         nuclide=told.of("nuclide", lambda: _nuclide(agent), ""),
+        tracer_code=told.of(
+            "tracer_code", lambda: _coded_nuclide(agent, "RadiopharmaceuticalCodeSequence", _TRACERS, ""), ""
+        ),
+        tracer=told.of("tracer", lambda: named_nuclide(agent.text("Radiopharmaceutical")), ""),
         philips_suv=number("philips_suv", values, _PHILIPS_SUV) if is_philips else None,
         philips_activity=number("philips_activity", values, _PHILIPS_ACTIVITY) if is_philips else None,
         injected=told.of("injected", lambda: _injected(agent, zone, start_time), None),
@@ -92,6 +98,7 @@ def read_pet(values: Values, planes: Planes) -> PetTags:
         frame_reference=_seconds(number("frame_reference", values, "FrameReferenceTime")),
         frame_duration=_seconds(number("frame_duration", values, "ActualFrameDuration")),
         decay_factor=number("decay_factor", values, "DecayFactor"),
+        intercept=float(max(planes.intercept, key=abs)),
         faults=tuple(told.faults),
     )
 
@@ -131,25 +138,31 @@ def _nuclide(agent: Values) -> str:
     Raises:
         DicomError: If code and meaning are of two nuclides, or there are two.
     """
-    found = set()
-    for item in agent.items("RadionuclideCodeSequence"):
+    return _coded_nuclide(agent, "RadionuclideCodeSequence", _NUCLIDES, "OTHER")
+
+
+def _coded_nuclide(agent: Values, keyword: str, lists: tuple[str, ...], other: str) -> str:
+    """Return the nuclide that the codes of a sequence name; another text where there are codes, and none does."""
+    found: set[str] = set()
+    items = agent.items(keyword)
+    for item in items:
         scheme = item.text("CodingSchemeDesignator")
-        named = {_coded(_SCHEMES.get(scheme, scheme), item.text("CodeValue")), named_nuclide(item.text("CodeMeaning"))}
-        found |= named if any(named) else {"OTHER"}
-    found.discard("")
+        known = _meaning(_SCHEMES.get(scheme, scheme), item.text("CodeValue"), lists)
+        found |= nuclides_in(known) | nuclides_in(item.text("CodeMeaning"))
     if len(found) > 1:
-        raise DicomError("must tell of one nuclide in RadionuclideCodeSequence, got several")
-    return found.pop() if found else ""
+        raise DicomError(f"must tell of one nuclide in {keyword}, got several")
+    return found.pop() if found else other if items else ""
 
 
 @cache
-def _coded(scheme: str, value: str) -> str:
-    """Return the nuclide of a code of PS3.16 CID 4020, in SNOMED CT, in SRT, which it came from, or in DCM."""
+def _meaning(scheme: str, value: str, lists: tuple[str, ...]) -> str:
+    """Return the meaning of a code, in SNOMED CT, in SRT, which it came from, in DCM and others; or nothing."""
     from pydicom.sr.codedict import codes  # half a second of imports, for PET alone
     from pydicom.sr.coding import Code
 
-    asked, nuclides = Code(value, scheme, ""), codes.cid4020
-    return next((named_nuclide(known.meaning) for n in nuclides.dir() if (known := getattr(nuclides, n)) == asked), "")
+    asked = Code(value, scheme, "")
+    known = (getattr(group, name) for group in (getattr(codes, cid) for cid in lists) for name in group.dir())
+    return next((code.meaning for code in known if code == asked), "")
 
 
 def _mapped_units(values: Values, planes: Planes) -> str:

@@ -25,6 +25,7 @@ from medfuse.io.units import ARBITRARY
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
+DOUBTS = "doubts"  # the key of what a person must look at, see `medfuse.io.dicom.series.Series`
 _BEFORE = 3600.0  # s, for which a dynamic scan may run before the injection
 _MAX_SIDECAR = 1 << 16  # bytes
 
@@ -121,7 +122,7 @@ class DicomReader(ImageReader):
 
         Returns:
             float32 array **[X, Y, Z]** and MONAI's metadata: the affine in RAS mm, `modality`, `unit`,
-            `frame_of_reference` where there is one, and `suv`, the record of a PET.
+            `frame_of_reference` where there is one, `doubts` where there are any, and `suv`, the record of a PET.
 
         Raises:
             DicomError: If there is not one series, or it cannot be used; see `choose_series` and `load_volume`.
@@ -139,6 +140,8 @@ class DicomReader(ImageReader):
         }
         if series.frame_of_reference:
             meta[FRAME_OF_REFERENCE] = series.frame_of_reference
+        if series.doubts:
+            meta[DOUBTS] = list(series.doubts)
         choice = choose_of(series, self.frames if series.modality == "PT" else None)
         if len(series.frames) > 1:
             meta[FRAMES] = json.dumps({**choice.record, "warnings": list(choice.warnings)})

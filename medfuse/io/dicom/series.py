@@ -18,6 +18,7 @@ import numpy as np
 from medfuse.errors import DicomError
 from medfuse.io.dicom.contrast import mixed
 from medfuse.io.dicom.dynamic import split_frames
+from medfuse.io.dicom.ends import check_ends, require_parts
 from medfuse.io.dicom.header import Header, PixelFormat, read_header
 from medfuse.io.dicom.identity import Person
 from medfuse.io.dicom.others import why_none
@@ -46,6 +47,7 @@ class Series:
         problem: Why it is no usable volume; empty if it is one.
         order: **[Z]**, index of each slice among all frames of all files, in the order of the headers.
         affine: **[4, 4]** float64, voxel index to RAS mm.
+        doubts: What a person must look at, such as "may lack its first slice: ...", each without full stop.
         frames: `order` of each time frame of a dynamic series; of any other, of itself alone.
     """
 
@@ -55,6 +57,7 @@ class Series:
     problem: str = ""
     order: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    doubts: tuple[str, ...] = ()
     frames: tuple[np.ndarray, ...] = ()
 
     @property
@@ -214,13 +217,13 @@ def require_one_person(sources: Mapping[str, Series]) -> None:
         sources: Series, by what a message calls them.
 
     Raises:
-        DicomError: If PatientID differs or, where one has none, name or birth date.
+        DicomError: If PatientID differs, or two of name, birth date and sex; where one has no PatientID, one of these.
     """
     for (first, one), (second, other) in combinations(sources.items(), 2):
         if one.person.is_another(other.person):
             raise DicomError(
-                f"{first} and {second} must be of one patient, got two by PatientID, or name and birth date; choose "
-                "series of one."
+                f"{first} and {second} must be of one patient, got two by PatientID, or name, birth date and sex; "
+                "choose series of one."
             )
 
 
@@ -255,21 +258,21 @@ def _series(uid: str, headers: Sequence[Header], max_bytes: int) -> Series:
     modality = headers[0].modality
     try:
         frames = split_frames(headers)
-        planes = _checked(headers, max_bytes * len(frames))
-        stacks = [_frame(headers, planes, frame) for frame in frames] if len(frames) > 1 else []
-        order, affine = stacks[0] if stacks else _stack(planes, _places(headers))
+        planes, places = _checked(headers, max_bytes * len(frames)), _places(headers)
+        stacks = [_frame(places, planes, frame) for frame in frames] if len(frames) > 1 else []
+        order, affine = stacks[0] if stacks else _stack(planes, places)
         if any(len(o) != len(order) or np.abs(a - affine).max() > _DRIFT for o, a in stacks):
             raise DicomError("must have one grid in all its time frames, got several; split it")
-        _check_count(headers, len(order))
+        doubts = _check_count(headers, order, places)
     except DicomError as error:
         return Series(uid, modality, tuple(headers), problem=str(error))
     orders = tuple(o for o, _ in stacks) or (order,)
-    return Series(uid, modality, tuple(headers), order=order, affine=affine, frames=orders)
+    return Series(uid, modality, tuple(headers), order=order, affine=affine, doubts=doubts, frames=orders)
 
 
-def _frame(headers: Sequence[Header], planes: Planes, frame: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _frame(places: Sequence[str], planes: Planes, frame: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the order, among all images, and the affine of one time frame."""
-    places, which = _places(headers), np.asarray(frame)
+    which = np.asarray(frame)
     part = Planes(*(getattr(planes, name)[which] for name in _PLANES))
     order, affine = _stack(part, [places[k] for k in frame])
     return which[order], affine
@@ -304,8 +307,8 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
     for number, header in enumerate(headers, start=1):
         if header.person.contradicts(usual):
             raise DicomError(
-                "must have one patient (PatientName, PatientBirthDate), got two under one PatientID; split it (file "
-                f"{number} of {len(headers)} by name is another)"
+                "must have one patient (PatientName, PatientBirthDate, PatientSex), got two under one PatientID; split "
+                f"it (file {number} of {len(headers)} by name is another)"
             )
     if different := mixed(h.contrast for h in headers):
         raise DicomError(f"must be of one contrast, got several values of {different}; split it by them")
@@ -317,9 +320,10 @@ def _checked(headers: Sequence[Header], max_bytes: int) -> Planes:
     return Planes(*(np.concatenate([getattr(p, name) for p in planes]) for name in _PLANES))
 
 
-def _check_count(headers: Sequence[Header], count: int) -> None:
-    """Hold the slices against Number of Slices (0054,0081): of an end slice, nothing else tells."""
-    named = max(h.slices for h in headers)
+def _check_count(headers: Sequence[Header], order: np.ndarray, places: Sequence[str]) -> tuple[str, ...]:
+    """Hold the slices against Number of Slices (0054,0081) of a PET, or how images are counted; return doubts."""
+    require_parts([h.numbering for h in headers])
+    named, count = max(h.slices for h in headers), len(order)
     if count < named:
         raise DicomError(f"must have the {named} slices that it names, got {count}; add the missing ones")
     if named and count > named:
@@ -327,6 +331,9 @@ def _check_count(headers: Sequence[Header], count: int) -> None:
             f"must have the {named} slices that it names, got {count}; remove what is of another series, such as the "
             "first or the last"
         )
+    if named or count != len(headers):
+        return ()
+    return check_ends([headers[k].numbering for k in order], [places[k] for k in order])
 
 
 def _places(headers: Sequence[Header]) -> list[str]:

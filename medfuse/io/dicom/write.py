@@ -142,7 +142,13 @@ def _set_times(series: Dataset, frames: Mapping[str, Any], half_life: float | No
 
 
 def write_color_series(
-    folder: Path, rgb: np.ndarray, affine: np.ndarray, derivation: Derivation, *, origin: SourceReference
+    folder: Path,
+    rgb: np.ndarray,
+    affine: np.ndarray,
+    derivation: Derivation,
+    *,
+    origin: SourceReference,
+    key: str = "",
 ) -> None:
     """Write a colour volume as a series of Secondary Captures that know where they lie.
 
@@ -154,6 +160,7 @@ def write_color_series(
         affine: **[4, 4]**, voxel index to RAS mm.
         derivation: Where it comes from.
         origin: Source in whose study it is filed.
+        key: What the colours mean, for the derivation description.
 
     Raises:
         DicomError: If DICOM cannot hold the grid.
@@ -164,6 +171,7 @@ def write_color_series(
     grid, frames = _colour(rgb, affine)
     with guarded():
         series = _series(derivation, origin, "fused_rgb", "OT", uid.SecondaryCaptureImageStorage)
+        _explain(series, key)
         series.ConversionType, series.PatientOrientation = "WSD", grid.patient_orientation
 
         def image(k: int) -> Dataset:
@@ -173,7 +181,13 @@ def write_color_series(
 
 
 def write_color_multiframe(
-    folder: Path, rgb: np.ndarray, affine: np.ndarray, derivation: Derivation, *, origin: SourceReference
+    folder: Path,
+    rgb: np.ndarray,
+    affine: np.ndarray,
+    derivation: Derivation,
+    *,
+    origin: SourceReference,
+    key: str = "",
 ) -> None:
     """Write a colour volume as one Multi-frame True Color Secondary Capture, with functional groups for its planes.
 
@@ -183,6 +197,7 @@ def write_color_multiframe(
         affine: **[4, 4]**, voxel index to RAS mm.
         derivation: Where it comes from.
         origin: Source in whose study it is filed.
+        key: What the colours mean, for the derivation description.
 
     Raises:
         DicomError: If DICOM cannot hold the grid.
@@ -194,6 +209,7 @@ def write_color_multiframe(
     name = "fused_rgb_multiframe"
     with guarded():
         image = _series(derivation, origin, name, "OT", uid.MultiFrameTrueColorSecondaryCaptureImageStorage)
+        _explain(image, key)
         image.ConversionType, image.PatientOrientation = "WSD", grid.patient_orientation
         image.NumberOfFrames = len(frames)
         image.FrameIncrementPointer = 0x00182005
@@ -225,6 +241,11 @@ def _series(derivation: Derivation, origin: SourceReference, name: str, modality
     series = common_elements(derivation, origin, name=name, modality=modality, sop_class=sop_class)
     add_derivation(series, derivation)
     return series
+
+
+def _explain(image: Dataset, key: str) -> None:
+    """Add what the colours mean to the derivation description (ST: 1024 characters at most, C.7.6.1.1.3)."""
+    image.DerivationDescription = f"{image.DerivationDescription} {key}".strip()[:1024]
 
 
 def _slice(

@@ -10,7 +10,7 @@ are those of DICOM PS3.3 C.8.9 and of the vendor-neutral pseudo-code of the Quan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from medfuse.io.suv.tags import (
     SIDECAR,
     Moment,
     PetTags,
+    UnknownError,
     checked,
 )
 from medfuse.io.suv.times import order, uptake
@@ -88,15 +89,17 @@ def suv(
     if overrides:
         record["overridden"] = ", ".join(sorted(overrides))
     unit = FILE_UNITS.get(one.units, ARBITRARY)
+    _warn_of_intercepts(evidence)
+    warned = {"warnings": list(evidence.warnings)} if evidence.warnings else {}
     if kind == "none":
-        return Suv(1.0, unit, {"kind": "none", "reason": "not asked for", **record})
+        return Suv(1.0, unit, {"kind": "none", "reason": "not asked for", **record, **warned})
     try:
         factor, found, rule = _factor(evidence, kind)
         checks.check_content(evidence, factor, found)
     except DicomError as error:
         if kind != "auto":
             raise
-        return Suv(1.0, unit, {"kind": "none", "reason": str(error), **record})
+        return Suv(1.0, unit, {"kind": "none", "reason": str(error), **record, **warned})
     if evidence.warnings:
         record["warnings"] = evidence.warnings
     return Suv(
@@ -124,6 +127,7 @@ def _factor(evidence: Evidence, kind: str) -> tuple[float, str, str]:
         scale = 1.0 if kind == "bw" else checks.body(evidence, kind) / checks.body(evidence, "bw")
         if one.philips_activity:
             _check_factors(evidence, one.philips_activity)
+        _warn_of_others(evidence)
         return one.philips_suv * scale, kind, "counts by the Philips SUV factor"
     if not one.philips_activity:
         raise DicomError(
@@ -143,6 +147,7 @@ def _stated_factor(evidence: Evidence, kind: str) -> tuple[float, str, str]:
         )
     if one.units == "GML" and stated == "bsa":
         raise DicomError(f"Units must be CM2ML for SUV by body surface (SUVType BSA), got GML; {SIDECAR}")
+    _warn_of_others(evidence)
     if kind in ("auto", stated):
         checks.warn_of_body(evidence)
         return 1.0, stated, f"the file holds SUV ({one.units})"
@@ -157,8 +162,36 @@ def _activity_factor(evidence: Evidence, kind: str) -> tuple[float, str]:
     decays = evidence.one.decay_correction != "ADMIN" or evidence.one.half_life is not None  # else no one needs it
     half_life = checks.half_life(evidence) if decays else None
     seconds, rule = uptake(evidence, half_life)
-    decayed = checks.dose(evidence) * (2.0 ** (-seconds / half_life) if half_life else 1.0)
+    decayed = checks.dose(evidence, half_life) * (2.0 ** (-seconds / half_life) if half_life else 1.0)
     return checks.body(evidence, kind) / decayed, rule
+
+
+def _warn_of_others(evidence: Evidence) -> None:
+    """Warn where headers contradict themselves from which someone else computed the SUV of a file."""
+    scratch = replace(evidence, warnings=[])
+    half_life = _tried(evidence, lambda: checks.half_life(scratch))
+    _tried(evidence, lambda: checks.dose(evidence, half_life))
+    _tried(evidence, lambda: uptake(scratch, half_life))
+
+
+def _tried(evidence: Evidence, check: Callable[[], Any]) -> Any:
+    """Return what a check finds; None, with a warning, where headers contradict themselves, or say nothing."""
+    try:
+        return check()
+    except UnknownError:
+        return None
+    except DicomError as error:
+        evidence.warn(f"The file holds SUV, computed from headers that contradict themselves: {checks.bare(error)}.")
+        return None
+
+
+def _warn_of_intercepts(evidence: Evidence) -> None:
+    farthest = max((t.intercept for t in evidence.slices), key=abs)
+    if farthest:
+        evidence.warn(
+            f"RescaleIntercept must be 0 in a PET (PS3.3 C.8.9.4), got {farthest:g}: it was added to the values, as it "
+            "is defined. Check what wrote the files."
+        )
 
 
 def _check_factors(evidence: Evidence, activity: float) -> None:

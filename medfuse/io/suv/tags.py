@@ -8,6 +8,12 @@ from medfuse.errors import DicomError
 
 SIDECAR = "say it in suv.json beside the files, or do without SUV."
 DAY = 86400.0  # s
+
+
+class UnknownError(DicomError):
+    """Headers do not say what is needed, which contradicts nothing."""
+
+
 RANGES = {  # limits beyond which the unit must be another one than DICOM's
     "weight": (0.2, 700.0),  # kg
     "size": (0.2, 2.8),  # m
@@ -32,6 +38,8 @@ OVERRIDES = tuple(OVERRIDABLE.values())
 """What a sidecar may say."""
 KEYWORDS = OVERRIDABLE | {
     "nuclide": "RadionuclideCodeSequence",
+    "tracer_code": "RadiopharmaceuticalCodeSequence",
+    "tracer": "Radiopharmaceutical",
     "philips_suv": "Philips SUV factor (7053,1000)",
     "philips_activity": "Philips activity factor (7053,1009)",
     "injected": "start of the injection (0018,1078) or (0018,1072)",
@@ -42,7 +50,7 @@ KEYWORDS = OVERRIDABLE | {
 }
 OF_PIXELS = ("units", "suv_type", "corrections", "decay_correction")
 """What the pixels of slices must have in common to be one volume, with or without SUV."""
-OF_A_SLICE = ("acquired", "frame_reference", "frame_duration", "decay_factor", "faults")
+OF_A_SLICE = ("acquired", "frame_reference", "frame_duration", "decay_factor", "intercept", "faults")
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,10 @@ class Moment:
         """Return the seconds since an earlier moment; within a day, over midnight, where a date is not known.
 
         Raises:
-            DicomError: If the zone of one is known, and not that of the other.
+            UnknownError: If the zone of one is known, and not that of the other.
         """
         if not self.is_comparable(earlier):
-            raise DicomError(
+            raise UnknownError(
                 "TimezoneOffsetFromUTC must be there where one time is told with an offset from UTC and another "
                 f"without, got none; {SIDECAR}"
             )
@@ -100,6 +108,8 @@ class PetTags:
         dose: Radionuclide Total Dose (0018,1074), Bq.
         half_life: Radionuclide Half Life (0018,1075), s.
         nuclide: Of Radionuclide Code Sequence (0054,0300), such as F-18, or OTHER.
+        tracer_code: Nuclide that Radiopharmaceutical Code Sequence (0054,0304) names, or nothing.
+        tracer: Nuclide that Radiopharmaceutical (0018,0031) names, or nothing.
         philips_suv: SUV factor (7053,1000), g/ml for each count.
         philips_activity: Activity factor (7053,1009), Bq/ml for each count.
         injected: Radiopharmaceutical Start DateTime (0018,1078), or Start Time (0018,1072), which has no date.
@@ -112,6 +122,7 @@ class PetTags:
         frame_reference: Frame Reference Time (0054,1300) of this slice, s.
         frame_duration: Actual Frame Duration (0018,1242) of this slice, s.
         decay_factor: Decay Factor (0054,1321) of this slice.
+        intercept: Rescale Intercept (0028,1052) of this slice; of several frames the farthest from 0.
         faults: What is there and cannot be used: name of the attribute, and why, "... must ..., got ...".
     """
 
@@ -125,6 +136,8 @@ class PetTags:
     dose: float | None = None
     half_life: float | None = None
     nuclide: str = ""
+    tracer_code: str = ""
+    tracer: str = ""
     philips_suv: float | None = None
     philips_activity: float | None = None
     injected: Moment | None = None
@@ -137,6 +150,7 @@ class PetTags:
     frame_reference: float | None = None
     frame_duration: float | None = None
     decay_factor: float | None = None
+    intercept: float = 0.0
     faults: tuple[tuple[str, str], ...] = ()
 
 
@@ -144,12 +158,13 @@ def checked(name: str, value: float | None) -> float:
     """Return a value within the limits of its unit.
 
     Raises:
-        DicomError: If it is none, or out of them.
+        UnknownError: If it is none.
+        DicomError: If it is out of them.
     """
     low, high = RANGES[name]
-    if value is None or not low <= value <= high:
-        got = "none" if value is None else f"{value:g}"
-        raise DicomError(
-            f"{KEYWORDS[name]} must be {low:g} to {high:g} {UNIT_OF[name]} for this SUV, got {got}; {SIDECAR}"
-        )
+    must = f"{KEYWORDS[name]} must be {low:g} to {high:g} {UNIT_OF[name]} for this SUV"
+    if value is None:
+        raise UnknownError(f"{must}, got none; {SIDECAR}")
+    if not low <= value <= high:
+        raise DicomError(f"{must}, got {value:g}; {SIDECAR}")
     return value

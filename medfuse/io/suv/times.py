@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from medfuse.errors import DicomError
 from medfuse.io.suv.checks import Evidence
-from medfuse.io.suv.tags import DAY, SIDECAR, Moment, PetTags, checked
+from medfuse.io.suv.tags import DAY, SIDECAR, Moment, PetTags, UnknownError, checked
 
 _MAX_HALF_LIVES = 8.0  # of uptake; beyond, a clock or a date is wrong
 _LATE = 4.0  # half lives from which an uptake is unusual
@@ -43,17 +43,17 @@ def uptake(evidence: Evidence, half_life: float | None) -> tuple[float, str]:
         _check_injection_as_reference(evidence, half_life)
         return 0.0, "decay corrected to the injection (ADMIN)"
     if one.decay_correction != "START" or half_life is None:
-        raise DicomError(f"DecayCorrection must be START or ADMIN for SUV, got another or none; {SIDECAR}")
+        raise UnknownError(f"DecayCorrection must be START or ADMIN for SUV, got another or none; {SIDECAR}")
     if one.uptake is not None:
         return checked("uptake", one.uptake), "dose decayed by the given UptakeSeconds"
     evidence.require_sound("injected", "start_time", "series", "ge_scan", "corrected_to", "acquired")
     if one.injected is None:
-        raise DicomError(f"The injection must have a time for SUV, got neither (0018,1078) nor (0018,1072); {SIDECAR}")
+        raise UnknownError(f"The injection must have a time, got neither (0018,1078) nor (0018,1072); {SIDECAR}")
     reference, name = _reference(evidence, half_life)
     injected = _injection(evidence, one.injected, reference, half_life)
     if half_life > _MAX_DATELESS_HALF_LIFE and None in (injected.day, reference.day):
         what = "injection" if injected.day is None else "scan"
-        raise DicomError(
+        raise UnknownError(
             f"The {what} must have a date for a half life of {half_life:g} s, got a time of day only; {SIDECAR}"
         )
     seconds = reference.since(injected)
@@ -134,20 +134,30 @@ def _injection(evidence: Evidence, told: Moment, reference: Moment, half_life: f
 def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
     """Return the time that the image is decay corrected to, and which header it comes from (QIBA)."""
     one, slices = evidence.one, evidence.slices
-    if one.corrected_to is not None:
-        return one.corrected_to, "DecayCorrectionDateTime"
     first, series = _first(slices), one.series
+    if one.corrected_to is not None:
+        if first is not None and first.is_comparable(one.corrected_to):
+            late = one.corrected_to.apart(first)
+            if late > _SOON:
+                evidence.warn(
+                    f"DecayCorrectionDateTime lies {late:.0f} s after the first acquisition, which is unusual."
+                )
+        return one.corrected_to, "DecayCorrectionDateTime"
     wait = None if first is None or series is None else _wait(first, series)
     if series is not None and (first is None or (wait is not None and wait >= -_SAME)):
+        if first is None:
+            evidence.warn(
+                "No AcquisitionTime tells whether the series was made after the scan: SeriesTime was taken for it."
+            )
         if first is not None and first.day is not None and series.day is None:
             series = replace(first, second=first.second - (wait or 0.0))
-        _check_series(evidence, series, half_life)
+        _check_start(evidence, series, "SeriesTime", half_life)
         return series, "SeriesTime"
     if one.ge_scan is not None:  # the series was made after the acquisition, as by post-processing
-        _check_factor(evidence, one.ge_scan, half_life)
+        _check_start(evidence, one.ge_scan, "The GE scan time", half_life)
         return one.ge_scan, "the GE scan time"
     if first is not None and series is not None and wait is None:
-        raise DicomError(
+        raise UnknownError(
             "SeriesTime and AcquisitionTime must both have a date, and one clock, where they differ, got one without; "
             f"{SIDECAR}"
         )
@@ -162,7 +172,7 @@ def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
         _check_factor(evidence, start, half_life)
         return start, "AcquisitionTime less FrameReferenceTime"
     if first is None or any(t.acquired is None for t in slices):
-        raise DicomError(f"The scan must have a time for SUV, got no SeriesTime or AcquisitionTime; {SIDECAR}")
+        raise UnknownError(f"The scan must have a time for SUV, got no SeriesTime or AcquisitionTime; {SIDECAR}")
     _check_factor(evidence, first, half_life)
     return first, "the earliest AcquisitionTime"
 
@@ -181,12 +191,12 @@ def _wait(first: Moment, series: Moment) -> float | None:
     return None if one_date and abs(wait) > _MAX_SPREAD else wait
 
 
-def _check_series(evidence: Evidence, series: Moment, half_life: float) -> None:
-    """Hold the Series Time against all that tells how long after it the first frame began."""
+def _check_start(evidence: Evidence, start: Moment, name: str, half_life: float) -> None:
+    """Hold the start of the scan, as one header has it, against all that tells when the first frame began."""
     frame = _first_frame(evidence.slices)
-    if frame is None or frame.acquired is None:
+    if frame is None or frame.acquired is None or not frame.acquired.is_comparable(start):
         return
-    wait = frame.acquired.apart(series)
+    wait = frame.acquired.apart(start)
     evidence.require_sound("frame_reference", "frame_duration", "decay_factor")
     told = _told_wait(frame, half_life, _from_zero(evidence.slices))
     if _has_factors(evidence.slices) and frame.decay_factor:
@@ -194,13 +204,13 @@ def _check_series(evidence: Evidence, series: Moment, half_life: float) -> None:
         best = min(waits, key=lambda w: abs(_off_factor(frame, w, half_life)))
         _agree_with_factor(evidence, frame, best, half_life)
     elif told is not None:
-        text = f"FrameReferenceTime must place the first frame {wait:.0f} s after SeriesTime, as AcquisitionTime does"
+        text = f"FrameReferenceTime must place the first frame {wait:.0f} s after {name}, as AcquisitionTime does"
         evidence.agree(told - wait, half_life, f"{text}, got {told:.0f} s")
     else:
-        text = "SeriesTime must be the time of the first acquisition where no frame tells its FrameReferenceTime"
-        evidence.agree(wait, half_life, f"{text}, got {wait:.0f} s before it", lenient=True)
-    if evidence.one.ge_scan is not None and evidence.one.ge_scan.is_comparable(series):
-        apart = evidence.one.ge_scan.apart(series)
+        text = f"{name} must be the time of the first acquisition where no frame tells its FrameReferenceTime"
+        evidence.agree(wait, half_life, f"{text}, got {abs(wait):.0f} s {'before' if wait > 0 else 'after'} it")
+    if evidence.one.ge_scan is not None and evidence.one.ge_scan.is_comparable(start):
+        apart = evidence.one.ge_scan.apart(start)
         evidence.agree(apart, half_life, f"SeriesTime must be the GE scan time, got {abs(apart):.0f} s apart")
 
 
@@ -235,9 +245,7 @@ def _check_injection_as_reference(evidence: Evidence, half_life: float | None) -
 def _agree_with_factor(evidence: Evidence, frame: PetTags, wait: float, half_life: float) -> None:
     off = _off_factor(frame, wait, half_life)
     text = f"DecayFactor must be that of {wait:.0f} s, by which the first frame followed what it is corrected to"
-    # For START, the times tell; for ADMIN, nothing but the factor speaks for or against it
-    lenient = evidence.one.decay_correction != "ADMIN"
-    evidence.agree(off, half_life, f"{text}, got {frame.decay_factor:.4g}, {abs(off):.0f} s off", lenient=lenient)
+    evidence.agree(off, half_life, f"{text}, got {frame.decay_factor:.4g}, {abs(off):.0f} s off")
 
 
 def _off_factor(frame: PetTags, wait: float, half_life: float) -> float:

@@ -89,14 +89,18 @@ def _color(result: CaseResult, folder: Path, filing: Filing) -> None:
     """Write the colour fusion as a series, a file for each slice."""
     from medfuse.io.dicom import write
 
-    write.write_color_series(folder, result.rgb, result.affine, filing.derivation, origin=filing.origin)
+    write.write_color_series(
+        folder, result.rgb, result.affine, filing.derivation, origin=filing.origin, key=result.colour_key
+    )
 
 
 def _color_multiframe(result: CaseResult, folder: Path, filing: Filing) -> None:
     """Write the colour fusion as one file."""
     from medfuse.io.dicom import write
 
-    write.write_color_multiframe(folder, result.rgb, result.affine, filing.derivation, origin=filing.origin)
+    write.write_color_multiframe(
+        folder, result.rgb, result.affine, filing.derivation, origin=filing.origin, key=result.colour_key
+    )
 
 
 def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]:
@@ -142,7 +146,9 @@ def _identity(result: CaseResult) -> str:
     names = ("versions", "weights_sha256", "steps", "settings", "degradation", "reference")
     known = {name: record[name] for name in names}
     inputs = [record["sources"][name]["sha256"] for name in result.names]
-    digest = hashlib.sha256(json.dumps([known, inputs, result.palette, [result.deidentified]], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps([known, inputs, record["display"], [result.deidentified]], sort_keys=True).encode()
+    )
     for volume in (result.fused.numpy(), result.restored[1].numpy(), result.rgb, result.affine):
         digest.update(np.ascontiguousarray(volume).tobytes())
     return digest.hexdigest()
