@@ -75,7 +75,8 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
 
 # What begins so, or holds this, is left to the full tests: a process of its own, the registration of a head, the demo.
 COSTLY = ("python -m monai.bundle", "python -W", "medfuse bundle export", "medfuse demo", "medfuse fuse --pet pet",
-          "medfuse fuse --pet STUDY/PET --mri mri", "bids-validator-deno", 'fuse("pet.nii.gz"', "$")  # fmt: skip
+          "medfuse fuse --pet STUDY/PET --mri mri", "bids-validator-deno",
+          'fuse("pet.nii.gz"', "torch.export.load(", "$")  # fmt: skip
 
 # What stands after a `#`, and is not literally what was printed: either it can be held against what was run ...
 CLAIMS: dict[tuple[str, str], Callable[[Reader], bool]] = {
@@ -125,7 +126,10 @@ def parses(step: dict[str, Any]) -> bool:
 
 
 def costly(text: str) -> bool:
-    return any(word in text if word in ('fuse("pet.nii.gz"', "$") else text.startswith(word) for word in COSTLY)
+    return any(
+        word in text if word in ('fuse("pet.nii.gz"', "torch.export.load(", "$") else text.startswith(word)
+        for word in COSTLY
+    )
 
 
 def parts(page: Path) -> list[str]:
