@@ -197,7 +197,7 @@ def test_overlays_change_a_run(quick, data, tmp_path):
         "correction": "cut",
         "fusion_rule": "convex",
         "views": 1,
-        "settle": [None, 0.3],
+        "settle": [None, 1.0],
         "balance": 0,
     }
 

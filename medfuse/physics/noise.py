@@ -14,6 +14,8 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError
 
+_FAR = 12.0  # standard deviations beyond which nothing is cut off
+
 
 class Noise(ABC):
     """Noise that turns a clean signal into an observation."""
@@ -36,6 +38,10 @@ class Noise(ABC):
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean of many observations of `x`, of its shape: `x` itself unless the noise is biased."""
         return x
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """Return the exact variance of many observations of `x`, of its shape; `variance` may be a limit."""
+        return self.variance(x)
 
 
 class GaussianNoise(Noise):
@@ -98,6 +104,11 @@ class RicianNoise(Noise):
         bessel: Tensor = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
         return sigma * math.sqrt(math.pi / 2.0) * bessel
 
+    def scatter(self, x: Tensor) -> Tensor:
+        """Return `x^2 + 2 sigma^2` less the mean squared; negative signals count as zero."""
+        second = x.clamp_min(0.0).square() + 2.0 * _column(self.sigma, x).square()
+        return (second - self.mean(x).square()).clamp_min(0.0)
+
 
 class AveragedNoise(Noise):
     """Noise of a weighted mean of images of one signal, each stored with such noise of its own: less, the same mean.
@@ -130,17 +141,40 @@ class AveragedNoise(Noise):
         """Return the mean in each image."""
         return self.noise.mean(x)
 
+    def scatter(self, x: Tensor) -> Tensor:
+        """Return the exact variance in each image, times the share squared."""
+        return self.share**2 * self.noise.scatter(x)
+
 
 @torch.no_grad()
 def clipped_mean(x: Tensor, sigma: Tensor) -> Tensor:
     """Return the mean of `max(x + sigma n, 0)` for normal `n`, `sigma phi(x / sigma) + x Phi(x / sigma)`.
 
-    No gradient is tracked.
+    What is cut at an upper end u, too, has the mean `clipped_mean(x) - clipped_mean(x - u)`, for
+    `min(max(v, 0), u) = max(v, 0) - max(v - u, 0)`. No gradient is tracked.
     """
     t = x / sigma.clamp_min(1e-6)
     density = t.square().mul_(-0.5).exp_().mul_(sigma / math.sqrt(2.0 * math.pi))
     share = t.mul_(-math.sqrt(0.5)).erfc_().mul_(0.5)  # the part of the noise that leaves the sum above 0
     return density.addcmul_(x, share)
+
+
+@torch.no_grad()
+def clipped_variance(below: Tensor, above: Tensor) -> Tensor:
+    """Return the variance of a normal `n` of unit variance that is cut off at `-below` and at `above`.
+
+    With a = `below` and b = `above`, phi and Phi the density and distribution of `n`: the second moment is `Phi(b) -
+    Phi(-a) - a phi(a) - b phi(b) + a^2 Phi(-a) + b^2 Phi(-b)`, the mean `phi(a) - a Phi(-a) - phi(b) + b Phi(-b)`.
+    Infinity is an end that is not cut. No gradient is tracked.
+    """
+    second, mean = torch.ones_like(below), torch.zeros_like(below)
+    for end, sign in ((below, 1.0), (above, -1.0)):
+        a = end.clamp(-_FAR, _FAR)
+        density = (-0.5 * a.square()).exp() / math.sqrt(2.0 * math.pi)
+        beyond = 0.5 * torch.erfc(a * math.sqrt(0.5))
+        second = second - beyond - a * density + a.square() * beyond
+        mean = mean + sign * (density - a * beyond)
+    return (second - mean.square()).clamp_min(0.0)
 
 
 def _parameter(value: float | Sequence[float] | Tensor, name: str) -> Tensor:

@@ -2,14 +2,18 @@
 
 from medfuse.training.datasets import IMAGE_KIND_WEIGHTS, RandomPatches, image_pairs, slice_pairs
 from medfuse.training.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
-from medfuse.training.handlers import BestWeights, GradientClip, TrainingState, export_weights
+from medfuse.training.growth import load_grown
+from medfuse.training.handlers import BestWeights, Curve, GradientClip, TimeLimit, TrainingState, export_weights
 from medfuse.training.losses import FusionLoss
+from medfuse.training.packs import RESTORATION_KIND_WEIGHTS, read_pack, single_images, write_pack
 from medfuse.training.processes import AverageGradients, process_count, process_device, start_processes, stop_processes
 
 __all__ = [
     "IMAGE_KIND_WEIGHTS",
+    "RESTORATION_KIND_WEIGHTS",
     "AverageGradients",
     "BestWeights",
+    "Curve",
     "DegradationPrior",
     "DegradeBatch",
     "FusionLoss",
@@ -17,13 +21,18 @@ __all__ = [
     "RandDegrade",
     "RandDegraded",
     "RandomPatches",
+    "TimeLimit",
     "TrainingState",
     "degrade",
     "export_weights",
     "image_pairs",
+    "load_grown",
     "process_count",
     "process_device",
+    "read_pack",
+    "single_images",
     "slice_pairs",
     "start_processes",
     "stop_processes",
+    "write_pack",
 ]

@@ -260,7 +260,7 @@ def image_pairs(dataset_dir: str | Path, *, split: str = "train", side: int | No
     pairs: list[SlicePair] = []
     for row in rows:
         name = f"{row['set']}_{row['stem']}"
-        rgb, thermal = (_read_pixels(mode, table.parent / row[k]) for mode, k in (("RGB", "vis"), ("L", "ir")))
+        rgb, thermal = (read_pixels(mode, table.parent / row[k]) for mode, k in (("RGB", "vis"), ("L", "ir")))
         _require_one_size(name, rgb.shape[:2], thermal.shape)
         luma, *chroma = np.moveaxis(rgb_to_ycbcr(rgb / 255) + np.array([0, 0.5, 0.5]), -1, 0).astype(np.float16)
         luma, thermal, cb, cr = (_middle(image, side or max(luma.shape)) for image in (luma, thermal, *chroma))
@@ -289,7 +289,7 @@ def _harvard_pairs(folder: Path, kind: str, split: str) -> Iterator[SlicePair]:
         base = folder / modality / row["set"]
         if row["modality"] != kind or row["split"] != split or not (base / uptake).is_dir():
             continue
-        mri, function = (_read_pixels("L", base / name / f"{row['stem']}.png") for name in ("mri", uptake))
+        mri, function = (read_pixels("L", base / name / f"{row['stem']}.png") for name in ("mri", uptake))
         if split == "dev" or not (_nearly_empty(mri) or _nearly_empty(function, 0.02)):
             name = f"{kind}_{row['set']}_{row['stem']}"
             yield _pair(mri, function, name=name, subject=row["subject"], kind=kind)
@@ -388,7 +388,7 @@ def _resample(volume: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> n
     return np.asarray(np.maximum(values, 0))
 
 
-def _read_pixels(mode: str, path: Path) -> np.ndarray:
+def read_pixels(mode: str, path: Path) -> np.ndarray:
     """Read an 8-bit image as `L` **[H, W]** or `RGB` **[H, W, 3]**."""
     if not path.is_file():
         raise BundleError(f"The data folder must hold {path.parent.name}/{path.name}, got none; copy it there.")

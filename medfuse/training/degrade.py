@@ -29,6 +29,7 @@ from medfuse.physics import (
 from medfuse.physics.specification import varied
 from medfuse.transforms.typed import TORCH
 
+_WIDTH_PX, _WIDTH_SHARE = 0.2, 0.1  # by which a width is stated wrongly at most
 _MOTION_NOISE = 1.5 / 255.0  # weakest noise beside a motion: without any, conjugate gradients take ten times as long
 
 
@@ -114,6 +115,18 @@ def around(degradation: Degradation, batch: int, generator: torch.Generator) -> 
     return replace(degradation, steps=tuple(map(step, degradation.known)))
 
 
+def misstated(degradation: Degradation, generator: torch.Generator) -> Degradation:
+    """State the width of each Gaussian blur wrongly: by up to 10 %, and then by up to 0.2 px, each evenly drawn."""
+
+    def step(given: LinearOperator | Noise) -> LinearOperator | Noise:
+        if not isinstance(given, GaussianBlur):
+            return given
+        share, px = (2 * torch.rand(given.sigma.shape, generator=generator) - 1 for _ in range(2))
+        return GaussianBlur((given.sigma * (1 + _WIDTH_SHARE * share) + _WIDTH_PX * px).clamp_min(0))
+
+    return replace(degradation, steps=tuple(map(step, degradation.known)))
+
+
 def degrade(image: Tensor, degradation: JointDegradation, generator: torch.Generator, *, stored: bool) -> Tensor:
     """Degrade both channels of a batch and bring them back to the grid of the image.
 
@@ -157,6 +170,8 @@ class DegradeBatch:
         scenarios: Mapping[str, Mapping[str, Any]] | None = None,
         near: float = 0.0,
         steps: tuple[int, ...] | None = None,
+        stored: float = 0.5,
+        misstated: float = 0.0,
         key: str = "image",
         seed: int = 0,
     ) -> None:
@@ -168,6 +183,8 @@ class DegradeBatch:
             scenarios: Specifications by name, for batches with the key `scenario`.
             near: Probability that a batch is degraded around a scenario, each as often; at least one must be given.
             steps: Numbers of steps to draw from; None leaves it to the inferer.
+            stored: Probability that a batch is stored in 8 bit, and clipped.
+            misstated: Probability that the widths of a batch's blurs are stated wrongly, see `misstated`.
             key: Key of the clean pair **[B, 2, H, W]** in a batch.
             seed: Seed of all draws.
         """
@@ -176,6 +193,7 @@ class DegradeBatch:
             DegradationPrior(downsample=0.35) if source2 is None else source2,
         )
         self.steps, self.key, self.seed, self.near = steps, key, seed, near
+        self.stored, self.misstated = stored, misstated
         self.scenarios = {name: parse_degradation(spec) for name, spec in (scenarios or {}).items()}
         if not 0 <= near <= 1:
             raise DegradationError(f"near must be a probability, 0 to 1, got {near:g}; change it.")
@@ -199,8 +217,11 @@ class DegradeBatch:
             return inputs, clean, (), {"degradation": fixed}
         generator = self._generator
         degradation = self._drawn(len(clean))
-        stored = float(torch.rand((), generator=generator)) < 0.5
-        kwargs: dict[str, Any] = {"degradation": degradation}
+        stored = float(torch.rand((), generator=generator)) < self.stored
+        stated = degradation
+        if self.misstated and float(torch.rand((), generator=generator)) < self.misstated:
+            stated = JointDegradation(*(misstated(part, generator) for part in degradation))
+        kwargs: dict[str, Any] = {"degradation": stated}
         if self.steps is not None:
             kwargs |= draw_steps(self.steps, generator)
         if clean.device not in self._noise:  # drawn where the batch is: copies from the host would take longer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import random
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,6 +74,104 @@ class BestWeights:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path) as temporary:
                 torch.save(self.network.state_dict(), temporary)
+
+
+class TimeLimit:
+    """End a training with the first epoch that is complete after some hours, counted over all that was resumed.
+
+    Its `share` of the time is what a learning rate may follow, where the number of iterations is not known before.
+    """
+
+    def __init__(self, hours: float) -> None:
+        """Make it.
+
+        Raises:
+            BundleError: The time is not positive.
+        """
+        if not hours > 0:
+            raise BundleError(f"the hours of a training must be positive, got {hours}; give some.")
+        self.seconds, self._spent, self._start = 3600.0 * hours, 0.0, time.monotonic()
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _begin(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, engine: Engine) -> None:
+        """End the training, if its time is over."""
+        if self.share() >= 1:
+            engine.terminate()
+
+    def spent(self) -> float:
+        """Return the seconds that the training has taken so far."""
+        return self._spent + time.monotonic() - self._start
+
+    def share(self) -> float:
+        """Return the share of its time that is spent, 0..1."""
+        return min(self.spent() / self.seconds, 1.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the time that is spent, as a checkpoint holds it."""
+        return {"spent": self.spent()}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Count on from another run's time."""
+        self._spent = float(state["spent"])
+
+
+class Curve:
+    """Append one line of CSV for each validation: iteration, seconds, learning rate, loss, PSNR of each scenario.
+
+    Attach it to the evaluator, whose additional metrics `psnr1` and `psnr2` tell of each image.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        trainer: SupervisedTrainer,
+        scenarios: Sequence[str],
+        limit: TimeLimit,
+    ) -> None:
+        """Make it.
+
+        Args:
+            path: The file; a run that is resumed goes on with it.
+            trainer: What is validated; its last output holds the loss.
+            scenarios: Scenario of each image of the validation, in order.
+            limit: What tells the time.
+        """
+        self.path, self.trainer, self.limit = Path(path), trainer, limit
+        self.scenarios = np.array(list(scenarios))
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: SupervisedEvaluator) -> None:
+        """Write a line."""
+        trainer = self.trainer
+        row: dict[str, Any] = {
+            "iteration": trainer.state.iteration,
+            "seconds": round(self.limit.spent()),
+            "learning_rate": f"{trainer.optimizer.param_groups[0]['lr']:.3g}",
+        }
+        output = trainer.state.output
+        loss = (output[0] if isinstance(output, list) else output or {}).get("loss")
+        row["loss"] = "" if loss is None else f"{float(loss):.4f}"
+        for name in dict.fromkeys(self.scenarios.tolist()):
+            for i in (1, 2):
+                values = torch.as_tensor(engine.state.metric_details[f"psnr{i}"]).flatten()
+                row[f"{name} {i}"] = f"{float(values[torch.from_numpy(self.scenarios == name)].mean()):.3f}"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.is_file()
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
 
 
 @runtime_checkable

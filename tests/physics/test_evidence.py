@@ -23,7 +23,7 @@ from medfuse.physics import (
     bind,
     fit,
 )
-from medfuse.physics.evidence import proven_excess, settled_in_place, settled_slowly
+from medfuse.physics.evidence import bias_of_noise, proven_excess, settled_in_place, settled_slowly
 from medfuse.physics.operators.cosine import cosine_waves
 
 SIDE = 96
@@ -164,6 +164,69 @@ def test_the_residual_of_the_truth_has_no_mean_in_the_dark(steps, noise):
     dark = degradation.operator.forward(x) < 1e-3
     assert float(model.residual(x)[dark].mean().abs()) < 0.004
     assert float((y - degradation.operator.forward(x))[dark].mean()) > 0.02, "what it would be without"
+
+
+def bright() -> Tensor:
+    """Return images **[8, 1, SIDE, SIDE]** with bone at full range, soft tissue and air: a window of CT."""
+    y, x = torch.meshgrid(*[torch.arange(SIDE, dtype=torch.float64)] * 2, indexing="ij")
+    r = ((y - SIDE / 2) ** 2 + (x - SIDE / 2) ** 2).sqrt()
+    return torch.where(r < 25, 0.4, torch.where(r < 38, 1.0, 0.0)).expand(8, 1, SIDE, SIDE).contiguous()
+
+
+@pytest.mark.parametrize("stored", [0, 255])
+@pytest.mark.parametrize("steps", [(), (MotionBlur(3.0, 30.0),), (GaussianBlur(1.0),)])
+@pytest.mark.parametrize("noise", [GaussianNoise(0.06), RicianNoise(0.06)])
+def test_the_truth_explains_data_that_were_cut_off_at_both_ends(noise, steps, stored):
+    """No mean is left of them in bone, and chi-square is 1: the variance of what is cut off is less, too."""
+    x = bright()
+    degradation = Degradation((*steps, noise))
+    signal = degradation.operator.forward(x)
+    y = degradation.simulate(x, generator()).clamp(0, 1)
+    y = (y * stored).round() / stored if stored else y
+    model = bind(degradation, y, x.shape[2:])
+    bone = signal > 1 - 1e-3
+    assert float((signal - y)[bone].mean()) > 0.02, "what is cut off of it"
+    assert float(model.pixels(model.residual(x))[bone].mean().abs()) < 0.003
+    assert float(model.chi2(x).mean()) == pytest.approx(1, abs=0.03)
+    if isinstance(noise, GaussianNoise) and not steps:
+        assert float(SpectralModel(degradation, y, x.shape[2:]).chi2(x).mean()) < 0.9, "what it would be without"
+
+
+@pytest.mark.parametrize("full", [1.0, 0.6])
+def test_an_upper_end_is_found_where_values_pile_up(full):
+    x = bright() * full
+    model = bind(
+        Degradation((GaussianNoise(0.06),)), GaussianNoise(0.06).sample(x, generator()).clamp(0, full), x.shape[2:]
+    )
+    found = bias_of_noise(model)
+    assert found is not None and bool((found.end == full).all())
+
+
+@pytest.mark.parametrize("name", ["not cut", "rounded", "few at the end", "a flat top without noise"])
+def test_no_upper_end_is_found_where_none_is(name):
+    y = GaussianNoise(0.06).sample(0.7 * bright(), generator())
+    if name == "rounded":
+        y = (y * 255).round() / 255
+    elif name == "few at the end":
+        y.clamp_(max=float(y.flatten().sort().values[-4]))
+    elif name == "a flat top without noise":  # less noise than a rounding: what is cut off of it does not matter
+        y = 0.7 * bright()
+        assert float(bias_of_noise(bind(Degradation((GaussianNoise(1e-3),)), y, y.shape[2:]))(y).abs().max()) < 1e-3
+        return
+    found = bias_of_noise(bind(Degradation((GaussianNoise(0.06),)), y, y.shape[2:]))
+    assert found is None or not bool(found.end.isfinite().any())
+
+
+def test_what_is_saturated_all_around_tells_nothing():
+    """At the end the bias is half the mean deviation; a region that shows no noise at all was not cut off."""
+    y = GaussianNoise(0.06).sample(bright(), generator()).clamp(0, 1)
+    y[..., 40:60, 40:60] = 1
+    found = bias_of_noise(bind(Degradation((GaussianNoise(0.06),)), y, y.shape[2:]))
+    assert found is not None
+    bias = found(torch.ones_like(y))
+    assert bool((bias[..., 42:58, 42:58] == 0).all())
+    ring = (bright() == 1) & found.known
+    assert bias[ring].tolist() == pytest.approx([-0.06 / math.sqrt(2 * math.pi)] * int(ring.sum()), rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------ the verbs

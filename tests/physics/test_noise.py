@@ -7,7 +7,7 @@ import torch
 
 from medfuse.errors import DegradationError
 from medfuse.physics import GaussianNoise, PoissonNoise, RicianNoise
-from medfuse.physics.noise import clipped_mean
+from medfuse.physics.noise import AveragedNoise, clipped_mean, clipped_variance
 
 N = 200
 LEVELS = (0.0, 0.1, 0.5, 1.0)
@@ -163,3 +163,33 @@ def test_mean_of_what_is_cut_off_at_zero_is_that_of_many_draws():
     gap = clipped_mean(x, torch.tensor(0.05, dtype=torch.float64)) - y
     assert bool((gap.mean((1, 2, 3)).abs() <= error + 1e-12).all())
     assert torch.equal(clipped_mean(x, torch.zeros(())), x.clamp_min(0.0))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-math.inf, 1.0), (0.0, math.inf), (0.0, 0.08)])
+def test_moments_of_what_is_cut_off_at_both_ends_are_those_of_many_draws(low, high):
+    sigma = 0.05
+    x = flat(-0.05, 0.0, 0.03, 0.5, 0.97, 1.0, 1.04)
+    y = GaussianNoise(sigma).sample(x, generator(9)).clamp(low, high)
+    variance = clipped_variance((x - low) / sigma, (high - x) / sigma)[:, 0, 0, 0]
+    fourth = (y - y.mean((1, 2, 3), keepdim=True)).pow(4).mean((1, 2, 3))
+    error = 5 * ((fourth - y.var((1, 2, 3)).square()).clamp_min(0) / N**2).sqrt()
+    assert bool(((variance * sigma**2 - y.var((1, 2, 3))).abs() <= error + 1e-7).all())
+    if low == 0:
+        std = torch.tensor(sigma, dtype=torch.float64)
+        mean = clipped_mean(x, std) - (0 if high == math.inf else clipped_mean(x - high, std))
+        assert bool(((mean - y).mean((1, 2, 3)).abs() <= 5 * y.std((1, 2, 3)) / N + 1e-7).all())
+
+
+def test_noise_that_is_cut_nowhere_keeps_its_variance_and_what_is_beyond_an_end_has_none():
+    far = torch.tensor([math.inf, 40.0, 6.0])
+    assert torch.allclose(clipped_variance(far, far), torch.ones(3), atol=1e-6)
+    assert clipped_variance(torch.tensor([-20.0]), torch.tensor([math.inf])).tolist() == pytest.approx([0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [*NOISES, AveragedNoise(RicianNoise(0.04), 0.5)], ids=lambda n: type(n).__name__)
+def test_scatter_is_the_variance_of_many_draws(noise):
+    x = flat(*LEVELS)
+    y = noise.sample(x, generator(10))
+    fourth = (y - y.mean((1, 2, 3), keepdim=True)).pow(4).mean((1, 2, 3))
+    error = 5 * ((fourth - y.var((1, 2, 3)).square()).clamp_min(0) / N**2).sqrt()
+    assert bool(((noise.scatter(x)[:, 0, 0, 0] - y.var((1, 2, 3))).abs() <= error + 1e-12).all())

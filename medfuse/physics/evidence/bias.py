@@ -1,31 +1,80 @@
-"""Bias of the noise: by how much the mean of many observations lies above the noiseless signal."""
+"""Bias of the noise: by how much the mean of many observations lies above the noiseless signal, and their variance."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medfuse.physics.models.source import Bias, SourceModel
-from medfuse.physics.noise import clipped_mean
+from medfuse.physics.models.source import SourceModel
+from medfuse.physics.noise import Noise, clipped_mean, clipped_variance
 
 _AROUND = 5  # px, side of a neighbourhood: all of 25 values are cut at once hardly ever, unless a mask blanked them
+_LEAST_SHARE = 1e-3  # of the variance of the noise, that is left of it
+_PILE = 4  # fewest equal values at the upper end of data that are taken for cut off
 
 
-def bias_of_noise(model: SourceModel) -> Bias | None:
-    """Return the map from a noiseless signal to the bias of its observation, `A x -> E[y] - A x`; None for no bias.
+@dataclass(frozen=True)
+class StoredNoise:
+    """Mean and variance of noise as it was stored: biased by itself, or cut off at an end.
 
-    Both are **[B, C, *data]**. There are three cases:
+    Attributes:
+        noises: The noise.
+        std: Its std in one image, broadcasts against the data.
+        cut: Whether values below 0 were set to 0, of each sample.
+        end: The upper end, above which values were set to it, of each sample; infinity where there is none.
+        known: Where the data tell, **[B, C, *data]**; elsewhere something else has set all of them to an end.
+    """
 
-    - Rician noise, which is biased by itself: the mean of `|A x + sigma n|`, then that of what is cut off below 0.
-    - Gaussian noise of which values below 0 were set to 0 as the data were stored, so that 0 is exactly their least
-      value: `E[max(A x + sigma n, 0)] - A x`.
+    noises: Sequence[Noise]
+    std: Tensor
+    cut: Tensor
+    end: Tensor
+    known: Tensor
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """Return `E[y] - s` for a noiseless signal s, **[B, C, *data]**."""
+        mean = self._mean(signal)
+        stored = torch.where(self.cut, clipped_mean(mean, self.std), mean)
+        saturated = self.end.isfinite()
+        if bool(saturated.any()):
+            stored -= clipped_mean(mean - torch.where(saturated, self.end, 0.0), self.std) * saturated
+        return stored.sub_(signal).mul_(self.known)
+
+    def share(self, signal: Tensor) -> Tensor:
+        """Return the mean variance of the data over that of the noise as stated, **[B]**, for a noiseless signal.
+
+        Where nothing is known it counts as 1: chi-square then is rather too low.
+        """
+        exact = sum((noise.scatter(signal) for noise in self.noises), torch.zeros_like(signal))
+        stated = sum((noise.variance(signal) for noise in self.noises), torch.zeros_like(signal))
+        ratio = exact / stated.clamp_min(torch.finfo(stated.dtype).tiny)
+        mean, std = self._mean(signal), self.std * ratio.sqrt().clamp_min(1e-6)
+        below = torch.where(self.cut, mean / std, torch.inf)
+        left = clipped_variance(below, (self.end - mean) / std)
+        return torch.where(self.known, left * ratio, 1.0).flatten(1).mean(1).clamp_min(_LEAST_SHARE)
+
+    def _mean(self, signal: Tensor) -> Tensor:
+        return reduce(lambda v, noise: noise.mean(v), self.noises, signal)
+
+
+def bias_of_noise(model: SourceModel) -> StoredNoise | None:
+    """Return mean and variance of the noise as it was stored; None where they are those that are stated.
+
+    There are three cases:
+
+    - Rician noise, which is biased by itself: the moments of `|s + sigma n|`, then those of what is cut off.
+    - Gaussian noise that was cut off as the data were stored: below 0, if 0 is exactly their least value, and above an
+      upper end u, if one is found, see `upper_end`: the moments of `min(max(s + sigma n, 0), u)`.
     - All else, noise that depends on the signal included: none.
 
-    Where all data of a neighbourhood of 5 px are 0, something else has blanked them, a mask or a border: nothing is
-    known there, and the bias is 0. Noise of an average was cut in each of the images averaged, with their std.
+    Where all data of a neighbourhood of 5 px are at one end, something else has blanked or saturated them, a mask or a
+    border: nothing is known there, and the bias is 0. Noise of an average was cut in each of the images averaged, with
+    their std.
 
     Args:
         model: Any observation model. It is asked for its data and for the std of its noise.
@@ -34,18 +83,42 @@ def bias_of_noise(model: SourceModel) -> Bias | None:
     if not noises or any(noise.depends_on_signal for noise in noises):
         return None
     y = model.y
-    cut = y.amin(tuple(range(1, y.ndim)), keepdim=True) == 0
-    if any(noise.biased for noise in noises):
-        cut = torch.ones_like(cut)
-    elif not bool(cut.any()):
-        return None
-    pool = F.max_pool2d if y.ndim == 4 else F.max_pool3d
-    known = (pool(y, _AROUND, stride=1, padding=_AROUND // 2) > 0) & cut
     std = model.sigma().flatten(2).amax(2).reshape(-1, y.shape[1], *([1] * (y.ndim - 2)))
     std = std / noises[0].share
+    cut, end = y.amin(tuple(range(1, y.ndim)), keepdim=True) == 0, upper_end(y, std)
+    if any(noise.biased for noise in noises):
+        cut = torch.ones_like(cut)
+    saturated = end.isfinite()
+    if not bool((cut | saturated).any()):
+        return None
+    known = (cut & ~_around(y == 0)) | (saturated & ~cut)
+    if bool(saturated.any()):
+        known &= ~(saturated & _around(y == end))
+    return StoredNoise(noises, std, cut, end, known)
 
-    def bias(signal: Tensor) -> Tensor:
-        mean = reduce(lambda v, noise: noise.mean(v), noises, signal)
-        return clipped_mean(mean, std).sub_(signal).mul_(known)
 
-    return bias
+def _around(at: Tensor) -> Tensor:
+    """Return where all of a neighbourhood is so."""
+    pool = F.max_pool2d if at.ndim == 4 else F.max_pool3d
+    return pool((~at).to(torch.float32), _AROUND, stride=1, padding=_AROUND // 2) == 0
+
+
+def upper_end(y: Tensor, std: Tensor) -> Tensor:
+    """Return the upper end at which each sample of noisy data was cut off, **[B, 1, ...]**; infinity where none is.
+
+    Noise that is cut at full range piles up there: what would lie above has one value. So the largest value is the end
+    if 4 data or more have it, and more than have the next lower value, and more than lie within half a standard
+    deviation of the noise below it; the tail of noise that was not cut thins out towards its end.
+
+    Args:
+        y: The data, **[B, C, *data]**.
+        std: Std of their noise, broadcasts against `y`.
+    """
+    axes = tuple(range(1, y.ndim))
+    top = y.amax(axes, keepdim=True)
+    below = y < top
+    pile = (~below).sum(axes, keepdim=True)
+    following = torch.where(below, y, -torch.inf).amax(axes, keepdim=True)
+    beside = (below & (y > top - 0.5 * std)).sum(axes, keepdim=True)
+    found = (pile >= _PILE) & (pile > beside) & (pile > (y == following).sum(axes, keepdim=True))
+    return torch.where(found, top, torch.inf)

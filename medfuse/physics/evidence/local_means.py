@@ -11,25 +11,30 @@ from medfuse.physics.models.source import SourceModel
 from medfuse.physics.operators.blur import GaussianBlur
 
 _WINDOW = 2.0  # std, px, of the window in which a residual is settled in place
+_NEIGHBOURHOOD = 2.0  # std, px, of the neighbourhood over which the power of local means is looked at
 _ROUNDS = 3  # of settling in place: each takes a part of what the one before has left
 
 
 def settled_in_place(model: SourceModel, x: Tensor, deviations: float) -> Tensor:
-    """Return an estimate with what the local mean of its residual tells added to it, by the nonnegative garrote.
+    """Return an estimate with what the local mean of its residual tells added to it, by firm shrinkage.
 
     The best estimate of least squares shrinks what is rare: a small cold spot is filled in. So the residual is averaged
-    with a Gaussian window of 2 px; of a mean m whose noise has the variance v, `m (1 - k^2 v / m^2)` is added where
-    that is positive, three times. Under an operator that moves things, `A'` of it.
+    with a Gaussian window of 2 px, to means m whose noise has the variance v. Where they are noise alone, the mean q of
+    `m^2 / v` over a neighbourhood is about 1; where something was filled in, all of them stand out together. So the
+    share `q / k^2 - 1`, 0 to 1, of m is added, three times, with the share of the first. Under an operator that moves
+    things, `A'` of it.
 
     Args:
         model: Any observation model. Data coarser than the image, noise that a later step has coloured, and data for
             which no noise is stated say nothing.
         x: The estimate, **[B, C, *spatial]**, fractions of full range.
-        deviations: The number k of standard deviations by which a local mean must exceed its noise to be believed.
+        deviations: The number k of standard deviations by which the local means of a neighbourhood must exceed their
+            noise, in the root mean square, to be believed; with `sqrt(2) k` they are believed whole.
 
     Reference:
         docs/explanation/method.md, "Cold spots settle in place";
-        Breiman, Better subset regression using the nonnegative garrote (Technometrics 1995).
+        Gao and Bruce, WaveShrink with firm shrinkage (Statistica Sinica 1997); of neighbours, as in Cai and Silverman,
+        Incorporating information on neighbouring coefficients into wavelet estimation (Sankhya 2001).
     """
     noises = model.degradation.noises
     if not noises or not all(after.is_identity for _, after in noises) or tuple(model.y.shape[2:]) != model.spatial:
@@ -37,8 +42,12 @@ def settled_in_place(model: SourceModel, x: Tensor, deviations: float) -> Tensor
     variance = model.sigma().square()
     window, narrower = GaussianBlur(_WINDOW), GaussianBlur(_WINDOW / math.sqrt(2))
     noise = narrower.forward(variance) / (2 * math.sqrt(math.pi) * _WINDOW) ** (x.ndim - 2)
-    least = (deviations**2 * noise).clamp_min(torch.finfo(noise.dtype).tiny)  # square of a mean that is believed
+    noise = noise.clamp_min(torch.finfo(noise.dtype).tiny)
+    around, least = GaussianBlur(_NEIGHBOURHOOD), max(deviations**2, torch.finfo(noise.dtype).tiny)
+    share = None
     for _ in range(_ROUNDS):
         mean = window.forward(model.pixels(model.residual(x)))
-        x = x + model.placed(mean * (1 - least / torch.maximum(mean.square(), least)))
+        if share is None:
+            share = (around.forward(mean.square() / noise) / least - 1).clamp(0, 1)
+        x = x + model.placed(mean * share)
     return x

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +25,15 @@ from medfuse.physics.replication import lift, replicate
 _PRIOR_VARIANCE = 0.02
 _LARGEST_VARIANCE = 1e2
 
-Bias = Callable[[Tensor], Tensor]
-"""From a noiseless signal `A x` **[B, C, *data]** to `E y - A x`, of its shape."""
+
+class Bias(Protocol):
+    """Mean and variance of an observation where they are not those of the noise as stated."""
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """Return `E y - A x`, for a noiseless signal `A x` **[B, C, *data]**, of its shape."""
+
+    def share(self, signal: Tensor) -> Tensor:
+        """Return the mean variance of the data over that of the noise as stated, **[B]**."""
 
 
 class SourceModel(ABC):
@@ -167,14 +175,19 @@ class SourceModel(ABC):
         return -self.back(self.residual(x))
 
     def chi2(self, x: Tensor) -> Tensor:
-        """Return `(y - A x)' R^-1 (y - A x) / n` of each sample, **[B]**: 1 on average for the true image.
+        """Return `(y - E y)' R^-1 (y - E y) / n` of each sample, **[B]**: 1 on average for the true image.
 
-        `R` is that of the stated noise, whatever the data have proven.
+        `R` is that of the stated noise, whatever the data have proven. Where values were cut off, less of its variance
+        is left, see `Bias.share`, and chi-square is what it is over what it should be.
         """
         r = self.residual(x)
-        chi2 = _mean(r, self.solve(r.new_zeros(len(r)), r).x)
+        chi2 = _mean(r, self.solve(r.new_zeros(len(r)), r).x) / self._left(x)
         excess = self.degradation.excess
         return chi2 if excess is None else chi2 * excess
+
+    def _left(self, x: Tensor) -> Tensor:
+        """Return the share of the variance of the noise that is left in the data, **[B]**; 1 where none is cut."""
+        return x.new_ones(len(x)) if self.bias is None else self.bias.share(self.operator.forward(x.detach()))
 
     def update(self, x0: Tensor, variance: Tensor) -> Solution:
         """Return `x0 + P A' (P A A' + R)^-1 (y - A x0)`, the best estimate when `x0` has the error variance P."""
@@ -200,26 +213,27 @@ class SourceModel(ABC):
     def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
         """Return the smallest variance **[B]** whose update of `x0` leaves a chi-square of at most `target`.
 
-        With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its chi-square is `u' R u / n`. Newton's
-        method runs on its inverse square root, which is nearly linear in P.
+        With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its chi-square is `u' R u / n`, over the
+        share of the noise that is left at `x0`. Newton's method runs on its inverse square root, which is nearly linear
+        in P.
 
         Reference:
             Morozov, On the solution of functional equations by the method of regularization (1966);
             Hebden's iteration as in Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3.
         """
         with torch.no_grad():
-            r = self.residual(x0)
-            r = self.condensed(r)
+            allowed = target * self._left(x0)
+            r = self.condensed(self.residual(x0))
             variance = r.new_zeros(len(r))
             for _ in range(iterations):
                 u = self.solve(variance, r).x
                 ru = self.covariance(u)
                 chi2 = _mean(u, ru)
-                open_ = chi2 > target * (1 + 1e-4)
+                open_ = chi2 > allowed * (1 + 1e-4)
                 if not bool(open_.any()):
                     break
                 slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)).x)
-                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / target).sqrt() - 1.0)
+                step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / allowed).sqrt() - 1.0)
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
 
