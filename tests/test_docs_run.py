@@ -46,7 +46,9 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
     (COHORT, "medfuse slurm", "medfuse slurm INPUT COHORT -- --degradation composite", "it is run without a shell"),
     (COHORT, "job=$(sbatch", None, "it needs a Slurm; tests/test_slurm.py has one"),
     (COHORT, "sbatch", None, "it needs a Slurm"),
-    (COHORT, "apptainer", None, "it needs a builder of containers; tests/test_engines.py runs the steps of the recipe"),
+    (COHORT, "apptainer build", None, "it needs a builder; tests/test_engines.py runs the steps of the recipe"),
+    (COHORT, "apptainer run", None, "it needs that container"),
+    (COHORT, "apptainer exec", None, "it needs that container"),
     (COHORT, "snakemake", None, "it needs snakebids; tests/test_engines.py runs it"),
     ("docs/how-to/fuse-dicom.md", "storescu", None, "it needs an archive; tests/io/test_pacs.py has one"),
     (
