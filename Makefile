@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full lint format bench faults results corpus docs coverage dist clean
+.PHONY: help setup demo test test-full lint format bench faults results corpus docs coverage dist installed clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,12 +60,23 @@ coverage: .venv/.dev  ## run all tests and say which lines no test reaches
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-dist: .venv/.dev  ## build wheel and sdist into dist/, and check them
+dist: .venv/.dev  ## build wheel and sdist into dist/, twice with the same bytes, and check them
 	@$(PIP) install $(PIP_FLAGS) -e ".[release]" -c constraints.txt
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
-	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m build --no-isolation --outdir dist/again
+	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS && cd again && sha256sum --check --quiet ../SHA256SUMS
+	rm -r dist/again
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/check-wheel-contents dist/*.whl
+
+installed: dist  ## install the wheel into empty environments, on the oldest and the pinned versions, and fuse the demo in each
+	set -e; for versions in constraints-oldest.txt constraints.txt; do \
+	  rm -rf build/env && $(PYTHON) -m venv build/env; \
+	  build/env/bin/pip install $(PIP_FLAGS) $(TORCH_FLAGS) "$$(grep '^torch==' $$versions)" -c $$versions; \
+	  build/env/bin/pip install $(PIP_FLAGS) dist/*.whl -c $$versions; \
+	  (cd build && env/bin/medfuse info && env/bin/medfuse demo --out demo); \
+	done
 
 faults: .venv/.dev  ## kill, fill up, set back and double batches, and say what came of it: FAULT one of them, CASES how many
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults $(FAULT) $(if $(CASES),--cases $(CASES))

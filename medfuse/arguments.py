@@ -369,6 +369,15 @@ def add_estimate(command: argparse.ArgumentParser) -> None:
     add_reading(command)
 
 
+def add_demo(command: argparse.ArgumentParser) -> None:
+    """Add what `demo` takes."""
+    command.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")
+    command.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)"
+    )
+    command.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
+
+
 def add_bundle_tasks(commands: Any, **run: Callable[[argparse.Namespace], int | None]) -> None:
     """Add `bundle`, with a function that runs each of its tasks."""
     bundle = commands.add_parser("bundle", help="check bundles and configurations without running them, or export one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from medfuse.arguments import (
     add_bids,
     add_bundle,
     add_bundle_tasks,
+    add_demo,
     add_estimate,
     add_evaluate,
     add_frames,
@@ -34,18 +36,17 @@ from medfuse.arguments import (
 from medfuse.bundles import (
     DEFAULT_BUNDLE,
     bundle_dir,
-    bundle_metadata,
     bundle_modalities,
-    bundle_names,
     load_spec,
     preset_names,
-    share_dir,
     source_keys,
 )
 from medfuse.cohort.commands import add_cohort, missing_line, split_passed
 from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
-from medfuse.console import quieten, show_warnings
+from medfuse.cohort.rehearsal import say_pairs, say_plan
+from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.errors import MedfuseError, known_error
+from medfuse.lists import list_dicom, list_findings, list_versions
 
 if TYPE_CHECKING:
     import torch
@@ -64,20 +65,27 @@ def main(args: Sequence[str] | None = None) -> int:
     if passed:
         options.passed = passed
     quieten()
-    show_warnings()
+    code, told = 0, None
     try:
-        check_arguments(options)
-        code = options.run(options)
+        with speaking(options):
+            try:
+                check_arguments(options)
+                code = options.run(options) or 0
+            except Exception as error:
+                known = known_error(error)
+                if known is None:
+                    raise
+                code, told = 2, str(known)
+                note_error(told)
+    except MedfuseError as error:  # of the log
+        code, told = 2, str(error)
+        note_error(told)
     except KeyboardInterrupt:
         print("medfuse: stopped", file=sys.stderr)
         return 130
-    except Exception as error:
-        known = known_error(error)
-        if known is None:
-            raise
-        print(f"medfuse: error: {known}", file=sys.stderr)
-        return 2
-    return code or 0
+    if speaks_json(options):
+        print(result_json(options.command, code, told))
+    return code
 
 
 def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
@@ -100,7 +108,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse.add_argument("--deidentified", action="store_true", help="leave blank who the patient is in DICOM output")
     fuse.set_defaults(run=_fuse)
 
-    add_batch(commands).set_defaults(run=_batch)
+    batch = add_batch(commands)
+    batch.set_defaults(run=_batch)
     add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
@@ -131,25 +140,27 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     add_evaluate(evaluate)
     evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
+    for command in (fuse, images, batch, evaluate):
+        add_console(command)
+    for command in (fuse, images, batch):
+        add_dry_run(command)
 
     dicom = commands.add_parser("dicom", help="list and check the series of a DICOM folder", description=NOTICE)
     dicom.add_argument("folder", type=Path, help="folder, with all folders in it")
-    dicom.set_defaults(run=_dicom)
+    dicom.set_defaults(run=list_dicom)
 
     demo = commands.add_parser("demo", help="fuse what is shipped: the real PET-MRI case")
-    demo.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")
-    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)")
-    demo.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
+    add_demo(demo)
     demo.set_defaults(run=_demo)
 
-    add_bundle_tasks(commands, check=_bundle_check, export=_bundle_export)
+    add_bundle_tasks(commands, check=list_findings, export=_bundle_export)
 
     info = commands.add_parser("info", help="list bundles, presets and versions")
-    info.set_defaults(run=_info)
+    info.set_defaults(run=list_versions)
     return parser
 
 
-def _fuse(options: argparse.Namespace) -> None:
+def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.io.places import require_apart
     from medfuse.pipeline.sources import mask_entry, source_entries
 
@@ -167,18 +178,13 @@ def _fuse(options: argparse.Namespace) -> None:
     if options.aligned:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
+    if options.dry_run:
+        return say_plan([item], options.out, source_keys(options.bundle), options.steps)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
-
-
-def _dicom(options: argparse.Namespace) -> None:
-    from medfuse.io import list_series, listing
-
-    for line in listing(list_series(options.folder)):
-        print(line)
-    print(NOTICE)
+    return None
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -224,7 +230,9 @@ def _run(
         print(f"results: {folder}")
         print(f"picture: {folder / case}_mosaic.png")
         print(f"report: {folder / case}_report.html")
-        print(f"warnings: {len(case_warnings(folder, case))}")
+        warnings = case_warnings(folder, case)
+        print(f"warnings: {len(warnings)}")
+        tell(case=case, folder=str(folder), warnings=warnings)
     print(NOTICE)
 
 
@@ -237,11 +245,14 @@ def _batch(options: argparse.Namespace) -> int:
         rows = collect(options.out)
         failed = sum(row["state"] == "failed" for row in rows)
         warned = sum(bool(row.get("warnings")) for row in rows)
+        tell(cases=rows)
         print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
         if missing := missing_line(options.out):
             print(missing)
         return 0
     layout, cases, part = _cases(options)
+    if options.dry_run:
+        return say_plan(cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
     summary = run_batch(
         completed(cases, options),
         options.out,
@@ -263,6 +274,7 @@ def _batch(options: argparse.Namespace) -> int:
         replace=options.replace,
         **looks(options),
     )
+    tell(**asdict(summary))
     for case, message in summary.failed.items():
         print(f"medfuse: {case} failed: {message}", file=sys.stderr)
     print(
@@ -308,6 +320,8 @@ def _images(options: argparse.Namespace) -> int:
     from medfuse.pipeline import fuse_images
 
     require_writable(options.out)
+    if options.dry_run:
+        return say_pairs(options.source1, options.source2, options.manifest)
     truths = (options.truth1, options.truth2)
     record = fuse_images(
         options.source1,
@@ -327,6 +341,7 @@ def _images(options: argparse.Namespace) -> int:
 
 
 def _print_images(record: dict[str, Any], out: Path) -> int:
+    tell(**record)
     speed = record["speed"]["megapixels_per_second"]
     for name, message in record["failed"].items():
         print(f"medfuse: {name} failed: {message}", file=sys.stderr)
@@ -368,6 +383,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         subjects=options.subjects,
         device=_device(options.device),
     )
+    tell(**record)
     summary, better = record["summary"], {1: "higher", -1: "lower", 0: ""}
     print(
         f"{'mean':<10}"
@@ -385,40 +401,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(NOTICE)
 
 
-def _bundle_check(options: argparse.Namespace) -> int:
-    from medfuse.bundles.lint import check
-
-    report = check(options.paths)
-    listed = [": ".join(part) for part in report.code] if options.list else []
-    for line in [*listed, *report.findings]:
-        print(line)
-    print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
-    return 1 if report.findings else 0
-
-
 def _bundle_export(options: argparse.Namespace) -> None:
     from medfuse.pipeline import export_bundle
 
     deviation = export_bundle(options.bundle, options.out)
     print(f"{options.out.resolve()}: within {deviation:.1e} of the network")
-    print(NOTICE)
-
-
-def _info(options: argparse.Namespace) -> None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    print(f"medfuse {__version__}")
-    for package in ("torch", "monai", "SimpleITK", "nibabel", "pydicom"):
-        try:
-            print(f"  {package} {version(package)}")
-        except PackageNotFoundError:
-            print(f"  {package} is not installed")
-    print(f"shared files: {share_dir()}")
-    for name in bundle_names():
-        weights = bundle_dir(name) / "models" / "model.pt"
-        state = f"{weights.stat().st_size / 1e6:.1f} MB of weights" if weights.is_file() else "no weights"
-        print(f"bundle {name} {bundle_metadata(name)['version']}: {state}")
-    print(f"degradation presets: {', '.join(preset_names())}")
     print(NOTICE)
 
 

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from torch import Tensor
-from tqdm import tqdm
 
 from medfuse.about import NOTICE
 from medfuse.devices import pick_device
@@ -40,6 +39,7 @@ from medfuse.io import (
 )
 from medfuse.metrics import METRICS, Images, available, floors, measure
 from medfuse.physics import parse_degradation
+from medfuse.progress import bar
 from medfuse.report import save_contact_sheet
 
 METHODS = ("fused", "copy", "average", "maximum")
@@ -106,7 +106,7 @@ def evaluate_folders(
         case.read()
 
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    for case in tqdm(cases, desc="evaluating", unit="image", disable=len(cases) < 20):
+    for case in bar(cases, desc="evaluating", unit="image", disable=len(cases) < 20):
         rows[case.name] = _judge(case, device)
     names = [n for n in METRICS if any(n in row[METHODS[0]] for row in rows.values())]
     summary = {

@@ -29,6 +29,7 @@ FEW = (
     """for p in slice_pairs(@dataset_dir, split="dev", kinds=["spect"])]'"""
 )
 TRAINING, EVALUATING = "python -m monai.bundle run training", "python -m monai.bundle run evaluating"
+COHORT = "docs/how-to/run-a-cohort.md"
 README, DESCRIBE, METRICS = "README.md", "docs/how-to/describe-a-degradation.md", "docs/reference/metrics.md"
 PYTHON, TRAIN = "docs/how-to/use-from-python.md", "docs/how-to/train.md"
 OF_PET, OF_IR = "bundles/pet_mri_fusion/docs/README.md", "bundles/ir_vis_fusion/docs/README.md"
@@ -42,6 +43,13 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
     ("README.md", "make test", None, "it runs these tests"),
     ("docs/tutorials/first-fusion.md", "make demo", "medfuse demo", "it installs first; then it runs this"),
     ("docs/tutorials/first-fusion.md", "source .venv/bin/activate", None, "the tests run in an environment already"),
+    (COHORT, "medfuse slurm", "medfuse slurm INPUT COHORT -- --degradation composite", "it is run without a shell"),
+    (COHORT, "job=$(sbatch", None, "it needs a Slurm; tests/test_slurm.py has one"),
+    (COHORT, "sbatch", None, "it needs a Slurm"),
+    (COHORT, "apptainer build", None, "it needs a builder; tests/test_engines.py runs the steps of the recipe"),
+    (COHORT, "apptainer run", None, "it needs that container"),
+    (COHORT, "apptainer exec", None, "it needs that container"),
+    (COHORT, "snakemake", None, "it needs snakebids; tests/test_engines.py runs it"),
     ("docs/how-to/fuse-dicom.md", "storescu", None, "it needs an archive; tests/io/test_pacs.py has one"),
     (
         "docs/how-to/deploy.md",
@@ -69,7 +77,8 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
 
 # What begins so, or holds this, is left to the full tests: a process of its own, the registration of a head, the demo.
 COSTLY = ("python -m monai.bundle", "python -W", "medfuse bundle export", "medfuse demo", "medfuse fuse --pet pet",
-          "medfuse fuse --pet STUDY/PET --mri mri", "bids-validator-deno", 'fuse("pet.nii.gz"', "$")  # fmt: skip
+          "medfuse fuse --pet STUDY/PET --mri mri", "bids-validator-deno",
+          'fuse("pet.nii.gz"', "torch.export.load(", "$")  # fmt: skip
 
 # What stands after a `#`, and is not literally what was printed: either it can be held against what was run ...
 CLAIMS: dict[tuple[str, str], Callable[[Reader], bool]] = {
@@ -119,7 +128,10 @@ def parses(step: dict[str, Any]) -> bool:
 
 
 def costly(text: str) -> bool:
-    return any(word in text if word in ('fuse("pet.nii.gz"', "$") else text.startswith(word) for word in COSTLY)
+    return any(
+        word in text if word in ('fuse("pet.nii.gz"', "torch.export.load(", "$") else text.startswith(word)
+        for word in COSTLY
+    )
 
 
 def parts(page: Path) -> list[str]:

@@ -128,7 +128,7 @@ def make_plan(
     if not items:
         raise BundleError("The input must hold a case, got none; check it.")
     root = Path(source)
-    sizes = [_sizes(item, sources) for item in items]
+    sizes = [sizes_of(item, sources) for item in items]
     seconds = [expected_seconds(s[0], steps) if any(s) else 0.0 for s in sizes]
     scale = _pace(found.layout, items, seconds, Path(out))
     seconds = [round(scale * s, 2) for s in seconds]
@@ -214,7 +214,7 @@ def cases_of(plan: Plan, source: str | Path, shard: tuple[int, int], *, sources:
     return [_absolute(case.item, root) for case in chosen]
 
 
-def _sizes(item: Mapping[str, Any], keys: Sequence[str]) -> list[float]:
+def sizes_of(item: Mapping[str, Any], keys: Sequence[str]) -> list[float]:
     """Return the sizes of the sources, that of the reference first; none for a case that cannot be fused."""
     if "problem" in item:
         return [0.0 for _ in keys]

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
 from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Spec, kept, named, plain, with_axes
 from medfuse.physics import JointObservation, fit
+from medfuse.progress import bar
 
 
 class VolumeFusionInferer(FusionInferer):
@@ -101,7 +101,7 @@ class VolumeFusionInferer(FusionInferer):
         of_slices: dict[str, Tensor] = {}
         result: dict[Any, Any] = {}
         how: dict[str, Any] = {"until": until, "misfit": misfit, "agreement": agreement, "kept": which}
-        for first in tqdm(range(0, len(slices), together), disable=not self.progress):
+        for first in bar(range(0, len(slices), together), disable=not self.progress):
             some = slice(first, first + together)
             fitted = found.of(some).applied(stated)
             observation = JointObservation.from_images(stated.continued(slices[some]), fitted)

@@ -61,10 +61,9 @@ def label_names(image: Path) -> dict[int, str]:
 
     A table further up counts where its entities are among those of the image; what cannot be read names nothing.
     """
+    image = image.absolute()
     stem, root = image.name.split(".")[0], bids_root(image)
-    folders = [image.parent]
-    while root is not None and folders[-1] != root:
-        folders.append(folders[-1].parent)
+    folders = [image.parent, *(p for p in image.parent.parents if root is not None and p.is_relative_to(root))]
     for folder in folders:
         parts = set(stem.split("_"))
         tables = [

@@ -28,6 +28,7 @@ def sidecar_files(image: Path) -> list[Path]:
     Of a name as BIDS has it, those further up whose entities are among those of the image (the inheritance principle);
     of any other the one beside it.
     """
+    image = image.absolute()
     stem, root = _ENDING.sub("", image.name), bids_root(image)
     if root is None:
         beside = image.with_name(f"{stem}.json")
@@ -43,9 +44,7 @@ def sidecar_files(image: Path) -> list[Path]:
 
 
 def _applying(folder: Path, root: Path, entities: Sequence[str], suffix: str) -> list[Path]:
-    folders = [folder]
-    while folders[-1] != root:
-        folders.append(folders[-1].parent)
+    folders = [folder, *(parent for parent in folder.parents if parent.is_relative_to(root))]
     found: list[Path] = []
     for folder in reversed(folders):
         named = ((p, p.stem.split("_")) for p in folder.glob("*.json"))

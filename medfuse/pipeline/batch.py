@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.errors import BundleError, MedfuseError, OthersResultsError, known_error
@@ -43,6 +42,7 @@ from medfuse.pipeline.overlap import overlapped
 from medfuse.pipeline.provenance import has_results, require_no_twins
 from medfuse.pipeline.result import CaseResult
 from medfuse.pipeline.workflow import Workflow, load_workflow
+from medfuse.progress import bar, line
 from medfuse.schema import checked_items
 
 
@@ -155,10 +155,11 @@ def run_batch(
     summary = BatchSummary()
     run = _Run(workflow, layout, resume, replace)
     try:
-        with tqdm(total=len(items), unit="case", disable=None) as bar:
-            for case in run.cases(items, workers):
+        with bar(total=len(items), unit="case") as shown:
+            for number, case in enumerate(run.cases(items, workers), start=1):
                 case.note(summary)
-                bar.update()
+                line(number, len(items), case.name, case.state, case.seconds)
+                shown.update()
     finally:
         if tables:
             write_table(out)

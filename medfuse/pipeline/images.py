@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE
@@ -36,6 +35,7 @@ from medfuse.pipeline.pairs import (
     require_own_pairs,
     told_paths,
 )
+from medfuse.progress import bar, line
 from medfuse.report import degradation_name, restoration_warnings, save_contact_sheet
 
 _KINDS = ("source1", "source2", "fused", "weight")
@@ -123,8 +123,11 @@ def fuse_images(
 
     run = _Run(fusion, out, degradation, steps, file_format, stated_degradation, look)
     together = 1 if fusion.device.type == "cpu" or run.unknown else batch  # on a CPU no result depends on other images
-    for group in tqdm(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
+    for group in bar(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         run.fuse(group)
+        for pair in group:
+            settled = len(run.done) + len(run.failed)
+            line(settled, len(pairs), pair.name, "failed" if pair.name in run.failed else "fused")
     if not run.done:
         (out / _UNFINISHED).unlink()
         raise BundleError(": ".join(next(iter(run.failed.items()))))

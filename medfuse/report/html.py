@@ -43,6 +43,7 @@ def save_report(
     residuals: tuple[Any | None, Any | None] = (None, None),
     mask: Any | None = None,
     before: Callable[[], Any | None] | None = None,
+    mosaic: bytes | None = None,
 ) -> None:
     """Save the report of a case: pictures, viewer, registration, degradation, values, methods, warnings.
 
@@ -64,6 +65,7 @@ def save_report(
         mask: Labels **[X, Y, Z]** of which the viewer shows the outline, or None.
         before: Gives the source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None. It is called
             once, and let go of when it is drawn.
+        mosaic: PNG of the case by `save_mosaic`, where it is drawn already.
 
     Raises:
         GeometryError: If shapes differ, or the affine is not invertible.
@@ -82,10 +84,11 @@ def save_report(
         "title": case,
         "names": names,
     }
-    mosaic = _png(
-        save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
-        colours=colours, **shown,
-    )  # fmt: skip
+    if mosaic is None:
+        mosaic = _png(
+            save_mosaic, sources=volumes[:2], restored=volumes[2:4], fused=fused, rgb=rgb, weight=weight, units=units,
+            colours=colours, **shown,
+        )  # fmt: skip
     pairs = _pairs(record, volumes[:2], before)
     overlay = _png(save_overlay, pairs, unit=units[1], palette=colours.alone, **shown)
     both = len(pairs) == 2

@@ -251,6 +251,12 @@ def test_a_sidecar_further_up_counts_and_the_table_of_participants(pet, tmp_path
     assert load(path, suv="lbm")[1]["suv"]["factor"] == pytest.approx(1000 * lean / (2 * DECAYED), rel=1e-6)
 
 
+def test_a_relative_path_is_the_same(pet, tmp_path, monkeypatch):
+    path, _ = pet(STATIC, name="sub-01/pet/sub-01_pet")
+    monkeypatch.chdir(tmp_path)
+    assert read_pet_sidecar(path.relative_to(tmp_path)).fields == read_pet_sidecar(path).fields == STATIC
+
+
 def test_without_a_sidecar_nothing_is_known(pet):
     path, values = pet(None)
     volume, meta = load(path)

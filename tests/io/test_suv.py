@@ -232,6 +232,9 @@ def test_enhanced_images_say_what_they_are_corrected_to():
     found = suv([tags(corrected_to=at(11.5), series=at(13.0), injected=at(10.5))], "bw")
     assert found.factor == pytest.approx(2.7633668e-4, rel=1e-7)
     assert found.record["rule"].endswith("DecayCorrectionDateTime")
+    assert "warnings" not in found.record
+    late = suv([tags(corrected_to=at(14.5), series=at(15.0), injected=at(10.5))], "bw")
+    assert "lies 10800 s after the first acquisition, which is unusual" in late.record["warnings"][0]
 
 
 @pytest.mark.parametrize("name", ["weight", "dose", "units", "injected", "decay_correction", "philips_suv"])

@@ -1,10 +1,11 @@
 """Measure everything that the results pages say, and write them: docs/explanation/results*.md and .json.
 
-    python tests/results --bench BENCH --data DATA [--only BUNDLE | volumes]
+    python tests/results --bench BENCH --data DATA [--only BUNDLE | volumes] [--pages]
 
 BENCH holds `dev/` and `irvis_dev/` (clean and degraded image pairs), `peers.json` and `peers_irvis.json` (the figures
 of other methods on them), `degrade.py` and `phantom.py` (independent simulators); DATA holds `harvard/splits.tsv`,
-which tells the subject of each pair, and `volumes/mni152`. `volumes` needs DATA alone.
+which tells the subject of each pair, and `volumes/mni152`. `volumes` needs DATA alone. With `--pages`, nothing is
+measured: the pages are written of the figures that are there.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results.ablation import PATH as ABLATION
-from results.images import Dev, scenarios, unseen, wrong
+from results.colours import of_colours
+from results.failures import failures
+from results.images import ANATOMY, FUSION, Dev, scenarios, unseen, wrong
 from results.infrared import InfraredDev, classical, speed
 from results.page import infrared_visible, pet_mri
 from results.phantoms import phantoms
 from results.pictures import restoration
+from results.rules import of_methods, of_rules
 from results.volume_page import PEERS, volumes_page
 from results.volumes import volumes
 
@@ -35,31 +39,42 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "explanation"
 
 
-def measure_pet_mri(fusion: Fusion, bench: Path, data: Path, work: Path) -> tuple[dict[str, Any], str]:
-    """Run the experiments on PET and MRI; return the figures and the page."""
+def measure_pet_mri(fusion: Fusion, bench: Path, data: Path, work: Path) -> dict[str, Any]:
+    """Run the experiments on PET and MRI."""
     dev = Dev(bench, data)
     restoration(fusion, ROOT / "docs" / "images" / "restoration.png")
-    results = {
+    return {
         "weights_sha256": sha256(fusion.weights),
         "scenarios": scenarios(dev, fusion, work),
+        "rules": of_rules(dev, fusion.bundle, work),
+        "colours": of_colours(dev),
+        "methods": of_methods(dev, (*FUSION, *ANATOMY)),
         "unseen": unseen(dev, work),
         "wrong": wrong(dev, work),
         "phantoms": phantoms(fusion, bench),
     }
+
+
+def page_pet_mri(results: dict[str, Any], bench: Path) -> str:
+    """Return the page of PET and MRI."""
     ablation = json.loads(ABLATION.read_text()) if ABLATION.exists() else None
-    return results, pet_mri(results, json.loads((bench / "peers.json").read_text()), ablation)
+    return pet_mri(results, json.loads((bench / "peers.json").read_text()), ablation)
 
 
-def measure_infrared_visible(fusion: Fusion, bench: Path, data: Path, work: Path) -> tuple[dict[str, Any], str]:
-    """Run the experiments on infrared and visible images; return the figures and the page."""
+def measure_infrared_visible(fusion: Fusion, bench: Path, data: Path, work: Path) -> dict[str, Any]:
+    """Run the experiments on infrared and visible images."""
     dev = InfraredDev(bench)
-    results = {
+    return {
         "weights_sha256": sha256(fusion.weights),
         "scenarios": scenarios(dev, fusion, work),
         "classical": classical(dev),
         "speed": speed(dev, fusion, work),
     }
-    return results, infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))
+
+
+def page_infrared_visible(results: dict[str, Any], bench: Path) -> str:
+    """Return the page of infrared and visible images."""
+    return infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))
 
 
 def measure_volumes(data: Path, colin: Path) -> tuple[dict[str, Any], str]:
@@ -69,8 +84,8 @@ def measure_volumes(data: Path, colin: Path) -> tuple[dict[str, Any], str]:
 
 
 EXPERIMENTS = {
-    "pet_mri_fusion": ("results.md", measure_pet_mri),
-    "ir_vis_fusion": ("results-infrared-visible.md", measure_infrared_visible),
+    "pet_mri_fusion": ("results.md", measure_pet_mri, page_pet_mri),
+    "ir_vis_fusion": ("results-infrared-visible.md", measure_infrared_visible, page_infrared_visible),
 }
 
 
@@ -78,26 +93,38 @@ def main() -> None:
     """Run the experiments, write the figures and the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, help="needed by all but volumes")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="needed by all but failures")
     parser.add_argument("--colin", type=Path, default=COLIN27, help="Colin27 without skull (default: %(default)s)")
-    parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes"], help="what to measure; default: all")
+    parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes", "failures"], help="what to measure; default: all")
+    parser.add_argument("--pages", action="store_true", help="measure nothing; write the pages of the bundles anew")
     options = parser.parse_args()
-    chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes"]
-    if options.bench is None and chosen != ["volumes"]:
+    chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes", "failures"]
+    if "failures" in chosen and not options.pages:
+        for name, (before, after) in failures(load_fusion(device="cpu"), ROOT / "docs/images/failures.png").items():
+            print(f"{name}: MRI {before:.1f} dB degraded, {after:.1f} dB restored")
+    chosen = [name for name in chosen if name != "failures"]
+    if options.data is None and chosen:
+        parser.error("--data must name the folder of the research data, got none; give it, or --only failures")
+    if options.bench is None and chosen not in ([], ["volumes"]):
         parser.error("--bench must name the folder of the image pairs, got none; give it, or --only volumes")
-    fusions = {  # the learned fused images are what these pages measure
-        bundle: load_fusion(bundle, device="cpu", fusion_rule="predicted") for bundle in chosen if bundle in EXPERIMENTS
-    }
-    for bundle, fusion in fusions.items():
-        name, measure = EXPERIMENTS[bundle]
-        with tempfile.TemporaryDirectory() as folder:
-            _write(name, *measure(fusion, options.bench, options.data, Path(folder)))
-    if "volumes" in chosen:
-        _write("volumes.md", *measure_volumes(options.data, options.colin))
+    for bundle in (name for name in EXPERIMENTS if name in chosen):
+        name, measure, page = EXPERIMENTS[bundle]
+        if not options.pages:
+            fusion = load_fusion(bundle, device="cpu")
+            with tempfile.TemporaryDirectory() as folder:
+                write_json(_figures(name), measure(fusion, options.bench, options.data, Path(folder)))
+        _write(name, page(json.loads(_figures(name).read_text(encoding="utf-8")), options.bench))
+    if "volumes" in chosen and not options.pages:
+        results, text = measure_volumes(options.data, options.colin)
+        write_json(_figures("volumes.md"), results)
+        _write("volumes.md", text)
 
 
-def _write(name: str, results: dict[str, Any], text: str) -> None:
-    write_json((PAGES / name).with_suffix(".json"), results)
+def _figures(page: str) -> Path:
+    return (PAGES / page).with_suffix(".json")
+
+
+def _write(name: str, text: str) -> None:
     with atomic_file(PAGES / name) as file:
         file.write(text.encode())
     print(f"wrote {(PAGES / name).relative_to(ROOT)}")

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from results.images import SCENARIOS
+from results.images import ANATOMY, SCENARIOS
 from results.phantoms import RIDGES
-from results.tables import DEFAULT_STEPS, OURS, scoreboard, table
+from results.rules import kept
+from results.tables import OURS, PET_MRI_STEPS, Scoreboard, at, scoreboard, table
 
+_DIGITS = 3  # of what a rule keeps
 _SMALLEST, _UNTOUCHED = 4.0, 45.0  # radius of a lesion, px, that must be recovered; PSNR of what was not degraded, dB
 
 
@@ -50,8 +52,9 @@ def pet_mri_goals(
     results: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
 ) -> list[Goal]:
     """Return the goals of PET and MRI."""
-    scenarios, phantoms = results["scenarios"], results["phantoms"]
-    gains = _gains(scenarios, peers, {"1": "MRI", "2": "function"})
+    chosen, phantoms = at(results["scenarios"], PET_MRI_STEPS), results["phantoms"]
+    own = {name: figures["sources"] for name, figures in results["scenarios"].items()}
+    gains = _gains(chosen, peers, {"1": "MRI", "2": "function"})
     asked = {"noise": (1.5, 2.0), "blur": (1.0, 0.0), "composite": (1.5, 2.0)}
     restored = [
         Goal(f"{name}: the {source} gains {least:g} dB or more", {source: gains[name, source]}, least=least)
@@ -75,10 +78,10 @@ def pet_mri_goals(
 
     return [
         *restored,
-        _untouched(scenarios, ("1", "2")),
+        _untouched(chosen, ("1", "2")),
         Goal("degradations that are no preset: dB gained, more than 0", _improved(results["unseen"]), least=1e-3),
         Goal("wrong parameters: dB gained, more than 0", _improved(results["wrong"]), least=1e-3),
-        *_fused(scenarios, peers, methods, metrics, best=("SSIM", "SSIM_min", "VIF", "SCD", "MI")),
+        *_legible(chosen, own, peers, methods, metrics),
         Goal("phantoms: total, 0.99 to 1.01", {OURS: phantoms[f"total, {OURS}"]}, least=0.99, most=1.01, digits=3),
         Goal(
             "phantoms: bias of the interior of a large region, %, at most 5",
@@ -114,11 +117,11 @@ def pet_mri_goals(
 
 
 def infrared_visible_goals(
-    scenarios: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+    chosen: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
 ) -> list[Goal]:
     """Return the goals of infrared and visible images; the classical figures of R, G and B are among the peers'."""
     sources = {"1": "luma", "1_R": "R", "1_G": "G", "1_B": "B", "2": "infrared"}
-    gains = _gains(scenarios, peers, sources)
+    gains = _gains(chosen, peers, sources)
     restored = [
         Goal(
             f"{name}: each channel gains {least:g} dB or more",
@@ -127,30 +130,30 @@ def infrared_visible_goals(
         )
         for name, least in {"noise": 1.0, "blur": 0.0, "composite": 1.0}.items()
     ]
-    hue = {k: scenarios["clean"][DEFAULT_STEPS][key]["mean"] for k, key in (("Cb, Cr", "hue"), ("CIELAB", "hue_lab"))}
+    hue = {k: chosen["clean"][key]["mean"] for k, key in (("Cb, Cr", "hue"), ("CIELAB", "hue_lab"))}
     return [
         *restored,
-        _untouched(scenarios, sources),
-        *_fused(scenarios, peers, methods, metrics, best=("VIF", "Qabf")),
+        _untouched(chosen, sources),
+        *_fused(chosen, peers, methods, metrics, best=("VIF", "Qabf")),
         Goal("clean: hue, degrees, at most 2", hue, most=2),
     ]
 
 
 def _gains(
-    scenarios: Mapping[str, Any], peers: Mapping[str, Any], sources: Mapping[str, str]
+    chosen: Mapping[str, Any], peers: Mapping[str, Any], sources: Mapping[str, str]
 ) -> dict[tuple[str, str], float]:
     """Return by how many dB each source gains over the better of the degraded and the classical one."""
     gains = {}
     for name in (s for s in SCENARIOS if s != "clean"):
-        ours, classical = scenarios[name][DEFAULT_STEPS], peers[name]["classical"]
+        ours, classical = chosen[name], peers[name]["classical"]
         for key, source in sources.items():
             others = (ours[f"d{key}_PSNR"]["mean"], classical[f"r{key}_PSNR"])
             gains[name, source] = ours[f"r{key}_PSNR"]["mean"] - max(others)
     return gains
 
 
-def _untouched(scenarios: Mapping[str, Any], keys: Iterable[str]) -> Goal:
-    least = min(scenarios["clean"][DEFAULT_STEPS][f"r{key}_PSNR"]["mean"] for key in keys)
+def _untouched(chosen: Mapping[str, Any], keys: Iterable[str]) -> Goal:
+    least = min(chosen["clean"][f"r{key}_PSNR"]["mean"] for key in keys)
     return Goal(f"clean: sources at {_UNTOUCHED:g} dB or more", {"the least": least}, least=_UNTOUCHED, digits=0)
 
 
@@ -162,8 +165,64 @@ def _improved(experiments: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _legible(
+    chosen: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, float]],
+    peers: Mapping[str, Any],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+) -> list[Goal]:
+    """Return the goals of a fused image in which both sources can be read, beside the published methods."""
+    clean, boards = chosen["clean"], _boards(chosen, peers, methods, metrics)
+    shares = kept(chosen, own)
+    bounds = {"anatomy_corr": (0.82, 1.0), "anatomy_gain": (0.8, 1.1), "function_gain": (0.78, 1.1)}
+    return [
+        *(
+            Goal(f"fused, clean: {key}, {low:g} to {high:g}", {key: clean[key]["mean"]}, low, high, _DIGITS)
+            for key, (low, high) in {**bounds, "uptake_rank": (0.87, 1.0)}.items()
+        ),
+        Goal(
+            "fused: share of the restored sources' detail that is kept, over that of clean ones, at least 0.9",
+            {f"{s}, {k}": v for (s, k), v in shares.items() if k in bounds},
+            least=0.9,
+        ),
+        Goal(
+            "fused: rank of the uptake over that of clean sources, at least 0.99",
+            {s: v for (s, k), v in shares.items() if k == ANATOMY[-1]},
+            least=0.99,
+            digits=_DIGITS,
+        ),
+        Goal(
+            "fused: % above the best published method in SSIM, SCD, QG, at least 0",
+            {f"{s}, {k}": 100 * board.lead(k) for s, board in boards.items() for k in ("SSIM", "SCD", "QG")},
+            least=0,
+        ),
+        Goal(
+            "fused: Qabf less that of the best published method, at least -0.01",
+            {s: chosen[s]["Qabf"]["mean"] - max(peers[s][m]["Qabf"] for m in methods) for s in SCENARIOS},
+            least=-0.01,
+            digits=_DIGITS,
+        ),
+        Goal(
+            "fused: SSIM_min less that of IFCNN, at least 0",
+            {
+                s: chosen[s]["SSIM_min"]["mean"] - (board.scores["IFCNN"]["SSIM_min"] or 0)
+                for s, board in boards.items()
+            },
+            least=0,
+            digits=_DIGITS,
+        ),
+    ]
+
+
+def _boards(
+    chosen: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Scoreboard]:
+    return {s: scoreboard(chosen[s], peers[s], methods, metrics) for s in SCENARIOS}
+
+
 def _fused(
-    scenarios: Mapping[str, Any],
+    chosen: Mapping[str, Any],
     peers: Mapping[str, Any],
     methods: Sequence[str],
     metrics: Sequence[str],
@@ -171,7 +230,7 @@ def _fused(
     best: Sequence[str],
 ) -> list[Goal]:
     """Return the goals of the fused image, beside the methods that are no floors."""
-    boards = {s: scoreboard(scenarios[s][DEFAULT_STEPS], peers[s], methods, metrics) for s in SCENARIOS}
+    boards = _boards(chosen, peers, methods, metrics)
     lead = {(s, k): 100 * board.lead(k) for s, board in boards.items() for k in metrics}
     others = [k for k in metrics if k not in best]
     rank = {s: min(board.ranks[m] for m in methods) - board.ranks[OURS] for s, board in boards.items()}

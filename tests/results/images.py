@@ -23,8 +23,9 @@ from medfuse.metrics import Images, measure
 from medfuse.pipeline import Fusion, fuse_images
 
 FUSION = ("SSIM", "SSIM_min", "VIF", "SCD", "MI", "Qabf", "QMI", "QG")
+ANATOMY = ("anatomy_corr", "anatomy_gain", "function_gain", "uptake_rank")
 SCENARIOS = {"clean": "none", "noise": "noise", "blur": "blur", "composite": "composite"}
-STEPS = (1, 2, 3, 5)
+RESTORED = 3  # steps of what is restored alone: they change the fused image
 _RESTORATION = ("SSIM_1", "SSIM_2", "r1_PSNR", "r2_PSNR", "r1_SSIM", "r2_SSIM")
 _SEED = 11
 
@@ -36,6 +37,8 @@ class DevSet:
         kinds: Folders of source 1 and source 2.
         metrics: Metrics of the fused image.
         parts_are: What the figures call the parts.
+        steps: Those of which the page speaks.
+        tried: All that are measured.
         owners: Whom each pair is of; intervals draw these, as pairs of one owner are not independent.
         parts: The part of the dev set that each pair is in; each has a mean of its own.
         names: The pairs.
@@ -44,6 +47,8 @@ class DevSet:
     kinds: tuple[str, str]
     metrics: tuple[str, ...]
     parts_are: str
+    steps: int
+    tried: tuple[int, ...]
     owners: list[str]
     parts: list[str]
 
@@ -85,7 +90,8 @@ class DevSet:
 class Dev(DevSet):
     """The pairs of MRI and function, and the subject of each."""
 
-    kinds, metrics, parts_are = ("mri", "fun"), FUSION, "subjects"
+    kinds, metrics, parts_are, steps = ("mri", "fun"), (*FUSION, *ANATOMY), "subjects", 1
+    tried = (1, 3)
 
     def __init__(self, bench: Path, data: Path) -> None:
         super().__init__(bench / "dev")
@@ -95,16 +101,33 @@ class Dev(DevSet):
         owner = {f"{row['modality']}_{row['stem']}": row["subject"] for row in rows}
         self.owners = self.parts = [owner[name] for name in self.names]
 
+    def sources(self, out: Path) -> dict[str, float]:
+        """Return what each restored source has itself of its detail: the most that a rule can keep of it.
+
+        The restored source stands in the place of the fused image.
+        """
+        rows = []
+        for name in self.names:
+            clean = [read(self.clean / kind / f"{name}.png") for kind in self.kinds]
+            first, second = (
+                measure(Images.of(read(out / kind / f"{name}.png"), *clean, data_range=1.0), ANATOMY[:3])
+                for kind in ("source1", "source2")
+            )
+            rows.append({k: float((second if k == "function_gain" else first)[k]) for k in first})
+        return {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
+
 
 def scenarios(dev: DevSet, fusion: Fusion, work: Path) -> dict[str, Any]:
     """Run the paper's scenarios, each with several numbers of steps."""
     result: dict[str, Any] = {}
     for scenario, preset in SCENARIOS.items():
         degraded, spec = dev.degraded(scenario), load_spec(preset, fusion.bundle)
-        for steps in STEPS:
+        for steps in dev.tried:
             out = work / f"{scenario}_{steps}"
             fuse_images(*(degraded / k for k in dev.kinds), out, bundle=fusion, degradation=spec, steps=steps)
             result.setdefault(scenario, {})[str(steps)] = dev.judge(out, degraded)
+        if isinstance(dev, Dev):
+            result[scenario]["sources"] = dev.sources(work / f"{scenario}_{dev.steps}")
     return result
 
 
@@ -120,7 +143,9 @@ def unseen(dev: Dev, work: Path) -> dict[str, Any]:
                 y, _ = simulator.degrade(clean, steps, seed=_SEED, source=kind, name=stem)
                 write_image(folder / kind / f"{stem}.png", y / 255, bits=8)
         spec = {"version": 1, "source1": told[0], "source2": told[1]}
-        fuse_images(folder / "mri", folder / "fun", work / f"unseen_{k}_out", degradation=spec, device="cpu")
+        fuse_images(
+            folder / "mri", folder / "fun", work / f"unseen_{k}_out", degradation=spec, steps=RESTORED, device="cpu"
+        )
         result[name] = dev.judge(work / f"unseen_{k}_out", folder)
     return result
 
@@ -165,9 +190,16 @@ def wrong(dev: Dev, work: Path) -> dict[str, Any]:
     result = {}
     for k, (name, (scenario, noise, blur)) in enumerate(cases.items()):
         degraded, spec = dev.degraded(scenario), _changed(load_spec(scenario), noise, blur)
-        fuse_images(degraded / "mri", degraded / "fun", work / f"wrong_{k}", degradation=spec, device="cpu")
+        fuse_images(
+            degraded / "mri", degraded / "fun", work / f"wrong_{k}", degradation=spec, steps=RESTORED, device="cpu"
+        )
         result[name] = dev.judge(work / f"wrong_{k}", degraded)
     return result
+
+
+def _of_sources(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures that no fusion rule has a part in."""
+    return {key: value for key, value in figures.items() if key.startswith(("d1_", "d2_", "r1_", "r2_"))}
 
 
 def _changed(spec: Mapping[str, Any], noise: float, blur: float) -> dict[str, Any]:

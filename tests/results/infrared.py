@@ -29,7 +29,8 @@ _COLOURED = 0.05  # length of Cb and Cr above which a pixel has a hue
 class InfraredDev(DevSet):
     """The pairs of visible and infrared images, the scene and the set of each."""
 
-    kinds, metrics, parts_are = ("vis", "ir"), FUSION, "sets"
+    kinds, metrics, parts_are, steps = ("vis", "ir"), FUSION, "sets", 3
+    tried = (1, 2, 3, 5)
 
     def __init__(self, bench: Path) -> None:
         super().__init__(bench / "irvis_dev")

@@ -7,13 +7,15 @@ from typing import Any
 
 from results import images, infrared
 from results.ablation import METRICS
+from results.colours import FIGURES
 from results.denoisers import denoisers
 from results.goals import goals_table, infrared_visible_goals, pet_mri_goals
 from results.images import SCENARIOS
 from results.phantoms import METHODS, RIDGES
-from results.tables import DEFAULT_STEPS, fusion, parts, restoration, steps, table
+from results.rules import kept
+from results.tables import INFRARED_STEPS, PET_MRI_STEPS, at, fusion, parts, restoration, steps, table
 
-_PEERS = ("IFCNN", "MATR", "SDNet", "U2Fusion", "average", "pyramid")
+_PEERS = ("IFCNN", "MATR", "SDNet", "U2Fusion", "pyramid")
 _PEERS_INFRARED = ("IFCNN", "SDNet", "average", "pyramid")
 _SOURCES = {"1": "MRI", "2": "function"}
 _SOURCES_INFRARED = {
@@ -36,12 +38,12 @@ degraded by an independent simulator; results are written as 8-bit PNG, and what
 clean sources. One set of weights serves all scenarios. In training nine batches of twenty are drawn around the presets,
 which these scenarios are, the others over continuous ranges: see also [what is no
 preset](#degradations-that-are-no-preset). Intervals are 95 % bootstrap intervals of the mean that draw whole subjects;
-with so few of them they are rough. Fused images are those that were learned, by [the fusion
-rule](method.md#the-fusion-rule) `predicted`; those of the default, `two_scale`, are measured there.
+with so few of them they are rough. Steps and [fusion rule](method.md#the-fusion-rule) are those of the bundle: T = 1
+and `two_scale`; [the other rules](#what-is-kept-of-the-anatomy-under-uptake) stand beside it.
 
 **Counterparts.** *Classical* restoration knows the operator: non-local means, Wiener filter, bicubic interpolation.
-Each published fusion (IFCNN, MATR, SDNet, U2Fusion, with its authors' weights), the average and a Laplacian pyramid
-fuse what the classical restoration gave. *Maximum* and *copy* (of the MRI) are floors: a copy of one source wins many
+Each published fusion (IFCNN, MATR, SDNet, U2Fusion, with its authors' weights) and a Laplacian pyramid fuse what the
+classical restoration gave. *Maximum*, *average* and *copy* (of the MRI) are floors: a copy of one source wins many
 metrics and is no fusion. SSIM_min is the lower of the two means of SSIM, with either source. [What each metric is, and
 what it cannot see](../reference/metrics.md).
 """
@@ -70,8 +72,8 @@ SSIM, with either source. [What each metric is, and what it cannot see](../refer
 """
 _GOALS = """## Goals and misses
 
-What the project aims at, in T = 3 steps, and where it falls short. A source gains over the better of its degraded and
-its classically restored form. The tables that these figures are of follow.
+What the project aims at, in T = {steps} step{s}, and where it falls short. A source gains over the better of its
+degraded and its classically restored form. The tables that these figures are of follow.
 """
 _RESTORATION_INFRARED = """## Restoration
 
@@ -89,9 +91,35 @@ _SPEED = """## Speed
 {megapixels_per_second:.2f} megapixels per second at 1024 x 768, T = 3, noisy and in colour, without reading and
 writing, on {machine}.
 """
+_KEPT = (*images.ANATOMY, "SSIM", "SSIM_min", "VIF", "SCD", "MI", "Qabf", "QG")
+_ANATOMY = """## What is kept of the anatomy under uptake
+
+Metrics of the whole image do not say whether the sulci are seen where the uptake is high. These do, on the clean pairs:
+correlation and gain of the MRI's detail in the hot region (`anatomy_corr`, `anatomy_gain`), gain of the function's
+there, and the rank correlation of fused image and uptake ([definitions](../reference/metrics.md#fusion)). A gain of 1
+shows a detail as it was.
+
+VIF and MI are reported and not pursued. VIF asks how much of a source's information a viewer could take from the fused
+image, source by source, and adds: a copy of the MRI has 1 of it for nothing done (1.049 in all). MI asks how well the
+value of a source can be told from the fused value at one pixel: where the larger one is taken, it is told exactly, and
+the maximum wins with what it hides. `predicted` was trained with both, and is nearly a maximum. `two_scale` adds the
+details of both sources, so a value at one pixel tells less of either, and both can be read. IFCNN is as published on
+the same files; its fused images are not here, so it has no figures of the hot region.
+"""
+_ANATOMY_DEGRADED = """A rule can keep no more than a restored source has. *Restored sources* are these measures of the
+restored MRI, and of the restored function, in the place of the fused image. *Share* is what `two_scale` keeps of them,
+over what it keeps of clean sources: 1 is as good as clean. `two_scale` in T = 1 step, the others in T = 3.
+"""
+_COLOUR_FUSION = """## Colour
+
+What can be read back from the 8-bit colours of the clean pairs, mean and, in brackets, the worst pair: rank correlation
+and mean error (share of the window) of the uptake in the body, found as the nearest colour of the map; correlation and
+gain of the MRI's detail in the OKLab lightness in the hot region; and the rank of the uptake in the blue-yellow
+coordinate of OKLab as people with protanopia and deuteranopia see it (simulated). `OKLAB` is the default.
+"""
 _PHANTOMS = """## Phantoms
 
-Five phantoms of known truth, 20 draws of the noise each, floats, nothing clipped: MRI blurred by 0.8 px, noise
+Five phantoms of known truth, 20 draws of the noise each, T = 3, floats, nothing clipped: MRI blurred by 0.8 px, noise
 10/255; PET blurred by 4 px FWHM, 60 counts at full range. A chi-square of 1 says that a restoration explains its data
 as well as the truth does; it is corrected for the degrees of freedom that the fit took from them. Large regions are
 white and grey matter, CSF and deep nuclei; their interior are the pixels that lie 4 px or more, the width of the PET's
@@ -106,31 +134,38 @@ here.
 
 _ABLATION = """## Ablation
 
-T = 3; PSNR in dB of MRI and function, then SSIM, VIF and Q_AB/F of the fused image. The first rows switch parts off
-in the network as it is shipped. Those marked *trained* went on from its weights for {iterations} iterations without
-that part, or on one scenario alone; *trained: as shipped* is what they stand beside. From scratch, differences would
-be larger. Measured with the weights `{weights}...` by `python tests/results/ablation.py`.
+T = 3; PSNR in dB of MRI and function, then SSIM, VIF and Q_AB/F of the image fused by `predicted`. The first rows
+switch parts off in the network as it is shipped. Those marked *trained* went on from its weights for {iterations}
+iterations without that part, or on one scenario alone; *trained: as shipped* is what they stand beside. From scratch,
+differences would be larger. Measured with the weights `{weights}...` by `python tests/results/ablation.py`.
 """
 
 
 def pet_mri(results: Mapping[str, Any], peers: Mapping[str, Any], ablation: Mapping[str, Any] | None = None) -> str:
     """Return the page of PET and MRI; the ablation, which takes long, is measured by itself and may be absent."""
     scenarios = results["scenarios"]
-    subjects = scenarios["noise"][DEFAULT_STEPS]["SSIM"]["subjects"]
+    chosen = at(scenarios, PET_MRI_STEPS)
+    subjects = chosen["noise"]["SSIM"]["subjects"]
     return _page(
         _INTRODUCTION.format(weights=results["weights_sha256"][:16], subjects=len(subjects)),
-        _GOALS,
+        _GOALS.format(steps=1, s=""),
         goals_table(pet_mri_goals(results, peers, _PEERS, images.FUSION)),
-        "## Restoration\n\nPSNR in dB of MRI and function, T = 3. The clean sources come back as they were.\n",
-        restoration(scenarios, peers, _SOURCES),
-        denoisers(scenarios, _SOURCES),
+        "## Restoration\n\nPSNR in dB of MRI and function, T = 1. The clean sources come back as they were.\n",
+        restoration(chosen, peers, _SOURCES),
+        denoisers(chosen, _SOURCES),
         "![A sarcoma and a phantom, degraded, restored and fused](../images/restoration.png)\n",
         "By subject:\n",
-        parts(scenarios, _SOURCES, "subjects"),
+        parts(chosen, _SOURCES, "subjects"),
         "## Steps\n\nPSNR in dB of MRI / function, and SSIM of the fused image.\n",
         steps(scenarios),
-        "## Fusion\n\nT = 3. Rank: mean over the eight metrics among medfuse and the methods that are no floors.\n",
-        *fusion(scenarios, peers, _PEERS, images.FUSION),
+        _ANATOMY,
+        _kept_of_clean(results, peers),
+        _ANATOMY_DEGRADED,
+        _kept_of_degraded(results),
+        "## Fusion\n\nT = 1. Rank: mean over the eight metrics among medfuse and the methods that are no floors.\n",
+        *fusion(chosen, peers, _PEERS, images.FUSION, floors=("maximum", "average", "copy")),
+        _COLOUR_FUSION,
+        _colours(results["colours"]),
         "## Degradations that are no preset\n\nPSNR in dB; T = 3.\n",
         _pairs(results["unseen"]),
         "## Wrong parameters\n\nWhat medfuse was told is not what happened. PSNR in dB; T = 3.\n",
@@ -139,6 +174,45 @@ def pet_mri(results: Mapping[str, Any], peers: Mapping[str, Any], ablation: Mapp
         *_phantoms(results["phantoms"]),
         *(_ablation(ablation) if ablation else ()),
     )
+
+
+def _kept_of_clean(results: Mapping[str, Any], peers: Mapping[str, Any]) -> str:
+    """Tabulate what each method keeps of clean sources."""
+    ours = {"medfuse, `two_scale`": at(results["scenarios"], PET_MRI_STEPS)["clean"]}
+    ours |= {f"medfuse, `{rule}`": figures["clean"] for rule, figures in results["rules"].items()}
+    rows = {name: {k: v["mean"] for k, v in figures.items() if k in _KEPT} for name, figures in ours.items()}
+    rows |= results["methods"]
+    rows["IFCNN, published"] = peers["clean"]["IFCNN"]
+    shown = []
+    for name, values in rows.items():
+        both = {**values}
+        if "SSIM_1" in values:  # the lower of the means, as of the other methods
+            both["SSIM_min"] = min(values["SSIM_1"], values["SSIM_2"])
+        shown.append((name, *(f"{both[k]:.3f}" if k in both else "" for k in _KEPT)))
+    return table(("method", *_KEPT), shown)
+
+
+def _colours(figures: Mapping[str, Any]) -> str:
+    """Tabulate what can be read back from colours: the mean, and the worst pair."""
+    rows = []
+    for name, look in figures.items():
+        cells = (f"{look[k]['mean']:.3f} ({look[k]['worst']:.3f})" for k in FIGURES)
+        rows.append((name, *cells, "yes" if look["hue runs one way"] else "no"))
+    return table(("colours", *FIGURES, "hue runs one way"), rows)
+
+
+def _kept_of_degraded(results: Mapping[str, Any]) -> str:
+    """Tabulate what each rule keeps of restored sources, and what these have."""
+    scenarios = results["scenarios"]
+    chosen, own = at(scenarios, PET_MRI_STEPS), {name: figures["sources"] for name, figures in scenarios.items()}
+    shares, rows = kept(chosen, own), []
+    for name in (s for s in SCENARIOS if s != "clean"):
+        figures = {"restored sources": own[name]}
+        figures |= {"`two_scale`": {k: chosen[name][k]["mean"] for k in images.ANATOMY}}
+        figures |= {f"`{r}`": {k: v[name][k]["mean"] for k in images.ANATOMY} for r, v in results["rules"].items()}
+        figures |= {"`two_scale`, share": {k: shares[name, k] for k in images.ANATOMY}}
+        rows += [(name, r, *(f"{v[k]:.3f}" if k in v else "" for k in images.ANATOMY)) for r, v in figures.items()]
+    return table(("scenario", "what", *images.ANATOMY), rows)
 
 
 def _phantoms(figures: Mapping[str, float]) -> tuple[str, str]:
@@ -154,27 +228,28 @@ def _phantoms(figures: Mapping[str, float]) -> tuple[str, str]:
 def infrared_visible(results: Mapping[str, Any], peers: Mapping[str, Any]) -> str:
     """Return the page of infrared and visible images."""
     scenarios, speed = results["scenarios"], results["speed"]
+    chosen = at(scenarios, INFRARED_STEPS)
     known = {
         k: {**v, "classical": {**v["classical"], **_channels(results["classical"].get(k, {}))}}
         for k, v in peers.items()
     }
-    clean = min(scenarios["clean"][DEFAULT_STEPS][f"r{key}_PSNR"]["mean"] for key in _SOURCES_INFRARED)
+    clean = min(chosen["clean"][f"r{key}_PSNR"]["mean"] for key in _SOURCES_INFRARED)
     return _page(
         _INTRODUCTION_INFRARED.format(
             weights=results["weights_sha256"][:16], **{k: v["luma"] for k, v in results["classical"].items()}
         ),
-        _GOALS,
-        goals_table(infrared_visible_goals(scenarios, known, _PEERS_INFRARED, infrared.FUSION)),
+        _GOALS.format(steps=3, s="s"),
+        goals_table(infrared_visible_goals(chosen, known, _PEERS_INFRARED, infrared.FUSION)),
         _RESTORATION_INFRARED.format(clean=clean),
-        restoration(scenarios, known, _SOURCES_INFRARED),
+        restoration(chosen, known, _SOURCES_INFRARED),
         "By set:\n",
-        parts(scenarios, _SOURCES_INFRARED, "sets"),
+        parts(chosen, _SOURCES_INFRARED, "sets"),
         "## Steps\n\nPSNR in dB of the visible luma / infrared, and SSIM of the fused image.\n",
         steps(scenarios),
         "## Fusion\n\nT = 3. Rank: mean over the six metrics among medfuse and the methods that are no floors.\n",
-        *fusion(scenarios, peers, _PEERS_INFRARED, infrared.FUSION),
+        *fusion(chosen, peers, _PEERS_INFRARED, infrared.FUSION),
         _COLOUR,
-        _hue(scenarios),
+        _hue(chosen),
         _SPEED.format(**speed),
     )
 
@@ -187,9 +262,8 @@ def _channels(figures: Mapping[str, float]) -> dict[str, float]:
     return {f"r1_{name}_PSNR": value for name, value in figures.items() if name != "luma"}
 
 
-def _hue(scenarios: Mapping[str, Any]) -> str:
-    ours = {name: scenarios[name][DEFAULT_STEPS] for name in SCENARIOS}
-    rows = [(name, *(f"{ours[name][k]['mean']:.2f}" for k in ("hue", "hue_lab"))) for name in SCENARIOS]
+def _hue(chosen: Mapping[str, Any]) -> str:
+    rows = [(name, *(f"{chosen[name][k]['mean']:.2f}" for k in ("hue", "hue_lab"))) for name in SCENARIOS]
     return table(("scenario", "hue of Cb and Cr, degrees", "hue of CIELAB, degrees"), rows)
 
 

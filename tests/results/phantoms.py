@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from results.images import load_module
+from results.images import RESTORED, load_module
 from scipy import ndimage
 from torch import Tensor
 
@@ -113,7 +113,7 @@ def _noiseless(clean: Tensor) -> Tensor:
 
 
 def _restore(fusion: Fusion, y: Tensor) -> Tensor:
-    out = fusion(y, degradation=SPEC)
+    out = fusion(y, degradation=SPEC, steps=RESTORED)
     return torch.cat([out["source1"], out["source2"]], 1)
 
 

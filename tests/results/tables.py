@@ -6,21 +6,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from results.images import SCENARIOS, STEPS
+from results.images import SCENARIOS
 
 OURS = "medfuse"
 FLOORS = ("maximum", "copy")
-DEFAULT_STEPS = "3"
+PET_MRI_STEPS, INFRARED_STEPS = 1, 3  # those of the bundles
 _DEGRADED = tuple(name for name in SCENARIOS if name != "clean")
 _WORST = -9.0  # in place of a figure that is not defined
 _FAR = 0.05  # of the best
 
 
-def restoration(scenarios: Mapping[str, Any], peers: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+def at(scenarios: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return the figures of each scenario with so many steps."""
+    return {name: figures[str(steps)] for name, figures in scenarios.items()}
+
+
+def restoration(chosen: Mapping[str, Any], peers: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """Tabulate the PSNR of the sources, which are named by the keys of their figures."""
     rows = []
     for name in _DEGRADED:
-        ours, classical = scenarios[name][DEFAULT_STEPS], peers[name]["classical"]
+        ours, classical = chosen[name], peers[name]["classical"]
         for key, source in sources.items():
             mean, (low, high) = ours[f"r{key}_PSNR"]["mean"], ours[f"r{key}_PSNR"]["interval"]
             before, other = ours[f"d{key}_PSNR"]["mean"], classical.get(f"r{key}_PSNR")
@@ -31,35 +36,40 @@ def restoration(scenarios: Mapping[str, Any], peers: Mapping[str, Any], sources:
     return table(head, rows)
 
 
-def parts(scenarios: Mapping[str, Any], sources: Mapping[str, str], parts_are: str) -> str:
+def parts(chosen: Mapping[str, Any], sources: Mapping[str, str], parts_are: str) -> str:
     """Tabulate the PSNR of the sources by part of the dev set."""
-    names = list(scenarios["noise"][DEFAULT_STEPS]["r1_PSNR"][parts_are])
+    names = list(chosen["noise"]["r1_PSNR"][parts_are])
     rows = []
     for name in _DEGRADED:
         for key, source in sources.items():
-            ours = scenarios[name][DEFAULT_STEPS][f"r{key}_PSNR"][parts_are]
+            ours = chosen[name][f"r{key}_PSNR"][parts_are]
             rows.append((name, source, *(f"{ours[s]:.1f}" for s in names)))
     return table(("scenario", "source", *names), rows)
 
 
 def steps(scenarios: Mapping[str, Any]) -> str:
     """Tabulate PSNR and SSIM by the number of steps."""
+    tried = [t for t in scenarios[next(iter(SCENARIOS))] if t.isdigit()]
     rows = []
     for name in SCENARIOS:
         cells = []
-        for t in map(str, STEPS):
-            ours = scenarios[name][t]
+        for ours in (scenarios[name][t] for t in tried):
             cells.append(" / ".join(f"{ours[k]['mean']:.2f}" for k in ("r1_PSNR", "r2_PSNR")))
             cells[-1] += f", {ours['SSIM']['mean']:.3f}"
         rows.append((name, *cells))
-    return table(("scenario", *(f"T = {t}" for t in STEPS)), rows)
+    return table(("scenario", *(f"T = {t}" for t in tried)), rows)
 
 
 def fusion(
-    scenarios: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+    chosen: Mapping[str, Any],
+    peers: Mapping[str, Any],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    *,
+    floors: Sequence[str] = FLOORS,
 ) -> list[str]:
-    """Tabulate the fused images of each scenario beside those of other methods."""
-    return [_fusion(name, scenarios[name][DEFAULT_STEPS], peers[name], methods, metrics) for name in SCENARIOS]
+    """Tabulate the fused images of each scenario beside those of other methods and floors."""
+    return [_fusion(name, chosen[name], peers[name], methods, metrics, floors) for name in SCENARIOS]
 
 
 @dataclass(frozen=True)
@@ -84,11 +94,15 @@ class Scoreboard:
 
 
 def scoreboard(
-    ours: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+    ours: Mapping[str, Any],
+    peers: Mapping[str, Any],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    floors: Sequence[str] = FLOORS,
 ) -> Scoreboard:
-    """Compare the fused images of a scenario with those of other methods."""
+    """Compare the fused images of a scenario with those of other methods and floors."""
     scores: dict[str, dict[str, float | None]] = {OURS: {k: ours[k]["mean"] for k in metrics}}
-    for method in (*methods, *FLOORS):
+    for method in (*methods, *floors):
         known = {k: peers[method].get(k) for k in metrics}
         scores[method] = {**known, "SSIM_min": min(peers[method]["SSIM_1"], peers[method]["SSIM_2"])}
     ranked = [OURS, *methods]
@@ -102,9 +116,14 @@ def _known(score: float | None) -> float:
 
 
 def _fusion(
-    name: str, ours: Mapping[str, Any], peers: Mapping[str, Any], methods: Sequence[str], metrics: Sequence[str]
+    name: str,
+    ours: Mapping[str, Any],
+    peers: Mapping[str, Any],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    floors: Sequence[str],
 ) -> str:
-    board = scoreboard(ours, peers, methods, metrics)
+    board = scoreboard(ours, peers, methods, metrics, floors)
     rows = []
     for method, values in board.scores.items():
         ranked = method in board.ranks

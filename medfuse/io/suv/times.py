@@ -134,9 +134,15 @@ def _injection(evidence: Evidence, told: Moment, reference: Moment, half_life: f
 def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
     """Return the time that the image is decay corrected to, and which header it comes from (QIBA)."""
     one, slices = evidence.one, evidence.slices
-    if one.corrected_to is not None:
-        return one.corrected_to, "DecayCorrectionDateTime"
     first, series = _first(slices), one.series
+    if one.corrected_to is not None:
+        if first is not None and first.is_comparable(one.corrected_to):
+            late = one.corrected_to.apart(first)
+            if late > _SOON:
+                evidence.warn(
+                    f"DecayCorrectionDateTime lies {late:.0f} s after the first acquisition, which is unusual."
+                )
+        return one.corrected_to, "DecayCorrectionDateTime"
     wait = None if first is None or series is None else _wait(first, series)
     if series is not None and (first is None or (wait is not None and wait >= -_SAME)):
         if first is None:

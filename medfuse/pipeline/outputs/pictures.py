@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import title
 from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.report import degradation_name, save_mosaic, save_preview, save_report
 
+_drawn: WeakKeyDictionary[CaseResult, bytes] = WeakKeyDictionary()  # file and report show one mosaic
+
 
 def write_mosaic(result: CaseResult, path: Path) -> None:
     """Draw sources, restored, fused and colour fusion in three planes."""
-    save_mosaic(
-        path,
-        fused=result.fused,
-        weight=result.weight,
-        names=result.names,
-        units=result.units,
-        title=result.case,
-        notes=_notes(result.record),
-        **_shown(result),
-    )
+    with atomic_file(path) as file:
+        file.write(_mosaic(result))
+
+
+def _mosaic(result: CaseResult) -> bytes:
+    """Return the mosaic of a case, drawn when it is first asked for."""
+    if result not in _drawn:
+        buffer = BytesIO()
+        save_mosaic(
+            buffer,
+            fused=result.fused,
+            weight=result.weight,
+            names=result.names,
+            units=result.units,
+            title=result.case,
+            notes=_notes(result.record),
+            **_shown(result),
+        )
+        _drawn[result] = buffer.getvalue()
+    return _drawn[result]
 
 
 def write_preview(result: CaseResult, path: Path) -> None:
@@ -42,6 +57,7 @@ def write_report(result: CaseResult, path: Path) -> None:
         residuals=(_residual(result.agreements[0]), _residual(result.agreements[1])),
         mask=result.mask,
         before=result.before,
+        mosaic=_mosaic(result),
         **_shown(result),
     )
 

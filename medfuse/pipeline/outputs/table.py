@@ -93,7 +93,7 @@ OUTPUTS: tuple[Output, ...] = (
     Output("weight", "weight.nii.gz", write_weight, "0 to 1", "weight", "Weight of the {title1} in the fusion"),
     Output(
         "fused_rgb", "fused_rgb.nii.gz", write_color, "RGB, 8 bit", "fusedrgb",
-        "Palette of the {title2} over the fused structure, for the eye",
+        "{title1} as lightness and {title2} as hue, or a palette over the structure, for the eye",
     ),
     Output(
         "rigid", "{moving}_to_{reference}.tfm", write_rigid, "mm, LPS", None,

@@ -1,0 +1,77 @@
+"""`--dry-run`: what a command would do, with sizes, and nothing of it done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfuse.cohort.plan import sizes_of
+from medfuse.cohort.sizes import expected_memory, expected_seconds
+from medfuse.console import tell
+
+_STEPS = 1  # where the command names none
+
+
+def say_plan(
+    cases: Sequence[Mapping[str, Any]],
+    out: Path,
+    keys: Sequence[str],
+    steps: int | None,
+    shard: tuple[int, int] = (1, 1),
+) -> int:
+    """Print a line for each case that would be fused, and one for all, and return the exit code.
+
+    Args:
+        cases: Items of a `datalist`, some with a "problem".
+        out: Folder for the results.
+        keys: Of the sources.
+        steps: Number of reverse steps; None: the bundle's.
+        shard: I and N: only each N-th case from the I-th on, by sorted ids.
+    """
+    number, count = shard
+    rows = [_row(item, out, keys, steps or _STEPS) for item in sorted(cases, key=lambda i: str(i["case"]))]
+    rows = rows[number - 1 :: count]
+    for row in rows:
+        if "problem" in row:
+            print(f"{row['case']}: cannot be fused: {row['problem']}")
+        else:
+            sizes = ", ".join(f"{key} {size:.3g} million voxels" for key, size in row["megavoxels"].items())
+            there = ", results are there" if row["has_results"] else ""
+            print(f"{row['case']}: {sizes}; about {row['seconds']:.0f} s, {row['memory_mib']} MiB{there}")
+    bad = sum("problem" in row for row in rows)
+    seconds = sum(row.get("seconds", 0.0) for row in rows)
+    many = "case" if len(rows) - bad == 1 else "cases"
+    what = f"{len(rows) - bad} {many} would be fused into {out.resolve()}, {bad} cannot be"
+    print(f"{what}; about {seconds:.0f} s on a core")
+    tell(dry_run=True, cases=rows, seconds=seconds)
+    return int(bad > 0)
+
+
+def say_pairs(source1: Path | None, source2: Path | None, manifest: Path | None) -> int:
+    """Print a line for each pair of images that would be fused, and return the exit code."""
+    from medfuse.pipeline.pairs import matched_pairs
+
+    rows: list[dict[str, Any]] = [
+        {"name": name, "bytes": [path.stat().st_size if path.is_file() else 0 for path in paths]}
+        for name, *paths in matched_pairs(source1, source2, manifest)
+    ]
+    for row in rows:
+        print(f"{row['name']}: {' and '.join(f'{size / 1e6:.3g}' for size in row['bytes'])} MB")
+    print(f"{len(rows)} pairs would be fused; the images themselves were not read")
+    tell(dry_run=True, pairs=rows)
+    return 0
+
+
+def _row(item: Mapping[str, Any], out: Path, keys: Sequence[str], steps: int) -> dict[str, Any]:
+    case = str(item["case"])
+    if "problem" in item:
+        return {"case": case, "problem": str(item["problem"])}
+    sizes = dict(zip(keys, sizes_of(item, keys), strict=True))
+    return {
+        "case": case,
+        "megavoxels": sizes,
+        "seconds": expected_seconds(max(sizes.values()), steps),
+        "memory_mib": expected_memory(sizes.values()),
+        "has_results": any(out.glob(f"**/{case}_done.json")) or (out / case / f"{case}.json").is_file(),
+    }

@@ -1,0 +1,34 @@
+"""Progress of a long run: a bar on a terminal, a line for each case where there is none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tqdm import tqdm
+
+LINES = "medfuse.progress"
+"""Logger of the lines."""
+BAR = f"{LINES}.bar"
+"""Logger whose level silences the bar."""
+_logger = logging.getLogger(LINES)
+
+
+def bar(*args: Any, disable: bool = False, **options: Any) -> Any:
+    """Return a bar of tqdm, with its arguments: it shows on a terminal only, and not where progress was silenced."""
+    silent = disable or not logging.getLogger(BAR).isEnabledFor(logging.WARNING)
+    return tqdm(*args, disable=True if silent else None, **options)
+
+
+def line(number: int, count: int, name: str, state: str, seconds: float | None = None) -> None:
+    """Log that one of many is settled.
+
+    Args:
+        number: How many are by now.
+        count: Of how many.
+        name: Of this one.
+        state: What became of it.
+        seconds: That it took, where known.
+    """
+    took = "" if seconds is None else f", {seconds:.1f} s"
+    _logger.info("%d of %d: %s %s%s", number, count, name, state, took)
