@@ -48,7 +48,7 @@ def read_manifest(path: str | Path, *, keys: Sequence[str] = DEFAULT_PAIR) -> li
     """
     path = Path(path)
     cases = []
-    for number, cells in read_rows(path, ("case", *keys), (*field_names(keys), "mask")):
+    for number, cells in read_rows(path, ("case", *keys), (*field_names(keys), *_more_files(keys))):
         checked_id(cells.get("case", ""), f"case in row {number} of the manifest")
         cases.append(_case(cells, path.parent, keys))
     _check_unique([case["case"] for case in cases])
@@ -140,7 +140,7 @@ def _first(names: Iterable[str]) -> str:
 def _case(cells: dict[str, str], folder: Path, keys: Sequence[str]) -> dict[str, Any]:
     case: dict[str, Any] = {"case": cells.pop("case")}
     try:
-        for key in (*keys, "mask"):
+        for key in (*keys, *_more_files(keys)):
             if key in cells:
                 file = folder / cells.pop(key)
                 if not os.path.exists(file):  # noqa: PTH110  (false, too, for a path that cannot be)
@@ -148,12 +148,17 @@ def _case(cells: dict[str, str], folder: Path, keys: Sequence[str]) -> dict[str,
                         f"{key} of case {case['case']} must be a file or folder, got none there; check its path."
                     )
                 case[key] = str(file)
-            elif key != "mask":
+            elif key in keys:
                 raise BundleError(f"{key} of case {case['case']} must be given, got an empty cell; fill it in.")
         fields = {key: _value(key, text, case["case"], keys) for key, text in cells.items()}
         return case | fields | sidecar_units(case, fields, keys)
     except BundleError as error:
         return {"case": case["case"], "problem": str(error)}
+
+
+def _more_files(keys: Sequence[str]) -> tuple[str, str]:
+    """Return the columns of files that a case may have besides its sources."""
+    return "mask", f"{keys[-1]}_transform"
 
 
 def _value(key: str, text: str, case: str, keys: Sequence[str]) -> Any:

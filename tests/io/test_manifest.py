@@ -101,6 +101,18 @@ def test_the_sidecar_of_a_pet_says_its_unit(table, tmp_path):
     assert "must be the one of its sidecar" in second["problem"]
 
 
+def test_a_transform_is_a_file_of_the_last_source(table, tmp_path):
+    header = "case\tmri\tpet\tpet_transform\n"
+    good, bad = read_manifest(table(f"{header}a\tm.nii.gz\tp.nii.gz\tk.nii.gz\nb\tm.nii.gz\tp.nii.gz\tCANARY\n"))
+    assert good["pet_transform"] == str(tmp_path / "k.nii.gz")
+    assert bad == {
+        "case": "b",
+        "problem": "pet_transform of case b must be a file or folder, got none there; check its path.",
+    }
+    with pytest.raises(BundleError, match="unknown ones"):
+        read_manifest(table("case\tmri\tpet\tmri_transform\n"))
+
+
 def test_a_long_table_is_read_in_a_time_that_grows_with_its_rows(table):
     """Ids compared each with all took 16 s for 10,000 rows, 25 times as long for 50,000; one pass takes a second."""
     rows = "".join(f"c{n}\tm.nii.gz\tp.nii.gz\n" for n in range(50_000))
