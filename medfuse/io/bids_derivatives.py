@@ -19,6 +19,7 @@ from typing import Any
 
 from medfuse.errors import BundleError
 from medfuse.io.bids_filter import entities_of
+from medfuse.io.modalities import ANATOMY, UPTAKE
 from medfuse.io.texts import read_json
 
 PACKAGES = ("fmriprep", "smriprep", "petprep")
@@ -78,16 +79,16 @@ def with_derivatives(case: Mapping[str, Any], derivatives: Sequence[Derivatives]
     case = dict(case)
     if "problem" in case or not derivatives:
         return case
-    pet = entities_of(Path(case["pet"]))
+    pet = entities_of(Path(case[UPTAKE.key]))
     # PETPrep's own T1w fits what it made of the PET; that of another fits nothing but itself
     for made in sorted(derivatives, key=lambda d: d.package != "petprep"):
         heads = _files(made, pet, "anat", "T1w", desc="preproc")
         if not heads:
             continue
-        case["mri"] = str(heads[0])
-        case.pop("mri_chosen_of", None)
+        case[ANATOMY.key] = str(heads[0])
+        case.pop(f"{ANATOMY.key}_chosen_of", None)
         if len(heads) > 1:
-            case["mri_chosen_of"] = len(heads)
+            case[f"{ANATOMY.key}_chosen_of"] = len(heads)
         masks = _files(made, entities_of(heads[0]), "anat", "mask", desc="brain")
         if masks:
             case.setdefault("mask", str(masks[0]))
@@ -101,17 +102,21 @@ def with_derivatives(case: Mapping[str, Any], derivatives: Sequence[Derivatives]
 
 
 def _of_petprep(case: Mapping[str, Any], made: Derivatives, pet: Mapping[str, str]) -> dict[str, Any]:
-    aligned = [p for p in _files(made, pet, "pet", "pet", desc="preproc", space="T1w") if _same_scan(p, pet)]
+    aligned = [
+        p
+        for p in _files(made, pet, UPTAKE.bids_folder, UPTAKE.bids_suffix, desc="preproc", space="T1w")
+        if _same_scan(p, pet)
+    ]
     if len(aligned) > 1:
         raise BundleError(
             f"petprep must hold one PET of {case['case']} in the space of the T1w, got {len(aligned)}; choose one in a "
             "manifest."
         )
     if aligned:
-        return {"pet": str(aligned[0]), "aligned": True}
-    folders = _folders(made, pet, "pet")
+        return {UPTAKE.key: str(aligned[0]), "aligned": True}
+    folders = _folders(made, pet, UPTAKE.bids_folder)
     transforms = sorted(p for f in folders for p in f.glob("*_xfm.*") if _XFM.fullmatch(p.name) and _same_scan(p, pet))
-    return {"pet_transform": str(transforms[0])} if transforms else {}
+    return {f"{UPTAKE.key}_transform": str(transforms[0])} if transforms else {}
 
 
 def _folders(made: Derivatives, entities: Mapping[str, str], datatype: str) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError, nearest
-from medfuse.io.modalities import Modality
+from medfuse.io.modalities import ANATOMY, UPTAKE, Modality
 from medfuse.io.texts import read_json
 
 _ENTITIES = {
@@ -27,6 +27,7 @@ _ENTITIES = {
     "chunk": "chunk", "res": "res", "den": "den", "label": "label", "desc": "desc", "description": "desc",
 }  # fmt: skip
 _FILE = ("datatype", "suffix", "extension", "scope")  # of which this knows by itself
+_QUERIES = (UPTAKE.bids_suffix.casefold(), ANATOMY.bids_suffix.casefold())
 _OTHERS = ("fmap", "bold", "sbref", "flair", "t2w", "roi", "dwi", "asl", "eeg", "meg", "anat", "xfm", "mask")
 _NONE, _ANY = None, object()
 
@@ -72,10 +73,10 @@ def read_selection(
             name = query.casefold()
             if name in _OTHERS:
                 continue
-            if name not in ("pet", "t1w"):
+            if name not in _QUERIES:
                 raise BundleError(
-                    f"A query of the BIDS filter file must be pet or t1w, or one of another modality, got another; "
-                    f"{nearest(name, ('pet', 't1w'))}."
+                    f"A query of the BIDS filter file must be {' or '.join(_QUERIES)}, or one of another modality, got "
+                    f"another; {nearest(name, _QUERIES)}."
                 )
             for entity, value in _object(entities, f"The query {name} of the BIDS filter file").items():
                 if entity in _FILE:
@@ -92,7 +93,7 @@ def read_selection(
             continue
         if not re.fullmatch(r"[A-Za-z0-9]+", label.removeprefix(f"{short}-")):
             raise BundleError(f"--{short} must be a label of letters and digits, got another text; correct it.")
-        asked = wanted.setdefault("pet", {})
+        asked = wanted.setdefault(_QUERIES[0], {})
         values = _values(label, short)
         if short in asked and not _fits(values[0], asked[short]):
             raise BundleError(

@@ -73,6 +73,8 @@ MODALITIES: Mapping[str, Modality] = {row.key: row for row in _ROWS}
 """By key."""
 DEFAULT_PAIR = ("mri", "pet")
 """Keys of sources 1 and 2 where a bundle, or a caller, names none."""
+ANATOMY, UPTAKE = (MODALITIES[key] for key in DEFAULT_PAIR)
+"""Their rows, which BIDS has places for."""
 
 
 def modality(key: str) -> Modality:
