@@ -9,7 +9,7 @@ another convolution library kept by a factor of three. Freeze anew, after a diff
 - Under a motion slow waves settle now, as under a blur: evidence is asked of conjugate gradients, too. That moved the
   motion of one step, by at most 0.0014 of full range, and nothing else.
 - The rule `two_scale` is frozen beside `predicted` and `convex`, which stayed as they were.
-- Chi-square is held against the variance that is left of noise that was cut off, and the last step asks for that:
+- Where nothing but noise degraded a source, the last step asks for the variance that is left of noise that was cut off:
   stored in 8 bit, the sources of these scenes, which the network was not made for, come nearer to their data. Local
   means settle where those of a neighbourhood stand out together, no longer each by itself, from 1 in place of 0.3.
 - The slices of a volume go one by one on a CPU, so that no result depends on their number at a time: sums round

@@ -26,11 +26,9 @@ KINDS = ("fused", "source1", "source2", "weight")
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
-    """Return the bundle with the weights of the first one: any weights will do here."""
+    """Return a copy of the bundle."""
     folder = tmp_path_factory.mktemp("bundles") / BUNDLE.name
-    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models"))
-    (folder / "models").mkdir()
-    shutil.copy(bundle_dir("pet_mri_fusion") / "models" / "model.pt", folder / "models")
+    shutil.copytree(BUNDLE, folder)
     return folder
 
 
@@ -269,7 +267,7 @@ def test_training_starts_from_other_weights_and_evaluates(data, tmp_path):
     common = ["--bundle_root", str(BUNDLE), "--dataset_dir", str(tmp_path)]
     common += ["--validate#dataset#data", "$[{'image': p['image'], 'name': p['name'], 'scenario': n} "
                "for p in image_pairs(@dataset_dir, split='dev') for n in @validate::scenarios]"]  # fmt: skip
-    weights = str(bundle_dir("pet_mri_fusion") / "models" / "model.pt")
+    weights = str(bundle_dir("ir_vis_fusion") / "models" / "model.pt")
     tiny = ["--patch_size", "32", "--batch_size", "2", "--iterations_per_epoch", "2", "--epochs", "1"]
     tiny += ["--train#dataset#weights", "{'road': 0.5, 'chroma': 0.5}", "--val_interval", "1"]
     work = ["--work_dir", str(tmp_path / "work"), "--pretrained", weights]

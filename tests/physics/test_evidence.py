@@ -192,6 +192,18 @@ def test_the_truth_explains_data_that_were_cut_off_at_both_ends(noise, steps, st
         assert float(SpectralModel(degradation, y, x.shape[2:]).chi2(x).mean()) < 0.9, "what it would be without"
 
 
+@pytest.mark.parametrize("told", [0.03, 0.05, 0.058, 0.06])
+def test_understated_noise_that_was_cut_off_is_not_blown_up_behind_a_blur(told):
+    """What is left of cut noise is less than stated, what a blur hides is noise: together they leave nothing to ask."""
+    x = bright()
+    y = Degradation((GaussianBlur(2.0), GaussianNoise(0.06))).simulate(x, generator()).clamp(0, 1)
+    stated = JointDegradation(*[Degradation((GaussianBlur(2.0), GaussianNoise(told)))] * 2)
+    for model in fit(stated, y.expand(-1, 2, -1, -1)).models:
+        estimate = x + 0.02 * torch.randn(x.shape, generator=generator(3), dtype=x.dtype)
+        updated = model.update(estimate, model.consistency(estimate)).x
+        assert float((updated - x).square().mean().sqrt()) < 0.06
+
+
 @pytest.mark.parametrize("full", [1.0, 0.6])
 def test_an_upper_end_is_found_where_values_pile_up(full):
     x = bright() * full

@@ -130,7 +130,7 @@ def _chi2(fusion: Fusion, y: Tensor, x: Tensor, probe: Tensor) -> list[float]:
         model, moved = (bind(degradation, data, x.shape[2:]) for data in (y1, y1 + p1))
         direction = moved.residual(first) - model.residual(first)
         change = (model.residual(first) - model.residual(second)) / _PROBE
-        share = float((direction * model.solve(torch.zeros(1), change)).mean())
+        share = float((direction * model.solve(torch.zeros(1), change).x).mean())
         corrected.append(float(model.chi2(first)) / max(1.0 - share, 0.05))
     return corrected
 

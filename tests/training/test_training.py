@@ -222,7 +222,7 @@ def test_training_resumes_and_its_weights_evaluate(data, tmp_path):
 
     run("export", data, work, "train.json")
     state = torch.load(work / "models" / "model.pt", weights_only=True)
-    FusionModel(FusionUNet()).load_state_dict(state)
+    FusionModel(FusionUNet(encoder_blocks=(2, 1, 2, 2), decoder_blocks=(3, 1, 2))).load_state_dict(state)
 
     weights = str(work / "models" / "model.pt")
     standing = TINY | {"epochs": "1", "learning_rate": "0.0", "work_dir": str(tmp_path / "again")}
