@@ -105,7 +105,8 @@ def test_command_lines_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> 
         if words[0] != "medfuse":
             continue
         try:
-            options = cli._parser().parse_args(words[1:])
+            own, _ = cli.split_passed(words[1 : words.index(">")] if ">" in words else words[1:])
+            options = cli._parser().parse_args(own)
         except SystemExit:
             pytest.fail(f"{shlex.join(words)}: {capsys.readouterr().err}")
         degradation = getattr(options, "degradation", None) or "none"

@@ -254,7 +254,7 @@ def test_a_moving_image_is_refused(tmp_path):
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "b.gif").rename(tmp_path / "b.png")
-    for name, message in (("a.png", "one page, got 2"), ("b.png", "got another file")):
+    for name, message in (("a.png", "one page, got 2"), ("b.png", "got a GIF image; export the series")):
         with pytest.raises(ImageError, match=message):
             read_image(tmp_path / name)
 

@@ -93,6 +93,22 @@ class TestInjection:
     def test_rounding_to_minutes_is_no_contradiction(self):
         assert "warnings" not in suv([tags(start_time=at(10.5 + 40 / 3600, None))], "bw").record
 
+    def test_an_end_before_the_start(self):
+        """An hour of F-18 is 46 % of the SUV, five minutes 3 %; the day of one may be shifted, and not of the other."""
+        refused("must end after it began, got 3600 s before", tags(stopped=at(9.5)))
+        refused("must end after it began, got 3600 s before", tags(stopped=at(9.5, 1)))
+        assert "300 s before, by RadiopharmaceuticalStopTime: the SUV may be 3.2% off" in warned(
+            tags(stopped=at(10.5 - 1 / 12))
+        )
+
+    @pytest.mark.parametrize("stopped", [at(10.5), at(10.6, None), at(10.6, 1), at(11.6)])
+    def test_an_end_that_follows_the_start(self, stopped):
+        assert "warnings" not in suv([tags(stopped=stopped)], "bw").record
+
+    def test_an_end_after_midnight(self):
+        told = tags(injected=at(23.99), stopped=at(0.02, None), series=at(0.99, DAY + 1), acquired=at(0.99, DAY + 1))
+        assert "warnings" not in suv([told], "bw").record
+
     def test_a_clock_of_twelve_hours(self):
         found = suv([tags(injected=at(10.5, DAY), series=at(23.5), acquired=at(23.5))], "bw")
         assert "half lives, which is unusual" in found.record["warnings"][0]

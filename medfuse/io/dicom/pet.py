@@ -22,7 +22,7 @@ PRIVATE_TAGS = (_GE, _GE_SCAN, _PHILIPS, _PHILIPS_SUV, _PHILIPS_ACTIVITY)
 _CORRECTIONS = ("DECY", "ATTN", "SCAT", "DTIM", "MOTN", "PMOT", "CLN", "RAN", "RADL", "DCAL", "NORM", "SLSENS")
 _SCHEMES = {"SNM3": "SRT", "99SDM": "SRT", "SNOMED": "SCT", "SNOMED-CT": "SCT"}  # that use the codes of others
 _NUCLIDES, _TRACERS = ("cid4020", "cid18"), ("cid4021", "cid25")  # of PS3.16, for PET and others
-_OF_AGENT = ("dose", "half_life", "nuclide", "tracer_code", "tracer", "injected", "start_time")
+_OF_AGENT = ("dose", "half_life", "nuclide", "tracer_code", "tracer", "injected", "start_time", "stopped")
 _ROUNDED = 60.0  # s, by which two notes of one acquisition may differ
 
 T = TypeVar("T")
@@ -91,6 +91,7 @@ def read_pet(values: Values, planes: Planes) -> PetTags:
         philips_activity=number("philips_activity", values, _PHILIPS_ACTIVITY) if is_philips else None,
         injected=told.of("injected", lambda: _injected(agent, zone, start_time), None),
         start_time=start_time,
+        stopped=told.of("stopped", lambda: _stopped(agent, zone), None),
         series=told.of("series", lambda: values.moment("SeriesDate", "SeriesTime", zone), None),
         ge_scan=told.of("ge_scan", lambda: values.instant(_GE_SCAN, zone), None) if is_ge else None,
         corrected_to=corrected_to,
@@ -117,6 +118,12 @@ def _injected(agent: Values, zone: float | None, start_time: Moment | None) -> M
     if day is not None and start_time is not None:
         return Moment(day, start_time.second, zone)
     return agent.instant("RadiopharmaceuticalStartDateTime", zone) or start_time
+
+
+def _stopped(agent: Values, zone: float | None) -> Moment | None:
+    """Return the end of the injection; midnight, without a date, is a default."""
+    local = agent.moment("", "RadiopharmaceuticalStopTime", zone)
+    return agent.instant("RadiopharmaceuticalStopDateTime", zone) or (local if local and local.second else None)
 
 
 def _acquired(values: Values, zone: float | None) -> Moment | None:

@@ -9,7 +9,7 @@
 | RadionuclideTotalDose | activity | its range; the dose for each kg; the activity that the image holds |
 | RadionuclideHalfLife | activity, START | its range; the nuclide, see below; the half lives of positron nuclides |
 | PatientWeight | bw, lbm, bsa | its range; PatientSize, by the body mass index |
-| injection | activity, START | StartTime against StartDateTime; time zones; the scan, within 8 half lives |
+| injection | activity, START | StartTime against StartDateTime; StopTime; time zones; the scan, within 8 half lives |
 | scan | activity, START | SeriesTime, AcquisitionTime, FrameReferenceTime, DecayFactor and GE's time: see `times` |
 | Philips SUV factor | CNTS | the Philips activity factor, dose and weight, where all are there |
 | each of them | all | the other slices; more than one radiopharmaceutical; a value that cannot be read |

@@ -44,6 +44,7 @@ KEYWORDS = OVERRIDABLE | {
     "philips_activity": "Philips activity factor (7053,1009)",
     "injected": "start of the injection (0018,1078) or (0018,1072)",
     "start_time": "RadiopharmaceuticalStartTime (0018,1072)",
+    "stopped": "end of the injection (0018,1079) or (0018,1073)",
     "series": "SeriesDate and SeriesTime",
     "ge_scan": "GE scan time (0009,100D)",
     "corrected_to": "DecayCorrectionDateTime",
@@ -114,6 +115,7 @@ class PetTags:
         philips_activity: Activity factor (7053,1009), Bq/ml for each count.
         injected: Radiopharmaceutical Start DateTime (0018,1078), or Start Time (0018,1072), which has no date.
         start_time: Radiopharmaceutical Start Time (0018,1072), by the clock of the scanner.
+        stopped: Radiopharmaceutical Stop DateTime (0018,1079), or Stop Time (0018,1073), which has no date.
         series: Series Date and Time (0008,0021), (0008,0031).
         ge_scan: Start of the scan by GE, (0009,100D).
         corrected_to: Decay Correction DateTime (0018,9701) of enhanced images.
@@ -142,6 +144,7 @@ class PetTags:
     philips_activity: float | None = None
     injected: Moment | None = None
     start_time: Moment | None = None
+    stopped: Moment | None = None
     series: Moment | None = None
     ge_scan: Moment | None = None
     corrected_to: Moment | None = None

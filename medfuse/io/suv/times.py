@@ -51,6 +51,7 @@ def uptake(evidence: Evidence, half_life: float | None) -> tuple[float, str]:
         raise UnknownError(f"The injection must have a time, got neither (0018,1078) nor (0018,1072); {SIDECAR}")
     reference, name = _reference(evidence, half_life)
     injected = _injection(evidence, one.injected, reference, half_life)
+    _check_stop(evidence, injected, half_life)
     if half_life > _MAX_DATELESS_HALF_LIFE and None in (injected.day, reference.day):
         what = "injection" if injected.day is None else "scan"
         raise UnknownError(
@@ -129,6 +130,17 @@ def _injection(evidence: Evidence, told: Moment, reference: Moment, half_life: f
     if len(zones) > 1 or told.day is None:
         return local
     return replace(local, day=told.day + math.floor((utc + zones[0]) / DAY))
+
+
+def _check_stop(evidence: Evidence, injected: Moment, half_life: float) -> None:
+    """Hold the start of the injection against its end, by the time of day: who shifts dates may shift one alone."""
+    stopped = evidence.one.stopped
+    if stopped is None or not stopped.is_comparable(injected):
+        return
+    early = injected.apart(replace(stopped, day=None))
+    if early > _ROUNDED:
+        text = f"The injection must end after it began, got {early:.0f} s before, by RadiopharmaceuticalStopTime"
+        evidence.agree(early, half_life, text)
 
 
 def _reference(evidence: Evidence, half_life: float) -> tuple[Moment, str]:
