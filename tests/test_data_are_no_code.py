@@ -233,7 +233,7 @@ def test_names_that_monai_finds_in_a_folder(home):
     command = [
         sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(bundle_dir("ir_vis_fusion")),
         "--config_file", str(bundle_dir("ir_vis_fusion") / "configs" / "inference.json"), "--dataset_dir", "data",
-        "--ckpt_path", str(bundle_dir("pet_mri_fusion") / "models" / "model.pt"), "--output_dir", "out", "--steps", "1",
+        "--ckpt_path", str(bundle_dir("ir_vis_fusion") / "models" / "model.pt"), "--output_dir", "out", "--steps", "1",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -190,15 +190,15 @@ def test_fuse_refuses_an_input_that_changes_while_it_is_read(tmp_path, monkeypat
 def test_a_case_whose_record_cannot_be_written_does_not_stop_the_next(quick, tmp_path, monkeypatch):
     for seed, name in enumerate("ab"):
         write_case(tmp_path / "data" / name, seed)
-    run = Workflow.__call__
+    read = Workflow.read
 
     def fail(self, item):
         if item["case"] == "a":
             (tmp_path / "out" / "a").write_text("in the way")  # no folder can take its place
             raise BundleError("a must be sound, got another; repair it.")
-        return run(self, item)
+        return read(self, item)
 
-    monkeypatch.setattr(Workflow, "__call__", fail)
+    monkeypatch.setattr(Workflow, "read", fail)
     summary = run_batch(discover(tmp_path / "data").cases, tmp_path / "out", steps=1, device="cpu")
     assert summary.failed == {"a": "a must be sound, got another; repair it."}
     assert summary.fused == ["b"]

@@ -143,7 +143,7 @@ def test_a_case_without_degradation_offers_each_volume_once(tmp_path, volumes, r
     changes = {"residuals": (None, None), "restored": volumes["sources"]}
     page = read_page(report(tmp_path / "r.html", volumes, record, **changes))
     assert len(page.all("img")) == 2
-    assert [v["key"] for v in config(page)["volumes"]] == ["mri", "fused", "weight", "pet"]
+    assert [v["key"] for v in config(page)["volumes"]] == ["mri", "fused", "colour", "weight", "pet"]
     assert "fused, not restored" in page.text
     assert "none: nothing was restored" in page.text
     assert "Max, given" in page.text and "Max, restored" not in page.text  # it would be said twice
