@@ -15,6 +15,7 @@ from medfuse.physics.noise import Noise, clipped_mean, clipped_variance
 
 _AROUND = 5  # px, side of a neighbourhood: all of 25 values are cut at once hardly ever, unless a mask blanked them
 _LEAST_SHARE = 1e-3  # of the variance of the noise, that is left of it
+_BLOCK = 1 << 20  # values that are looked at together
 _PILE = 4  # fewest equal values at the upper end of data that are taken for cut off
 
 
@@ -39,7 +40,9 @@ class StoredNoise:
     def __call__(self, signal: Tensor) -> Tensor:
         """Return `E[y] - s` for a noiseless signal s, **[B, C, *data]**."""
         mean = self._mean(signal)
-        stored = torch.where(self.cut, clipped_mean(mean, self.std), mean)
+        stored = clipped_mean(mean, self.std)
+        if not bool(self.cut.all()):
+            stored = torch.where(self.cut, stored, mean)
         saturated = self.end.isfinite()
         if bool(saturated.any()):
             stored -= clipped_mean(mean - torch.where(saturated, self.end, 0.0), self.std) * saturated
@@ -50,13 +53,19 @@ class StoredNoise:
 
         Where nothing is known it counts as 1: chi-square then is rather too low.
         """
+        rows = max(1, _BLOCK * signal.shape[2] // signal.numel())  # of one mean, so that large images take little
+        blocks = zip(signal.split(rows, 2), self.known.split(rows, 2), strict=True)
+        means = [self._share(part, known) * (part.shape[2] / signal.shape[2]) for part, known in blocks]
+        return torch.stack(means).sum(0).clamp_min(_LEAST_SHARE)
+
+    def _share(self, signal: Tensor, known: Tensor) -> Tensor:
         exact = sum((noise.scatter(signal) for noise in self.noises), torch.zeros_like(signal))
         stated = sum((noise.variance(signal) for noise in self.noises), torch.zeros_like(signal))
         ratio = exact / stated.clamp_min(torch.finfo(stated.dtype).tiny)
         mean, std = self._mean(signal), self.std * ratio.sqrt().clamp_min(1e-6)
         below = torch.where(self.cut, mean / std, torch.inf)
         left = clipped_variance(below, (self.end - mean) / std)
-        return torch.where(self.known, left * ratio, 1.0).flatten(1).mean(1).clamp_min(_LEAST_SHARE)
+        return torch.where(known, left * ratio, 1.0).flatten(1).mean(1)
 
     def _mean(self, signal: Tensor) -> Tensor:
         return reduce(lambda v, noise: noise.mean(v), self.noises, signal)
