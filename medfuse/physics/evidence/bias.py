@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -53,8 +54,8 @@ class StoredNoise:
 
         Where nothing is known it counts as 1: chi-square then is rather too low.
         """
-        rows = max(1, _BLOCK * signal.shape[2] // signal.numel())  # of one mean, so that large images take little
-        blocks = zip(signal.split(rows, 2), self.known.split(rows, 2), strict=True)
+        count = math.ceil(signal.numel() / _BLOCK)  # one mean after another, so that large images take little
+        blocks = zip(signal.chunk(count, 2), self.known.chunk(count, 2), strict=True)
         means = [self._share(part, known) * (part.shape[2] / signal.shape[2]) for part, known in blocks]
         return torch.stack(means).sum(0).clamp_min(_LEAST_SHARE)
 
