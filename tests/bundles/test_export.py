@@ -56,6 +56,7 @@ def test_a_program_serves_in_place_of_the_denoiser(tmp_path, capsys):
 
 @pytest.mark.full
 @pytest.mark.skipif(not HAS_ONNX, reason="medfuse[onnx] is not installed")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:. The axis name:UserWarning")  # of torch 2.13
 def test_onnx_equals_the_network_at_any_size(tmp_path):
     import onnxruntime
 
