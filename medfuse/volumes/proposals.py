@@ -12,14 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medfuse.errors import ImageError
 from medfuse.physics.models.volume import VolumeModel
 from medfuse.physics.operators.cosine import along_all
 
 _RELAXATION = 1.5  # of the reblurred Van Cittert iteration; below 2 it converges
-_SHARPNESS = 0.03  # of full contrast: std of an MRI class about its centre
-_ROUNDS = 12
-_MOST_SAMPLES = 200_000
 _RIDGE = 0.02
 
 
@@ -81,31 +77,6 @@ def _norm(model: VolumeModel) -> float:
         size = float(v.norm())
         v = v / size
     return size
-
-
-def classes(mri: Tensor, count: int = 4) -> Tensor:
-    """Return fuzzy classes of an MRI by its intensity, **[count, *image]**, which sum to 1, the background first.
-
-    No segmentation: centres by k-means, membership by the distance to them.
-
-    Raises:
-        ImageError: An MRI without signal.
-    """
-    top = float(torch.quantile(mri.flatten()[:: max(1, mri.numel() // _MOST_SAMPLES)], 0.995))
-    if not top > 0 or not math.isfinite(top):
-        raise ImageError("the MRI must have signal, got an image without; check the file.")
-    v = mri / top
-    signal = v[v > 0.08]
-    signal = signal[:: max(1, len(signal) // _MOST_SAMPLES)]
-    centres = torch.quantile(signal, torch.linspace(0.08, 0.92, count - 1, device=mri.device))
-    for _ in range(_ROUNDS):
-        nearest = (signal[:, None] - centres).abs().argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, signal)
-        number = torch.bincount(nearest, minlength=count - 1)
-        centres = torch.where(number > 0, sums / number.clamp_min(1), centres)
-    centres = torch.cat([centres.new_zeros(1), centres])
-    distances = torch.stack([-0.5 * ((v - c) / _SHARPNESS).square() for c in centres.tolist()])
-    return distances.softmax(0)
 
 
 class Guidance(NamedTuple):

@@ -22,8 +22,9 @@ from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
+from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.gate import common_std, gate, significance
-from medfuse.volumes.proposals import classes, guidance, guided, mr_free
+from medfuse.volumes.proposals import guidance, guided, mr_free
 
 FARTHEST = 5.0  # mm that the registration may be off before it is not believed
 WIDEST_GATE = 0.5  # share of the tissue, above which guidance is not believed
@@ -149,14 +150,15 @@ def restore_volume(
         findings.append(
             f"{outside:.1%} of the PET's voxels reach out of the MRI's field of view and had no say in the restoration"
         )
-    features = classes(mri.float())
-    model = _bound(operator, pet / unit, noise.scaled(unit))
+    features = classes(mri.float(), spacing=mri_grid.spacing)
+    model, first = _bound(operator, pet / unit, noise.scaled(unit))
+    features = sided(features, first, mri_grid.spacing)
     alignment = None
     if guide and refine:
         alignment = align(model, features, operator.transform)
         if _believed(alignment):
             operator = ScannerSampling(mri_grid, operator.range, psf_fwhm_mm, alignment.transform)
-            model = _bound(operator, pet / unit, noise.scaled(unit))
+            model, _ = _bound(operator, pet / unit, noise.scaled(unit))
         findings += _said(alignment, operator.fwhm_mm)
         guide = _believed(alignment)
     draw = model.probe()
@@ -221,14 +223,14 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
     return ScannerSampling(operator.domain, cut, operator.fwhm_mm, operator.transform), part
 
 
-def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> VolumeModel:
-    """Return the model, the level of its noise from an MR-free estimate and, where none is stated, from the air."""
+def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Tensor]:
+    """Return the model and an MR-free estimate, the level of its noise from that and, where none is stated, from the air."""
     model = VolumeModel(operator, y, noise)
     x = mr_free(model, y[None], most=10).x[0]
     if noise.kind == "poisson" and noise.floor == 0:
         noise = replace(noise, floor=_floor(model, x))
         model = VolumeModel(operator, y, noise, whitening=model.whitening)
-    return model.at(x)
+    return model.at(x), x
 
 
 def _floor(model: VolumeModel, x: Tensor) -> float:

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from medfuse.errors import DegradationError, GeometryError, ImageError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
 from medfuse.volumes import gated, restore_volume
-from medfuse.volumes.proposals import classes, guidance, guided, mr_free
+from medfuse.volumes.classes import classes
+from medfuse.volumes.proposals import guidance, guided, mr_free
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 VOXEL, SHAPE = 2.0, (56, 60, 54)
