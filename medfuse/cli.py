@@ -47,6 +47,7 @@ from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.errors import MedfuseError, known_error
 from medfuse.lists import list_dicom, list_findings, list_versions
+from medfuse.psf import add_psf, with_psf
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +110,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     fuse.set_defaults(run=_fuse)
 
     batch = add_batch(commands)
+    for command in (fuse, batch):
+        add_psf(command)
     batch.set_defaults(run=_batch)
     add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
@@ -164,6 +167,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.io.places import require_apart
     from medfuse.pipeline.sources import mask_entry, source_entries
 
+    degradation = with_psf(options.degradation, options.psf)
     item: dict[str, object] = {"case": options.case or "case"}
     if options.mask is not None:
         item["mask"] = mask_entry(options.mask, strict=options.strict)
@@ -183,7 +187,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
-    _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
+    _run(options.bundle, [item], degradation, options.out, options.steps, options.device, **given)
     return None
 
 
@@ -253,11 +257,14 @@ def _batch(options: argparse.Namespace) -> int:
     layout, cases, part = _cases(options)
     if options.dry_run:
         return say_plan(cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
+    degradation = options.degradation
+    if options.psf is not None:
+        degradation = with_psf(degradation or load_spec("none"), options.psf)
     summary = run_batch(
         completed(cases, options),
         options.out,
         bundle=options.bundle,
-        degradation=options.degradation,
+        degradation=degradation,
         steps=options.steps,
         device=None if options.device is None else _device(options.device),
         suv=options.suv,

@@ -30,7 +30,7 @@ from medfuse.physics.operators import (
 from medfuse.physics.replication import replicate, unreplicate
 from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
-from medfuse.physics.specification import NativeSource, parse_degradation, parse_native
+from medfuse.physics.specification import NativeSource, in_plane, native_of, parse_degradation, parse_native
 
 __all__ = [
     "CORRECTIONS",
@@ -81,6 +81,8 @@ __all__ = [
     "compose",
     "correction",
     "fit",
+    "in_plane",
+    "native_of",
     "parse_degradation",
     "parse_native",
     "replicate",

@@ -168,9 +168,9 @@ def _belief(at: Tensor, levels: Tensor, stds: Tensor, weights: Tensor) -> Tensor
     pure = torch.exp(-0.5 * z.square()) / (stds[:, None] * math.sqrt(2 * math.pi))
     low, high = levels[:-1, None], levels[1:, None]
     wide = 0.5 * (stds[1:] + stds[:-1])[:, None]
-    between = (torch.special.ndtr((at - low) / wide) - torch.special.ndtr((at - high) / wide)) / (
-        high - low
-    ).clamp_min(1e-6)
+    between = (torch.special.ndtr((at - low) / wide) - torch.special.ndtr((at - high) / wide)) / (high - low).clamp_min(
+        1e-6
+    )
     joint = torch.cat([pure, between.clamp_min(0)]) * weights[:, None]
     joint[0] += 1e-12  # somewhere each intensity must belong, the brightest to the last
     joint[len(levels) - 1] += 1e-12 * (at > levels[-1])

@@ -84,6 +84,8 @@ class RestoredVolume:
         alignment: The refined registration and the PSF's width; None where it was not asked.
         guided: Whether the MRI guided the restoration.
         findings: What the user must know, in plain words.
+        notes: Limits of the data that are no fault, likewise.
+        residual: What the restoration leaves of the data, whitened, in std of the noise, interpolated **[*image]**.
     """
 
     restored: Tensor
@@ -95,6 +97,8 @@ class RestoredVolume:
     alignment: Alignment | None
     guided: bool
     findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    residual: Tensor
 
     @property
     def corrected_chi2(self) -> float:
@@ -145,9 +149,10 @@ def restore_volume(
     unit = float(pet[operator.inside].max())
     if not unit > 0:
         raise ImageError("the PET must have activity within the MRI's field of view, got none; check the registration.")
-    findings = []
+    findings: list[str] = []
+    notes = []
     if outside > 0:
-        findings.append(
+        notes.append(
             f"{outside:.1%} of the PET's voxels reach out of the MRI's field of view and had no say in the restoration"
         )
     features = classes(mri.float(), spacing=mri_grid.spacing)
@@ -180,10 +185,14 @@ def restore_volume(
             x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
-    result = model.corrected(x0[0], spread, probe=(draw, model.observe(x0[1] - x0[0])))
-    x = (result.x * measured).clamp_min(0.0)
+    result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
+    x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     for _ in range(_ROUNDS):
-        x = model.corrected(x, spread * (x > 0), target=1 - result.df, iterations=_FEW).x.clamp_min(0.0)
+        result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
+        x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
+    df = model.followed(draw, other - x)
+    final = model.at(x)
+    left = final.white(final.residual(x))
     shares = {
         "gate": float(opened[tissue].mean()),
         "outside": outside,
@@ -191,7 +200,17 @@ def restore_volume(
         "null_space": float((x - unguided[0]).square().sum() / x.square().sum().clamp_min(1e-30)),
     }
     return RestoredVolume(
-        x * unit, model.at(x).chi2(x), result.df, opened, measured, shares, alignment, guide, tuple(findings)
+        x * measured * unit,
+        final.chi2_of(left),
+        df,
+        opened,
+        measured,
+        shares,
+        alignment,
+        guide,
+        tuple(findings),
+        tuple(notes),
+        operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
     )
 
 
@@ -224,7 +243,7 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
 
 
 def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Tensor]:
-    """Return the model and an MR-free estimate, the level of its noise from that and, where none is stated, from the air."""
+    """Return the model, the level of its noise from an MR-free estimate and, unless stated, from the air; and that."""
     model = VolumeModel(operator, y, noise)
     x = mr_free(model, y[None], most=10).x[0]
     if noise.kind == "poisson" and noise.floor == 0:
