@@ -96,8 +96,8 @@ def parse_degradation(
         steps = spec.get(name) or []
         if isinstance(steps, Mapping) and "grid" in steps:  # a PET as its scanner measured it
             raise DegradationError(
-                f"`grid: native` must be of source 2 of a pair of volumes with the grid of source 1, got `{name}`; state "
-                "its steps as a list here."
+                f"`grid: native` must be of source 2 of a pair of volumes with the grid of source 1, got `{name}`; "
+                "state its steps as a list here."
             )
         steps = [{"blur": AUTO}, {"noise": AUTO}] if steps == AUTO else steps
         if not isinstance(steps, Sequence) or isinstance(steps, str):

@@ -13,7 +13,6 @@ from monai.transforms import Transform
 from torch import Tensor
 
 from medfuse.errors import DegradationError
-from medfuse.estimation import coloured_noise
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, ScannerNoise, native_of, parse_native
 from medfuse.transforms.spatial import ResampleToReference
@@ -24,8 +23,6 @@ NATIVE = "native"
 """`<key>_native` of a case: JSON of what is known of a source that was restored on its own grid."""
 RESTORED = "restored"
 """`<key>_restored`: that source, restored, on the grid of the reference."""
-_GROWS = 0.25  # power of the uptake with which the std grows, from which noise is Poisson-like
-_WHITE = 0.7  # voxels: FWHM of a kernel below which neighbours are independent
 
 
 def pair_keys(keys: Sequence[str], degradation: Any) -> list[str]:
@@ -93,9 +90,6 @@ class RestoreNatived(Transform):
         said = parse_native(self.given, scale=float(values.max()))
         registration = dict(result.get(f"{two}_registration") or {})
         placed = not registration.get("performed", False)  # by the user, or by the scanner
-        noise, measured = said.noise, said.noise is None
-        if noise is None:
-            noise = measured_noise(values.numpy(), grid_of(pet).spacing, title(two))
         found = restore_volume(
             values,
             grid_of(pet),
@@ -103,7 +97,7 @@ class RestoreNatived(Transform):
             grid_of(mri),
             None,
             said.psf_fwhm_mm,
-            noise,
+            said.noise,
             refine=not placed,
             guide=bool(registration.get("accepted", True)),
         )
@@ -116,7 +110,8 @@ class RestoreNatived(Transform):
             result[f"{two}_registration"] = registration
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
-        told = {"psf_fwhm_mm": list(said.psf_fwhm_mm), "noise": _noise(noise, "measured" if measured else "given")}
+        origin = "measured" if said.noise is None else "given"
+        told = {"psf_fwhm_mm": list(said.psf_fwhm_mm), "noise": _noise(found.noise, origin)}
         result[f"{two}_{NATIVE}"] = json.dumps(told | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         return result
@@ -144,26 +139,6 @@ def _noise(noise: ScannerNoise, origin: str) -> dict[str, Any]:
     return said | {"origin": origin}
 
 
-def measured_noise(volume: np.ndarray, spacing: Sequence[float], name: str = "PET") -> ScannerNoise:
-    """Return the noise that a volume **[X, Y, Z]** shows on its own grid: its level, growth and correlation.
-
-    Raises:
-        DegradationError: The volume has too few voxels of like uptake, or no noise.
-    """
-    seen = coloured_noise(volume, spacing)
-    if seen is None:
-        raise DegradationError(
-            f"the noise of the {name} must be stated where it cannot be measured, got too few voxels of like uptake; "
-            "add `noise: {sigma: ..., unit: input}` to it."
-        )
-    kernel = tuple(w if w > _WHITE * s else 0.0 for w, s in zip(seen.kernel_mm, spacing, strict=True))
-    std = seen.relative_std * seen.uptake
-    widths = (kernel[0], kernel[1], kernel[2])
-    if seen.exponent < _GROWS:
-        return ScannerNoise(std, "gaussian", widths)
-    return ScannerNoise(std / seen.uptake**0.5, "poisson", widths)
-
-
 def grid_of(image: MetaTensor) -> Grid:
     """Return the grid of a volume **[1, X, Y, Z]**.
 
@@ -176,6 +151,3 @@ def grid_of(image: MetaTensor) -> Grid:
 
 def _plain(image: MetaTensor) -> Tensor:
     return image.as_tensor()[0].detach().cpu().float()
-
-
-__all__ = ["NATIVE", "RESTORED", "RestoreNatived", "described", "grid_of", "measured_noise", "pair_keys"]

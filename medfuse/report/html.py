@@ -315,7 +315,9 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
     caption = "What happened to the data, and what the restoration leaves of them"
     parts: list[Any] = [table(head, rows, caption=caption, numbers_from=2)]
     parts += [
-        table([f"{title(name)} on its own grid", "Value"], native_rows(source["native"]), numbers_from=1)
+        table(
+            ["Figure", "Value"], native_rows(source["native"]), caption=f"{title(name)} on its own grid", numbers_from=1
+        )
         for name, source in sources.items()
         if source.get("native")
     ]

@@ -73,7 +73,8 @@ def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
     reach = round(_CLOSED_MM / _BLOCK_MM)
     wide = F.pad(hot[None, None], [reach + 1] * 6)
     closed = _eroded(_dilated(wide, reach), reach)
-    filled = _dilated(1 - _beyond(closed), 1)[(..., *[slice(reach + 1, -reach - 1)] * 3)]
+    inner = slice(reach + 1, -reach - 1)
+    filled = _dilated(1 - _beyond(closed), 1)[..., inner, inner, inner]
     within = _stretched(filled, kernel, features.shape[1:])
     if float(within.min()) > 0.99:
         return features
@@ -115,7 +116,7 @@ def _bias(v: Tensor, count: int, spacing: Sequence[float]) -> Tensor:
     for _ in range(_BIAS_ROUNDS):
         flat = v / bias
         centres = _shares(flat, count)[1][1:].to(v)
-        index = torch.bucketize(flat, (centres[1:] + centres[:-1]) / 2)
+        index = torch.bucketize(flat.contiguous(), (centres[1:] + centres[:-1]) / 2)
         level = centres[index]
         near = ((flat - level).abs() < _NEAR) & (flat > 2 * _FAINT)
         off = ((v.clamp_min(1e-3) / level).log().clamp(-_MOST_BIAS, _MOST_BIAS)) * near

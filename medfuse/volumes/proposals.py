@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medfuse.physics.models.volume import VolumeModel
 from medfuse.physics.operators.cosine import along_all
+from medfuse.physics.operators.scanner import ScannerSampling
 
 _RELAXATION = 1.5  # of the reblurred Van Cittert iteration; below 2 it converges
 _RIDGE = 0.02
@@ -48,7 +49,7 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     """
     operator, inside = model.operator, model.inside
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
-    step = _RELAXATION / _norm(model)
+    step = _RELAXATION / _norm(operator, ys)
     white = None if len(ys) < 2 else model.white((ys[1] - ys[0]) * inside)
     chi2 = math.inf
     for k in range(1, most + 1):
@@ -64,16 +65,33 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     return MrFree(x[:, 0], most, model.chi2(x[0, 0]))
 
 
+def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> tuple[Tensor, float]:
+    """Return so many positive Landweber steps from the interpolated data on, **[S, *image]**, and their size.
+
+    Args:
+        operator: `A`.
+        ys: Data **[S, *data]**.
+        steps: Their number.
+        step: Their size, where it is known.
+    """
+    inside = operator.inside.to(ys.device)
+    size = _RELAXATION / _norm(operator, ys) if step is None else step
+    x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
+    for _ in range(steps):
+        x = (x + size * operator.adjoint((ys[:, None] - operator.forward(x)) * inside)).clamp_min(0.0)
+    return x[:, 0], size
+
+
 def _cosine(white: Tensor, left: Tensor) -> float:
     return float((white.double() * left).sum() / white.double().square().sum())
 
 
-def _norm(model: VolumeModel) -> float:
+def _norm(operator: ScannerSampling, like: Tensor) -> float:
     """Return the largest eigenvalue of `A'A`, by the power method."""
-    v = torch.ones((1, 1, *model.operator.domain.shape), dtype=model.y.dtype, device=model.y.device)
+    v = torch.ones((1, 1, *operator.domain.shape), dtype=like.dtype, device=like.device)
     size = 1.0
     for _ in range(4):
-        v = model.operator.adjoint(model.operator.forward(v))
+        v = operator.adjoint(operator.forward(v))
         size = float(v.norm())
         v = v / size
     return size
@@ -118,7 +136,7 @@ def guided(
     w = model.inside / model.std.square()
     w = w / w[model.inside].mean()
     w = w if weights is None else w * weights
-    rows = [_windows(n, width_mm / s).to(f) for n, s in zip(f.shape[1:], model.operator.range.spacing, strict=True)]
+    rows = [windows(n, width_mm / s).to(f) for n, s in zip(f.shape[1:], model.operator.range.spacing, strict=True)]
 
     def near(a: Tensor) -> Tensor:
         return along_all(rows, a[None])[0]
@@ -144,7 +162,7 @@ def guided(
     return torch.stack(out)
 
 
-def _windows(n: int, sigma: float) -> Tensor:
+def windows(n: int, sigma: float) -> Tensor:
     """Return a Gaussian window about each of n samples, [n, n], continued at the ends by the nearest sample."""
     off = torch.arange(n, dtype=torch.float64) - torch.arange(n, dtype=torch.float64)[:, None]
     rows = torch.exp(-0.5 * (off / max(sigma, 1e-3)).square())

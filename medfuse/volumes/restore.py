@@ -18,13 +18,16 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.physics.models.volume import VolumeModel
+from medfuse.physics.operators.blur import FWHM_PER_SIGMA
+from medfuse.physics.operators.cosine import along_all
 from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
 from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.gate import common_std, gate, significance
-from medfuse.volumes.proposals import guidance, guided, mr_free
+from medfuse.volumes.noise import measure_noise
+from medfuse.volumes.proposals import guidance, guided, mr_free, windows
 
 FARTHEST = 5.0  # mm that the registration may be off before it is not believed
 WIDEST_GATE = 0.5  # share of the tissue, above which guidance is not believed
@@ -34,6 +37,7 @@ _MARGIN = 2  # voxels of the data about those that count
 _LEAST_OVERLAP = 0.01
 _AWAY = 7.0  # mm along each axis, to where the MRI explains nothing
 _EXPLAINED = 0.3  # of the variance that it leaves there, the most that it may leave in its place
+_SETTLING = 2  # rounds
 _ROUNDS, _FEW = 2, 8  # further corrections under positivity, and the applications of each
 
 
@@ -85,6 +89,7 @@ class RestoredVolume:
         guided: Whether the MRI guided the restoration.
         findings: What the user must know, in plain words.
         notes: Limits of the data that are no fault, likewise.
+        noise: The noise, as it was stated or measured, in the unit of the PET.
         residual: What the restoration leaves of the data, whitened, in std of the noise, interpolated **[*image]**.
     """
 
@@ -98,6 +103,7 @@ class RestoredVolume:
     guided: bool
     findings: tuple[str, ...]
     notes: tuple[str, ...]
+    noise: ScannerNoise
     residual: Tensor
 
     @property
@@ -114,7 +120,7 @@ def restore_volume(
     mri_grid: Grid,
     transform: Sequence[Sequence[float]] | Tensor | None,
     psf_fwhm_mm: float | Sequence[float],
-    noise: ScannerNoise,
+    noise: ScannerNoise | None,
     *,
     refine: bool = True,
     guide: bool = True,
@@ -130,7 +136,8 @@ def restore_volume(
         transform: **[4, 4]**, rigid; maps points of the PET's world to the MRI's, mm. None: one world.
         psf_fwhm_mm: Full width at half maximum of the scanner's PSF along each axis of the PET's grid, mm, the
             extent of the voxels included.
-        noise: The noise, in the unit of the PET. Where Poisson-like noise has no floor, that of the air is measured.
+        noise: The noise, in the unit of the PET; None: it is measured, see `measure_noise`. Where Poisson-like noise
+            has no floor, that of the air is measured.
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
@@ -155,6 +162,7 @@ def restore_volume(
         notes.append(
             f"{outside:.1%} of the PET's voxels reach out of the MRI's field of view and had no say in the restoration"
         )
+    noise = measure_noise(operator, pet / unit).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
     model, first = _bound(operator, pet / unit, noise.scaled(unit))
     features = sided(features, first, mri_grid.spacing)
@@ -190,6 +198,7 @@ def restore_volume(
     for _ in range(_ROUNDS):
         result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
+    x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
     df = model.followed(draw, other - x)
     final = model.at(x)
     left = final.white(final.residual(x))
@@ -210,8 +219,28 @@ def restore_volume(
         guide,
         tuple(findings),
         tuple(notes),
+        noise,
         operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
     )
+
+
+def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
+    """Return an estimate **[*image]** with the local means of its data **[*data]**, whatever noise was stated.
+
+    `x <- x (S y + e) / (S A x + e)`, S a Gaussian mean of twice the PSF's width: noise hardly passes it, and an error
+    of the uptake of a region does.
+    """
+    operator = model.operator
+    rows = [
+        windows(n, 2 * w / FWHM_PER_SIGMA / s).to(y)
+        for n, w, s in zip(y.shape, operator.fwhm_mm, operator.range.spacing, strict=True)
+    ]
+    for _ in range(_SETTLING):
+        means = along_all(rows, torch.stack([y, model.observe(x)])[:, None] * model.inside)[:, 0].clamp_min(0.0)
+        floor = _AIR * float(means[0].max())
+        ratio = (means[0] + floor) / (means[1] + floor)
+        x = x * operator.lift(ratio[None, None])[0, 0]
+    return x
 
 
 def _check(volume: Tensor, grid: Grid, name: str) -> None:

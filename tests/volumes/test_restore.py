@@ -191,7 +191,7 @@ def test_a_field_of_view_that_is_cut_is_masked_and_counted(case, result):
     cut = Grid((*SHAPE[:2], 36), case.image.affine)
     found = case.restored(mri=torch.from_numpy(case.mri[..., :36]).float(), mri_grid=cut)
     assert found.shares["outside"] > result.shares["outside"] + 0.1
-    assert any("had no say" in said for said in found.findings)
+    assert any("had no say" in said for said in found.notes)
     inner = np.s_[..., :30]
     grey = case.truth[inner] == 4.0
     assert found.restored.numpy()[inner][grey].mean() == pytest.approx(4.0, rel=0.06)
