@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from medfuse.errors import BundleError, GeometryError, ImageError
-from medfuse.io.images import Image2D, check_pair, match_folders, match_manifest, read_image, write_image
+from medfuse.io.image_pairs import check_pair, match_folders, match_manifest
+from medfuse.io.images import Image2D, read_image, write_image
 
 GREY8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GREY16 = np.linspace(0, 65535, 12 * 9).astype(np.uint16).reshape(12, 9)
