@@ -26,7 +26,8 @@ class DescribeSourcesd(MapTransform):
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
     one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
-    whatever is written; `one_study` and `one_frame` note whether they are of one study, and of one frame of reference.
+    whatever is written; `one_study` and `one_frame` note whether they are of one study, and of one frame of reference,
+    `patient_differs` what they tell of the patient differently under one number.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class DescribeSourcesd(MapTransform):
         if len(found) > 1:
             result["one_study"] = len({series.study for series in found.values()}) == 1
             result["one_frame"] = len({series.headers[0].frame_of_reference for series in found.values()}) == 1
+            one, *others = (series.person for series in found.values())
+            result["patient_differs"] = ", ".join(sorted({word for other in others for word in one.differences(other)}))
         return result
 
 
