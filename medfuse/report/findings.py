@@ -376,6 +376,11 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
             found.append(
                 Finding("warning", f"{text} No uptake is so high: the unit is probably another, such as Bq/ml.")
             )
+        if name in MODALITIES and MODALITIES[name].has_uptake and (given.get("mean") or 0.0) < 0:
+            text = f"The mean of the {title(name)} is negative, and so is no uptake"
+            found.append(
+                Finding("warning", f"{text}: an offset was taken off its values, or they show another quantity.")
+            )
         suv = source.get("suv") or {}
         if suv.get("kind") == "none":
             why = str(suv.get("reason") or "the headers do not allow it").removesuffix(".")
