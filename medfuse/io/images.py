@@ -35,6 +35,7 @@ _ADAM7 = (
     (0, 1, 1, 2),
 )  # x, y, dx, dy
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_READ = ("a PNG image", "a JPEG image", "a TIFF image")  # what `contents` calls the files that are read
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 
 
@@ -183,9 +184,15 @@ def _read_pillow(path: Path, what: str) -> tuple[np.ndarray, str]:
         raise ImageError(f"{what} must be readable, got no permission; change it.") from error
     except UnidentifiedImageError as error:
         kind, remedy = contents(path) or ("another file", "convert it")
+        if kind in _READ:  # of which the header is broken
+            raise ImageError(_broken(what)) from error
         raise ImageError(f"{what} must be a PNG, TIFF, JPEG or BMP image, got {kind}; {remedy}.") from error
     except Exception as error:  # a broken file raises errors of any kind, a warning made an error among them
-        raise ImageError(f"{what} must be a whole image, got a cut or corrupt one; copy it again.") from error
+        raise ImageError(_broken(what)) from error
+
+
+def _broken(what: str) -> str:
+    return f"{what} must be a whole image, got a cut or corrupt one; copy it again."
 
 
 def _check_size(width: int, height: int, what: str) -> None:

@@ -72,9 +72,9 @@ class DescribeSourcesd(MapTransform):
                 result[f"{key}_sha256"] = sha256(path)
                 continue
             require_volume(path)
+            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
-            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             result[f"{key}_sha256"] = series_sha256(series.files)
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])

@@ -477,3 +477,11 @@ def test_any_broken_file_gives_an_error_of_ours(tmp_path, suffix):
         (tmp_path / f"a{suffix}").write_bytes(broken)
         with contextlib.suppress(ImageError, GeometryError):
             read_image(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize("head", [b"\x89PNG\r\n\x1a\nxx", b"\xff\xd8\xff\xe0", b"II*\0\x08", b"MM\0*"])
+def test_an_image_cut_within_its_header_is_called_cut_and_not_renamed(tmp_path, head):
+    path = tmp_path / "a.png"
+    path.write_bytes(head)
+    with pytest.raises(ImageError, match=r"must be a whole image, got a cut or corrupt one; copy it again\.$"):
+        read_image(path)
