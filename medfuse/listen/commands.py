@@ -7,7 +7,9 @@ import importlib.util
 import json
 import logging
 import signal
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfuse.about import NOTICE
 from medfuse.bundles import case_keys
@@ -17,6 +19,9 @@ from medfuse.listen.peers import Peer, Tls, ae_title, peer
 from medfuse.listen.queue import Queue
 from medfuse.listen.status import queue_status
 from medfuse.progress import LINES
+
+if TYPE_CHECKING:
+    from medfuse.listen.service import Service
 
 
 def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -96,14 +101,9 @@ def _listen(options: argparse.Namespace) -> int:
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            try:
-                host, port = service.start(again=options.again)
-                print(f"{options.aet} listens at {host}:{port}", flush=True)
-                print(NOTICE, flush=True)
-            except BaseException:
-                service.end()
-                raise
-            service.run()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pydicom and pynetdicom: they repeat values of headers
+                _serve(service, options)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -111,6 +111,17 @@ def _listen(options: argparse.Namespace) -> int:
         held.release()
     logging.getLogger(LINES).info("stopped")
     return 0
+
+
+def _serve(service: Service, options: argparse.Namespace) -> None:
+    try:
+        host, port = service.start(again=options.again)
+    except BaseException:
+        service.end()
+        raise
+    print(f"{options.aet} listens at {host}:{port}", flush=True)
+    print(NOTICE, flush=True)
+    service.run()
 
 
 def _check(options: argparse.Namespace, tls: Tls) -> None:

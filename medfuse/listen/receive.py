@@ -22,7 +22,7 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
@@ -77,7 +77,8 @@ class Receiver:
         self._counts: dict[int, Counter[int]] = {}
         entity = AE(ae_title=entrance.aet)
         entity.add_supported_context(Verification, list(NATIVE))
-        packed = [*NATIVE, *CODECS, *JPEG_LOSSLESS]
+        # the first that a caller offers, too, is agreed on: explicit ones keep what private elements are
+        packed = [ExplicitVRLittleEndian, *NATIVE, *CODECS, *JPEG_LOSSLESS]
         every = [*packed, *(s for s in ALL_TRANSFER_SYNTAXES if s not in (*packed, DeflatedExplicitVRLittleEndian))]
         for context in AllStoragePresentationContexts:
             kind = UID(str(context.abstract_syntax))

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from medfuse.errors import MedfuseError
 from medfuse.listen.outbox import SENT, Outbox, Parcel
@@ -28,6 +27,10 @@ from medfuse.progress import LINES
 
 _logger = logging.getLogger(LINES)
 _CLASS = Tag("SOPClassUID")
+_SYNTAXES: list[str | UID] = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+]  # that of the results, and that which all must know
 _KNOWN = 0x0111  # duplicate SOP instance: the peer has it (PS3.7 annex C)
 _BUSY = range(0xA700, 0xA800)  # out of resources
 _LONGEST = 600.0  # s between two tries
@@ -151,11 +154,10 @@ class _Dimse:
         entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = self.timeout
         entity.network_timeout = 2 * self.timeout
         classes = {uid: _class_of(path) for uid, path in files.items()}
-        # with C-ECHO, which all know: else a peer that knows none of our classes would seem to be away
-        contexts = [build_context(c) for c in (Verification, *sorted(set(classes.values())))]
+        contexts = [build_context(c, _SYNTAXES) for c in sorted(set(classes.values()))]
         peer = self.peer
         link = entity.associate(peer.host, peer.port, contexts, ae_title=peer.aet, tls_args=self.tls)
-        if not link.is_established:
+        if not link.is_established and len(link.rejected_contexts) < len(contexts):
             raise BusyError("it rejects the association" if link.is_rejected else "it cannot be reached")
         try:
             accepted = {context.abstract_syntax for context in link.accepted_contexts}

@@ -144,8 +144,9 @@ class Service:
         started = time.monotonic()
         try:
             folder, version = self.queue.snapshot(study)
-            if not any(folder.iterdir()):
-                return
+            entry = self.queue.entry(study)
+            if not any(folder.iterdir()) or (entry and (entry.version, entry.state) == (version, FUSED)):
+                return  # an object came between `take` and `snapshot`
             self._worker.begin(study, folder)
             outcome = None
             while outcome is None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from malformed.dicom import scans, study
-from pydicom import config
+from pydicom import config, uid
 from pydicom.dataset import Dataset
-from pynetdicom import AE, StoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.presentation import build_context
 
 from medfuse.listen.queue import study_id
@@ -107,7 +107,9 @@ class Archive:
         self.objects: dict[str, list[Dataset]] = {}
         self.answer: Callable[[Dataset], int] = lambda _: 0
         self.entity = AE(ae_title="ARCHIVE")
-        self.entity.supported_contexts = StoragePresentationContexts
+        native = (uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+        for context in AllStoragePresentationContexts:
+            self.entity.add_supported_context(context.abstract_syntax, [uid.ExplicitVRLittleEndian, *native])
         self.lock = threading.Lock()
         self.server = self.entity.start_server(
             ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
