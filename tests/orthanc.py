@@ -31,12 +31,13 @@ class Pacs:
             for s in (a, b, c):
                 s.bind(("127.0.0.1", 0))
             self.http, self.dicom, self.back = (s.getsockname()[1] for s in (a, b, c))
-        settings = {
+        modalities = {"medfuse": ["MEDFUSE", "127.0.0.1", self.back]}
+        settings = {"DicomModalities": modalities} | more | {
             "HttpPort": self.http, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
             "DicomPort": self.dicom, "DicomAet": "ORTHANC", "DicomAlwaysAllowStore": False,
-            "DicomCheckModalityHost": True, "DicomModalities": {"medfuse": ["MEDFUSE", "127.0.0.1", self.back]},
+            "DicomCheckModalityHost": True,
             "StorageDirectory": str(folder), "IndexDirectory": str(folder), "Plugins": [],
-        } | more  # fmt: skip
+        }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(settings))
         command = [tool("Orthanc"), str(folder / "orthanc.json")]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from malformed.dicom import scans, study
+from malformed.dicom import SLICES, scans, study
 from pydicom import config, uid
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
@@ -33,12 +33,26 @@ def make_study(number: int) -> list[Dataset]:
     datasets = [*mri.slices(), *pet.slices()]
     for dataset in datasets:
         dataset.StudyInstanceUID, dataset.PatientID = root, f"MRN-{number}"
-        dataset.StudyTime, dataset.BodyPartExamined, dataset.PatientSex = "103000", "BRAIN", "M"
-        if dataset.Modality == "PT":
-            dataset.NumberOfSlices = len(pet.stored)
-            dataset.DecayFactor, dataset.FrameReferenceTime = "1.01", "1000"
-            dataset.CountsSource, dataset.SeriesType = "EMISSION", ["WHOLE BODY", "IMAGE"]
+        _complete(dataset)
     return datasets
+
+
+def _complete(dataset: Dataset) -> None:
+    """Give an image all that its class asks for, see `dciodvfy`."""
+    dataset.StudyTime, dataset.BodyPartExamined, dataset.PatientSex = "103000", "BRAIN", "M"
+    dataset.ReferringPhysicianName = dataset.StudyID = dataset.AccessionNumber = dataset.Manufacturer = ""
+    dataset.PositionReferenceIndicator, dataset.SeriesNumber, dataset.SliceThickness = "", 1, "3"
+    if dataset.Modality == "MR":
+        dataset.PatientPosition, dataset.ImageType = "HFS", ["ORIGINAL", "PRIMARY", "M"]
+        dataset.ScanningSequence, dataset.SequenceVariant, dataset.ScanOptions = "GR", "SP", ""
+        dataset.MRAcquisitionType, dataset.RepetitionTime = "3D", "2000"
+        dataset.EchoTime, dataset.EchoTrainLength = "3", "1"
+        return
+    dataset.NumberOfSlices, dataset.ImageIndex = SLICES, dataset.InstanceNumber
+    dataset.DecayFactor, dataset.FrameReferenceTime, dataset.ActualFrameDuration = "1.01", "1000", "60000"
+    dataset.CountsSource, dataset.SeriesType, dataset.CollimatorType = "EMISSION", ["WHOLE BODY", "IMAGE"], "NONE"
+    dataset.PatientOrientationCodeSequence = dataset.PatientGantryRelationshipCodeSequence = []
+    dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideCodeSequence = []
 
 
 def case_of(number: int) -> str:
