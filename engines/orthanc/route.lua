@@ -7,6 +7,7 @@ function OnStableStudy(study, tags, metadata)
       end
    end
    if found['PT'] and found['MR'] then
-      SendToModality(study, 'medfuse')
+      -- SendToModality sends single instances only
+      RestApiPost('/modalities/medfuse/store', DumpJson({Resources = {study}, Asynchronous = true}, true))
    end
 end
