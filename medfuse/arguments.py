@@ -72,7 +72,7 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise MedfuseError(f"--blend must come with a --palette other than oklab, got {given['blend']}; name one.")
     if given.get("blend") == "luma" and given["palette"] == "gray_inverted":
         raise MedfuseError("--blend must be alpha with gray_inverted, which gets darker where uptake grows, got luma.")
-    if options.command == "batch" and options.level == "participant":
+    if options.command == "listen" or (options.command == "batch" and options.level == "participant"):
         case_keys(options.bundle)
         require_modalities(options.bundle, suv=options.suv, n4=options.n4)
     _check_there(given)
