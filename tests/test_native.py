@@ -1,4 +1,4 @@
-"""A PET on its scanner's own grid, from files to the report: told by `grid: native`, restored before it is resampled."""
+"""A PET on its own grid, from files to the report: told by `grid: native`, restored before it is resampled."""
 
 from __future__ import annotations
 
