@@ -152,6 +152,7 @@ def restore_volume(
     _check(mri, mri_grid, "MRI")
     operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform)
     outside = 1.0 - float(operator.inside.float().mean())
+    given = pet
     operator, pet = _cropped(operator, pet.float())
     unit = float(pet[operator.inside].max())
     if not unit > 0:
@@ -185,12 +186,11 @@ def restore_volume(
         z = significance(model, proposal[0])
         opened = gate(model, z)
         doubts = _doubts(model, features, z, float(opened[tissue].mean()))
-        if doubts:
-            guide, opened = False, torch.ones_like(opened)
-            findings += doubts
-        else:
-            maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
-            x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
+        if doubts:  # nor is the place believed that the MRI was moved to
+            alone = restore_volume(given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False)
+            return replace(alone, alignment=alignment, findings=tuple(doubts))
+        maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
+        x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
     result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
