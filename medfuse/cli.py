@@ -37,7 +37,6 @@ from medfuse.bundles import (
     DEFAULT_BUNDLE,
     bundle_dir,
     bundle_modalities,
-    load_spec,
     preset_names,
     source_keys,
 )
@@ -121,8 +120,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
         add_replace(command)
         command.add_argument(
             "--degradation",
-            default="none",
-            help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
+            help=f"what happened to the sources: {', '.join(preset_names())}, or a file (default: the bundle's)",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
         add_looks(command)
@@ -187,6 +185,9 @@ def _fuse(options: argparse.Namespace) -> int | None:
     return None
 
 
+_DEMO = ("sts_case", "sts_noisy")  # what takes seconds
+
+
 def _demo(options: argparse.Namespace) -> None:
     from medfuse.io import find_cases
 
@@ -194,24 +195,24 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
-    _run(options.bundle, chosen, load_spec("none"), options.out, None, "auto")
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] in _DEMO]
+    _run(options.bundle, chosen, None, options.out, None, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
     from medfuse.pipeline import fuse_images
 
     demo = bundle_dir(bundle) / "demo"
-    keys, spec = source_keys(bundle), load_spec("noise", bundle)
+    keys = source_keys(bundle)
     (one, two), clean = (demo / "noisy" / key for key in keys), (demo / keys[0], demo / keys[1])
-    _print_images(fuse_images(one, two, out, bundle=bundle, degradation=spec, truths=clean), out)
+    _print_images(fuse_images(one, two, out, bundle=bundle, truths=clean), out)
     print(f"picture: {out.resolve() / 'contact_sheet.png'}")
 
 
 def _run(
     bundle: str,
     datalist: list[dict[str, object]],
-    spec: dict[str, object],
+    spec: dict[str, object] | None,
     out: Path,
     steps: int | None,
     device: str,
@@ -221,7 +222,9 @@ def _run(
     from medfuse.pipeline import case_warnings, run_bundle
 
     require_writable(out)
-    overrides |= {"degradation": spec, "output_dir": str(out), "device": _device(device)}
+    overrides |= {"output_dir": str(out), "device": _device(device)}
+    if spec is not None:
+        overrides["degradation"] = spec
     if steps is not None:
         overrides["steps"] = steps
     run_bundle(bundle, datalist=datalist, **overrides)

@@ -239,7 +239,7 @@ def _noise(
         why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
     elif after is None and readings.waves > _TEXTURE * readings.patches:
         why = (
-            "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture and not of "
+            "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture, not of "
             "white noise; state it to have it taken out"
         )
     if (why and unknown.least == 0) or not std:

@@ -102,10 +102,10 @@ def widest_blur(image: np.ndarray, width: float, rounding: float) -> float | Non
     """Return how wide a blur of a non-negative image can be, px, by how far its log bends beside black.
 
     An image that is nowhere negative, blurred with a Gaussian, is a mixture of Gaussians of that width s. The second
-    derivative of the log of a mixture is `-1 / s^2 + (variance of what lies around) / s^4`, nowhere below `-1 / s^2`: the
-    sharpest bend bounds the width, and at an isolated line or dot it is the width. Half of the expected width is undone
-    before, which leaves the bound and sharpens it. The bend is that which 1 pixel in 655 exceeds, so that rounding does
-    not tell it.
+    derivative of the log of a mixture is `-1 / s^2 + (variance of what lies around) / s^4`, nowhere below `-1 / s^2`:
+    the sharpest bend bounds the width, and at an isolated line or dot it is the width. Half of the expected width is
+    undone before, which leaves the bound and sharpens it. The bend is that which 1 pixel in 655 exceeds, so that
+    rounding does not tell it.
 
     Args:
         image: **[H, W]**, without noise but that of its rounding.

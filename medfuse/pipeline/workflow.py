@@ -212,7 +212,7 @@ def fuse(
         pet: NIfTI, or a folder or file of DICOM.
         mri: Likewise; its grid is the reference.
         bundle: Name or folder of a bundle; one of other modalities takes sources by their names, see `sources`.
-        degradation: A preset's name, a file or a specification; none by default.
+        degradation: A preset's name, a file or a specification; the bundle's own by default.
         steps: Number of reverse steps; the bundle's own by default.
         device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
