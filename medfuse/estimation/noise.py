@@ -26,6 +26,7 @@ _CORNER = 0.75  # of the Nyquist frequency along both axes, above which hardly a
 _LEAST_LEVELS, _LEAST_SPAN = 4, 1.6  # levels, and highest over lowest, from which the exponent is known
 _COUNTS, _COUNTS_OF_NOTHING = 0.7, 0.4  # exponent of the variance from which noise is of counts; with a dark of zeros
 _COUNTED, _CUT, _MAGNITUDES = 0.75, (0.3, 0.7), 0.03  # shares of zeros in the dark: of counts, normal, of magnitudes
+_THINNED = 4  # px between which a smoothed image is looked at
 _MEDIAN_CHI2 = 0.4549  # of one degree of freedom
 
 
@@ -119,6 +120,7 @@ def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
     corner = dctn(image, norm="ortho")[tuple(slice(int(_CORNER * n), None) for n in image.shape)]
     power = float(np.median(np.square(corner))) / _MEDIAN_CHI2
     std, cut, burnt = math.sqrt(power), (image <= 0).mean() > 0.01, (image >= top).mean() > 0.01
+    mean = mean[::_THINNED, ::_THINNED]
     for _ in range(_ROUNDS if std > 0 and (cut or burnt) else 0):
         share = np.ones(())
         if cut:
