@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import dctn
-from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude, maximum_filter, minimum_filter
+from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude
 from scipy.special import ndtr
 
 from medfuse.estimation.differences import MAD, noise_profile, second_difference
@@ -20,6 +20,7 @@ _FEWEST = 200  # pixels, or patches, of which an estimate is made
 _ROUNDS = 6
 _SETTLED = 5e-3  # change of an estimate at which its rounds end
 _CLEAR = 3.0  # std above 0, and below the top, from which a pixel's noise is not cut
+_AROUND = np.ones((5, 5), bool)  # pixels: what is cut off in all of them is black, or burnt
 _PATCH = 5  # px, side of a patch
 _MOST_PATCHES = 4000
 _CORNER = 0.75  # of the Nyquist frequency along both axes, above which hardly any image is left
@@ -64,8 +65,10 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
     image = np.asarray(image, np.float64)
     difference = np.pad(second_difference(image, 1, 1), 1, mode="reflect")
     mean = gaussian_filter(image, 2.0)
-    whole = ~((maximum_filter(image, 5) <= 0) | (minimum_filter(image, 5) >= top))
-    slope = gaussian_gradient_magnitude(image, 1.5)
+    whole = ~binary_erosion(image <= 0, _AROUND, border_value=1)
+    if math.isfinite(top):
+        whole &= ~binary_erosion(image >= top, _AROUND, border_value=1)
+    slope = gaussian_gradient_magnitude(image, 1.5, truncate=3)
 
     def foreground(std: float) -> np.ndarray:
         chosen: np.ndarray = (
@@ -180,7 +183,7 @@ def kind_of_noise(image: np.ndarray, std: float) -> Kind:
     dark = gaussian_filter(image, 2.0) < 1.5 * std
     zeros = float((image[dark] <= 0).mean()) if dark.sum() >= _FEWEST else math.nan
     cut, negative = bool(image.min() == 0), bool(image.min() < 0)
-    level, deviation, _ = noise_profile(image)
+    level, deviation, _ = noise_profile(image, lags=(1,))
     seen = (level > 0) & (deviation > 0)
     exponent = math.nan
     if seen.sum() >= _LEAST_LEVELS and level[seen].max() > _LEAST_SPAN * level[seen].min():
@@ -195,6 +198,6 @@ def kind_of_noise(image: np.ndarray, std: float) -> Kind:
 
 def counts_of(image: np.ndarray) -> float:
     """Return the expected events of 1 of a slice **[H, W]** of counts, the median over its levels."""
-    level, deviation, _ = noise_profile(np.asarray(image))
+    level, deviation, _ = noise_profile(np.asarray(image), lags=(1,))
     seen = (level > 0) & (deviation > 0)
     return float(np.median(level[seen] / np.square(deviation[seen]))) if seen.any() else math.nan
