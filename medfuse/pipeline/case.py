@@ -20,6 +20,7 @@ from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.physics import JointDegradation
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
+from medfuse.pipeline.measured import mask_of, psf_mm
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
@@ -47,6 +48,7 @@ class SaveFusiond(MapTransform):
         source_keys: tuple[str, str] = DEFAULT_PAIR,
         reference: str = DEFAULT_PAIR[0],
         spatial_dim: int = 2,
+        reference_region: str | int | None = None,
         palette: str = "OKLAB",
         blend: str | None = None,
         outputs: Sequence[Output] = OUTPUTS,
@@ -68,6 +70,7 @@ class SaveFusiond(MapTransform):
             source_keys: Keys of the sources on the reference grid.
             reference: Which of them the grid belongs to.
             spatial_dim: Axis along which the volume was sliced.
+            reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
             palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
             blend: How a palette other than `OKLAB` lies over the anatomy: `luma` or `alpha`.
             outputs: What to write beside the JSON sidecar.
@@ -81,7 +84,7 @@ class SaveFusiond(MapTransform):
         self.source_keys, self.reference = source_keys, reference
         self.spatial_dim, self.colours = spatial_dim, ColourFusion(palette, blend)
         self.outputs = tuple(row for row in outputs if dicom_output or row.write is not write_dicom)
-        self.deidentified, self.replace = deidentified, replace
+        self.deidentified, self.replace, self.reference_region = deidentified, replace, reference_region
         self.moving = next(key for key in source_keys if key != reference)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -119,7 +122,11 @@ class SaveFusiond(MapTransform):
         agreed = [
             _agreed(a) | {"noise": noise} for a, noise in zip(agreements, self._noises(data, degradation), strict=True)
         ]
-        record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference)
+        regional: dict[str, Any] = {
+            "psf": self._psf(data, degradation, agreements[1]),
+            "reference_region": self.reference_region,
+        }
+        record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference, **regional)
         record["display"] = self.colours.record(
             {name: list(window) for name, window in zip(names, windows, strict=True)}
         )
@@ -140,7 +147,7 @@ class SaveFusiond(MapTransform):
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
-            mask=None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[0].shape),
+            mask=mask_of(data, restored[0].shape),
             deidentified=self.deidentified,
             before=partial(self._before, data),
         )
@@ -163,6 +170,14 @@ class SaveFusiond(MapTransform):
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [scale_of(data, key) for key in self.source_keys]
         return case_degradation(self._known(data)[0], spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+
+    def _psf(
+        self, data: Mapping[Hashable, Any], degradation: JointDegradation, agreement: SourceAgreement | None
+    ) -> tuple[float, ...] | None:
+        """Return the FWHM of the blur of source 2 as it was undone, mm along each axis."""
+        spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
+        narrowed = agreement.narrowed_blur if agreement else None
+        return psf_mm(degradation.source2, spacing, spatial_dim=self.spatial_dim, narrowed=narrowed)
 
     def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
         """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medfuse.fusion import ColourFusion
 from medfuse.io.modalities import titles
-from medfuse.report.values import number_text
+from medfuse.report.numbers import number_text
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.facts import DIMENSIONLESS
 from medfuse.pipeline.outputs.dicom import series_of, write_dicom
 from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
+from medfuse.pipeline.outputs.regions import write_dictionary, write_regions
 from medfuse.pipeline.outputs.transform import write_affine, write_rigid
 from medfuse.pipeline.outputs.volumes import write_color, write_fused, write_restored, write_weight
 from medfuse.pipeline.provenance import require_own
@@ -103,6 +104,11 @@ OUTPUTS: tuple[Output, ...] = (
         "affine", "from-{moving}_to-{reference}_mode-image_xfm.txt", write_affine, "mm, LPS", None,
         "The same for tools that resample images: its inverse as an affine",
     ),
+    Output(
+        "regions", "regions.tsv", write_regions, None, None,
+        "Values of the {title2} in each region, given and restored, in the form of BIDS",
+    ),
+    Output("regions_dictionary", "regions.json", write_dictionary, "", None, "What the columns of that table are"),
     Output("mosaic", "mosaic.png", write_mosaic, "", None, "Three planes of everything, colour bars with units"),
     Output(
         "preview", "preview.jpg", write_preview, "", None,
