@@ -190,8 +190,8 @@ def _fuse(options: argparse.Namespace) -> int | None:
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
-    if options.reference_region is not None:
-        given["reference_region"] = options.reference_region
+    for name in ("reference_region", "uncertainty"):
+        given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
     return None
 
@@ -282,6 +282,7 @@ def _batch(options: argparse.Namespace) -> int:
         tables=options.shard is None or part is not None,
         replace=options.replace,
         reference_region=options.reference_region,
+        uncertainty=options.uncertainty,
         **looks(options),
     )
     tell(**asdict(summary))

@@ -9,6 +9,7 @@ from typing import Any
 from medfuse.about import NOTICE
 from medfuse.errors import BundleError, MedfuseError
 
+UNCERTAINTY = ("off", "fast", "full")  # those of medfuse.regions, which is slow to load
 _REFERENCE = "region by whose mean the others are divided (SUVR), by its label or name"
 
 
@@ -49,6 +50,12 @@ def _add_named(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="TSV",
         help="names of the labels: columns index and name (default: the table beside the file)",
+    )
+    command.add_argument(
+        "--uncertainty",
+        choices=UNCERTAINTY,
+        help="fast: standard deviation of each voxel, as volumes; full: the interval of each region as well, from six "
+        "repetitions (default: the bundle's, off)",
     )
     command.add_argument("--reference", dest="reference_region", metavar="LABEL", help=_REFERENCE)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from medfuse.io.labels import region_label
 from medfuse.physics import Degradation, Downsample, GaussianBlur, Noise
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
-from medfuse.regions import correct_by_labels, region_values
+from medfuse.regions import add_intervals, correct_by_labels, region_values
 
 NAMES, KIND, WORLD = "region_names", "region_kind", "region_world"
 """Entries of the meta data of loaded regions: their names, as JSON; what the file was; in whose world they lay."""
@@ -36,6 +36,7 @@ def measure_regions(
     affine: Any,
     psf: Sequence[float] | None = None,
     reference_region: str | int | None = None,
+    drawn: tuple[Tensor, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the values of the regions of a case, for its record.
 
@@ -46,10 +47,12 @@ def measure_regions(
         affine: **[4, 4]**, voxel index to mm.
         psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
         reference_region: Label or name of the region by whose mean the others are divided (SUVR).
+        drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level; None for none.
 
     Returns:
         As `medfuse.regions.region_values`; with `name` where a table names a region, `suvr` of a reference region, and
-        `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`.
+        `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`; and `interval` where there
+        are draws, see `medfuse.regions.add_intervals`.
     """
     mask = mask_of(data, restored.shape)
     regions = region_values(given, restored, affine=affine, labels=mask)
@@ -70,6 +73,9 @@ def measure_regions(
     if corrected is not None:
         for region in regions[1:]:
             region |= {"gtm": corrected.gtm[region["label"]], "rbv": corrected.rbv[region["label"]]}
+    if drawn is not None:
+        draws, level = drawn
+        add_intervals(regions, mask, draws, level=level)
     return regions
 
 

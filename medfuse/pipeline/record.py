@@ -34,6 +34,7 @@ def make_record(
     reference: str,
     psf: Sequence[float] | None = None,
     reference_region: str | int | None = None,
+    drawn: tuple[Tensor, float] | None = None,
 ) -> dict[str, Any]:
     """Return the record of a case.
 
@@ -47,14 +48,16 @@ def make_record(
         reference: Which of them the grid belongs to.
         psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
         reference_region: Label or name of the region for SUVR.
+        drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level, see
+            `medfuse.regions.intervals`; None for none.
     """
     first, pet = data[keys[0]], keys[1]
     moving = next(key for key in keys if key != reference)
     named = {
         name: _of_source(data, name, scale_of(data, name), agreement[k], restored[k]) for k, name in enumerate(keys)
     }
-    options: dict[str, Any] = {"affine": first.affine, "psf": psf, "reference_region": reference_region}
-    named[pet]["regions"] = measure_regions(data, sources[1], restored[1], **options)
+    options: dict[str, Any] = {"psf": psf, "reference_region": reference_region, "drawn": drawn}
+    named[pet]["regions"] = measure_regions(data, sources[1], restored[1], affine=first.affine, **options)
     record = {
         "case": str(data["case"]),
         "notice": NOTICE,

@@ -57,6 +57,8 @@ class CaseResult:
         deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
+        deviations: Standard deviation of each voxel of both restored sources **[X, Y, Z]**, in their units; None where
+            none was asked for, or nothing happened to the source.
     """
 
     case: str
@@ -76,6 +78,7 @@ class CaseResult:
     mask: Tensor | None = None
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
+    deviations: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @property
     def window(self) -> tuple[float, float]:

@@ -124,6 +124,7 @@ def load_workflow(
     palette: str | None = None,
     blend: str | None = None,
     reference_region: str | int | None = None,
+    uncertainty: str | None = None,
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
 
@@ -142,6 +143,8 @@ def load_workflow(
         palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
         blend: How a palette other than `OKLAB` lies over the anatomy, `luma` or `alpha`.
         reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
+        uncertainty: `off`; `fast`: the standard deviation of each voxel; `full`: the interval of each region as well,
+            which takes seven times as long.
 
     Raises:
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
@@ -156,6 +159,7 @@ def load_workflow(
         set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
     given |= {"fusion_rule": fusion_rule, "palette": palette, "blend": blend, "reference_region": reference_region}
+    given |= {"uncertainty": uncertainty}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
@@ -206,6 +210,7 @@ def fuse(
     mask: str | Path | None = None,
     labels: str | Path | None = None,
     reference_region: str | int | None = None,
+    uncertainty: str | None = None,
     **sources: str | Path | None,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
@@ -232,6 +237,7 @@ def fuse(
         mask: Regions in which source 2 is measured: labels in NIfTI, or DICOM SEG or RTSTRUCT.
         labels: Table of the names of the regions, with columns `index` and `name`.
         reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
+        uncertainty: `off`, `fast` (of voxels) or `full` (of regions as well), see `load_workflow`.
         sources: What a bundle of other modalities takes, by their keys: a path for each, such as `ct`, and optionally
             the unit of a NIfTI, such as `ct_unit`.
 
@@ -262,7 +268,7 @@ def fuse(
     item |= {name: str(path) for name, path in (("mask", mask), ("labels", labels)) if path is not None}
     item |= sidecar_units(item, item, keys)
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
-    options |= {"palette": palette, "blend": blend, "reference_region": reference_region}
+    options |= {"palette": palette, "blend": blend, "reference_region": reference_region, "uncertainty": uncertainty}
     return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)
 
 

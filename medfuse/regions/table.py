@@ -56,6 +56,11 @@ COLUMNS: tuple[Column, ...] = (
         for figure, (text, units) in _FIGURES.items()
         for state in ("given", "restored")
     ),
+    Column(
+        "restored_mean_sd", _of("interval", "sd"), "Standard deviation of the mean of the {title}, restored", "unit"
+    ),
+    Column("restored_mean_low", _of("interval", "low"), "Lower end of its 95 % interval", "unit"),
+    Column("restored_mean_high", _of("interval", "high"), "Upper end of its 95 % interval", "unit"),
     Column("gtm_mean", _of("gtm"), "Value of the region by the geometric transfer matrix (Rousset 1998)", "unit"),
     Column("rbv_mean", _of("rbv"), "Mean after region-based voxel-wise correction (Thomas 2011)", "unit"),
 )

@@ -27,7 +27,7 @@ _REMEDY = {
     uid.EncapsulatedPDFStorage: "a document; give the images",
     uid.ParametricMapStorage: "a parametric map; convert it to NIfTI",
     uid.SegmentationStorage: "a segmentation; give it to --mask",
-    uid.RTStructureSetStorage: "structures of radiotherapy; give them to --mask, and here the images that they are drawn in",
+    uid.RTStructureSetStorage: "structures of radiotherapy; give them to --mask, and here their images",
 }
 
 

@@ -20,7 +20,7 @@ from medfuse.pipeline.outputs.dicom import series_of, write_dicom
 from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
 from medfuse.pipeline.outputs.regions import write_dictionary, write_regions
 from medfuse.pipeline.outputs.transform import write_affine, write_rigid
-from medfuse.pipeline.outputs.volumes import write_color, write_fused, write_restored, write_weight
+from medfuse.pipeline.outputs.volumes import write_color, write_deviation, write_fused, write_restored, write_weight
 from medfuse.pipeline.provenance import require_own
 from medfuse.pipeline.result import CaseResult
 
@@ -90,6 +90,14 @@ OUTPUTS: tuple[Output, ...] = (
     Output(
         "restored2", "{source2}_restored.nii.gz", partial(write_restored, source=1), None, "restored",
         "Restored {title2}",
+    ),
+    Output(
+        "deviation1", "{source1}_std.nii.gz", partial(write_deviation, source=0), None, "std",
+        "Standard deviation of each voxel of the restored {title1}, where it was asked for", source=0,
+    ),
+    Output(
+        "deviation2", "{source2}_std.nii.gz", partial(write_deviation, source=1), None, "std",
+        "Standard deviation of each voxel of the restored {title2}, where it was asked for",
     ),
     Output("weight", "weight.nii.gz", write_weight, "0 to 1", "weight", "Weight of the {title1} in the fusion"),
     Output(
