@@ -91,8 +91,14 @@ def test_what_is_asked_for_is_written(tmp_path, monkeypatch, how):
     assert (folder / "case_pet_std.nii.gz").exists() == (how != "off")
     regions = record["sources"]["pet"]["regions"]
     assert ["interval" in region for region in regions] == [False, how == "full", how == "full"]
+    assert (folder / "case_pet_invented.nii.gz").exists() == (how != "off")
+    assert all(("invented" in region) == (how != "off") for region in regions)
     if how == "off":
         return
+    invented = nib.load(folder / "case_pet_invented.nii.gz").get_fdata()
+    assert regions[2]["invented"]["mean"] == pytest.approx(invented[labels == 2].mean(), rel=1e-3, abs=1e-5)
+    share = np.sqrt((invented[labels == 2] ** 2).mean()) / regions[2]["restored"]["mean"]
+    assert regions[2]["invented"]["share"] == pytest.approx(share, rel=1e-3)
     std = nib.load(folder / "case_pet_std.nii.gz")
     assert std.header["descrip"].item().decode() == "std, SUV"
     error = nib.load(folder / "case_pet_restored.nii.gz").get_fdata() - np.array([0.0, 30.0, 80.0])[labels]

@@ -12,7 +12,7 @@ from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Spec, kept, named, plain, with_axes
-from medfuse.physics import JointDegradation, JointObservation, fit
+from medfuse.physics import JointDegradation, JointObservation, data_alone, fit
 from medfuse.progress import bar
 
 
@@ -37,6 +37,7 @@ class VolumeFusionInferer(FusionInferer):
         std: bool = True,
         agreement: bool | Literal["chi2"] = False,
         draws: int = 0,
+        alone: bool = False,
     ) -> None:
         """Make a volumetric inferer.
 
@@ -49,6 +50,8 @@ class VolumeFusionInferer(FusionInferer):
             agreement: Return how far the restored sources explain the data, whether a call asks for it or not.
             draws: Number of times that a restored volume is observed and restored again, each as long as the first:
                 `draws` **[B, draws, X, Y, Z]**, float16, is by how much source 2 then came out otherwise.
+            alone: Return what the data alone say of both sources of a volume, `alone` **[B, 2, X, Y, Z]**, see
+                `medfuse.physics.data_alone`.
 
         Raises:
             GeometryError: No such axis, no slice in a batch, or a negative number of draws.
@@ -60,7 +63,7 @@ class VolumeFusionInferer(FusionInferer):
                 f"got {spatial_dim!r}, {slice_batch!r} and {draws!r}; change them."
             )
         self.spatial_dim, self.slice_batch, self.progress = spatial_dim, slice_batch, progress
-        self.std, self.agreement, self.draws = std, agreement, draws
+        self.std, self.agreement, self.draws, self.alone = std, agreement, draws, alone
 
     def __call__(
         self,
@@ -113,6 +116,10 @@ class VolumeFusionInferer(FusionInferer):
             part = self._finished(whole, left, slices.shape[2:], told, until=until)
             for number, state in enumerate(part.pop("states")[:-1]):
                 part |= {(name, number): value for name, value in named(state).items()}
+            if self.alone:
+                part["alone"] = torch.cat([data_alone(model) for model in observation], 1)[
+                    ..., : slices.shape[2], : slices.shape[3]
+                ]
             for name, values in part.items():
                 if self.std or not {"std1", "std2"} & {name, name[0]}:  # a name, or a name and a step
                     places = of_slices if name in OF_SAMPLES else result

@@ -116,6 +116,7 @@ class SaveFusiond(MapTransform):
         degradation = self._degradation(data)
         agreements = _agreements(data, degradation)
         deviations, drawn = self._uncertainty(data, degradation, (restored1, restored2))
+        invented = self._invented(data, degradation, (restored1, restored2))
         sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         windows = _window(restored[0], sources[0]), _window(restored[1], sources[1])
@@ -133,6 +134,7 @@ class SaveFusiond(MapTransform):
         regional: dict[str, Any] = {
             "psf": self._psf(data, degradation, agreements[1]),
             "drawn": drawn,
+            "invented": invented[1],
             "reference_region": self.reference_region,
         }
         record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference, **regional)
@@ -161,6 +163,7 @@ class SaveFusiond(MapTransform):
             deidentified=self.deidentified,
             before=partial(self._before, data),
             deviations=deviations,
+            invented=invented,
         )
 
     @cached_property
@@ -201,6 +204,19 @@ class SaveFusiond(MapTransform):
             for k, (key, part) in enumerate(zip(self.source_keys, degradation, strict=True))
         )
         return (first, second), drawn
+
+    def _invented(
+        self, data: Mapping[Hashable, Any], degradation: JointDegradation, restored: Sequence[Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return both restored sources less what their data alone say, in their units; restored ones are still 0..1."""
+        if "alone" not in data or self.uncertainty == "off":
+            return None, None
+        alone = torch.as_tensor(data["alone"]).as_subclass(Tensor).cpu().float()
+        first, second = (
+            (restored[k] - alone[k]) * scale_of(data, key) if part.steps else None
+            for k, (key, part) in enumerate(zip(self.source_keys, degradation, strict=True))
+        )
+        return first, second
 
     def _psf(
         self, data: Mapping[Hashable, Any], degradation: JointDegradation, agreement: SourceAgreement | None

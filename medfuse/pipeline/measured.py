@@ -14,7 +14,7 @@ from torch import Tensor
 from medfuse.io.labels import region_label
 from medfuse.physics import Degradation, Downsample, GaussianBlur, Noise
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
-from medfuse.regions import add_intervals, correct_by_labels, region_values
+from medfuse.regions import add_intervals, add_invented, correct_by_labels, region_values
 
 NAMES, KIND, WORLD = "region_names", "region_kind", "region_world"
 """Entries of the meta data of loaded regions: their names, as JSON; what the file was; in whose world they lay."""
@@ -37,6 +37,7 @@ def measure_regions(
     psf: Sequence[float] | None = None,
     reference_region: str | int | None = None,
     drawn: tuple[Tensor, float] | None = None,
+    invented: Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """Return the values of the regions of a case, for its record.
 
@@ -48,14 +49,18 @@ def measure_regions(
         psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
         reference_region: Label or name of the region by whose mean the others are divided (SUVR).
         drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level; None for none.
+        invented: Source 2 restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
 
     Returns:
         As `medfuse.regions.region_values`; with `name` where a table names a region, `suvr` of a reference region, and
         `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`; and `interval` where there
-        are draws, see `medfuse.regions.add_intervals`.
+        are draws, see `medfuse.regions.add_intervals`; `invented` where it is known, see
+        `medfuse.regions.add_invented`.
     """
     mask = mask_of(data, restored.shape)
     regions = region_values(given, restored, affine=affine, labels=mask)
+    if invented is not None:
+        add_invented(regions, mask, invented)
     if mask is None:
         return regions
     names = {int(label): name for label, name in json.loads(data["mask"].meta.get(NAMES, "{}")).items()}

@@ -35,6 +35,7 @@ def make_record(
     psf: Sequence[float] | None = None,
     reference_region: str | int | None = None,
     drawn: tuple[Tensor, float] | None = None,
+    invented: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the record of a case.
 
@@ -50,6 +51,7 @@ def make_record(
         reference_region: Label or name of the region for SUVR.
         drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level, see
             `medfuse.regions.intervals`; None for none.
+        invented: Source 2 restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
     """
     first, pet = data[keys[0]], keys[1]
     moving = next(key for key in keys if key != reference)
@@ -57,6 +59,7 @@ def make_record(
         name: _of_source(data, name, scale_of(data, name), agreement[k], restored[k]) for k, name in enumerate(keys)
     }
     options: dict[str, Any] = {"psf": psf, "reference_region": reference_region, "drawn": drawn}
+    options["invented"] = invented
     named[pet]["regions"] = measure_regions(data, sources[1], restored[1], affine=first.affine, **options)
     record = {
         "case": str(data["case"]),

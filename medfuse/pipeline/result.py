@@ -59,6 +59,8 @@ class CaseResult:
             registration, or where it lay outside the grid.
         deviations: Standard deviation of each voxel of both restored sources **[X, Y, Z]**, in their units; None where
             none was asked for, or nothing happened to the source.
+        invented: What was invented of both: restored less what the data alone say **[X, Y, Z]**, in their units;
+            likewise.
     """
 
     case: str
@@ -79,6 +81,7 @@ class CaseResult:
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
     deviations: tuple[Tensor | None, Tensor | None] = (None, None)
+    invented: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @property
     def window(self) -> tuple[float, float]:

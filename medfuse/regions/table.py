@@ -61,6 +61,10 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("restored_mean_low", _of("interval", "low"), "Lower end of its 95 % interval", "unit"),
     Column("restored_mean_high", _of("interval", "high"), "Upper end of its 95 % interval", "unit"),
+    Column(
+        "invented_mean", _of("invented", "mean"), "Mean of the {title}, restored, less that by its data alone", "unit"
+    ),
+    Column("invented_share", _of("invented", "share"), "Root mean square of that of the voxels over the mean", "ratio"),
     Column("gtm_mean", _of("gtm"), "Value of the region by the geometric transfer matrix (Rousset 1998)", "unit"),
     Column("rbv_mean", _of("rbv"), "Mean after region-based voxel-wise correction (Thomas 2011)", "unit"),
 )

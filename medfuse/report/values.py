@@ -34,6 +34,8 @@ def values_section(record: Mapping[str, Any]) -> Markup:
             parts.append(element("p", "No mask was given, so there are no values of a tumour or an organ."))
         if any(region.get("interval") for region in regions):
             parts += _intervals(regions, f"Mean of the restored {title(name)} in {unit}, with its 95 % interval", unit)
+        if any(region.get("invented") for region in regions):
+            parts += _invented(regions, f"What of the restored {title(name)} its data do not tell, {unit}")
         if any(region.get("gtm") is not None for region in regions):
             parts += _corrections(regions, record, f"Mean of the {title(name)} in {unit}, corrected by labels")
     if not parts:
@@ -76,6 +78,24 @@ def _corrections(regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any]
             f" Of {', '.join(apart)} they differ by more than the interval explains: labels or point spread function "
             "may be wrong, or the region is not uniform; look at it before either value is used."
         )
+    return [table(head, rows, caption=caption), element("p", text)]
+
+
+def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup]:
+    """Return how much of each region is not told by the data."""
+    rows = []
+    for region in (region for region in regions if region.get("invented")):
+        share = region["invented"]["share"]
+        rows.append([
+            named(region), number_text(region["restored"]["mean"]), number_text(region["invented"]["mean"]),
+            "-" if share is None else f"{100 * share:.0f} %",
+        ])  # fmt: skip
+    text = (
+        "Invented is the restored image less what the data alone say of it, by the same blur and noise and a prior "
+        "without any image: it came from what the network has learned, and the data cannot contradict it. That is no "
+        "proof that it is wrong. The share is the root mean square of the voxels over the mean of the region."
+    )
+    head = ["Region", "Mean, restored", "of which invented", "Share"]
     return [table(head, rows, caption=caption), element("p", text)]
 
 

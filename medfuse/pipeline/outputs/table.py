@@ -20,7 +20,14 @@ from medfuse.pipeline.outputs.dicom import series_of, write_dicom
 from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
 from medfuse.pipeline.outputs.regions import write_dictionary, write_regions
 from medfuse.pipeline.outputs.transform import write_affine, write_rigid
-from medfuse.pipeline.outputs.volumes import write_color, write_deviation, write_fused, write_restored, write_weight
+from medfuse.pipeline.outputs.volumes import (
+    write_color,
+    write_deviation,
+    write_fused,
+    write_invented,
+    write_restored,
+    write_weight,
+)
 from medfuse.pipeline.provenance import require_own
 from medfuse.pipeline.result import CaseResult
 
@@ -98,6 +105,14 @@ OUTPUTS: tuple[Output, ...] = (
     Output(
         "deviation2", "{source2}_std.nii.gz", partial(write_deviation, source=1), None, "std",
         "Standard deviation of each voxel of the restored {title2}, where it was asked for",
+    ),
+    Output(
+        "invented1", "{source1}_invented.nii.gz", partial(write_invented, source=0), None, "invented",
+        "Restored {title1} less what its data alone say, where the deviation was asked for", source=0,
+    ),
+    Output(
+        "invented2", "{source2}_invented.nii.gz", partial(write_invented, source=1), None, "invented",
+        "Restored {title2} less what its data alone say, where the deviation was asked for",
     ),
     Output("weight", "weight.nii.gz", write_weight, "0 to 1", "weight", "Weight of the {title1} in the fusion"),
     Output(
