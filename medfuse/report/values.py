@@ -33,7 +33,7 @@ def values_section(record: Mapping[str, Any]) -> Markup:
         if len(regions) == 1:
             parts.append(element("p", "No mask was given, so there are no values of a tumour or an organ."))
         if any(region.get("interval") for region in regions):
-            parts += _intervals(regions, f"Mean of the restored {title(name)} in {unit}, with its 95 % interval", unit)
+            parts += _intervals(regions, record, f"Mean of the restored {title(name)} in {unit}, 95 % interval", unit)
         if any(region.get("invented") for region in regions):
             parts += _invented(regions, f"What of the restored {title(name)} its data do not tell, {unit}")
         if any(region.get("gtm") is not None for region in regions):
@@ -99,7 +99,9 @@ def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup
     return [table(head, rows, caption=caption), element("p", text)]
 
 
-def _intervals(regions: Sequence[Mapping[str, Any]], caption: str, unit: str) -> list[Markup]:
+def _intervals(
+    regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any], caption: str, unit: str
+) -> list[Markup]:
     """Return how sure the mean of each region is, and what that means, a sentence for each."""
     rows, sentences = [], []
     for region in (region for region in regions if region.get("interval")):
@@ -114,6 +116,11 @@ def _intervals(regions: Sequence[Mapping[str, Any]], caption: str, unit: str) ->
         "The interval holds the error of noise and restoration together, as seen on heads of other people; it does not "
         "hold a wrong registration, a wrong point spread function, or what differs between two scans."
     )
+    if record.get("psf_mm"):
+        text += (
+            " The source was blurred: what the restoration could not bring back at the edge of a region (partial volume) "
+            "is not in the interval either, and on phantoms with sharp edges it held far too few; see GTM below."
+        )
     head = ["Region", "Mean", "SD of the mean", "95 % interval"]
     return [table(head, rows, caption=caption), element("ul", *sentences), element("p", text)]
 
