@@ -118,7 +118,7 @@ def _intervals(
     )
     if record.get("psf_mm"):
         text += (
-            " The source was blurred: what the restoration could not bring back at the edge of a region (partial volume) "
+            " The source was blurred: what the restoration did not bring back at the edge of a region (partial volume) "
             "is not in the interval either, and on phantoms with sharp edges it held far too few; see GTM below."
         )
     head = ["Region", "Mean", "SD of the mean", "95 % interval"]
