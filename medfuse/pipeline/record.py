@@ -81,6 +81,7 @@ def make_record(
         "reference_region": reference_region,
         "psf_mm": None if psf is None else list(psf),
         "registration": _registration(data.get(f"{moving}_registration")),
+        "patient_differs": text_of(data["patient_differs"]) if "patient_differs" in data else None,
         "one_study": bool(data["one_study"]) if "one_study" in data else None,
         "one_frame": bool(data["one_frame"]) if "one_frame" in data else None,
     }
