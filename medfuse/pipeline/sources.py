@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medfuse.errors import MedfuseError
 from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
 from medfuse.io.dicom.regions import check_regions, regions_file
 from medfuse.io.dicom.volume import choose_of
