@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,21 @@ def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | No
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """Return the record of a case: of a folder, the one whose case has its own name."""
-    if path.is_dir():
-        named = [file for file in sorted(path.glob("*.json")) if (path / f"{file.stem}_report.html").is_file()]
-        if len(named) != 1:
-            raise BundleError(f"CASE must be the folder of one case, got {len(named)} records in it; name the record.")
-        path = named[0]
+    """Return the record of a case: that of a path, or the only one in a folder."""
+    if not path.is_dir():
+        return _read(path)
+    found = []
+    for file in sorted(path.glob("*.json")):
+        with suppress(BundleError):  # another file
+            record = _read(file)
+            if record.get("case") == file.stem:
+                found.append(record)
+    if len(found) != 1:
+        raise BundleError(f"CASE must be the folder of one case, got {len(found)} records in it; name the record.")
+    return found[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise BundleError("The record of a case must be small, got a large file; name the right one.")
