@@ -46,7 +46,8 @@ from medfuse.console import add_console, add_dry_run, note_error, quieten, resul
 from medfuse.errors import MedfuseError, known_error
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
-from medfuse.lists import list_dicom, list_findings, list_versions
+from medfuse.lists import list_changes, list_dicom, list_findings, list_versions
+from medfuse.region_arguments import add_compare, regions_of
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +130,10 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
         add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
+    compare = add_compare(commands)
+    add_console(compare)
+    compare.set_defaults(run=list_changes)
+
     estimate = commands.add_parser(
         "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
     )
@@ -168,8 +173,10 @@ def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.pipeline.sources import mask_entry, source_entries
 
     item: dict[str, object] = {"case": options.case or "case"}
-    if options.mask is not None:
-        item["mask"] = mask_entry(options.mask, strict=options.strict)
+    regions = regions_of(options)
+    if regions is not None:
+        item["mask"] = mask_entry(regions, strict=options.strict)
+        item |= {} if options.labels is None else {"labels": str(options.labels.absolute())}
     for row in bundle_modalities(options.bundle):
         uid, unit = getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
         told = {"case": str(item["case"]), "suv": options.suv, "frames": options.frames, "strict": options.strict}
@@ -186,6 +193,8 @@ def _fuse(options: argparse.Namespace) -> int | None:
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
+    for name in ("reference_region", "uncertainty"):
+        given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
     return None
 
@@ -272,6 +281,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
+        reference_region=options.reference_region,
         **fusing(options),
     )
     tell(**asdict(summary))

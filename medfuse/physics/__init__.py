@@ -2,7 +2,7 @@
 
 from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
 from medfuse.physics.degradation import Degradation, JointDegradation, Unknown, sigma_map
-from medfuse.physics.evidence import Findings, Fitted, common_share, fit
+from medfuse.physics.evidence import Findings, Fitted, common_share, data_alone, fit
 from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
 from medfuse.physics.models.source import SourceModel
@@ -80,6 +80,7 @@ __all__ = [
     "common_share",
     "compose",
     "correction",
+    "data_alone",
     "fit",
     "parse_degradation",
     "parse_native",
