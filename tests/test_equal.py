@@ -1,10 +1,10 @@
 """Today's results, frozen: whatever moves within the package, the numbers stay.
 
-The weights beside the frozen results are those of 0.1; they stay when a bundle gets new ones. What both bundles give with
-their own weights and settings is frozen with each release. On the machine on which the results were frozen (processor,
-torch and its instruction set, one thread), they must come out bit for bit; elsewhere another order of additions is
-allowed for, by a tolerance that other instruction sets and another convolution library kept by a factor of three.
-Freeze anew, after a difference that is wanted, with `python tests/test_equal.py`, and say here why:
+The weights beside the frozen results are those of 0.1; they stay when a bundle gets new ones. What both bundles give
+with their own weights and settings is frozen with each release. On the machine on which the results were frozen
+(processor, torch and its instruction set, one thread), they must come out bit for bit; elsewhere another order of
+additions is allowed for, by a tolerance that other instruction sets and another convolution library kept by a factor of
+three. Freeze anew, after a difference that is wanted, with `python tests/test_equal.py`, and say here why:
 
 - Under a motion slow waves settle now, as under a blur: evidence is asked of conjugate gradients, too. That moved the
   motion of one step, by at most 0.0014 of full range, and nothing else.
