@@ -10,8 +10,8 @@ With `--against` it is this version beside another one, a checkout in FOLDER, su
 FOLDER` makes. Both run in turn, on the same images, in processes of their own that load nothing else of the project.
 The ratio is the median of seven rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
 that of the processor, so that what else the machine does counts little. Each version runs as it is shipped; with
-`--equal` this one runs the network of 0.1, with its weights, and the rule `predicted`, as versions before 0.2 do: what
-is left between the two is code.
+`--equal` this one runs the network of 0.1, with its weights and the rule `predicted`, and is not asked how far the data
+are explained, as versions before 0.2 do: what is left between the two is code.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ if sys.argv[1:]:
     from medfuse.pipeline.bundle import restore_network
     network = FusionModel(FusionUNet()).to(memory_format=torch.channels_last)
     fusion = replace(load_fusion(device="cpu", fusion_rule="predicted"), network=restore_network(network, sys.argv[1]))
+    fusion.inferer.agreement = False
 else:
     fusion = load_fusion(device="cpu")
 images = torch.rand(8, 2, 256, 256, generator=torch.Generator().manual_seed(0))
