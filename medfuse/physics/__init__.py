@@ -10,23 +10,18 @@ from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import Agreement, JointObservation, bind
-from medfuse.physics.operators import (
+from medfuse.physics.operators.base import (
     Composition,
-    Convolution,
-    Downsample,
     Gamma,
-    GaussianBlur,
-    Identity,
     LinearOperator,
     Mask,
     MissingSlices,
-    MotionBlur,
     Operator,
-    ScannerSampling,
-    SpectralChain,
-    SpectralOperator,
     compose,
 )
+from medfuse.physics.operators.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
+from medfuse.physics.operators.convolution import Convolution, MotionBlur
+from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.replication import replicate, unreplicate
 from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfuse.errors import DicomError
-from medfuse.io.modalities import DEFAULT_PAIR, title, titles
+from medfuse.io.modalities import title, titles
 from medfuse.pipeline.facts import DIMENSIONLESS
 from medfuse.pipeline.result import CaseResult
 
@@ -125,10 +125,6 @@ def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]
         "fused_rgb": _color,
         "fused_rgb_multiframe": _color_multiframe,
     }
-
-
-SERIES = series_of(DEFAULT_PAIR[1])
-"""What is written as DICOM by default; see `series_of`."""
 
 
 def _filing(result: CaseResult) -> Filing:
