@@ -21,7 +21,7 @@ from medfuse.arguments import (
     shard,
     steps,
 )
-from medfuse.bundles import load_spec, preset_names
+from medfuse.bundles import preset_names
 from medfuse.psf import add_psf, with_psf
 
 
@@ -67,6 +67,5 @@ def fusing(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_fusing` was given, but for device and frames, for `medfuse.pipeline.load_workflow`."""
     names = ("bundle", "degradation", "steps", "suv", "n4", "nonfinite", "strict")
     given = {name: getattr(options, name) for name in names}
-    if options.psf is not None:
-        given["degradation"] = with_psf(options.degradation or load_spec("none"), options.psf)
+    given["degradation"] = with_psf(options.degradation, options.psf)
     return given | {"overlays": options.overlay} | looks(options)

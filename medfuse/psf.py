@@ -9,6 +9,7 @@ from typing import Any
 
 from medfuse.errors import DegradationError
 
+AUTO = "auto"  # of `medfuse.physics.specification`, which loads torch
 _WIDEST = 20.0  # mm
 
 
@@ -33,18 +34,21 @@ def psf(text: str) -> list[float]:
     return numbers
 
 
-def with_psf(spec: Mapping[str, Any], fwhm_mm: list[float] | None) -> dict[str, Any]:
+def with_psf(spec: Mapping[str, Any] | None, fwhm_mm: list[float] | None) -> dict[str, Any] | None:
     """Return a specification whose source 2 is on its scanner's own grid, with a PSF of so many mm; itself for None.
+
+    Without a specification source 1 is estimated, as in the bundle.
 
     Raises:
         DegradationError: It says something else of source 2.
     """
     if fwhm_mm is None:
-        return dict(spec)
-    if spec.get("source2"):
+        return None if spec is None else dict(spec)
+    said = {"source1": AUTO} if spec is None else spec
+    if said.get("source2") not in (None, [], AUTO):
         raise DegradationError(
             "--psf must come with a degradation that says nothing of source 2, got one that does; leave out --psf, or "
             "write `grid: native` and `psf` into the degradation."
         )
-    named = {key: value for key, value in spec.items() if key not in ("name", "description")}
+    named = {key: value for key, value in said.items() if key not in ("name", "description")}
     return {"version": 1, "source1": [], **named, "source2": {"grid": "native", "psf": {"fwhm_mm": fwhm_mm}}}

@@ -16,6 +16,7 @@ from medfuse.pipeline.ledger import case_warnings
 from medfuse.pipeline.load import LoadSourcesd
 from medfuse.pipeline.native import RestoreNatived, pair_keys
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
+from medfuse.pipeline.regions import DescribeRegionsd, LoadRegionsd, PlaceRegionsd
 from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
@@ -24,10 +25,13 @@ __all__ = [
     "OUTPUTS",
     "BatchSummary",
     "CaseResult",
+    "DescribeRegionsd",
     "DescribeSourcesd",
     "Fusion",
+    "LoadRegionsd",
     "LoadSourcesd",
     "Output",
+    "PlaceRegionsd",
     "RestoreNatived",
     "SaveFusiond",
     "SourceAgreement",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medfuse.report.values import number_text
+from medfuse.report.numbers import number_text
 
 
 def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
