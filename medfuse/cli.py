@@ -285,6 +285,7 @@ def _batch(options: argparse.Namespace) -> int:
         tables=options.shard is None or part is not None,
         replace=options.replace,
         reference_region=options.reference_region,
+        uncertainty=options.uncertainty,
         **fusing(options),
     )
     tell(**asdict(summary))

@@ -363,3 +363,22 @@ def test_a_case_with_an_atlas_from_files_to_a_comparison(tmp_path, monkeypatch, 
     later = nib.load("b.nii.gz").get_fdata()
     by = (later - given)[labels == 2].mean()
     assert float(change["given_difference"]) == pytest.approx(by, rel=1e-4)
+
+
+def test_regions_of_another_place_are_refused_by_name(tmp_path, monkeypatch, capsys):
+    """What is wrong is the regions, not the pair of images; one file cannot be that of each case of a batch."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    affine, away = np.diag([2.0, 2.0, 4.0, 1.0]), np.diag([2.0, 2.0, 4.0, 1.0])
+    away[0, 3] = 1000.0
+    (tmp_path / "cases/a").mkdir(parents=True)
+    for name in ("mri", "pet"):
+        nib.save(nib.Nifti1Image(rng.uniform(0, 1, (32, 32, 2)).astype(np.float32), affine), f"cases/a/{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((32, 32, 2), np.uint8), away), "away.nii.gz")
+    call = ["--pet", "cases/a/pet.nii.gz", "--mri", "cases/a/mri.nii.gz", "--aligned", "--atlas", "away.nii.gz"]
+    assert cli.main(["fuse", *call, "--degradation", "none", "--out", "out"]) == 2
+    assert "Regions must overlap the MRI" in capsys.readouterr().err
+    assert not (tmp_path / "out/case").exists()
+    call = ["batch", "cases", "many", "participant", "--degradation", "none", "--atlas", "away.nii.gz"]
+    assert cli.main(call) != 0
+    assert "one file for all cases" in capsys.readouterr().err.replace("\n", " ")

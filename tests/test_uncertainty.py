@@ -68,6 +68,17 @@ def test_what_was_not_degraded_is_observed_as_it_was_and_limits_are_kept():
     assert 0.45 - 1e-6 <= float(low.min()) <= float(low.max()) <= 0.55 + 1e-6
 
 
+def check_a_batch(root):
+    """A batch computes it as well, of the same images."""
+    (root / "cases/a").mkdir(parents=True)
+    for name in ("mri", "pet"):
+        (root / f"cases/a/{name}.nii.gz").write_bytes((root / f"{name}.nii.gz").read_bytes())
+    call = ["batch", "cases", "many", "participant", "--degradation", "noise.yaml", "--uncertainty", "fast"]
+    assert cli.main(call) == 0
+    assert json.loads((root / "many/a/a.json").read_text())["uncertainty"] == "fast"
+    assert (root / "many/a/a_pet_std.nii.gz").exists()
+
+
 @pytest.mark.parametrize("how", ["off", "fast", "full"])
 def test_what_is_asked_for_is_written(tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
@@ -86,6 +97,8 @@ def test_what_is_asked_for_is_written(tmp_path, monkeypatch, how):
     assert cli.main(call) == 0
     record = json.loads((tmp_path / "out/case/case.json").read_text())
     assert record["uncertainty"] == how
+    if how == "fast":
+        check_a_batch(tmp_path)
     folder = tmp_path / "out/case"
     assert not (folder / "case_mri_std.nii.gz").exists()  # nothing happened to it
     assert (folder / "case_pet_std.nii.gz").exists() == (how != "off")

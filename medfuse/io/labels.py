@@ -42,6 +42,11 @@ def label_file(where: str, case: Mapping[str, Any], suffix: str, option: str) ->
                 f"{option} must be there for each case, got none for {name}; add it or leave the case out."
             )
         return str(path.absolute())
+    if Path(where).is_file():
+        raise BundleError(
+            f"{option} must hold {{case}}, {{subject}} or {{session}}, or be the folder of a BIDS dataset, got one "
+            "file for all cases; write the path with the place of the case's name."
+        )
     places = [f"sub-{subject}/ses-{session}/anat", f"sub-{subject}/anat"] if session else [f"sub-{subject}/anat"]
     for folder in (Path(where) / place for place in places):
         there = sorted(folder.glob(f"sub-*_{suffix}.nii*")) if folder.is_dir() else []

@@ -133,6 +133,7 @@ class SaveFusiond(MapTransform):
             "steps": self.steps,
             "settings": self.settings,
             "degradation": stated(*self._known(data)),
+            "uncertainty": self.uncertainty,
         }
         names, reference = self.source_keys, self.reference
         agreed: list[dict[str, Any]] = [
@@ -147,7 +148,6 @@ class SaveFusiond(MapTransform):
             "reference_region": self.reference_region,
         }
         record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference, **regional)
-        record["uncertainty"] = self.uncertainty
         record["display"] = self.colours.record(
             {name: list(window) for name, window in zip(names, windows, strict=True)}
         )

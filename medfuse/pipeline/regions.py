@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey
 
-from medfuse.errors import BundleError, DicomError
+from medfuse.errors import BundleError, DicomError, GeometryError
 from medfuse.io import NiftiReader, is_nifti
 from medfuse.io.dicom.regions import DrawnRegions, check_regions, read_regions, regions_file
 from medfuse.io.labels import label_names, read_labels, region_label
@@ -182,7 +182,13 @@ class PlaceRegionsd(MapTransform):
                 there, lay = (np.asarray(image.affine, dtype=np.float64) for image in (result[self.moving], before))
                 labels = labels.clone()
                 labels.affine = torch.as_tensor(there @ np.linalg.inv(lay) @ np.asarray(labels.affine, np.float64))
-            result[key] = self.resample(labels, result[self.reference])
+            try:
+                result[key] = self.resample(labels, result[self.reference])
+            except GeometryError:
+                raise GeometryError(
+                    f"Regions must overlap the {title(self.reference)}, got none that does in the field of view of "
+                    f"theirs; check that {key} was drawn in the world of this {title(self.reference)}."
+                ) from None
         return result
 
 

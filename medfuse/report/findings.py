@@ -55,6 +55,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         _series,
         _nonfinite,
         _restoration,
+        _uncertainty,
         _bias_field,
         _chosen,
         _values,
@@ -290,11 +291,26 @@ def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]
             )
             found.append(Finding("warning", text))
         found += _native(_title(name), source) if source.get("native") else _noise(_title(name), source)
+    network = "" if all(sources[name].get("native") for name in named) else "the network and from "
     text = (
-        "What a degradation has destroyed comes from the network and from the other source, not from the data. "
+        f"What a degradation has destroyed comes from {network}the other source, not from the data. "
         "A restored image may show detail that is not there, or miss detail that is."
     )
     return [*found, Finding("note", text)]
+
+
+def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
+    """Return of which sources a deviation was asked for and is not there."""
+    if record.get("uncertainty", "off") == "off":
+        return []
+    named, found = restored_sources(record), []
+    for name, source in (record.get("sources") or {}).items():
+        none = f"No uncertainty of the {_title(name)} was computed"
+        if source.get("native"):
+            found.append(Finding("warning", f"{none}: of a source that is restored on its own grid none is known yet."))
+        elif name not in named:
+            found.append(Finding("note", f"{none}: it came back as it was."))
+    return found
 
 
 def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
@@ -303,9 +319,10 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
     found = [Finding("warning", f"{text[:1].upper()}{text[1:]}.") for text in native.get("findings") or ()]
     chi2 = native.get("corrected_chi2") or 1.0
     if not NATIVE_LOW <= chi2 <= NATIVE_HIGH:
-        more = "less than it leaves: check the PSF and the noise" if chi2 > 1 else "more than there is: check the noise"
-        text = f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: what was stated explains {more}."
-        found.append(Finding("warning", text))
+        whence = "measured" if (native.get("noise") or {}).get("origin") == "measured" else "stated"
+        less = f"the {whence} noise is more than what the restoration leaves of the data: state what is known of it"
+        why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else less
+        found.append(Finding("warning", f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."))
     found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
     if unmeasured := (native.get("shares") or {}).get("unmeasured"):
         text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "

@@ -337,8 +337,8 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
     if leftover:
         text = (
             "The chi-square is the mean of the squared residual (data less degraded restoration) in units of the "
-            "stated noise. At most about 1: the restoration agrees with the data. Above: it does not explain them. "
-            "Agreement is no proof of truth."
+            "noise that was stated or measured. At most about 1: the restoration agrees with the data. Above: it does "
+            "not explain them. Far below: that noise may be too high. Agreement is no proof of truth."
         )
         parts.append(element("p", text))
         alt = "Residual of each restored source in three planes, in standard deviations of the noise, with a histogram"

@@ -40,15 +40,16 @@ def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
     tissue = inside & (signal > _TISSUE * torch.quantile(signal[inside][::5], 0.99))
     if int(tissue.sum()) < _FEWEST:
         raise DegradationError(
-            f"the noise must be stated where it cannot be measured, got {int(tissue.sum())} voxels of tissue; add "
-            "`noise: {sigma: ..., unit: input}`."
+            "The noise on the source's own grid must be stated where too little tissue is there to measure it, got "
+            f"{int(tissue.sum())} voxels; in place of --psf write `grid: native`, `psf` and "
+            "`noise: {sigma: ..., unit: input}` into a degradation."
         )
     grows = _growth(residual, signal, tissue) >= _GROWS
     level = signal.clamp_min(1e-6 * float(signal.max())).sqrt() if grows else torch.ones_like(signal)
     left = _clipped(residual / level * tissue, tissue)
     rough = float(left[tissue].square().mean().sqrt())
     if not rough > 0:
-        raise DegradationError("the noise must be stated where the volume has none, got 0; add `noise` to it.")
+        raise DegradationError("The noise must be stated where the volume shows none, got 0; add `noise` to it.")
 
     def remains(widths: tuple[float, ...]) -> Tensor:
         sigmas = [w / FWHM_PER_SIGMA for w in widths]

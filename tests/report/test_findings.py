@@ -183,3 +183,21 @@ def test_every_step_has_words():
 )
 def test_a_degradation_is_given_only_where_one_was(degradation, name):
     assert degradation_name(degradation) == name
+
+
+@pytest.mark.parametrize(("origin", "said"), [("measured", "the measured noise"), ("given", "the stated noise")])
+def test_a_chi_square_below_1_blames_the_noise_whence_it_is(make_record, origin, said):
+    """Where the program measured the noise, nobody stated it."""
+    native = {"corrected_chi2": 0.42, "noise": {"origin": origin}}
+    (text,) = texts(changed(make_record(), "sources/pet/native", native), "warning")
+    assert said in text and "0.42" in text
+
+
+def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
+    """One of a source on its own grid is a warning; a source that came back as it was has no error to tell."""
+    native = {"corrected_chi2": 1.0}
+    record = changed(make_record(), "sources/pet/native", native)
+    assert not [t for level in ("warning", "note") for t in texts(record, level) if "uncertainty" in t]
+    record["uncertainty"] = "full"
+    assert [t for t in texts(record, "warning") if "No uncertainty of the PET" in t]
+    assert [t for t in texts(record, "note") if "No uncertainty of the MRI" in t]
