@@ -61,10 +61,10 @@ class TwoScale:
         base  -= headroom G_1.5 M_3 max(base + detail - max(x_1, x_2, 1), 0)
         f      = min(base + detail, max(x_1 + max(d_2, 0), x_2 + max(d_1, 0)))
 
-    `v_i = G_2.5 d_i^2` and `E_i = G_1.5 n_i^2` are local energies, `M_3` is the maximum within 3 px, and `s` is the local
-    correlation of both details, `G_2.5(d_1 d_2) / sqrt((v_1 + e) (v_2 + e))` with e = 0.002, or 0 where that is negative.
-    So an edge that both sources have is shown once and not twice: the weaker of both details is left out there. What is
-    faint counts as unlike, and is added.
+    `v_i = G_2.5 d_i^2` and `E_i = G_1.5 n_i^2` are local energies, `M_3` is the maximum within 3 px, and `s` is the
+    local correlation of both details, `G_2.5(d_1 d_2) / sqrt((v_1 + e) (v_2 + e))` with e = 0.002, or 0 where that is
+    negative. So an edge that both sources have is shown once and not twice: the weaker of both details is left out
+    there. What is faint counts as unlike, and is added.
 
     Where one source is empty, the other comes back; where the anatomy is flat, f grows with the uptake. f may leave the
     range of the sources at a place by their own details, and is never above one source and the other's detail. It is
