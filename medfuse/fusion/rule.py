@@ -56,8 +56,8 @@ class TwoScale:
     hot the uptake, `h = b_2 / (b_2 + hot)`:
 
         base   = (((1 - w h) b_1)^p + ((1 - room w) b_2)^p)^(1/p)
-        detail = (1 + gain w h) d_1 + d_2 - s (v_2 d_1 + v_1 d_2) / (v_1 + v_2)
-                 - soft h n_1 - choice (E_2 n_1 + E_1 n_2) / (E_1 + E_2)
+        detail = d_1 + d_2 - s (v_2 d_1 + v_1 d_2) / (v_1 + v_2)
+                 + w (lift (d_2 - n_2) - grain n_2) - (soft h + choice E_2 / (E_1 + E_2)) n_1
         base  -= headroom G_1.5 M_3 max(base + detail - max(x_1, x_2, 1), 0)
         f      = min(base + detail, max(x_1 + max(d_2, 0), x_2 + max(d_1, 0)))
 
@@ -78,9 +78,10 @@ class TwoScale:
         activity: Local standard deviation of the anatomy's detail that counts as half active.
         hot: Level of the uptake that counts as half hot.
         room: Share of the uptake's base that makes room where there is anatomy.
-        gain: By how much the anatomy's detail is raised under uptake.
+        lift: By how much the uptake's detail, the finest apart, is raised where there is anatomy.
+        grain: Share of the uptake's finest detail, mostly noise and the grid of its pixels, that is left out there.
         soft: Share of the anatomy's finest detail that is left out under uptake.
-        choice: Share of the weaker source's finest detail that is left out.
+        choice: Share of it that is left out where the uptake's is stronger.
         headroom: Share of what would exceed full range nearby by which the base is lowered.
 
     Reference:
@@ -90,12 +91,13 @@ class TwoScale:
 
     exponent: float = 2.2
     activity: float = 0.012
-    hot: float = 0.4
-    room: float = 0.05
-    gain: float = 0.05
-    soft: float = 0.1
+    hot: float = 0.45
+    room: float = 0.11
+    lift: float = 0.2
+    grain: float = 0.35
+    soft: float = 0.06
     choice: float = 0.3
-    headroom: float = 0.6
+    headroom: float = 0.5
 
     def __call__(self, source1: Tensor, source2: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Return the fused image; the last two axes are those of the image, all others go one by one.
@@ -130,12 +132,10 @@ class TwoScale:
 
         whole = _norm((1 - active * hot) * anatomy, (1 - self.room * active) * uptake, self.exponent)
         whole = whole + base.clamp_max(0).sum(0)  # what is negative, as in a corrected PET, stays so
-        change = (1 + self.gain * active * hot) * detail[0] + detail[1] - shared * _weaker(detail, energies)
-        change = (
-            change
-            - self.soft * hot * fine[0]
-            - self.choice * _weaker(fine, smoothed(fine.square(), _ENERGY).clamp_min(0))
-        )
+        change = detail.sum(0) - shared * (energies.flip(0) * detail).sum(0) / _positive(energies.sum(0))
+        change = change + active * (self.lift * (detail[1] - fine[1]) - self.grain * fine[1])
+        finest = smoothed(fine.square(), _ENERGY).clamp_min(0)
+        change = change - (self.soft * hot + self.choice * finest[1] / _positive(finest.sum(0))) * fine[0]
         beyond = (whole + change - x.amax(0).clamp_min(1)).clamp_min(0)
         whole = whole - self.headroom * smoothed(_highest(beyond, _NEAR), _NEAR / 2)
         bound = (x + detail.flip(0).clamp_min(0)).amax(0)
@@ -195,9 +195,9 @@ def _without_noise_in_the_dark(fused: Tensor, evidence: Evidence) -> Tensor:
     return fused - black * torch.minimum(fused, 2 * error - fused).clamp_min(0)
 
 
-def _weaker(x: Tensor, energy: Tensor) -> Tensor:
-    """Return of two details **[2, ...]** the one of less local energy; halves of both where they have the same."""
-    return (energy.flip(0) * x).sum(0) / energy.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+def _positive(x: Tensor) -> Tensor:
+    """Return what may be divided by."""
+    return x.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _highest(x: Tensor, radius: int) -> Tensor:
@@ -213,5 +213,5 @@ def _highest(x: Tensor, radius: int) -> Tensor:
 def _norm(x: Tensor, y: Tensor, exponent: float) -> Tensor:
     """Return `(x^p + y^p)^(1/p)` of values of at least 0; exactly the one where the other is 0."""
     high = torch.maximum(x, y)
-    ratio = torch.minimum(x, y) / high.clamp_min(torch.finfo(high.dtype).tiny)
+    ratio = torch.minimum(x, y) / _positive(high)
     return high * (1 + ratio**exponent) ** (1 / exponent)
