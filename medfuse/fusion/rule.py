@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from medfuse.errors import DegradationError, GeometryError
 
@@ -52,19 +53,18 @@ class TwoScale:
     """Two-scale (base and detail) fusion: the base is the uptake's, the details are those of both, each shown once.
 
     With `G_s` a Gaussian window of s px, bases `b_i = G_4.5 x_i`, details `d_i = x_i - b_i`, fine details `n_i = x_i -
-    G_1 x_i`, activity `A = sqrt(G_4 d_1^2)`, and, in 0..1, how active the anatomy is, `w = A / (A + activity)`, and how
-    hot the uptake, `h = b_2 / (b_2 + hot)`:
+    G_1 x_i`, local energies `v_i = G_2.5 d_i^2`, and, in 0..1, how active the anatomy is, `w = A / (A + activity)` with
+    `A = sqrt(v_1)`, and how hot the uptake, `h = b_2 / (b_2 + hot)`:
 
         base   = (((1 - w h) b_1)^p + ((1 - room w) b_2)^p)^(1/p)
         detail = d_1 + d_2 - s (v_2 d_1 + v_1 d_2) / (v_1 + v_2)
-                 + w (lift (d_2 - n_2) - grain n_2) - (soft h + choice E_2 / (E_1 + E_2)) n_1
+                 + w (lift (d_2 - n_2) - grain n_2) - soft h n_1
         base  -= headroom G_1.5 M_3 max(base + detail - max(x_1, x_2, 1), 0)
         f      = min(base + detail, max(x_1 + max(d_2, 0), x_2 + max(d_1, 0)))
 
-    `v_i = G_2.5 d_i^2` and `E_i = G_1.5 n_i^2` are local energies, `M_3` is the maximum within 3 px, and `s` is the
-    local correlation of both details, `G_2.5(d_1 d_2) / sqrt((v_1 + e) (v_2 + e))` with e = 0.002, or 0 where that is
-    negative. So an edge that both sources have is shown once and not twice: the weaker of both details is left out
-    there. What is faint counts as unlike, and is added.
+    `M_3` is the maximum within 3 px, and `s` is the local correlation of both details, `G_2.5(d_1 d_2) / sqrt((v_1 + e)
+    (v_2 + e))` with e = 0.002, or 0 where that is negative. So an edge that both sources have is shown once and not
+    twice: the weaker of both details is left out there. What is faint counts as unlike, and is added.
 
     Where one source is empty, the other comes back; where the anatomy is flat, f grows with the uptake. f may leave the
     range of the sources at a place by their own details, and is never above one source and the other's detail. It is
@@ -81,7 +81,6 @@ class TwoScale:
         lift: By how much the uptake's detail, the finest apart, is raised where there is anatomy.
         grain: Share of the uptake's finest detail, mostly noise and the grid of its pixels, that is left out there.
         soft: Share of the anatomy's finest detail that is left out under uptake.
-        choice: Share of it that is left out where the uptake's is stronger.
         headroom: Share of what would exceed full range nearby by which the base is lowered.
 
     Reference:
@@ -95,8 +94,7 @@ class TwoScale:
     room: float = 0.11
     lift: float = 0.2
     grain: float = 0.35
-    soft: float = 0.06
-    choice: float = 0.3
+    soft: float = 0.17
     headroom: float = 0.5
 
     def __call__(self, source1: Tensor, source2: Tensor, evidence: Evidence | None = None) -> Tensor:
@@ -121,21 +119,19 @@ class TwoScale:
         dtype = torch.promote_types(torch.promote_types(source1.dtype, source2.dtype), torch.float32)
         x = torch.stack([source1, source2]).to(dtype)
         base = smoothed(x, _BASE)
-        coarse = smoothed(x, _FINE)
-        detail, fine = x - base, x - coarse
-        local = smoothed(detail[0].square(), _ACTIVITY).clamp_min(0).sqrt()
+        detail, fine = x - base, x - smoothed(x, _FINE)
         *both, alike = smoothed(torch.stack([*detail.square(), detail[0] * detail[1]]), _SHARED)
         energies = torch.stack(both).clamp_min(0)
         shared = alike.clamp_min(0) / (energies + _FAINT).prod(0).sqrt()
         anatomy, uptake = base.clamp_min(0)
+        local = energies[0].sqrt()
         active, hot = local / (local + self.activity), uptake / (uptake + self.hot)
 
         whole = _norm((1 - active * hot) * anatomy, (1 - self.room * active) * uptake, self.exponent)
         whole = whole + base.clamp_max(0).sum(0)  # what is negative, as in a corrected PET, stays so
         change = detail.sum(0) - shared * (energies.flip(0) * detail).sum(0) / _positive(energies.sum(0))
         change = change + active * (self.lift * (detail[1] - fine[1]) - self.grain * fine[1])
-        finest = smoothed(fine.square(), _ENERGY).clamp_min(0)
-        change = change - (self.soft * hot + self.choice * finest[1] / _positive(finest.sum(0))) * fine[0]
+        change = change - self.soft * hot * fine[0]
         beyond = (whole + change - x.amax(0).clamp_min(1)).clamp_min(0)
         whole = whole - self.headroom * smoothed(_highest(beyond, _NEAR), _NEAR / 2)
         bound = (x + detail.flip(0).clamp_min(0)).amax(0)
@@ -145,9 +141,9 @@ class TwoScale:
         return fused.to(source1.dtype)
 
 
-_BASE, _FINE, _ACTIVITY, _ENERGY, _SHARED = 4.5, 1.0, 4.0, 1.5, 2.5  # px, std of the windows
+_BASE, _FINE, _SHARED = 4.5, 1.0, 2.5  # px, std of the windows
 _FAINT = 0.002  # energy below which details count as unlike
-_NEAR = 3  # px
+_NEAR = 3  # px within which there is to be room below full range
 _RADIUS = 4.0  # of a window, in its standard deviations
 _BLACK, _NOT_BLACK = 0.5 / 255, 1.5 / 255  # levels of the prediction
 _EXPLAINED = 3.0  # standard deviations of an error that noise explains
@@ -202,12 +198,8 @@ def _positive(x: Tensor) -> Tensor:
 
 def _highest(x: Tensor, radius: int) -> Tensor:
     """Return the maximum of each pixel's neighbourhood, a square, on the last two axes."""
-    for axis in (-2, -1):
-        n = x.shape[axis]
-        steps = range(-min(radius, n - 1), min(radius, n - 1) + 1)
-        places = torch.arange(n, device=x.device)
-        x = torch.stack([x.index_select(axis, (places + k).clamp(0, n - 1)) for k in steps]).amax(0)
-    return x
+    flat = x.reshape(-1, 1, *x.shape[-2:])
+    return max_pool2d(flat, 2 * radius + 1, stride=1, padding=radius).reshape(x.shape)
 
 
 def _norm(x: Tensor, y: Tensor, exponent: float) -> Tensor:
