@@ -21,7 +21,6 @@ from medfuse.bundles import (
     case_keys,
     check_overlays,
     load_spec,
-    preset_names,
     require_modalities,
 )
 from medfuse.errors import BundleError, MedfuseError
@@ -73,7 +72,7 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise MedfuseError(f"--blend must come with a --palette other than oklab, got {given['blend']}; name one.")
     if given.get("blend") == "luma" and given["palette"] == "gray_inverted":
         raise MedfuseError("--blend must be alpha with gray_inverted, which gets darker where uptake grows, got luma.")
-    if options.command == "batch" and options.level == "participant":
+    if options.command == "listen" or (options.command == "batch" and options.level == "participant"):
         case_keys(options.bundle)
         require_modalities(options.bundle, suv=options.suv, n4=options.n4)
     _check_there(given)
@@ -209,38 +208,6 @@ def looks(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_looks` was given."""
     given = {name: getattr(options, name) for name in ("fusion_rule", "palette", "blend")}
     return {name: word for name, word in given.items() if word is not None}
-
-
-def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Add the command `batch`, and return its parser."""
-    batch = commands.add_parser(
-        "batch", help="fuse many cases: BIDS, a manifest, case folders, DICOM", description=NOTICE
-    )
-    batch.add_argument("input", type=Path, help="BIDS dataset, manifest (.tsv, .csv), case folders, or DICOM studies")
-    batch.add_argument("out", type=Path, help="folder for the results: OUT/CASE/, for BIDS a derivative dataset")
-    batch.add_argument(
-        "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
-    )
-    add_bids(batch)
-    batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
-    batch.add_argument(
-        "--shard", type=shard, metavar="I/N", help="the I-th of N parts, 1 to N; of the packs, where OUT has a plan"
-    )
-    add_workers(batch)
-    add_replace(batch)
-    add_bundle(batch)
-    batch.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
-    batch.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
-    add_looks(batch)
-    batch.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
-    batch.add_argument("--suv", choices=SUV_CHOICES, help="SUV of PETs (default: the bundle's, auto)")
-    add_frames(batch)
-    batch.add_argument("--n4", action="store_true", help="first remove the bias field of each MRI")
-    add_reading(batch)
-    batch.add_argument(
-        "--overlay", nargs="+", type=Path, default=[], metavar="FILE", help="changes to the configuration"
-    )
-    return batch
 
 
 def add_workers(command: argparse.ArgumentParser) -> None:

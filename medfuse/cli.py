@@ -13,7 +13,6 @@ from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
     DEVICES,
     SUV_CHOICES,
-    add_batch,
     add_bids,
     add_bundle,
     add_bundle_tasks,
@@ -46,6 +45,8 @@ from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.errors import MedfuseError, known_error
+from medfuse.fusing import add_batch, fusing
+from medfuse.listen.commands import add_listen
 from medfuse.lists import list_dicom, list_findings, list_versions
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     batch.set_defaults(run=_batch)
     add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
+    listen = add_listen(commands)
+
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
     add_bundle(images)
     add_images(images)
@@ -142,6 +145,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
     for command in (fuse, images, batch, evaluate):
         add_console(command)
+    add_console(listen, as_json=False)
     for command in (fuse, images, batch):
         add_dry_run(command)
 
@@ -256,23 +260,15 @@ def _batch(options: argparse.Namespace) -> int:
     summary = run_batch(
         completed(cases, options),
         options.out,
-        bundle=options.bundle,
-        degradation=options.degradation,
-        steps=options.steps,
         device=None if options.device is None else _device(options.device),
-        suv=options.suv,
         frames=options.frames,
-        n4=options.n4,
-        nonfinite=options.nonfinite,
-        strict=options.strict,
-        overlays=options.overlay,
         resume=options.resume,
         shard=part or (1, 1),
         bids=options.input if layout == BIDS else None,
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
-        **looks(options),
+        **fusing(options),
     )
     tell(**asdict(summary))
     for case, message in summary.failed.items():

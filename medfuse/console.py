@@ -65,7 +65,7 @@ def speaking(options: argparse.Namespace) -> Iterator[None]:
     logger = logging.getLogger("medfuse")
     bar = logging.getLogger(f"{_PROGRESS}.bar")
     with ExitStack() as stack:
-        lines = verbose or (not quiet and not sys.stderr.isatty())
+        lines = verbose or (not quiet and (getattr(options, "says_lines", False) or not sys.stderr.isatty()))
         handlers: list[logging.Handler] = [_Console(lines=lines, verbose=verbose)]
         if (path := getattr(options, "log", None)) is not None:
             handlers.append(_file(path))

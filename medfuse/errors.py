@@ -49,6 +49,10 @@ class OthersResultsError(BundleError):
     """Results of other sources lie where those of a run would come to lie."""
 
 
+class StorageError(MedfuseError):
+    """A disk that is full, or files that may not be touched: the same may be tried again later."""
+
+
 def known_error(error: BaseException | None) -> MedfuseError | None:
     """Return the error of ours in a chain of causes, or None: MONAI wraps what happens inside a bundle.
 
@@ -60,7 +64,7 @@ def known_error(error: BaseException | None) -> MedfuseError | None:
             return error
         if isinstance(error, OSError) and error.errno in _STORAGE:
             why = os.strerror(error.errno).lower()
-            return MedfuseError(f"Inputs must be readable, and OUT writable with space left, got {why!r}; check both.")
+            return StorageError(f"Inputs must be readable, and OUT writable with space left, got {why!r}; check both.")
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return MedfuseError(
                 "Names of files and folders must be as short as the file system wants (255 bytes as a rule), got a "

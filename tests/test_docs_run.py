@@ -29,7 +29,7 @@ FEW = (
     """for p in slice_pairs(@dataset_dir, split="dev", kinds=["spect"])]'"""
 )
 TRAINING, EVALUATING = "python -m monai.bundle run training", "python -m monai.bundle run evaluating"
-COHORT = "docs/how-to/run-a-cohort.md"
+COHORT, PACS = "docs/how-to/run-a-cohort.md", "docs/how-to/listen-to-a-pacs.md"
 README, DESCRIBE, METRICS = "README.md", "docs/how-to/describe-a-degradation.md", "docs/reference/metrics.md"
 PYTHON, TRAIN = "docs/how-to/use-from-python.md", "docs/how-to/train.md"
 OF_PET, OF_IR = "bundles/pet_mri_fusion/docs/README.md", "bundles/ir_vis_fusion/docs/README.md"
@@ -50,6 +50,8 @@ EXCEPTIONS: list[tuple[str, str, str | None, str]] = [
     (COHORT, "apptainer run", None, "it needs that container"),
     (COHORT, "apptainer exec", None, "it needs that container"),
     (COHORT, "snakemake", None, "it needs snakebids; tests/test_engines.py runs it"),
+    (PACS, "medfuse listen", None, "it serves until it is stopped; tests/listen runs it"),
+    (PACS, "medfuse status", None, "of that queue; tests/listen runs it"),
     ("docs/how-to/fuse-dicom.md", "storescu", None, "it needs an archive; tests/io/test_pacs.py has one"),
     (
         "docs/how-to/deploy.md",

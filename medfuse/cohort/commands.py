@@ -18,6 +18,8 @@ from medfuse.cohort.status import status
 from medfuse.errors import BundleError
 from medfuse.io.atomic import require_writable
 from medfuse.io.places import require_apart
+from medfuse.listen.commands import say_status
+from medfuse.listen.queue import is_queue
 
 if TYPE_CHECKING:
     from medfuse.io import Discovery
@@ -58,10 +60,10 @@ def add_cohort(
 
     told = commands.add_parser(
         "status",
-        help="say which cases of a plan are done, failed and missing",
-        description=f"Exit code: 0 all are done, 1 some failed, 3 some are missing, 2 a wrong call. {NOTICE}",
+        help="say which cases of a plan, or studies of a queue, are done, failed and missing",
+        description=f"Exit code: 0 all are done, 1 some failed, 3 some are missing, or wait, 2 a wrong call. {NOTICE}",
     )
-    told.add_argument("out", type=Path, help="folder for the results")
+    told.add_argument("out", type=Path, help="folder for the results, or queue of `medfuse listen`")
     told.add_argument("--json", action="store_true", help="print JSON")
     told.set_defaults(run=_status)
 
@@ -106,6 +108,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if is_queue(options.out):
+        return say_status(options.out, as_json=options.json)
     found = status(read_plan(options.out), options.out)
     if options.json:
         print(json.dumps({"notice": NOTICE, **found.record()}, indent=2))

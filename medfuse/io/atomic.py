@@ -39,13 +39,13 @@ def atomic_path(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _flush(temporary)
+            flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable and os.name == "posix":
-        _flush(path.parent)
+        flush(path.parent)
 
 
 @contextmanager
@@ -130,7 +130,12 @@ def write_json(path: str | Path, value: Any, *, durable: bool = False) -> None:
         file.write(text.encode())
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk.
+
+    Raises:
+        OSError: It cannot be.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

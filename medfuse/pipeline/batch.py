@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
-from medfuse.errors import BundleError, MedfuseError, OthersResultsError, known_error
+from medfuse.errors import BundleError, MedfuseError, OthersResultsError, StorageError, known_error
 from medfuse.io import is_nifti
 from medfuse.io.atomic import atomic_folder
 from medfuse.io.claims import Claim, claim
@@ -55,12 +55,14 @@ class BatchSummary:
         skipped: Ids of those that had been fused before.
         failed: Id and message of those that could not be fused.
         warned: Id and warnings of those that were fused, now or before, with any.
+        unstored: Ids of those that failed for a disk that is full, or files that may not be touched.
     """
 
     fused: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     warned: dict[str, list[str]] = field(default_factory=dict)
+    unstored: list[str] = field(default_factory=list)
 
 
 def run_batch(
@@ -167,6 +169,30 @@ def run_batch(
     return summary
 
 
+def fuse_case(workflow: Workflow, item: Mapping[str, Any], out: str | Path) -> BatchSummary:
+    """Fuse one case as `run_batch` does, with a workflow that is loaded; skip it if it is done and unchanged.
+
+    Results of other sources under its name are replaced.
+
+    Args:
+        workflow: See `load_workflow`.
+        item: The case.
+        out: Folder for the results.
+
+    Raises:
+        MedfuseError: Before any work: the results would replace foreign files or inputs.
+    """
+    layout = Layout(Path(out))
+    items = checked_items([item], keys=workflow.writer.source_keys)
+    require_apart(items, out, layout.folder)
+    _check_places(items, layout)
+    layout.prepare()
+    summary = BatchSummary()
+    for case in _Run(workflow, layout, resume=True, replace=True).cases(items, workers=0):
+        case.note(summary)
+    return summary
+
+
 def collect(out: str | Path) -> list[dict[str, Any]]:
     """Make `out/cases.tsv` and the page over all cases anew, as after a run in shards, and return the table's rows.
 
@@ -192,6 +218,7 @@ class _Case:
     result: CaseResult | None = None
     state: str = ""
     message: str = ""
+    is_unstored: bool = False
     told: list[str] = field(default_factory=list)
     seconds: float = 0.0  # own work, without what is waited for
 
@@ -203,6 +230,8 @@ class _Case:
         """Write into a summary what became of it."""
         if self.state == "failed":
             summary.failed[self.name] = self.message
+            if self.is_unstored:
+                summary.unstored.append(self.name)
         else:
             (summary.skipped if self.state == "skipped" else summary.fused).append(self.name)
         if self.told:
@@ -309,6 +338,7 @@ class _Run:
 
     def _fail(self, case: _Case, error: Exception) -> None:
         case.state, case.message = "failed", failure_message(error, input_paths(case.item))
+        case.is_unstored = isinstance(known_error(error), StorageError)
         with suppress(OSError):  # there may be no place for the record
             _note_failure(case.item, error, self.layout, seconds=case.seconds)
 

@@ -57,6 +57,8 @@ _ENHANCED = (
     uid.LegacyConvertedEnhancedMRImageStorage,
     uid.LegacyConvertedEnhancedPETImageStorage,
 )
+CLASSES = (*_CLASSIC, *_ENHANCED)
+"""SOP classes of the images that are read."""
 _MODALITIES = ("CT", "MR", "PT")
 _ALONE = threading.RLock()  # what `quiet` changes is that of the whole process
 _SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -81,6 +83,10 @@ _WANTED = [
 ]  # fmt: skip
 _OVERLAYS = range(0x60000102, 0x60200102, 0x20000)  # Overlay Bit Position, of up to 16 overlays
 _TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *PRIVATE_COUNTS, *_OVERLAYS]
+
+
+class _CutError(DicomError):
+    """Pixels that are not there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +145,7 @@ class Header:
         planes: Where the frames lie.
         pet: What a PET says about its values.
         problem: Why the file cannot be used, such as "must have ..., got ..."; or empty.
+        is_cut: Whether that is because its pixels are cut short.
     """
 
     path: Path
@@ -158,6 +165,7 @@ class Header:
     planes: Planes | None = None
     pet: PetTags = field(default_factory=PetTags)
     problem: str = ""
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ def _read(file: _Budget, path: Path) -> Header | Other:
     )
     sop_class, study = values.text("SOPClassUID"), values.text("StudyInstanceUID")
     study = study if is_uid(study) or not study else "?"
-    if sop_class and sop_class not in (*_CLASSIC, *_ENHANCED):
+    if sop_class and sop_class not in CLASSES:
         return Other(sop_class if is_uid(sop_class) else "", study)
     modality = values.text("Modality")
     if not sop_class or not modality:
@@ -312,7 +320,7 @@ def _read(file: _Budget, path: Path) -> Header | Other:
             pet=read_pet(values, planes) if is_pet else PetTags(),
         )
     except DicomError as error:
-        return Header(*known, problem=str(error))
+        return Header(*known, problem=str(error), is_cut=isinstance(error, _CutError))
 
 
 def _file_meta(file: _Budget) -> tuple[str, str]:
@@ -357,7 +365,7 @@ def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> 
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or high != stored - 1 or representation > 1:
         raise DicomError(f"must have 8, 16 or 32 bits, right-aligned, got {allocated} allocated and {stored} stored")
     if not element:
-        raise DicomError("must hold integer pixels, got none, or a file that is cut short")
+        raise _CutError("must hold integer pixels, got none, or a file that is cut short")
     if element["vr"] not in ("OB", "OW"):
         raise DicomError("must hold pixels as OB or OW, got another value representation")
     overlays = any(values.count(tag, default=0) >= stored for tag in _OVERLAYS)
@@ -369,7 +377,7 @@ def _pixels(values: Values, syntax: str, element: dict[str, Any], size: int) -> 
     expected, there = pixels.frame_bytes * frames, min(element["length"], size - pixels.offset)
     excess = element["length"] - expected  # a few bytes of padding are harmless, a row or a column is not
     if not encapsulated and (there < expected or excess >= min(rows, columns) * allocated // 8):
-        raise DicomError(
+        raise _CutError(
             f"must hold {expected} bytes of pixels, got {there}: it is cut short, or its dimensions are wrong"
         )
     return pixels

@@ -1,0 +1,182 @@
+"""The command `listen`, and what `status` says of its queue."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import signal
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfuse.about import NOTICE
+from medfuse.bundles import case_keys
+from medfuse.errors import MedfuseError
+from medfuse.fusing import add_fusing, fusing
+from medfuse.listen.peers import Peer, Tls, ae_title, peer
+from medfuse.listen.queue import Queue
+from medfuse.listen.status import queue_status
+from medfuse.progress import LINES
+
+if TYPE_CHECKING:
+    from medfuse.listen.service import Service
+
+
+def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the command, and return its parser."""
+    listen = commands.add_parser(
+        "listen",
+        help="receive studies from a PACS, fuse each, and send the results back (needs medfuse[pacs])",
+        description=f"What became of the studies says: medfuse status QUEUE. {NOTICE}",
+    )
+    listen.add_argument("queue", type=Path, help="folder for studies and results; a service may be started anew on it")
+    come = listen.add_argument_group("what comes in")
+    come.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    come.add_argument("--port", type=_port, default=11112, help="port (default: 11112; 0: one that is free)")
+    come.add_argument("--aet", type=_aet, default="MEDFUSE", help="AE title, which callers must name")
+    come.add_argument("--allow", nargs="+", type=_aet, default=[], metavar="AE", help="AE titles that may call (all)")
+    come.add_argument("--associations", type=_count, default=10, metavar="N", help="most at a time (default: 10)")
+    come.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="wait for a message (default: 60)")
+    come.add_argument(
+        "--stable", type=_seconds, default=60.0, metavar="S",
+        help="a study is whole when nothing of it has come for so long (default: 60)",
+    )  # fmt: skip
+    out = listen.add_argument_group("what goes out")
+    out.add_argument(
+        "--send", action="append", type=_peer, default=[], metavar="PEER",
+        help="who gets the results: AE@HOST:PORT, tls:AE@HOST:PORT, or the URL of a DICOMweb service; may be repeated",
+    )  # fmt: skip
+    out.add_argument("--series", nargs="+", default=[], metavar="NAME", help="send these alone, such as fused_rgb")
+    out.add_argument("--retry", type=_seconds, default=5.0, metavar="S", help="first pause; it doubles (default: 5)")
+    out.add_argument("--stow-header", type=Path, metavar="FILE", help="file with the Authorization header for a URL")
+    out.add_argument("--again", action="store_true", help="try once more what failed, or was refused")
+    tls = listen.add_argument_group("TLS")
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate, PEM; callers must then speak TLS")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM (default: in the same file)")
+    tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who vouches for callers and peers, PEM")
+    add_fusing(listen)
+    listen.set_defaults(run=_listen, says_lines=True)
+    return listen
+
+
+def series_names(bundle: str) -> tuple[str, ...]:
+    """Return the names of the series that a bundle writes: those of `medfuse.pipeline.outputs.dicom`, slow to load."""
+    return (f"{case_keys(bundle)[1]}_restored", "fused", "fused_rgb", "fused_rgb_multiframe")
+
+
+def say_status(folder: Path, *, as_json: bool) -> int:
+    """Say what became of a queue; return the exit code."""
+    found = queue_status(folder)
+    if as_json:
+        print(json.dumps({"notice": NOTICE, **found.record()}, indent=2))
+    else:
+        for line in found.lines():
+            print(line)
+    return found.exit_code
+
+
+def _listen(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("pynetdicom") is None:
+        raise MedfuseError("`medfuse listen` must have pynetdicom, got none; install medfuse[pacs].")
+    tls = Tls(options.tls_cert, options.tls_key, options.tls_ca)
+    _check(options, tls)
+    from medfuse.listen.receive import Entrance
+    from medfuse.listen.service import Dispatch, Service
+    from medfuse.listen.work import How
+
+    entrance = Entrance(
+        options.host, options.port, options.aet, tuple(options.allow), options.associations, options.timeout, tls
+    )
+    dispatch = Dispatch(tuple(options.send), tuple(options.series), options.stow_header, options.retry)
+    how = How(fusing(options) | {"device": options.device}, options.frames)
+    queue = Queue(options.queue)
+    held = queue.open()
+    try:
+        service = Service(queue, entrance, dispatch, stable=options.stable, how=how)
+
+        def stop(*_: object) -> None:
+            service.stop.set()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pydicom and pynetdicom: they repeat values of headers
+                _serve(service, options)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    finally:
+        held.release()
+    logging.getLogger(LINES).info("stopped")
+    return 0
+
+
+def _serve(service: Service, options: argparse.Namespace) -> None:
+    try:
+        host, port = service.start(again=options.again)
+    except BaseException:
+        service.end()
+        raise
+    print(f"{options.aet} listens at {host}:{port}", flush=True)
+    print(NOTICE, flush=True)
+    service.run()
+
+
+def _check(options: argparse.Namespace, tls: Tls) -> None:
+    """Raise where options do not go together, or a file cannot be used."""
+    if tls.certificate is None and tls.key is not None:
+        raise MedfuseError("--tls-key must come with --tls-cert, got it alone; give both.")
+    if tls.certificate is None and tls.authority is not None and not any(p.tls or p.url for p in options.send):
+        raise MedfuseError("--tls-ca must come with --tls-cert, or a peer that speaks TLS, got neither; give one.")
+    tls.server()
+    tls.client()
+    known = series_names(options.bundle)
+    if unknown := [name for name in options.series if name not in known]:
+        raise MedfuseError(f"--series must be of {', '.join(known)}, got {unknown[0]!r}; change it.")
+    header = options.stow_header
+    if header is not None and not header.is_file():
+        raise MedfuseError("--stow-header must be a file, got none there; check the path.")
+    if options.host not in ("127.0.0.1", "::1", "localhost") and not options.allow and tls.authority is None:
+        logging.getLogger("medfuse").warning(
+            "everybody who reaches %s may send studies; name callers with --allow, or ask for certificates with "
+            "--tls-ca",
+            options.host,
+        )
+
+
+def _peer(text: str) -> Peer:
+    try:
+        return peer(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got {text!r}") from None
+
+
+def _aet(text: str) -> str:
+    try:
+        return ae_title(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got {text!r}") from None
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be an integer of 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"must be an integer of 1 to 1000, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, at most 86400, got {text!r}")
+    return value
