@@ -130,7 +130,7 @@ def _check_fuse(options: argparse.Namespace) -> None:
             checked_unit(unit, f"--{key}-unit")
         if nifti and getattr(options, f"{key}_series"):
             raise MedfuseError(f"--{key}-series must come with DICOM, got a NIfTI; leave it out.")
-        if not nifti and unit:
+        if options.dicom is not None and unit:  # of another file, what it is decides what is said
             raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
 
 

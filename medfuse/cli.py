@@ -141,6 +141,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
     )
     add_evaluate(evaluate)
+    add_replace(evaluate)
     evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
     for command in (fuse, images, batch, evaluate):
@@ -378,6 +379,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         degraded=(options.degraded1, options.degraded2),
         subjects=options.subjects,
         device=_device(options.device),
+        replace=options.replace,
     )
     tell(**record)
     summary, better = record["summary"], {1: "higher", -1: "lower", 0: ""}

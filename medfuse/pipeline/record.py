@@ -71,6 +71,7 @@ def make_record(
         "mask_sha256": text_of(data["mask_sha256"]) if "mask_sha256" in data else None,
         "mask_placement": _placement(data, "mask"),
         "registration": _registration(data.get(f"{moving}_registration")),
+        "patient_differs": text_of(data["patient_differs"]) if "patient_differs" in data else None,
         "one_study": bool(data["one_study"]) if "one_study" in data else None,
         "one_frame": bool(data["one_frame"]) if "one_frame" in data else None,
     }

@@ -69,6 +69,8 @@ def source_entries(
         return entries | chosen | stated | units, ""
     require_volume(path)
     series = open_series(path, modality=row.dicom, uid=uid)
+    if unit:
+        raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
     choice = choose_of(series, frames if row.has_uptake else None)
     said = ""
     if row.has_suv:
