@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import pad
 
 from medfuse.errors import DegradationError, GeometryError
 
@@ -197,9 +197,15 @@ def _positive(x: Tensor) -> Tensor:
 
 
 def _highest(x: Tensor, radius: int) -> Tensor:
-    """Return the maximum of each pixel's neighbourhood, a square, on the last two axes."""
-    flat = x.reshape(-1, 1, *x.shape[-2:])
-    return max_pool2d(flat, 2 * radius + 1, stride=1, padding=radius).reshape(x.shape)
+    """Return the maximum of each pixel's neighbourhood, a square, on the last two axes, of values of at least 0."""
+    x = pad(x, [radius] * 4)
+    for axis in (-2, -1):
+        have = 1
+        while have < 2 * radius + 1:  # the maximum of `have` pixels and of as many beside them
+            step = min(have, 2 * radius + 1 - have)
+            n = x.shape[axis] - step
+            x, have = torch.maximum(x.narrow(axis, 0, n), x.narrow(axis, step, n)), have + step
+    return x
 
 
 def _norm(x: Tensor, y: Tensor, exponent: float) -> Tensor:
