@@ -6,6 +6,7 @@ import argparse
 
 from medfuse.about import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, preset_names, share_dir
+from medfuse.console import tell
 
 
 def list_dicom(options: argparse.Namespace) -> None:
@@ -27,6 +28,17 @@ def list_findings(options: argparse.Namespace) -> int:
         print(line)
     print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
     return 1 if report.findings else 0
+
+
+def list_changes(options: argparse.Namespace) -> None:
+    """List what changed in each region between two cases."""
+    from medfuse.pipeline.compare import compare_cases
+
+    found = compare_cases(options.first, options.second, out=options.out)
+    tell(**found)
+    for line in found["sentences"]:
+        print(line)
+    print(NOTICE)
 
 
 def list_versions(options: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from medfuse.about import NOTICE
 from medfuse.errors import GeometryError, ImageError
 from medfuse.fusion.color import palette as color_palette
 from medfuse.io.atomic import atomic_file
+from medfuse.regions.values import as_array
 
 MARGIN, SIDE, GAP, HEADER, FOOT = 26.0, 44.0, 6.0, 108.0, 48.0  # px
 PAPER, INK, SOFT, MARK = "#0e1116", "#edf0f4", "#98a2b0", "#58c4dd"
@@ -257,8 +258,3 @@ def window(ends: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the ends of a display window, never equal."""
     low, high = (float(end) for end in ends)
     return low, high if high > low else low + 1.0
-
-
-def as_array(value: Any) -> np.ndarray:
-    """Return an array or tensor as an array."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

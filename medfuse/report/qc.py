@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from medfuse.errors import GeometryError, ImageError
 from medfuse.fusion import ColourFusion
 from medfuse.io.modalities import DEFAULT_PAIR, titles
+from medfuse.regions.values import as_array
 from medfuse.report.canvas import (
     ENDS,
     FOOT,
@@ -28,7 +29,6 @@ from medfuse.report.canvas import (
     ThreePlanes,
     add_axes,
     add_text,
-    as_array,
     colour_bar,
     colour_scale,
     colours_of,
@@ -41,7 +41,7 @@ from medfuse.report.canvas import (
     side_note,
     window,
 )
-from medfuse.report.values import number_text
+from medfuse.report.numbers import number_text
 
 _WIDTH, _MAX_HEIGHT, _MAX_CELL, _BARS = 1800.0, 1160.0, 330.0, 84.0  # px
 _PREVIEW = 120.0  # px, side of a picture of a preview
