@@ -14,11 +14,13 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,6 +35,7 @@ from medfuse.pipeline.ledger import is_done
 
 FORK = multiprocessing.get_context("fork")
 MIB = 1 << 20
+TINY = 0.2  # s of CPU that a tiny case may take beside what it computes
 
 
 class Bench:
@@ -246,7 +249,38 @@ def many(bench: Bench) -> str:
     )
 
 
-FAULTS = {f.__name__: f for f in (kills, table_kills, doubled, clock, replaced, full, many)}
+def tiny(bench: Bench) -> str:
+    """Fuse tiny cases, and tell what each costs beside what it computes."""
+    seen: dict[str, list[float]] = {"compute": [], "write": []}
+    methods = {name: getattr(Workflow, name) for name in seen}
+    ends: list[float] = []
+    for name, method in methods.items():
+
+        def timed(self, *given, name=name, method=method):
+            started = time.thread_time()
+            result = method(self, *given)
+            seen[name].append(time.thread_time() - started)
+            if name == "write":
+                ends.append(time.process_time())
+            return result
+
+        setattr(Workflow, name, timed)
+    try:
+        for number in range(5):
+            bench.run(bench.folder / f"tiny{number}")
+    finally:
+        for name, method in methods.items():
+            setattr(Workflow, name, method)
+    whole = [b - a for number in range(5) for a, b in pairwise(ends[4 * number : 4 * number + 4])]
+    total, compute, write = (statistics.median(times) for times in (whole, seen["compute"], seen["write"]))
+    assert total - compute < TINY, (total, compute)
+    return (
+        f"a tiny case takes {total:.3f} s of CPU, {compute:.3f} of them to compute and {write:.3f} to write: "
+        f"{total - compute:.3f} beside what it computes, {(total - compute) / TINY:.2f} of the {TINY} asked"
+    )
+
+
+FAULTS = {f.__name__: f for f in (kills, table_kills, doubled, clock, replaced, full, tiny, many)}
 
 
 def main() -> None:
@@ -271,4 +305,5 @@ def main() -> None:
             print(f"{name}: {told} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
