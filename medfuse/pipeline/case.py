@@ -18,6 +18,7 @@ from torch import Tensor
 from medfuse.errors import GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
+from medfuse.origin import defaults_taken
 from medfuse.physics import JointDegradation
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
@@ -114,6 +115,7 @@ class SaveFusiond(MapTransform):
             "steps": self.steps,
             "settings": self.settings,
             "degradation": stated(*self._known(data)),
+            **defaults_taken(),
         }
         names, reference = self.source_keys, self.reference
         agreed = [
