@@ -38,7 +38,8 @@ def test_kills_two_batches_at_once_and_a_full_disk_with_pictures_and_reports():
 
 @pytest.mark.full
 def test_a_tiny_case_costs_little_and_many_take_no_more_memory():
-    said = printed("tiny", "many", "--cases", "60")
+    said = printed("tiny", "index", "many", "--cases", "60")
     assert re.search(r"(0\.0|0\.1)\d+ beside what it computes", said["tiny"])  # below 0.2 s, or the fault fails
+    assert said["index"].startswith("120 cases listed and planned in ")
     early, late = (int(mib) for mib in re.search(r"(\d+) MiB, then (\d+);", said["many"]).groups())
     assert late < 1.05 * early + 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -266,6 +267,30 @@ class TestLabels:
         (anat / "sub-01_desc-aseg_dseg.nii.gz").write_bytes(b"")
         with pytest.raises(BundleError, match="must name one image for each case, got 2"):
             label_file(str(tmp_path), {"case": "sub-01"}, "dseg", "--atlas")
+
+
+def test_two_pets_of_a_session_go_into_one_out_one_after_the_other_and_never_over_each_other(raw, tmp_path, capsys):
+    out, one = tmp_path / "out", ("--participant-label", "03")
+    assert batch(raw, out, *one) == 1
+    assert "sub-03 must have one PET (pet/*_pet.nii.gz), got 2" in capsys.readouterr().err
+    assert batch(raw, out, *one, "--rec", "acstat") == 0
+    first = {path: path.read_bytes() for path in out.rglob("sub-03*") if path.is_file()}
+    assert batch(raw, out, *one, "--rec", "acdyn") == 1
+    assert "OUT must hold no results of other images under the name sub-03" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in first} == first
+
+
+@pytest.mark.full
+def test_the_self_made_sets_are_valid(raw):
+    """But for sub-02, whose byte-order mark and older keys are wrong on purpose."""
+    if not VALIDATOR.is_file():
+        pytest.skip("bids-validator-deno is not installed; `make setup` does it")
+    shutil.rmtree(raw / "sub-02")
+    people = raw / "participants.tsv"
+    people.write_text("".join(line for line in people.read_text().splitlines(True) if not line.startswith("sub-02")))
+    found = subprocess.run([str(VALIDATOR), str(raw), "--format", "json"], capture_output=True, text=True, check=False)
+    issues = json.loads(found.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
 
 
 @pytest.mark.full

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from test_batch import results, write_pair
 
+from medfuse.cohort.plan import make_plan
 from medfuse.console import quieten
 from medfuse.io import discover
 from medfuse.pipeline import OUTPUTS, SaveFusiond, Workflow, collect, run_batch, write_outputs
@@ -280,13 +281,30 @@ def tiny(bench: Bench) -> str:
     )
 
 
-FAULTS = {f.__name__: f for f in (kills, table_kills, doubled, clock, replaced, full, tiny, many)}
+def index(bench: Bench) -> str:
+    """List the cases of a BIDS dataset of 10,000 and make their plan, as `medfuse plan` does once."""
+    root, count = bench.folder / "bids", 2 * bench.options.cases
+    mri, pet = (bench.data / "case0" / f"{name}.nii.gz" for name in ("mri", "pet"))
+    for number in range(count):
+        for place, name, source in (("anat", "T1w", mri), ("pet", "pet", pet)):
+            folder = root / f"sub-{number:05d}" / place
+            folder.mkdir(parents=True)
+            os.link(source, folder / f"sub-{number:05d}_{name}.nii.gz")
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.1"}')
+    started, cpu = time.monotonic(), time.process_time()
+    plan = make_plan(discover(root), root, bench.folder / "plan", sources=("mri", "pet"), steps=1, minutes=30.0)
+    took, cpu = time.monotonic() - started, time.process_time() - cpu
+    assert len(plan.cases) == count
+    return f"{count} cases listed and planned in {took:.1f} s, {cpu:.1f} of CPU"
+
+
+FAULTS = {f.__name__: f for f in (kills, table_kills, doubled, clock, replaced, full, tiny, index, many)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FAULTS)}; all by default")
-    parser.add_argument("--cases", type=int, default=5000, help="of many (default: 5000)")
+    parser.add_argument("--cases", type=int, default=5000, help="of many, and half of those of index (default: 5000)")
     parser.add_argument("--kills", type=int, default=100, help="of kills and table_kills (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
