@@ -54,9 +54,9 @@ docs: .venv/.dev  ## write the documentation as a site to out/site; any dead lin
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open out/site/index.html, or: $(BIN)/python -m http.server --directory out/site"
 
-coverage: .venv/.dev  ## run all tests and say which lines no test reaches
+coverage: .venv/.dev  ## run the quick tests, the commands that they start too, and say which lines none of them reaches
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not full"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -29,6 +29,7 @@ from medfuse.io.bids_filter import Selection, read_selection
 from medfuse.io.labels import label_file
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, Modality, titles
 from medfuse.io.units import ARBITRARY, CHOICES
+from medfuse.region_arguments import add_regions, add_regions_of_cases, check_named
 from medfuse.schema import checked_frames, checked_id, checked_unit
 
 SUV_CHOICES = CHOICES
@@ -130,7 +131,7 @@ def _check_fuse(options: argparse.Namespace) -> None:
             checked_unit(unit, f"--{key}-unit")
         if nifti and getattr(options, f"{key}_series"):
             raise MedfuseError(f"--{key}-series must come with DICOM, got a NIfTI; leave it out.")
-        if not nifti and unit:
+        if options.dicom is not None and unit:  # of another file, what it is decides what is said
             raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
 
 
@@ -169,8 +170,7 @@ def add_sources(command: argparse.ArgumentParser, bundle: str) -> None:
     for row in rows:
         help_ = f"which {row.title} series, where there are several"
         command.add_argument(f"--{row.key}-series", metavar="UID", help=told(row, help_))
-    help_ = f"labels in the world of the {first.title}, NIfTI: the report gives the {second.title} in each"
-    command.add_argument("--mask", type=Path, help=help_)
+    add_regions(command, first.title, second.title)
     for row in rows:
         example = "SUV or Bq/ml" if row.has_uptake else row.unit
         example = "" if example == ARBITRARY else f", e.g. {example}"
@@ -270,14 +270,7 @@ def add_bids(command: argparse.ArgumentParser) -> None:
         metavar="PACKAGE[=FOLDER]",
         help="BIDS: take T1w, mask, and PET or transform of fmriprep or petprep",
     )
-    for name, what in (("mask", "mask"), ("atlas", "atlas, whose regions its _dseg.tsv names")):
-        command.add_argument(
-            f"--{name}",
-            dest=f"{name}_of",
-            metavar="PATH",
-            help=f"{what} of each case in the space of its MRI: a path with {{subject}}, {{session}} or {{case}} in "
-            "it, or the folder of a BIDS dataset",
-        )
+    add_regions_of_cases(command)
 
 
 def selection_of(options: argparse.Namespace) -> Selection:
@@ -297,8 +290,7 @@ def add_replace(command: argparse.ArgumentParser) -> None:
 def completed(cases: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the cases of a batch with their derivatives, mask or atlas; one that lacks them has a problem."""
     made = find_derivatives(options.derivatives, options.input)
-    if options.mask_of and options.atlas_of:
-        raise MedfuseError("Of --mask and --atlas one must be given, got both; leave one out.")
+    check_named(options, options.mask_of, options.atlas_of)
     found = []
     for case in cases:
         try:
@@ -306,6 +298,7 @@ def completed(cases: list[dict[str, Any]], options: argparse.Namespace) -> list[
             if "problem" not in case and (options.mask_of or options.atlas_of):
                 suffix, option = ("mask", "--mask") if options.mask_of else ("dseg", "--atlas")
                 case["mask"] = label_file(options.mask_of or options.atlas_of, case, suffix, option)
+                case |= {} if options.labels is None else {"labels": str(options.labels.absolute())}
         except MedfuseError as error:
             case = {"case": case["case"], "problem": str(error)}
         found.append(case)

@@ -36,7 +36,6 @@ from medfuse.bundles import (
     DEFAULT_BUNDLE,
     bundle_dir,
     bundle_modalities,
-    load_spec,
     preset_names,
     source_keys,
 )
@@ -49,8 +48,9 @@ from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, fi
 from medfuse.errors import MedfuseError, known_error
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
-from medfuse.lists import list_dicom, list_findings, list_versions
+from medfuse.lists import list_changes, list_dicom, list_estimates, list_findings, list_versions
 from medfuse.origin import taken_from
+from medfuse.region_arguments import add_compare, regions_of
 
 if TYPE_CHECKING:
     import torch
@@ -140,23 +140,27 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
         add_replace(command)
         command.add_argument(
             "--degradation",
-            default="none",
-            help=f"what happened to the sources: {', '.join(preset_names())}, or a file",
+            help=f"what happened to the sources: {', '.join(preset_names())}, or a file (default: the bundle's)",
         )
         command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
         add_looks(command)
         command.add_argument("--device", default="auto", help=DEVICES)
 
+    compare = add_compare(commands)
+    add_console(compare)
+    compare.set_defaults(run=list_changes)
+
     estimate = commands.add_parser(
         "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
     )
     add_estimate(estimate)
-    estimate.set_defaults(run=_estimate)
+    estimate.set_defaults(run=list_estimates)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
     )
     add_evaluate(evaluate)
+    add_replace(evaluate)
     evaluate.add_argument("--device", default="auto", help=DEVICES)
     evaluate.set_defaults(run=_evaluate)
     for command in (fuse, images, batch, evaluate):
@@ -191,8 +195,10 @@ def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.pipeline.sources import mask_entry, source_entries
 
     item: dict[str, object] = {"case": options.case or "case"}
-    if options.mask is not None:
-        item["mask"] = mask_entry(options.mask, strict=options.strict)
+    regions = regions_of(options)
+    if regions is not None:
+        item["mask"] = mask_entry(regions, strict=options.strict)
+        item |= {} if options.labels is None else {"labels": str(options.labels.absolute())}
     for row in bundle_modalities(options.bundle):
         uid, unit = getattr(options, f"{row.key}_series"), getattr(options, f"{row.key}_unit")
         told = {"case": str(item["case"]), "suv": options.suv, "frames": options.frames, "strict": options.strict}
@@ -209,8 +215,13 @@ def _fuse(options: argparse.Namespace) -> int | None:
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
+    for name in ("reference_region", "uncertainty"):
+        given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
     _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
     return None
+
+
+_DEMO = ("sts_case", "sts_noisy")  # what takes seconds
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -220,24 +231,24 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] == "sts_case"]
-    _run(options.bundle, chosen, load_spec("none"), options.out, None, "auto")
+    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] in _DEMO]
+    _run(options.bundle, chosen, None, options.out, None, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:
     from medfuse.pipeline import fuse_images
 
     demo = bundle_dir(bundle) / "demo"
-    keys, spec = source_keys(bundle), load_spec("noise", bundle)
+    keys = source_keys(bundle)
     (one, two), clean = (demo / "noisy" / key for key in keys), (demo / keys[0], demo / keys[1])
-    _print_images(fuse_images(one, two, out, bundle=bundle, degradation=spec, truths=clean), out)
+    _print_images(fuse_images(one, two, out, bundle=bundle, truths=clean), out)
     print(f"picture: {out.resolve() / 'contact_sheet.png'}")
 
 
 def _run(
     bundle: str,
     datalist: list[dict[str, object]],
-    spec: dict[str, object],
+    spec: dict[str, object] | None,
     out: Path,
     steps: int | None,
     device: str,
@@ -247,7 +258,9 @@ def _run(
     from medfuse.pipeline import case_warnings, run_bundle
 
     require_writable(out)
-    overrides |= {"degradation": spec, "output_dir": str(out), "device": _device(device)}
+    overrides |= {"output_dir": str(out), "device": _device(device)}
+    if spec is not None:
+        overrides["degradation"] = spec
     if steps is not None:
         overrides["steps"] = steps
     run_bundle(bundle, datalist=datalist, **overrides)
@@ -290,6 +303,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
+        reference_region=options.reference_region,
         **fusing(options),
     )
     tell(**asdict(summary))
@@ -372,21 +386,6 @@ def _print_images(record: dict[str, Any], out: Path) -> int:
     return 1 if record["failed"] else 0
 
 
-def _estimate(options: argparse.Namespace) -> None:
-    import json
-
-    from medfuse.pipeline import estimate_file
-    from medfuse.report import estimate_sentence
-
-    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
-    if options.json:
-        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
-        return
-    for record in found:
-        print(estimate_sentence("image", record))
-    print(NOTICE)
-
-
 def _evaluate(options: argparse.Namespace) -> None:
     from medfuse.evaluation import METHODS, evaluate_folders
     from medfuse.metrics import METRICS, PRIMARY
@@ -400,6 +399,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         degraded=(options.degraded1, options.degraded2),
         subjects=options.subjects,
         device=_device(options.device),
+        replace=options.replace,
     )
     tell(**record)
     summary, better = record["summary"], {1: "higher", -1: "lower", 0: ""}

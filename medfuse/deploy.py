@@ -34,7 +34,7 @@ class FuseStudiesOperator(Operator):  # type: ignore[misc]
         *args: Any,
         input_folder: Path,
         output_folder: Path,
-        degradation: str = "none",
+        degradation: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the operator.
@@ -44,7 +44,8 @@ class FuseStudiesOperator(Operator):  # type: ignore[misc]
             args: Conditions; `CountCondition(fragment, 1)` for one run.
             input_folder: DICOM studies, in any folders.
             output_folder: Where to write, outside of the input.
-            degradation: What happened to the sources: a preset or a file, see `medfuse fuse --degradation`.
+            degradation: What happened to the sources: a preset or a file, see `medfuse fuse --degradation`; the
+                bundle's own by default.
             kwargs: What every operator takes, such as `name`.
         """
         self.input_folder, self.output_folder, self.degradation = input_folder, output_folder, degradation

@@ -7,7 +7,9 @@ stored.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from medfuse.about import NOTICE
 from medfuse.devices import pick_device
-from medfuse.errors import BundleError, GeometryError, MedfuseError
+from medfuse.errors import BundleError, GeometryError, MedfuseError, OthersResultsError
 from medfuse.fusion.color import rgb_to_ycbcr, ycbcr_to_rgb
 from medfuse.io import (
     Image2D,
@@ -38,6 +40,7 @@ from medfuse.io import (
     write_json,
 )
 from medfuse.metrics import METRICS, Images, available, floors, measure
+from medfuse.metrics.summary import LEVEL, SEED, summarise
 from medfuse.physics import parse_degradation
 from medfuse.progress import bar
 from medfuse.report import save_contact_sheet
@@ -47,11 +50,11 @@ METHODS = ("fused", "copy", "average", "maximum")
 
 _PACKAGES = ("medfuse", "monai", "torch", "numpy")
 _FULL = {8: 255.0, 16: 65535.0}
+_RECORD = "evaluation.json"
 _SMALLEST = 17  # pixels that the coarsest window of VIF needs
 _OF_SOURCES = ("d1_", "d2_", "r1_", "r2_", "gain_")  # metrics of the restoration: the same for any fusion
 _NEEDS_GRID = ("leak_", "deg_")  # metrics that need degraded sources as they are, not interpolated
 _SHEET_ROWS, _SORT_BY = 6, "SSIM_min"
-_LEVEL, _SEED = 0.95, 0
 
 Folder = str | Path | None
 
@@ -67,10 +70,12 @@ def evaluate_folders(
     subjects: str | Path | None = None,
     device: str | torch.device = "auto",
     resamples: int = 2000,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Judge a folder of fused images against folders of their clean sources, matched by name.
 
-    Everything is read and checked before the first image is judged. `evaluation.png`, `evaluation.csv` and, last,
+    Everything is read and checked before the first image is judged; where one cannot be, none is, as means of other
+    images are other figures. `evaluation.png`, `evaluation.csv` and, last,
     `evaluation.json` are written to `out`. The floors are judged beside: a copy of source 1, the average and the
     maximum of both clean sources. Colour is judged where source 2 and the fused image have one; all else is judged on
     the luma, and a floor in colour has the chroma of source 2.
@@ -86,6 +91,7 @@ def evaluate_folders(
         subjects: Table (tab or comma) with the columns `name` and `subject`: intervals then resample subjects.
         device: Where to compute, see `medfuse.devices.pick_device`.
         resamples: Number of resamples of the bootstrap.
+        replace: Replace the evaluation of other clean sources in `out`, too; else it is refused.
 
     Returns:
         The record that `evaluation.json` holds.
@@ -102,15 +108,17 @@ def evaluate_folders(
         raise BundleError("out must be a folder of its own, got one of the inputs; choose another.")
     require_writable(out)
     owners = None if subjects is None else _read_subjects(Path(subjects), [c.name for c in cases])
-    for case in cases:
-        case.read()
+    _require_sound(cases)
+    sources = {case.name: [_sha256(case.paths[key]) for key in ("source1", "source2")] for case in cases}
+    if not replace:
+        _require_own(out / _RECORD, sources)
 
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for case in bar(cases, desc="evaluating", unit="image", disable=len(cases) < 20):
         rows[case.name] = _judge(case, device)
     names = [n for n in METRICS if any(n in row[METHODS[0]] for row in rows.values())]
     summary = {
-        method: _summarise([rows[c.name][method] for c in cases], names, owners or [c.name for c in cases], resamples)
+        method: summarise([rows[c.name][method] for c in cases], names, owners or [c.name for c in cases], resamples)
         for method in METHODS
     }
     record = {
@@ -119,12 +127,13 @@ def evaluate_folders(
         "images": len(cases),
         "subjects": None if owners is None else len(set(owners)),
         "given": sorted(folders | optional),
+        "sources": sources,
         "intervals": {
-            "level": _LEVEL,
+            "level": LEVEL,
             "method": "percentile bootstrap of the mean",
             "unit": "image" if owners is None else "subject",
             "resamples": resamples,
-            "seed": _SEED,
+            "seed": SEED,
         },
         "metrics": {name: _describe(name) for name in names},
         "summary": summary,
@@ -136,7 +145,7 @@ def evaluate_folders(
     }
     _draw(out / "evaluation.png", cases, rows, summary)
     _write_csv(out / "evaluation.csv", cases, rows, names, owners)
-    write_json(out / "evaluation.json", record)
+    write_json(out / _RECORD, record)
     return record
 
 
@@ -197,6 +206,7 @@ class EvaluationSaver:
                     self.output_dir / scenario,
                     restored=(folder / "restored1", folder / "restored2"),
                     degraded=(folder / "degraded1", folder / "degraded2"),
+                    replace=True,
                 )
 
 
@@ -227,6 +237,41 @@ class _Case:
                 size_factor(size, image.array.shape[:2], names=("source1", what))
             elif image.array.shape[:2] != size:
                 raise GeometryError(f"{what} must be as large as source1, got {image.array.shape[:2]} for {size}.")
+
+
+def _require_sound(cases: Iterable[_Case]) -> None:
+    """Raise unless all images can be judged, by the error of the first, which names the others."""
+    faults: dict[str, MedfuseError] = {}
+    for case in cases:
+        try:
+            case.read()
+        except MedfuseError as error:
+            faults[case.name] = error
+    if faults:
+        (_, first), *others = faults.items()
+        shown = ", ".join(name for name, _ in others[:3]) + (", ..." if len(others) > 3 else "")
+        raise type(first)(f"{first} Others: {len(others)} ({shown})." if others else str(first)) from first
+
+
+def _require_own(path: Path, sources: Mapping[str, Sequence[str]]) -> None:
+    """Raise where an evaluation is there of clean sources that are not among these, by the hashes of their content."""
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["sources"]
+        own = all(sources.get(name) == hashes for name, hashes in before.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        own = False
+    if not own:
+        raise OthersResultsError(
+            "OUT must hold no evaluation of other clean sources, got one; choose another OUT, or replace it with "
+            "--replace (in Python: replace)."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _match(folders: Mapping[str, str | Path]) -> list[_Case]:
@@ -327,41 +372,7 @@ def _enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     return x[..., : size[0], : size[1]]
 
 
-# ------------------------------------------------------------------------------------------------------------- summary
-def _summarise(
-    rows: Sequence[Mapping[str, float]], names: Iterable[str], owners: Sequence[str], resamples: int
-) -> dict[str, dict[str, float | int | None]]:
-    """Return mean, std, number and interval of each metric over the images for which it is defined."""
-    summary = {}
-    for name in names:
-        values = np.array([row.get(name, math.nan) for row in rows])
-        known = np.isfinite(values)
-        if not known.any():
-            continue
-        low, high = _interval(values[known], [o for o, k in zip(owners, known, strict=True) if k], resamples)
-        values = values[known]
-        summary[name] = {
-            "mean": float(values.mean()),
-            "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-            "n": len(values),
-            "lo": low,
-            "hi": high,
-        }
-    return summary
-
-
-def _interval(values: np.ndarray, owners: Sequence[str], resamples: int) -> tuple[float | None, float | None]:
-    """Return the interval of the mean; whole subjects are drawn, as images of one are not independent."""
-    _, owner = np.unique(np.array(owners), return_inverse=True)
-    sums, counts = np.bincount(owner, weights=values), np.bincount(owner)
-    if len(sums) < 2:
-        return None, None
-    draws = np.random.default_rng(_SEED).integers(0, len(sums), (resamples, len(sums)))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return float(low), float(high)
-
-
+# -------------------------------------------------------------------------------------------------------------- output
 def _describe(name: str) -> dict[str, Any]:
     metric = METRICS[name]
     return {
@@ -377,7 +388,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# -------------------------------------------------------------------------------------------------------------- output
 def _write_csv(
     path: Path,
     cases: Sequence[_Case],

@@ -6,6 +6,7 @@ import argparse
 
 from medfuse.about import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, preset_names, share_dir
+from medfuse.console import tell
 
 
 def list_dicom(options: argparse.Namespace) -> None:
@@ -29,6 +30,17 @@ def list_findings(options: argparse.Namespace) -> int:
     return 1 if report.findings else 0
 
 
+def list_changes(options: argparse.Namespace) -> None:
+    """List what changed in each region between two cases."""
+    from medfuse.pipeline.compare import compare_cases
+
+    found = compare_cases(options.first, options.second, out=options.out)
+    tell(**found)
+    for line in found["sentences"]:
+        print(line)
+    print(NOTICE)
+
+
 def list_versions(options: argparse.Namespace) -> None:
     """List versions, bundles and presets."""
     from importlib.metadata import PackageNotFoundError, version
@@ -45,4 +57,20 @@ def list_versions(options: argparse.Namespace) -> None:
         state = f"{weights.stat().st_size / 1e6:.1f} MB of weights" if weights.is_file() else "no weights"
         print(f"bundle {name} {bundle_metadata(name)['version']}: {state}")
     print(f"degradation presets: {', '.join(preset_names())}")
+    print(NOTICE)
+
+
+def list_estimates(options: argparse.Namespace) -> None:
+    """Print what noise and blur an image shows."""
+    import json
+
+    from medfuse.pipeline import estimate_file
+    from medfuse.report import estimate_sentence
+
+    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
+        return
+    for record in found:
+        print(estimate_sentence("image", record))
     print(NOTICE)

@@ -194,15 +194,15 @@ def checked_items(items: Iterable[Mapping[str, Any]], *, keys: Sequence[str]) ->
     """Return cases, as a bundle's `datalist` has them, each of which may be run.
 
     Args:
-        items: Each with "case" and either a path for each of `keys` and optionally for "mask", "truth_" keys and the
-            transform of the last key, such as "pet_transform", and fields; or a "problem".
+        items: Each with "case" and either a path for each of `keys` and optionally for "mask", "labels", "truth_" keys
+            and the transform of the last key, such as "pet_transform", and fields; or a "problem".
         keys: What each case must have.
 
     Raises:
         BundleError: If an id is none or comes twice, a key is unknown or missing, or a value is none of its kind.
     """
     cases = list(items)
-    files = [*keys, "mask", *(f"truth_{key}" for key in keys), f"{keys[-1]}_transform"]
+    files = [*keys, "mask", "labels", *(f"truth_{key}" for key in keys), f"{keys[-1]}_transform"]
     ids = [checked_id(item.get("case"), "Every case id") for item in cases]
     if len(set(ids)) < len(ids):
         raise BundleError("Every case id must be unique, got one twice; rename it.")

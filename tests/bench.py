@@ -1,7 +1,7 @@
 """Benchmark: time per slice beside two plain counterparts in the same run, and a whole brain through the bundle.
 
     python tests/bench.py [--repeats 5] [--json FILE]
-    python tests/bench.py --against FOLDER [--json FILE]
+    python tests/bench.py --against FOLDER [--equal] [--json FILE]
 
 A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. Each is the best of
 several runs, all of them taken in turn, so that a slow moment of the machine hits every row alike.
@@ -9,7 +9,9 @@ several runs, all of them taken in turn, so that a slow moment of the machine hi
 With `--against` it is this version beside another one, a checkout in FOLDER, such as `git archive VERSION | tar x -C
 FOLDER` makes. Both run in turn, on the same images, in processes of their own that load nothing else of the project.
 The ratio is the median of seven rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
-that of the processor, so that what else the machine does counts little.
+that of the processor, so that what else the machine does counts little. Each version runs as it is shipped; with
+`--equal` this one runs the network of 0.1, with its weights and the rule `predicted`, and is not asked how far the data
+are explained, as versions before 0.2 do: what is left between the two is code.
 """
 
 from __future__ import annotations
@@ -42,13 +44,23 @@ SIZE = 256
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("none", "noise", "blur", "composite")
 ROUNDS = 7
+WEIGHTS = ROOT / "tests" / "data" / "weights.pt"  # of 0.1
 CALLS = {1: 5, 8: 1}
 """How often each version is called in a round, for each size of a batch: about as long for both."""
 
 WORKER = """
 import sys, time, torch, medfuse
 from medfuse.pipeline import load_fusion
-fusion, images = load_fusion(device="cpu"), torch.rand(8, 2, 256, 256, generator=torch.Generator().manual_seed(0))
+if sys.argv[1:]:
+    from dataclasses import replace
+    from medfuse.diffusion import FusionModel, FusionUNet
+    from medfuse.pipeline.bundle import restore_network
+    network = FusionModel(FusionUNet()).to(memory_format=torch.channels_last)
+    fusion = replace(load_fusion(device="cpu", fusion_rule="predicted"), network=restore_network(network, sys.argv[1]))
+    fusion.inferer.agreement = False
+else:
+    fusion = load_fusion(device="cpu")
+images = torch.rand(8, 2, 256, 256, generator=torch.Generator().manual_seed(0))
 print(medfuse.__file__, flush=True)
 for line in sys.stdin:
     preset, batch = line.split()
@@ -161,10 +173,10 @@ def slices(repeats: int) -> list[dict[str, object]]:
 class Version:
     """A checkout in a process of its own, which runs and times what it is told."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *weights: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(folder)}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], cwd=folder, env=environment, text=True,
+            [sys.executable, "-c", WORKER, *map(str, weights)], cwd=folder, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         package = Path(self._answer()).resolve()
@@ -189,9 +201,9 @@ class Version:
         return line.strip()
 
 
-def against(folder: Path) -> list[dict[str, object]]:
+def against(folder: Path, equal: bool) -> list[dict[str, object]]:
     """Time this version beside another one, in turn."""
-    here, there = Version(ROOT), Version(folder)
+    here, there = Version(ROOT, *[WEIGHTS] * equal), Version(folder)
     rows = []
     print(f"{'three steps, 256 x 256':<26}batch  this, s  that, s   ratio   95 % interval   load")
     for batch, calls in CALLS.items():
@@ -255,14 +267,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version")
+    parser.add_argument("--equal", action="store_true", help="with the network and the rule of 0.1")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     load_spec("none")
     bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16 {bf16}"
     print(f"machine: {machine}\n")
+    if options.equal and not options.against:
+        parser.error("--equal must go with --against; name a checkout of another version.")
     if options.against:
-        record = {"machine": machine, "against": against(options.against)}
+        record = {"machine": machine, "equal": options.equal, "against": against(options.against, options.equal)}
     else:
         record = {"machine": machine, "slices": slices(options.repeats), "brain": brain()}
     if options.json:

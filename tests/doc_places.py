@@ -77,6 +77,7 @@ def write_study(folder: Path, *, study: str = "1.2.826.0.1.7") -> None:
     mask = np.zeros((36, 40, 6), np.uint8)
     mask[14:22, 16:24, 2:4] = 1
     nib.save(nib.Nifti1Image(mask, affine), folder.parent / "tumour.nii.gz")
+    (folder.parent / "tumour.tsv").write_text("index\tname\n1\tTumour\n", encoding="utf-8")
 
 
 def write_dir(folder: Path, *, infrared: bool, dicom: bool) -> None:

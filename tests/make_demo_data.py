@@ -5,7 +5,10 @@
 STS_PATIENT_DIR: `MR_T1_image.nii.gz` and `PET_image.nii.gz` (SUV) of a patient of the IBSI soft-tissue-sarcoma set; the
     shipped case is patient STS_002, whose tumour takes up tracer in a rim round a cold middle, unseen in the T1.
 ICBM152_DIR: `t1.nii.gz`, `gm.nii.gz`, `wm.nii.gz` of the ICBM152 2009a template, 8 bit, 1 mm.
-DEMO_DIR: where the folders `sts_case` and `brain_phantom` go.
+DEMO_DIR: where the folders `sts_case`, `sts_noisy` and `brain_phantom` go.
+
+`sts_noisy` are the slices of `sts_case` around its hottest voxel, with Rician noise added to the MRI, and the MRI as it
+was beside it as the truth.
 
 The brain phantom is a 2 mm T1 and a simulated FDG PET of a head that lies elsewhere: grey to white matter 4:1, a hot
 lesion in white matter and a cold patch of cortex that the T1 does not show, 6 mm FWHM, Poisson noise, 4 mm voxels,
@@ -25,6 +28,8 @@ from scipy import ndimage
 SEED = 2009
 ROTATION_DEG, SHIFT_MM = 8.0, 17.0
 FWHM_MM = 6.0
+NOISE = 60.0  # std of the noise of the noisy MRI, whose largest value is 1198
+SLICES, PET_SLICES = slice(9, 18), slice(11, 28)  # of MRI and PET
 GREY_COUNTS = 400  # expected counts of a 4 mm voxel of grey matter
 WHITE_BQ_ML = 7000.0
 HOT = {"centre": (-28.0, 22.0, 22.0), "radius": 6.0, "uptake": 7.0}
@@ -51,6 +56,19 @@ def make_sts_case(patient: Path, folder: Path) -> None:
     pet = nib.load(patient / "PET_image.nii.gz")
     save(folder, "mri", np.rint(mri.get_fdata()).astype(np.int16), mri.affine)
     save(folder, "pet", pet.get_fdata(dtype=np.float32), pet.affine)
+    describe(folder, aligned=True, pet_unit="SUV")
+
+
+def make_sts_noisy(patient: Path, folder: Path) -> None:
+    """Keep a few slices, add noise to the MRI, and keep it as it was as the truth."""
+    for name, file, slices in (("mri", "MR_T1_image", SLICES), ("pet", "PET_image", PET_SLICES)):
+        image = nib.load(patient / f"{file}.nii.gz").slicer[:, :, slices]
+        values = image.get_fdata(dtype=np.float32)
+        if name == "mri":
+            save(folder, "truth_mri", np.rint(values).astype(np.int16), image.affine)
+            first, second = NOISE * np.random.default_rng(SEED).standard_normal((2, *values.shape))
+            values = np.rint(np.hypot(values + first, second)).astype(np.int16)
+        save(folder, name, values, image.affine)
     describe(folder, aligned=True, pet_unit="SUV")
 
 
@@ -114,6 +132,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     for name, make, source in (
         ("sts_case", make_sts_case, options.sts_patient),
+        ("sts_noisy", make_sts_noisy, options.sts_patient),
         ("brain_phantom", make_brain_phantom, options.icbm152),
     ):
         folder = options.demo / name

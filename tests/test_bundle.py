@@ -78,7 +78,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_inference_fuses_every_case_on_the_reference_grid(tmp_path):
     for i, name in enumerate(("one", "two")):
         write_case(tmp_path / "data" / name, seed=i)
-    done = inference(tmp_path / "data", tmp_path / "out")
+    done = inference(tmp_path / "data", tmp_path / "out", "--degradation#source1", "[]")
     assert done.returncode == 0, done.stderr[-2000:]
     for case in ("one", "two"):
         folder = tmp_path / "out" / case
@@ -90,13 +90,14 @@ def test_inference_fuses_every_case_on_the_reference_grid(tmp_path):
             assert np.array_equal(image.get_sform(), image.header.get_best_affine())
         record = json.loads((folder / f"{case}.json").read_text())
         assert record["sources"]["pet"]["unit"] == "SUV"
-        assert record["degradation"]["origin"] == "given"
+        assert record["degradation"]["origin"] == "estimated"  # of the PET, by default
+        assert record["degradation"]["source2"] == [] and record["degradation"]["estimates"]["source1"] == []
         assert record["fused_unit"] == "normalised, dimensionless"
         assert record["notice"].startswith("Research use only")
         assert (folder / f"{case}_mosaic.png").stat().st_size > 50_000
         assert (folder / f"{case}_report.html").stat().st_size > 2_000_000
         assert f"./{case}/{case}_report.html" in (tmp_path / "out" / "index.html").read_text()
-        # nothing was said to have happened to the sources, so they come back as they were: SUV in, SUV out
+        # nothing happened to the MRI, nothing is known of the PET, so both come back as they were: SUV in, SUV out
         restored = nib.load(folder / f"{case}_mri_restored.nii.gz").get_fdata()
         assert np.abs(restored - mri.get_fdata()).max() < 1e-5 * mri.get_fdata().max()
         pet = nib.load(tmp_path / "data" / case / "pet.nii.gz").get_fdata()

@@ -115,7 +115,8 @@ def test_clean_images_come_back_untouched(folders, tmp_path):
     for name in ("c.png",):
         (folders[0] / name).unlink()
         (folders[1] / name).unlink()
-    assert cli.main(["images", "--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path)]) == 0
+    given = ["--source1", str(folders[0]), "--source2", str(folders[1]), "--out", str(tmp_path)]
+    assert cli.main(["images", *given, "--degradation", "none"]) == 0
     for kind, folder in zip(("source1", "source2"), folders, strict=True):
         for name in ("a.png", "b.png"):
             with Image.open(folder / name) as before, Image.open(tmp_path / kind / name) as after:

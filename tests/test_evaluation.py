@@ -15,9 +15,10 @@ from PIL import Image
 
 from medfuse import cli
 from medfuse.errors import BundleError, GeometryError, ImageError, MedfuseError
-from medfuse.evaluation import METHODS, _enlarge, _interval, evaluate_folders
+from medfuse.evaluation import METHODS, _enlarge, evaluate_folders
 from medfuse.fusion.color import fuse_color, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from medfuse.metrics import METRICS, Images, floors, measure
+from medfuse.metrics.summary import interval
 
 NAMES = ("a", "b", "c")
 Folders = dict[str, Path]
@@ -169,7 +170,7 @@ def test_other_depths_give_the_same(folders, tmp_path, kind):
                 path.unlink()
             else:
                 Image.fromarray((image * 257).astype(np.uint16)).save(path)
-    after = plain(folders, tmp_path / "out")
+    after = plain(folders, tmp_path / "other")
     for one, other in zip(before["per_image"], after["per_image"], strict=True):
         for metric, value in one["fused"].items():
             rounded = metric in ("QMI", "NCIE", "QCB", "QCV")  # ties of the stretch to 0..255 may fall the other way
@@ -213,7 +214,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        low, high = _interval(rng.normal(3, 1, 40), [str(i) for i in range(40)], 500)
+        low, high = interval(rng.normal(3, 1, 40), [str(i) for i in range(40)], 500)
         hits += low <= 3 <= high
     assert 0.88 <= hits / 200 <= 0.98
 
@@ -221,10 +222,10 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 def test_images_of_one_subject_count_together():
     values = np.repeat([0.0, 1.0, 2.0, 3.0], 10)
     alone, together = (
-        _interval(values, owners, 2000) for owners in ([str(i) for i in range(40)], [str(i // 10) for i in range(40)])
+        interval(values, owners, 2000) for owners in ([str(i) for i in range(40)], [str(i // 10) for i in range(40)])
     )
     assert together[1] - together[0] > 2.5 * (alone[1] - alone[0])
-    assert _interval(values, ["one"] * 40, 100) == (None, None)
+    assert interval(values, ["one"] * 40, 100) == (None, None)
 
 
 @pytest.mark.parametrize(("suffix", "mark"), [("tsv", "\t"), ("csv", ",")])
@@ -293,6 +294,30 @@ def test_folders_that_do_not_fit_are_refused_and_nothing_is_written(folders, tmp
     with pytest.raises(error, match=message):
         plain(folders, tmp_path / "out", **everything(folders))
     assert not (tmp_path / "out").exists()
+
+
+def test_all_images_that_cannot_be_judged_are_named_at_once(folders, tmp_path):
+    for name in NAMES[1:]:
+        (folders["fused"] / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^b: fused/b.png must be .* Others: 1 \(c\)\.$"):
+        plain(folders, tmp_path / "out")
+
+
+def test_the_evaluation_of_other_sources_is_not_replaced(folders, tmp_path, capsys):
+    """Of the same sources it is made anew, whatever fused them; of others it is lost only where that is asked for."""
+    plain(folders, tmp_path / "out")
+    save(folders["fused"], "a", np.full((36, 40), 9.0))
+    record = plain(folders, tmp_path / "out")
+    save(folders["source1"], "b", np.full((36, 40), 9.0))
+    words = ["evaluate", "--out", tmp_path / "out"]
+    words += [w for kind in ("source1", "source2", "fused") for w in (f"--{kind}", folders[kind])]
+    assert cli.main([str(w) for w in words]) == 2
+    assert "no evaluation of other clean sources" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == record
+    assert cli.main([*map(str, words), "--replace"]) == 0
+    (tmp_path / "out" / "evaluation.json").write_text("{")
+    with pytest.raises(MedfuseError, match="no evaluation of other"):
+        plain(folders, tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_work(folders, monkeypatch):
@@ -365,7 +390,7 @@ def test_the_command_refuses_wrong_input_in_one_line(command, folders, tmp_path,
     assert "--device must be" in capsys.readouterr().err
 
 
-def test_one_image_has_no_interval(command, folders, capsys):
+def test_one_image_has_nointerval(command, folders, capsys):
     for folder in folders.values():
         for name in ("b", "c"):
             (folder / f"{name}.png").unlink()

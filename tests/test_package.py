@@ -166,3 +166,12 @@ def test_constraints_pin_every_direct_dependency() -> None:
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("extra", sorted(set(PROJECT["optional-dependencies"]) - {"dev", "docs", "release"}))
+def test_an_extra_is_asked_for_by_the_code_that_needs_it_and_told_in_the_docs(extra: str) -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "medfuse").rglob("*.py"))
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    assert f"medfuse[{extra}]" in code
+    assert f'pip install "medfuse[{extra}]"' in pages
+    assert f"[{extra}]" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partialmethod
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from medfuse import fuse
 from medfuse.bundles import bundle_dir, load_spec
 from medfuse.errors import BundleError
 from medfuse.inferers import FusionInferer, uses_bfloat16
+from medfuse.physics import KrylovModel
 from medfuse.pipeline import load_fusion, write_group_page
 from medfuse.pipeline.outputs.table import clear
 
@@ -76,3 +81,19 @@ def test_a_bundle_with_an_inferer_of_another_kind_is_refused(tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"inferer": {"_target_": "SimpleInferer"}}))
     with pytest.raises(BundleError, match="must be a FusionInferer, got SimpleInferer"):
         load_fusion(str(bundle), device="cpu")
+
+
+@pytest.mark.parametrize(("rounds", "solved"), [(60, True), (1, False)])
+def test_the_record_tells_whether_conjugate_gradients_have_converged(rounds, solved, tmp_path, monkeypatch):
+    monkeypatch.setattr(KrylovModel, "__init__", partialmethod(KrylovModel.__init__, max_iterations=rounds))
+    motion = {"version": 1, "source1": [{"motion": {"length_px": 7, "angle_deg": 30}}, {"noise": {"sigma": 0.05}}]}
+    wave = 0.5 + 0.4 * np.sin(np.arange(20) / 5)[:, None, None] * np.ones((20, 18, 3))
+    values = (wave + np.random.default_rng(0).normal(0, 0.05, (2, 20, 18, 3))).astype(np.float32)
+    for name, volume in zip(("mri", "pet"), values, strict=True):
+        nib.save(nib.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / f"{name}.nii.gz")
+    options = {"degradation": motion, "aligned": True, "steps": 1, "pet_unit": "SUV"}
+    record = fuse(tmp_path / "pet.nii.gz", tmp_path / "mri.nii.gz", **options).record
+    assert record["sources"]["mri"]["solve_converged"] is solved
+    assert record["sources"]["pet"]["solve_converged"] is None  # nothing was stated of it
+    told = [w for w in record["warnings"] if "conjugate gradients stopped at their limit" in w]
+    assert len(told) == (not solved)

@@ -554,6 +554,16 @@ def test_the_saved_affine_maps_fixed_points_to_moving_points(tmp_path, found):
         np.testing.assert_allclose(matrix @ (MIRROR[:3, :3] @ moved) + vector, MIRROR[:3, :3] @ point, atol=1e-6)
 
 
+def test_nitransforms_reads_the_saved_affine(tmp_path, found):
+    """Where it is installed. Its points are RAS mm, of the fixed world to the moving one; it reads single precision."""
+    linear = pytest.importorskip("nitransforms").linear
+    found.save_affine(tmp_path / "a.txt")
+    read = linear.load(tmp_path / "a.txt", fmt="itk")
+    points = np.array([(0.0, 0, 0), (30, -40, 50), (-70, 60, 20)])
+    moved = (found.matrix @ np.c_[points, np.ones(3)].T)[:3].T
+    np.testing.assert_allclose(read.map(moved), points, atol=1e-4)
+
+
 def test_the_saved_affine_resamples_as_it_is(tmp_path, found):
     found.save_transform(tmp_path / "a.tfm")
     found.save_affine(tmp_path / "a.txt")

@@ -32,6 +32,7 @@ def write_case(folder: Path, seed: int = 0) -> Path:
 
 def found_by_nobody(root: Path) -> dict[str, str | None]:
     """List the problems of the cases that another user finds: root may read everything."""
+    discover(root)  # what is loaded on the way another user may not be able to load
     ours, theirs = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads that are forked: the child starts none

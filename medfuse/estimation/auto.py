@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, nearest
-from medfuse.estimation.blur import PRIORS, band_power, width_of_blur
+from medfuse.estimation.blur import PRIORS, band_power, widest_blur, width_of_blur
 from medfuse.estimation.noise import Kind, Readings, counts_of, kind_of_noise, read_noise
 from medfuse.physics import (
     Degradation,
@@ -42,7 +42,10 @@ _LEAST_NOISE = 3.5 / 255  # of full range: less is an image's own grain as often
 _SHOWN = 1 / 255  # of full range: no rounding any more
 _LEAST_REDUCED = 6 / 255  # of images that were reduced after it: their grain counts so many times
 _LEAST_BLUR, _SURE_BLUR = 1.0, 0.6  # px, from which a blur is stated, if its interval begins here or later
-_CAUTION = 0.96  # of an estimated width is stated: a little too much costs more dB than as little too little
+_NOISELESS = 0.5 / 255  # of full range: the rounding of a blurred image reads half of it
+_STRETCH = 0.09  # of MRIs without noise widths under 2 px are found this power too wide, and wider ones too narrow
+_BEND, _BOUND = 0.21, 0.915  # weight of the log of the widest blur beside that of the spectrum's; share that is stated
+_TEXTURE = 1.35  # fastest waves over patches, above which an image has grain, and no white noise
 _COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
 _MISFIT = 2.1  # of the log of the power in any band: 46 blurred MRIs have up to 2, photographs up to 0.5
 _SLICES, _LEAST_SIDE = 12, 48  # slices of a volume that are looked at; px along each side of one
@@ -159,6 +162,8 @@ def _source(
         return part, ()
     data = part.observed(_fullest(source)[:, None].cpu())[:, 0].double().numpy()
     slices = [_middle(y) for y in data]
+    large = min(slices[0].shape) >= _LEAST_SIDE
+    readings = _common_readings(slices, top) if large and (kind != "function" or not volume) else _UNREAD
     steps: list[LinearOperator | Noise] = []
     estimates = []
     for i, step in enumerate(part.steps):
@@ -170,22 +175,17 @@ def _source(
         built: LinearOperator | Noise | None = None
         if kind == "function" and (volume or step.name == "blur"):
             found = Estimate(step.name, refused=_NOT_FROM_ITSELF if step.name == "blur" else _SHARED)
-        elif min(slices[0].shape) < _LEAST_SIDE:
+        elif not large:
             found = Estimate(step.name, refused=f"the image must have {_LEAST_SIDE} px a side to tell")
         elif step.name == "noise":
-            built, found = _noise(step, slices, compose(*reversed(after)) if after else None, top)
+            built, found = _noise(step, slices, readings, compose(*reversed(after)) if after else None)
         else:
-            built, found = _blur(step, slices, beside, kind, part.floor)
+            built, found = _blur(step, slices, readings, beside, kind, part.floor)
         steps += [] if built is None else [built]
         estimates.append(found)
     return replace(part, steps=tuple(steps)), tuple(estimates)
 
 
-_MAKES: dict[str, Callable[[float], Noise]] = {
-    "gaussian": GaussianNoise,
-    "rician": RicianNoise,
-    "poisson": PoissonNoise,
-}
 _SHARED = (
     "the noise of a PET is shared by neighbours and grows with the uptake, and the model of a slice knows white noise "
     "alone; interpolated to the grid of an MRI, 1 to 9 % of its standard deviation is seen"
@@ -206,11 +206,17 @@ def _middle(image: np.ndarray) -> np.ndarray:
     return image[rows, columns]
 
 
+_UNREAD = Readings(math.nan, math.nan, math.nan)
+
+
+def _common_readings(slices: Sequence[np.ndarray], top: float) -> Readings:
+    return Readings(*(_median(v) for v in zip(*(read_noise(y, top) for y in slices), strict=True)))
+
+
 def _noise(
-    unknown: Unknown, slices: Sequence[np.ndarray], after: LinearOperator | None, top: float
+    unknown: Unknown, slices: Sequence[np.ndarray], readings: Readings, after: LinearOperator | None
 ) -> tuple[Noise | None, Estimate]:
     """Estimate white noise, or where later steps have coloured it, what differences of neighbours leave of it."""
-    readings = Readings(*(_median(v) for v in zip(*(read_noise(y, top) for y in slices), strict=True)))
     gain = 1.0 if after is None else _left(after, slices[0].shape)
     read = [v for v in (readings if after is None else readings[:1]) if math.isfinite(v)]
     if not read:
@@ -225,26 +231,39 @@ def _noise(
     if after is None and readings.differences > _SHOWN and readings.waves < _COLOURED * readings.differences:
         why = "its fastest waves are empty: the image was interpolated or filtered; give it on the grid it was made on"
         return None, Estimate("noise", rests_on=rests, refused=why)
+    spread = 0.04 + min((abs(v / level - 1) for v in read if v != level), default=0.06) if level else 0.1
+    std = min(max(level / gain, unknown.least), unknown.most)
     least = _LEAST_NOISE if after is None else _LEAST_REDUCED
+    why = ""
+    if min(read) / gain <= least:
+        why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
+    elif after is None and readings.waves > _TEXTURE * readings.patches:
+        why = (
+            "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture, not of "
+            "white noise; state it to have it taken out"
+        )
+    if (why and unknown.least == 0) or not std:
+        return None, Estimate("noise", std, _around(std, spread), "gaussian", None, rests, why)
     kind = Kind("gaussian") if after is not None else _common([kind_of_noise(y, level) for y in slices])
     name = unknown.kind or kind.name
     rests += f"; {kind.told}" if after is None and unknown.kind is None else ""
-    spread = 0.04 + min((abs(v / level - 1) for v in read if v != level), default=0.06) if level else 0.1
-    std = min(max(level / gain, unknown.least), unknown.most)
-    if name == "poisson":
-        counts = _median([counts_of(y) for y in slices])
-        counts = 1 / min(max(1 / math.sqrt(counts), unknown.least), unknown.most) ** 2 if counts > 0 else math.nan
+    counts = _median([counts_of(y) for y in slices]) if name == "poisson" else math.nan
+    if counts > 0:
+        counts = 1 / min(max(1 / math.sqrt(counts), unknown.least), unknown.most) ** 2
         found = Estimate("noise", counts, _around(counts, 2 * spread), name, {"kind": name, "counts": counts}, rests)
-    else:
-        found = Estimate("noise", std, _around(std, spread), name, {"kind": name, "sigma": std}, rests)
-    if (min(read) / gain <= least and unknown.least == 0) or not found.value:
-        why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
-        return None, Estimate("noise", std, _around(std, spread), "gaussian", None, rests, why)
-    return _MAKES[name](found.value), found
+        return PoissonNoise(counts), found
+    name = "gaussian" if name == "poisson" else name
+    found = Estimate("noise", std, _around(std, spread), name, {"kind": name, "sigma": std}, rests)
+    return (RicianNoise if name == "rician" else GaussianNoise)(std), found
 
 
 def _blur(
-    unknown: Unknown, slices: Sequence[np.ndarray], beside: Sequence[LinearOperator], kind: str, floor: float
+    unknown: Unknown,
+    slices: Sequence[np.ndarray],
+    readings: Readings,
+    beside: Sequence[LinearOperator],
+    kind: str,
+    floor: float,
 ) -> tuple[LinearOperator | None, Estimate]:
     """Estimate a Gaussian blur, in pixels of the image; of a reduced one, in pixels that are so many times larger."""
     prior = PRIORS[kind]
@@ -261,6 +280,13 @@ def _blur(
         f"the fall of the spectrum, compared with that of sharp images of its kind ({kind}: r^-{prior.mean:.1f} "
         f"+- {prior.std:.1f})"
     )
+    most = math.inf
+    if kind == "anatomy" and not beside and readings.differences <= _NOISELESS and middle >= _LEAST_BLUR:
+        low, middle, high = (w * (middle / 2) ** _STRETCH for w in (low, middle, high))
+        widest = _median([v for y in slices if (v := widest_blur(y, middle, floor**2)) is not None])
+        if math.isfinite(widest):
+            middle, most = middle ** (1 - _BEND) * widest**_BEND, _BOUND * widest
+            rests += f"; beside black the log of the image bends as after at most {widest:.2f} px"
     value = min(max(middle, unknown.least), unknown.most)
     found = Estimate("blur", value, (low, high), rests_on=rests)
     if unknown.least == 0:
@@ -270,7 +296,7 @@ def _blur(
         if value < _LEAST_BLUR * factor or low < _SURE_BLUR * factor:
             why = f"less than {_LEAST_BLUR * factor:.2g} px is what a sharp image may show"
             return None, replace(found, refused=why)
-    stated = max(_CAUTION * value, unknown.least)
+    stated = max(min(prior.stated * value, most), unknown.least)
     return GaussianBlur(stated), replace(found, stated={"sigma_px": stated})
 
 

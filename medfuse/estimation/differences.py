@@ -19,7 +19,9 @@ MAD = 1.4826
 """Std of a normal distribution in median absolute values."""
 
 
-def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> np.ndarray:
+def noise_profile(
+    image: np.ndarray, spacing: Sequence[float] | None = None, *, lags: Sequence[int] = _LAGS
+) -> np.ndarray:
     """Estimate the noise of an image from second differences along two axes, in its foreground, where it is flat.
 
     Of white noise of std s the mixed difference `D_k D_k' y / 6` with `D_k y = y(i - k) - 2 y(i) + y(i + k)` has the
@@ -30,6 +32,7 @@ def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> 
         image: **[H, W]**, or **[X, Y, Z]**, of which at most 32 slices are looked at, across an axis that is short, or
             else the coarsest.
         spacing: Voxel size along each axis; without it the last axis counts as the coarsest.
+        lags: Pixels between the values whose differences are taken.
 
     Returns:
         **[3, n]**, a column for each level, ascending, all in the unit of the image: the mean of its pixels; the std of
@@ -50,7 +53,7 @@ def noise_profile(image: np.ndarray, spacing: Sequence[float] | None = None) -> 
     if min(slices.shape[1:]) < _LEAST_SIDE:
         return np.empty((3, 0))
     finest = 0.0 if spacing is None else min(spacing)
-    lags = [k for k in _LAGS if k <= 2 or k * finest <= _REACH_MM]
+    lags = [k for k in lags if k <= 2 or k * finest <= _REACH_MM]
     low, high = float(slices.min()), float(slices.max())
     parts = [part for one in slices for part in _parts(one, _PARTS // len(slices))]
     level, slope, whole, *differences = np.concatenate(

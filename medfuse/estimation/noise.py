@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import dctn
-from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude, maximum_filter, minimum_filter
+from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude
 from scipy.special import ndtr
 
 from medfuse.estimation.differences import MAD, noise_profile, second_difference
@@ -20,12 +20,14 @@ _FEWEST = 200  # pixels, or patches, of which an estimate is made
 _ROUNDS = 6
 _SETTLED = 5e-3  # change of an estimate at which its rounds end
 _CLEAR = 3.0  # std above 0, and below the top, from which a pixel's noise is not cut
+_AROUND = np.ones((5, 5), bool)  # pixels: what is cut off in all of them is black, or burnt
 _PATCH = 5  # px, side of a patch
 _MOST_PATCHES = 4000
 _CORNER = 0.75  # of the Nyquist frequency along both axes, above which hardly any image is left
 _LEAST_LEVELS, _LEAST_SPAN = 4, 1.6  # levels, and highest over lowest, from which the exponent is known
 _COUNTS, _COUNTS_OF_NOTHING = 0.7, 0.4  # exponent of the variance from which noise is of counts; with a dark of zeros
 _COUNTED, _CUT, _MAGNITUDES = 0.75, (0.3, 0.7), 0.03  # shares of zeros in the dark: of counts, normal, of magnitudes
+_THINNED = 4  # px between which a smoothed image is looked at
 _MEDIAN_CHI2 = 0.4549  # of one degree of freedom
 
 
@@ -63,8 +65,10 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
     image = np.asarray(image, np.float64)
     difference = np.pad(second_difference(image, 1, 1), 1, mode="reflect")
     mean = gaussian_filter(image, 2.0)
-    whole = ~((maximum_filter(image, 5) <= 0) | (minimum_filter(image, 5) >= top))
-    slope = gaussian_gradient_magnitude(image, 1.5)
+    whole = ~binary_erosion(image <= 0, _AROUND, border_value=1)
+    if math.isfinite(top):
+        whole &= ~binary_erosion(image >= top, _AROUND, border_value=1)
+    slope = gaussian_gradient_magnitude(image, 1.5, truncate=3)
 
     def foreground(std: float) -> np.ndarray:
         chosen: np.ndarray = (
@@ -119,6 +123,7 @@ def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
     corner = dctn(image, norm="ortho")[tuple(slice(int(_CORNER * n), None) for n in image.shape)]
     power = float(np.median(np.square(corner))) / _MEDIAN_CHI2
     std, cut, burnt = math.sqrt(power), (image <= 0).mean() > 0.01, (image >= top).mean() > 0.01
+    mean = mean[::_THINNED, ::_THINNED]
     for _ in range(_ROUNDS if std > 0 and (cut or burnt) else 0):
         share = np.ones(())
         if cut:
@@ -178,7 +183,7 @@ def kind_of_noise(image: np.ndarray, std: float) -> Kind:
     dark = gaussian_filter(image, 2.0) < 1.5 * std
     zeros = float((image[dark] <= 0).mean()) if dark.sum() >= _FEWEST else math.nan
     cut, negative = bool(image.min() == 0), bool(image.min() < 0)
-    level, deviation, _ = noise_profile(image)
+    level, deviation, _ = noise_profile(image, lags=(1,))
     seen = (level > 0) & (deviation > 0)
     exponent = math.nan
     if seen.sum() >= _LEAST_LEVELS and level[seen].max() > _LEAST_SPAN * level[seen].min():
@@ -193,6 +198,6 @@ def kind_of_noise(image: np.ndarray, std: float) -> Kind:
 
 def counts_of(image: np.ndarray) -> float:
     """Return the expected events of 1 of a slice **[H, W]** of counts, the median over its levels."""
-    level, deviation, _ = noise_profile(np.asarray(image))
+    level, deviation, _ = noise_profile(np.asarray(image), lags=(1,))
     seen = (level > 0) & (deviation > 0)
     return float(np.median(level[seen] / np.square(deviation[seen]))) if seen.any() else math.nan

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
+from medfuse.inferers.bootstrap import observed_again
 from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Spec, kept, named, plain, with_axes
-from medfuse.physics import JointObservation, fit
+from medfuse.physics import JointDegradation, JointObservation, data_alone, fit
 from medfuse.progress import bar
 
 
@@ -35,6 +36,8 @@ class VolumeFusionInferer(FusionInferer):
         progress: bool = False,
         std: bool = True,
         agreement: bool | Literal["chi2"] = False,
+        draws: int = 0,
+        alone: bool = False,
     ) -> None:
         """Make a volumetric inferer.
 
@@ -45,18 +48,22 @@ class VolumeFusionInferer(FusionInferer):
             progress: Show a progress bar.
             std: Return `std1` and `std2` of a volume, too; without, it takes less memory.
             agreement: Return how far the restored sources explain the data, whether a call asks for it or not.
+            draws: Number of times that a restored volume is observed and restored again, each as long as the first:
+                `draws` **[B, draws, X, Y, Z]**, float16, is by how much source 2 then came out otherwise.
+            alone: Return what the data alone say of both sources of a volume, `alone` **[B, 2, X, Y, Z]**, see
+                `medfuse.physics.data_alone`.
 
         Raises:
-            GeometryError: No such axis, or no slice in a batch.
+            GeometryError: No such axis, no slice in a batch, or a negative number of draws.
         """
         super().__init__(inner.degradation, trajectory=False, kinds=inner.kinds, **asdict(inner.told))
-        if spatial_dim not in (0, 1, 2) or slice_batch < 1:
+        if spatial_dim not in (0, 1, 2) or slice_batch < 1 or draws < 0:
             raise GeometryError(
-                "spatial_dim must be 0, 1 or 2 and slice_batch 1 or more, "
-                f"got {spatial_dim!r} and {slice_batch!r}; change them."
+                "spatial_dim must be 0, 1 or 2, slice_batch 1 or more, and draws 0 or more, "
+                f"got {spatial_dim!r}, {slice_batch!r} and {draws!r}; change them."
             )
         self.spatial_dim, self.slice_batch, self.progress = spatial_dim, slice_batch, progress
-        self.std, self.agreement = std, agreement
+        self.std, self.agreement, self.draws, self.alone = std, agreement, draws, alone
 
     def __call__(
         self,
@@ -109,6 +116,10 @@ class VolumeFusionInferer(FusionInferer):
             part = self._finished(whole, left, slices.shape[2:], told, until=until)
             for number, state in enumerate(part.pop("states")[:-1]):
                 part |= {(name, number): value for name, value in named(state).items()}
+            if self.alone:
+                part["alone"] = torch.cat([data_alone(model) for model in observation], 1)[
+                    ..., : slices.shape[2], : slices.shape[3]
+                ]
             for name, values in part.items():
                 if self.std or not {"std1", "std2"} & {name, name[0]}:  # a name, or a name and a step
                     places = of_slices if name in OF_SAMPLES else result
@@ -123,4 +134,26 @@ class VolumeFusionInferer(FusionInferer):
         names = [name for name in IMAGES if name in result]
         on_the_way = [{name: result.pop((name, number)) for name in names} for number in range(len(which) - 1)]
         result |= with_axes(one, 3)
+        if self.draws:
+            restored = torch.cat([result["source1"], result["source2"]], 1)
+            result["draws"] = self._drawn(plain(inputs), restored, network, stated, steps=steps)
+            result["draws"] *= one["proven_noise"][:, 1].sqrt().to(result["draws"]).reshape(-1, 1, 1, 1, 1)
         return (result, [*on_the_way, {name: result[name] for name in names}]) if which else result
+
+    def _drawn(
+        self, given: Tensor, restored: Tensor, network: Any, stated: JointDegradation, *, steps: int | None
+    ) -> Tensor:
+        """Return by how much source 2 of volumes **[B, 2, X, Y, Z]** comes out otherwise when observed again."""
+        axis, volumes = self.spatial_dim + 2, len(given)
+        seen, believed = (v.movedim(axis, 1).flatten(0, 1) for v in (given, restored))
+        told: dict[str, Any] = asdict(self.told) | {"fusion_rule": "convex", "balance": 0}
+        inner = FusionInferer(stated, **told)
+        again = VolumeFusionInferer(inner, spatial_dim=self.spatial_dim, slice_batch=self.slice_batch, std=False)
+        generator = torch.Generator(given.device)
+        found = given.new_empty(volumes, self.draws, *given.shape[2:], dtype=torch.float16)
+        for draw in bar(range(self.draws), disable=not self.progress):
+            generator.manual_seed(draw)  # the same draws for the same input
+            slices = observed_again(believed, seen, stated, generator)
+            y = torch.unflatten(slices, 0, (volumes, -1)).movedim(1, axis)
+            found[:, draw] = (again(y, network, steps=steps)["source2"] - restored[:, 1:])[:, 0]
+        return found

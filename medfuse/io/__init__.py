@@ -23,16 +23,8 @@ if TYPE_CHECKING:
     )
     from medfuse.io.discovery import Discovery, discover
     from medfuse.io.foreign import require_volume
-    from medfuse.io.images import (
-        Image2D,
-        check_pair,
-        check_range,
-        match_folders,
-        match_manifest,
-        read_image,
-        size_factor,
-        write_image,
-    )
+    from medfuse.io.image_pairs import check_pair, match_folders, match_manifest, size_factor
+    from medfuse.io.images import Image2D, check_range, read_image, write_image
     from medfuse.io.nifti import NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
     from medfuse.io.nonfinite import NONFINITE
 
@@ -81,7 +73,8 @@ _HOMES = {  # by module, the names that are asked for here
     "require_one_person series_suv",
     "discovery": "Discovery discover",
     "foreign": "require_volume",
-    "images": "Image2D check_pair check_range match_folders match_manifest read_image size_factor write_image",
+    "image_pairs": "check_pair match_folders match_manifest size_factor",
+    "images": "Image2D check_range read_image write_image",
     "nifti": "NONFINITE NiftiReader check_nifti check_nifti_header write_nifti write_rgb_nifti",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -44,10 +44,6 @@ class Selection:
         wanted = self.wanted.get(row.bids_suffix.casefold(), {})
         return all(_fits(entities.get(name), values) for name, values in wanted.items())
 
-    def asks(self, row: Modality) -> bool:
-        """Return whether anything is asked of the images of a modality."""
-        return bool(self.wanted.get(row.bids_suffix.casefold()))
-
 
 def entities_of(image: Path) -> dict[str, str]:
     """Return the entities of a BIDS name: of `sub-01_run-1_pet.nii.gz`, `{"sub": "01", "run": "1"}`."""

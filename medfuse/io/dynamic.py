@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
-from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
@@ -19,8 +18,8 @@ from nibabel.spatialimages import HeaderDataError
 from medfuse.errors import ImageError
 from medfuse.io.foreign import label
 from medfuse.io.frames import Choice, Timing, choose_frames
-from medfuse.io.nifti import MAX_BYTES, SUFFIXES, NiftiInfo, Paths, as_paths, check_nifti
-from medfuse.io.nonfinite import NONFINITE, NONFINITE_FRACTION, NONFINITE_INSIDE, zero_nonfinite
+from medfuse.io.nifti import MAX_BYTES, NiftiInfo, NiftiReader, check_nifti
+from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE, zero_nonfinite
 from medfuse.io.pet_sidecar import read_pet_sidecar
 from medfuse.io.suv import CHOICES, Content
 
@@ -32,7 +31,7 @@ Watch = Callable[[int, float, np.ndarray, np.ndarray], None]
 """Is shown each frame that is averaged with others: index, weight, values **[X, Y, Z]**, voxel size **[3]**, mm."""
 
 
-class PetNiftiReader(ImageReader):
+class PetNiftiReader(NiftiReader):
     """Read a static or dynamic NIfTI PET with its sidecars as float32, for MONAI's `LoadImage`.
 
     What frames are taken is said in `medfuse.io.frames`, and how SUV is found in `medfuse.io.pet_sidecar`. As in
@@ -61,27 +60,10 @@ class PetNiftiReader(ImageReader):
             allow_constant: Accept a volume of one value.
             watch: Is shown each frame that is averaged with others.
         """
-        super().__init__()
-        for name, value, known in (("nonfinite", nonfinite, NONFINITE), ("suv", suv, CHOICES)):
-            if value not in known:
-                raise ImageError(f"{name} must be one of {', '.join(known)}, got {value!r}; choose one of them.")
-        self.frames, self.suv, self.nonfinite, self.strict = frames, suv, nonfinite, strict
-        self.max_bytes, self.allow_constant, self.watch = max_bytes, allow_constant, watch
-
-    def verify_suffix(self, filename: Paths) -> bool:
-        """Return whether every name ends in `.nii` or `.nii.gz`."""
-        return all(str(name).lower().endswith(SUFFIXES) for name in as_paths(filename))
-
-    def read(self, data: Paths, **kwargs: Any) -> Path:
-        """Note the path of one file; `get_data` checks and loads it.
-
-        Raises:
-            ImageError: If there is more than one path, or an option.
-        """
-        names = as_paths(data)
-        if len(names) != 1 or kwargs:
-            raise ImageError(f"PetNiftiReader must get one path and no options, got {len(names)}; load them apart.")
-        return names[0]
+        super().__init__(max_bytes=max_bytes, nonfinite=nonfinite, strict=strict, allow_constant=allow_constant)
+        if suv not in CHOICES:
+            raise ImageError(f"suv must be one of {', '.join(CHOICES)}, got {suv!r}; choose one of them.")
+        self.frames, self.suv, self.watch = frames, suv, watch
 
     def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Check and load a PET.

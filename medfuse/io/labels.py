@@ -1,10 +1,10 @@
-"""Masks and atlases of many cases: where that of each lies, and what its labels are called."""
+"""Masks and atlases: where that of each case lies, and what its labels are called."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,38 @@ def label_names(image: Path) -> dict[int, str]:
             if names := _read(table):
                 return names
     return {}
+
+
+def read_labels(table: Path) -> dict[int, str]:
+    """Return what labels are called, by `index` and `name` of a table that a person named.
+
+    Raises:
+        BundleError: If it is no such table.
+    """
+    names = _read(table)
+    if not names:
+        raise BundleError(
+            "--labels must be a tab-separated table with the columns index (whole numbers) and name, as BIDS has it, "
+            "got another; correct it."
+        )
+    return names
+
+
+def region_label(wanted: str | int, labels: Collection[int], names: Mapping[int, str]) -> int:
+    """Return the label of a region that a person names by its number or its name.
+
+    Raises:
+        BundleError: There is none, or more than one.
+    """
+    text = str(wanted).strip()
+    found = [label for label in labels if names.get(label, "").casefold() == text.casefold()]
+    found = found or [label for label in labels if str(label) == text]
+    if len(found) != 1:
+        raise BundleError(
+            f"--reference must name one region, by its number or its name, got one that {len(found) or 'no'} regions "
+            "have; see the labels of the mask or atlas."
+        )
+    return found[0]
 
 
 def _read(table: Path) -> dict[int, str]:

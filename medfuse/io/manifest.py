@@ -156,9 +156,9 @@ def _case(cells: dict[str, str], folder: Path, keys: Sequence[str]) -> dict[str,
         return {"case": case["case"], "problem": str(error)}
 
 
-def _more_files(keys: Sequence[str]) -> tuple[str, str]:
+def _more_files(keys: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of files that a case may have besides its sources."""
-    return "mask", f"{keys[-1]}_transform"
+    return "mask", "labels", f"{keys[-1]}_transform"
 
 
 def _value(key: str, text: str, case: str, keys: Sequence[str]) -> Any:

@@ -193,7 +193,9 @@ class NiftiReader(ImageReader):
         """
         names = as_paths(data)
         if len(names) != 1 or kwargs:
-            raise ImageError(f"NiftiReader must get one path and no options, got {len(names)} paths; load them apart.")
+            raise ImageError(
+                f"{type(self).__name__} must get one path and no options, got {len(names)} paths; load them apart."
+            )
         return names[0]
 
     def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:

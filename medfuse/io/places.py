@@ -14,7 +14,11 @@ DICOM_FOLDER = "dicom"  # of a case's results, with a folder for each series
 
 def input_paths(item: Mapping[str, Any]) -> dict[str, Path]:
     """Return the inputs of a case that are files or folders, by key."""
-    keys = (k for k in item if k in MODALITIES or k == "mask" or k.startswith("truth_") or k.endswith("_transform"))
+    keys = (
+        k
+        for k in item
+        if k in MODALITIES or k in ("mask", "labels") or k.startswith("truth_") or k.endswith("_transform")
+    )
     return {key: Path(str(item[key])) for key in keys}
 
 

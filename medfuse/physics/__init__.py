@@ -2,7 +2,7 @@
 
 from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
 from medfuse.physics.degradation import Degradation, JointDegradation, Unknown, sigma_map
-from medfuse.physics.evidence import Findings, Fitted, common_share, fit
+from medfuse.physics.evidence import Findings, Fitted, common_share, data_alone, fit
 from medfuse.physics.models.conjugate_gradients import Solution
 from medfuse.physics.models.krylov import KrylovModel
 from medfuse.physics.models.source import SourceModel
@@ -10,23 +10,18 @@ from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.models.volume import Corrected, VolumeModel
 from medfuse.physics.noise import AveragedNoise, GaussianNoise, Noise, PoissonNoise, RicianNoise
 from medfuse.physics.observation import Agreement, JointObservation, bind
-from medfuse.physics.operators import (
+from medfuse.physics.operators.base import (
     Composition,
-    Convolution,
-    Downsample,
     Gamma,
-    GaussianBlur,
-    Identity,
     LinearOperator,
     Mask,
     MissingSlices,
-    MotionBlur,
     Operator,
-    ScannerSampling,
-    SpectralChain,
-    SpectralOperator,
     compose,
 )
+from medfuse.physics.operators.blur import Downsample, GaussianBlur, Identity, SpectralChain, SpectralOperator
+from medfuse.physics.operators.convolution import Convolution, MotionBlur
+from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.replication import replicate, unreplicate
 from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
@@ -80,6 +75,7 @@ __all__ = [
     "common_share",
     "compose",
     "correction",
+    "data_alone",
     "fit",
     "parse_degradation",
     "parse_native",

@@ -15,6 +15,7 @@ from medfuse.pipeline.images import fuse_images, require_all
 from medfuse.pipeline.ledger import case_warnings
 from medfuse.pipeline.load import LoadSourcesd
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
+from medfuse.pipeline.regions import DescribeRegionsd, LoadRegionsd, PlaceRegionsd
 from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
 
@@ -23,10 +24,13 @@ __all__ = [
     "OUTPUTS",
     "BatchSummary",
     "CaseResult",
+    "DescribeRegionsd",
     "DescribeSourcesd",
     "Fusion",
+    "LoadRegionsd",
     "LoadSourcesd",
     "Output",
+    "PlaceRegionsd",
     "SaveFusiond",
     "SourceAgreement",
     "VerifySourcesd",

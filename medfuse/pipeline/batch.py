@@ -88,6 +88,8 @@ def run_batch(
     workers: int = 1,
     tables: bool = True,
     replace: bool = False,
+    reference_region: str | int | None = None,
+    uncertainty: str | None = None,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once; the next is read while one is computed.
 
@@ -122,6 +124,8 @@ def run_batch(
             own; each takes memory. 0: one thing after another. The results are the same.
         tables: Make table and page; else `collect` does so when all parts are done.
         replace: Replace results of other sources under the name of a case, too; else the case fails, and they stay.
+        reference_region: Label or name of the region for SUVR. This and the next: see `load_workflow`.
+        uncertainty: `off`, `fast` or `full`.
 
     Returns:
         What became of each case.
@@ -152,6 +156,8 @@ def run_batch(
         fusion_rule=fusion_rule,
         palette=palette,
         blend=blend,
+        reference_region=reference_region,
+        uncertainty=uncertainty,
     )
     layout.prepare()
     summary = BatchSummary()

@@ -15,16 +15,18 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from medfuse.errors import GeometryError
+from medfuse.errors import BundleError, GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.origin import defaults_taken
 from medfuse.physics import JointDegradation
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
+from medfuse.pipeline.measured import mask_of, psf_mm
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
 from medfuse.pipeline.result import CaseResult, SourceAgreement
+from medfuse.regions.intervals import UNCERTAINTY, level_of, voxel_deviation
 from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class SaveFusiond(MapTransform):
         source_keys: tuple[str, str] = DEFAULT_PAIR,
         reference: str = DEFAULT_PAIR[0],
         spatial_dim: int = 2,
+        reference_region: str | int | None = None,
+        uncertainty: str = "off",
         palette: str = "OKLAB",
         blend: str | None = None,
         outputs: Sequence[Output] = OUTPUTS,
@@ -69,6 +73,9 @@ class SaveFusiond(MapTransform):
             source_keys: Keys of the sources on the reference grid.
             reference: Which of them the grid belongs to.
             spatial_dim: Axis along which the volume was sliced.
+            reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
+            uncertainty: `off`; `fast`, a standard deviation of each voxel, for which the data hold `std1` and `std2`;
+                or `full`, an interval of each region, too, for which they hold `draws`.
             palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
             blend: How a palette other than `OKLAB` lies over the anatomy: `luma` or `alpha`.
             outputs: What to write beside the JSON sidecar.
@@ -77,12 +84,15 @@ class SaveFusiond(MapTransform):
             replace: Replace the results of other sources under the name of a case.
         """
         super().__init__(keys)
+        if uncertainty not in UNCERTAINTY:
+            raise BundleError(f"uncertainty must be one of {', '.join(UNCERTAINTY)}, got another; change it.")
+        self.uncertainty = uncertainty
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
         self.settings = settings
         self.source_keys, self.reference = source_keys, reference
         self.spatial_dim, self.colours = spatial_dim, ColourFusion(palette, blend)
         self.outputs = tuple(row for row in outputs if dicom_output or row.write is not write_dicom)
-        self.deidentified, self.replace = deidentified, replace
+        self.deidentified, self.replace, self.reference_region = deidentified, replace, reference_region
         self.moving = next(key for key in source_keys if key != reference)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -106,6 +116,8 @@ class SaveFusiond(MapTransform):
         scales = [data[f"{k}_scale"] for k in self.source_keys]
         degradation = self._degradation(data)
         agreements = _agreements(data, degradation)
+        deviations, drawn = self._uncertainty(data, degradation, (restored1, restored2))
+        invented = self._invented(data, degradation, (restored1, restored2))
         sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         windows = _window(restored[0], sources[0]), _window(restored[1], sources[1])
@@ -121,7 +133,14 @@ class SaveFusiond(MapTransform):
         agreed = [
             _agreed(a) | {"noise": noise} for a, noise in zip(agreements, self._noises(data, degradation), strict=True)
         ]
-        record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference)
+        regional: dict[str, Any] = {
+            "psf": self._psf(data, degradation, agreements[1]),
+            "drawn": drawn,
+            "invented": invented[1],
+            "reference_region": self.reference_region,
+        }
+        record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference, **regional)
+        record["uncertainty"] = self.uncertainty
         record["display"] = self.colours.record(
             {name: list(window) for name, window in zip(names, windows, strict=True)}
         )
@@ -142,9 +161,11 @@ class SaveFusiond(MapTransform):
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
-            mask=None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[0].shape),
+            mask=mask_of(data, restored[0].shape),
             deidentified=self.deidentified,
             before=partial(self._before, data),
+            deviations=deviations,
+            invented=invented,
         )
 
     @cached_property
@@ -165,6 +186,47 @@ class SaveFusiond(MapTransform):
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [scale_of(data, key) for key in self.source_keys]
         return case_degradation(self._known(data)[0], spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+
+    def _uncertainty(
+        self, data: Mapping[Hashable, Any], degradation: JointDegradation, restored: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor, float] | None]:
+        """Return the standard deviation of each voxel of both restored sources, in their units, and draws of source 2.
+
+        Restored sources are still 0..1. None of a source to which nothing happened: it comes back as it was given.
+        """
+        if self.uncertainty == "off":
+            return (None, None), None
+        std = [_volume(data[key]) for key in ("std1", "std2")]
+        drawn = None
+        if "draws" in data and degradation.source2.steps:
+            draws = torch.as_tensor(data["draws"]).as_subclass(Tensor).cpu()
+            drawn = draws.float() * scale_of(data, self.source_keys[1]), level_of(std[1], draws, restored)
+        first, second = (
+            torch.from_numpy(voxel_deviation(std[k], k)).mul_(scale_of(data, key)) if part.steps else None
+            for k, (key, part) in enumerate(zip(self.source_keys, degradation, strict=True))
+        )
+        return (first, second), drawn
+
+    def _invented(
+        self, data: Mapping[Hashable, Any], degradation: JointDegradation, restored: Sequence[Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return both restored sources less what their data alone say, in their units; restored ones are still 0..1."""
+        if "alone" not in data or self.uncertainty == "off":
+            return None, None
+        alone = torch.as_tensor(data["alone"]).as_subclass(Tensor).cpu().float()
+        first, second = (
+            (restored[k] - alone[k]) * scale_of(data, key) if part.steps else None
+            for k, (key, part) in enumerate(zip(self.source_keys, degradation, strict=True))
+        )
+        return first, second
+
+    def _psf(
+        self, data: Mapping[Hashable, Any], degradation: JointDegradation, agreement: SourceAgreement | None
+    ) -> tuple[float, ...] | None:
+        """Return the FWHM of the blur of source 2 as it was undone, mm along each axis."""
+        spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
+        narrowed = agreement.narrowed_blur if agreement else None
+        return psf_mm(degradation.source2, spacing, spatial_dim=self.spatial_dim, narrowed=narrowed)
 
     def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
         """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""

@@ -26,7 +26,8 @@ class DescribeSourcesd(MapTransform):
     A DICOM source is then the tuple of the files of one series: that with the UID `<key>_series` of the case, else the
     only one of the key's modality. Its hash is that of the sorted hashes of its files, and `<key>_files` notes them, as
     one text that MONAI's batches leave as it is, for the headers of DICOM output. DICOM sources must be of one patient,
-    whatever is written; `one_study` and `one_frame` note whether they are of one study, and of one frame of reference.
+    whatever is written; `one_study` and `one_frame` note whether they are of one study, and of one frame of reference,
+    `patient_differs` what they tell of the patient differently under one number.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class DescribeSourcesd(MapTransform):
                 result[f"{key}_sha256"] = sha256(path)
                 continue
             require_volume(path)
+            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             if f"{key}_unit" in result:
                 raise BundleError(f"{key}_unit of case {case} must be left to the DICOM headers, got one; remove it.")
-            found[str(key)] = series = open_series(path, modality=modality, uid=result.get(f"{key}_series"))
             result[f"{key}_sha256"] = series_sha256(series.files)
             result[key] = tuple(str(file) for file in series.files)
             result[f"{key}_files"] = "\0".join(result[key])
@@ -81,6 +82,8 @@ class DescribeSourcesd(MapTransform):
         if len(found) > 1:
             result["one_study"] = len({series.study for series in found.values()}) == 1
             result["one_frame"] = len({series.headers[0].frame_of_reference for series in found.values()}) == 1
+            one, *others = (series.person for series in found.values())
+            result["patient_differs"] = ", ".join(sorted({word for other in others for word in one.differences(other)}))
         return result
 
 

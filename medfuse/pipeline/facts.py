@@ -18,6 +18,7 @@ from medfuse.physics import Degradation, Identity, JointDegradation, sigma_map
 
 DIMENSIONLESS = "normalised, dimensionless"
 _PACKAGES = ("medfuse", "monai", "torch", "SimpleITK", "nibabel", "pydicom", "numpy")
+_SSIM_WINDOW = 11  # voxels
 
 
 def versions() -> dict[str, str]:
@@ -74,10 +75,14 @@ def stated(degradation: Mapping[str, Any] | str | None, estimates: Mapping[str, 
 
 
 def fidelity(restored: Tensor, truth: Tensor, data_range: float) -> dict[str, float]:
-    """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**."""
+    """Return PSNR (dB, at most 100: identical images) and SSIM of a restored source **[1, *spatial]**.
+
+    The window of SSIM is 11 voxels along each axis, or as many as there are, an odd number.
+    """
     pair = (restored[None].float(), truth[None].float())
+    window = [min(_SSIM_WINDOW, size - 1 + size % 2) for size in restored.shape[1:]]
     psnr = PSNRMetric(data_range)(*pair)
-    ssim = SSIMMetric(spatial_dims=restored.ndim - 1, data_range=data_range)(*pair)
+    ssim = SSIMMetric(spatial_dims=restored.ndim - 1, data_range=data_range, win_size=window)(*pair)
     return {"psnr": min(float(torch.as_tensor(psnr)), 100.0), "ssim": float(torch.as_tensor(ssim))}
 
 

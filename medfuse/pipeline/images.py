@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medfuse.about import NOTICE
 from medfuse.bundles import DEFAULT_BUNDLE
-from medfuse.errors import BundleError, GeometryError, known_error
+from medfuse.errors import BundleError, DegradationError, GeometryError, known_error
 from medfuse.estimation import estimate, known_specification, noise_profile, records_of
 from medfuse.fusion import ColourFusion, fuse_visible
 from medfuse.io import read_image, require_writable, write_image, write_json
@@ -84,7 +84,7 @@ def fuse_images(
         manifest: Instead of both folders: a table of pairs, see `medfuse.io.match_manifest`.
         bundle: Bundle to use, by name or loaded; a loaded one is where it is, whatever `device` says.
         degradation: The specification, `sigma` as a fraction of full range, of each channel where in colour; `auto`, or
-            what is unknown of it, is estimated of each pair by itself.
+            what is unknown of it, is estimated of each pair by itself. None: as the bundle says.
         steps: Number of steps; None: as the bundle says.
         device: Where to compute, see `medfuse.devices.pick_device`.
         file_format: `png`, `npy`, or None for what the input is (8 bit in, 8 bit out).
@@ -106,6 +106,14 @@ def fuse_images(
     out = Path(out)
     fusion = bundle if isinstance(bundle, Fusion) else load_fusion(bundle, device=device, fusion_rule=fusion_rule)
     steps = fusion.inferer.told.steps if steps is None else steps
+    if degradation is None:
+        own = fusion.inferer.degradation
+        if isinstance(own, JointDegradation):
+            raise DegradationError(
+                "the degradation of a bundle must be a specification, which records hold, got a JointDegradation; give "
+                "`degradation`."
+            )
+        degradation = own
     look = None if palette is None else ColourFusion(palette, blend)
     if look and fusion.color:
         raise BundleError("palette must come with a bundle of grey images, got one in colour; leave it out.")

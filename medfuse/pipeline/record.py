@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from torch import Tensor
 from medfuse.about import NOTICE
 from medfuse.io.dicom.reader import DOUBTS
 from medfuse.io.dynamic import FRAMES
-from medfuse.io.labels import label_names
 from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
-from medfuse.report import region_values, warnings
+from medfuse.pipeline.measured import KIND, WORLD, measure_regions
+from medfuse.report import warnings
 from medfuse.transforms import BIAS_FIELD
+
+_OF_MASK = (("mask_kind", KIND), ("mask_world", WORLD))
 
 
 def make_record(
@@ -31,6 +32,10 @@ def make_record(
     *,
     keys: Sequence[str],
     reference: str,
+    psf: Sequence[float] | None = None,
+    reference_region: str | int | None = None,
+    drawn: tuple[Tensor, float] | None = None,
+    invented: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the record of a case.
 
@@ -42,18 +47,20 @@ def make_record(
         restored: Both restored, likewise.
         keys: Names of the sources.
         reference: Which of them the grid belongs to.
+        psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
+        reference_region: Label or name of the region for SUVR.
+        drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level, see
+            `medfuse.regions.intervals`; None for none.
+        invented: Source 2 restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
     """
     first, pet = data[keys[0]], keys[1]
     moving = next(key for key in keys if key != reference)
     named = {
         name: _of_source(data, name, scale_of(data, name), agreement[k], restored[k]) for k, name in enumerate(keys)
     }
-    mask = None if data.get("mask") is None else torch.as_tensor(data["mask"]).reshape(restored[1].shape)
-    named[pet]["regions"] = region_values(sources[1], restored[1], affine=first.affine, labels=mask)
-    if mask is not None:
-        names = label_names(Path(str(data["mask"].meta.get("filename_or_obj", ""))))
-        for region in named[pet]["regions"]:
-            region |= {"name": names[region["label"]]} if region["label"] in names else {}
+    options: dict[str, Any] = {"psf": psf, "reference_region": reference_region, "drawn": drawn}
+    options["invented"] = invented
+    named[pet]["regions"] = measure_regions(data, sources[1], restored[1], affine=first.affine, **options)
     record = {
         "case": str(data["case"]),
         "notice": NOTICE,
@@ -70,7 +77,11 @@ def make_record(
         "sources": named,
         "mask_sha256": text_of(data["mask_sha256"]) if "mask_sha256" in data else None,
         "mask_placement": _placement(data, "mask"),
+        **{name: data["mask"].meta[key] for name, key in _OF_MASK if "mask" in data and key in data["mask"].meta},
+        "reference_region": reference_region,
+        "psf_mm": None if psf is None else list(psf),
         "registration": _registration(data.get(f"{moving}_registration")),
+        "patient_differs": text_of(data["patient_differs"]) if "patient_differs" in data else None,
         "one_study": bool(data["one_study"]) if "one_study" in data else None,
         "one_frame": bool(data["one_frame"]) if "one_frame" in data else None,
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medfuse.fusion import ColourFusion
 from medfuse.io.modalities import titles
-from medfuse.report.values import number_text
+from medfuse.report.numbers import number_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,10 @@ class CaseResult:
         deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
+        deviations: Standard deviation of each voxel of both restored sources **[X, Y, Z]**, in their units; None where
+            none was asked for, or nothing happened to the source.
+        invented: What was invented of both: restored less what the data alone say **[X, Y, Z]**, in their units;
+            likewise.
     """
 
     case: str
@@ -76,6 +80,8 @@ class CaseResult:
     mask: Tensor | None = None
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
+    deviations: tuple[Tensor | None, Tensor | None] = (None, None)
+    invented: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @property
     def window(self) -> tuple[float, float]:

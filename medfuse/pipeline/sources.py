@@ -7,6 +7,7 @@ from typing import Any
 
 from medfuse.errors import MedfuseError
 from medfuse.io import check_nifti, is_nifti, measure, open_series, require_volume, series_suv
+from medfuse.io.dicom.regions import check_regions, regions_file
 from medfuse.io.dicom.volume import choose_of
 from medfuse.io.frames import choose_frames
 from medfuse.io.modalities import Modality
@@ -15,15 +16,16 @@ from medfuse.io.sidecars import sidecar_units
 
 
 def mask_entry(path: Path, *, strict: bool) -> str:
-    """Return the path of a mask for a case.
+    """Return the path of the regions of a case.
 
     Raises:
-        MedfuseError: If it is no NIfTI, or cannot be used.
+        MedfuseError: If it is neither a NIfTI nor a SEG or RTSTRUCT, or cannot be used.
     """
-    if not is_nifti(path):
+    if is_nifti(path):
+        check_nifti(path, strict=strict)
+    else:
         require_volume(path)
-        raise MedfuseError("--mask must be a NIfTI (.nii, .nii.gz) with labels, got another file; convert it.")
-    check_nifti(path, strict=strict)
+        check_regions(regions_file(path))
     return str(path.absolute())
 
 
@@ -69,6 +71,8 @@ def source_entries(
         return entries | chosen | stated | units, ""
     require_volume(path)
     series = open_series(path, modality=row.dicom, uid=uid)
+    if unit:
+        raise MedfuseError(f"--{key}-unit must come with a NIfTI, got DICOM, whose headers say it; leave it out.")
     choice = choose_of(series, frames if row.has_uptake else None)
     said = ""
     if row.has_suv:

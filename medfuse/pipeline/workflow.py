@@ -123,6 +123,8 @@ def load_workflow(
     fusion_rule: str | None = None,
     palette: str | None = None,
     blend: str | None = None,
+    reference_region: str | int | None = None,
+    uncertainty: str | None = None,
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
 
@@ -140,6 +142,9 @@ def load_workflow(
         fusion_rule: How the fused image comes of the restored sources, see `medfuse.fusion.rule`.
         palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
         blend: How a palette other than `OKLAB` lies over the anatomy, `luma` or `alpha`.
+        reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
+        uncertainty: `off`; `fast`: the standard deviation of each voxel; `full`: the interval of each region as well,
+            which takes seven times as long.
 
     Raises:
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
@@ -153,7 +158,8 @@ def load_workflow(
         spec = load_spec(degradation, bundle) if isinstance(degradation, str) else dict(degradation)
         set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
-    given |= {"fusion_rule": fusion_rule, "palette": palette, "blend": blend}
+    given |= {"fusion_rule": fusion_rule, "palette": palette, "blend": blend, "reference_region": reference_region}
+    given |= {"uncertainty": uncertainty}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")
@@ -201,6 +207,10 @@ def fuse(
     strict: bool = False,
     palette: str | None = None,
     blend: str | None = None,
+    mask: str | Path | None = None,
+    labels: str | Path | None = None,
+    reference_region: str | int | None = None,
+    uncertainty: str | None = None,
     **sources: str | Path | None,
 ) -> CaseResult:
     """Fuse one pair of volumes and write nothing.
@@ -212,7 +222,7 @@ def fuse(
         pet: NIfTI, or a folder or file of DICOM.
         mri: Likewise; its grid is the reference.
         bundle: Name or folder of a bundle; one of other modalities takes sources by their names, see `sources`.
-        degradation: A preset's name, a file or a specification; none by default.
+        degradation: A preset's name, a file or a specification; the bundle's own by default.
         steps: Number of reverse steps; the bundle's own by default.
         device: Where to compute, see `medfuse.devices.pick_device`.
         aligned: The volumes share one world frame: do not register.
@@ -224,6 +234,10 @@ def fuse(
         strict: Refuse a NIfTI whose sform and qform disagree, instead of a warning.
         palette: Colour map of `rgb`, see `medfuse.fusion.ColourFusion`; `OKLAB` by default.
         blend: How another one lies over the anatomy, `luma` or `alpha`.
+        mask: Regions in which source 2 is measured: labels in NIfTI, or DICOM SEG or RTSTRUCT.
+        labels: Table of the names of the regions, with columns `index` and `name`.
+        reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
+        uncertainty: `off`, `fast` (of voxels) or `full` (of regions as well), see `load_workflow`.
         sources: What a bundle of other modalities takes, by their keys: a path for each, such as `ct`, and optionally
             the unit of a NIfTI, such as `ct_unit`.
 
@@ -251,9 +265,10 @@ def fuse(
         item["aligned"] = True
     if frames is not None:
         item[f"{keys[1]}_frames"] = checked_frames(frames, "frames")
+    item |= {name: str(path) for name, path in (("mask", mask), ("labels", labels)) if path is not None}
     item |= sidecar_units(item, item, keys)
     options: dict[str, Any] = {"suv": suv, "n4": n4, "nonfinite": nonfinite, "strict": strict}
-    options |= {"palette": palette, "blend": blend}
+    options |= {"palette": palette, "blend": blend, "reference_region": reference_region, "uncertainty": uncertainty}
     return load_workflow(bundle, degradation=degradation, steps=steps, device=device, **options)(item)
 
 

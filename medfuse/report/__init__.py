@@ -1,5 +1,6 @@
 """Pictures and reports of results."""
 
+from medfuse.regions import region_values
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.findings import (
     Finding,
@@ -13,7 +14,6 @@ from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
 from medfuse.report.methods import methods_text
 from medfuse.report.qc import save_contact_sheet, save_mosaic, save_preview
-from medfuse.report.values import region_values
 
 __all__ = [
     "Finding",

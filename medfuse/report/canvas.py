@@ -10,6 +10,7 @@ import numpy as np
 
 from medfuse.about import NOTICE
 from medfuse.errors import GeometryError, ImageError
+from medfuse.regions.values import as_array
 from medfuse.report.paper import INK, LABEL, SMALL, SOFT, Panel, Paper
 
 MARGIN, SIDE, GAP, HEADER, FOOT = 26.0, 44.0, 6.0, 108.0, 48.0  # px
@@ -143,8 +144,3 @@ def window(ends: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the ends of a display window, never equal."""
     low, high = (float(end) for end in ends)
     return low, high if high > low else low + 1.0
-
-
-def as_array(value: Any) -> np.ndarray:
-    """Return an array or tensor as an array."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

@@ -45,6 +45,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
             written in it stand as they are; a record of an earlier version, which holds none, is judged anew.
     """
     parts = (
+        _patient,
         _placement,
         _registration,
         _studies,
@@ -179,6 +180,13 @@ def _registration(record: Mapping[str, Any]) -> list[Finding]:
         text = f"Two halves of the data place the {moving} up to {unsure:.1f} mm apart: that is how sure it is."
         found.append(Finding("warning", text))
     return found
+
+
+def _patient(record: Mapping[str, Any]) -> list[Finding]:
+    """One number may have been given to two people, as "0" is; a name may have been changed, or misspelt."""
+    differing = record.get("patient_differs")
+    text = f"The images tell one PatientID and another {differing}: check that they are of one patient."
+    return [Finding("warning", text)] if differing else []
 
 
 def _studies(record: Mapping[str, Any]) -> list[Finding]:
@@ -367,6 +375,11 @@ def _values(record: Mapping[str, Any]) -> list[Finding]:
             text = f"The {title(name)} is said to be in SUV, but its highest value is {highest:.0f}."
             found.append(
                 Finding("warning", f"{text} No uptake is so high: the unit is probably another, such as Bq/ml.")
+            )
+        if name in MODALITIES and MODALITIES[name].has_uptake and (given.get("mean") or 0.0) < 0:
+            text = f"The mean of the {title(name)} is negative, and so is no uptake"
+            found.append(
+                Finding("warning", f"{text}: an offset was taken off its values, or they show another quantity.")
             )
         suv = source.get("suv") or {}
         if suv.get("kind") == "none":

@@ -13,7 +13,7 @@ from medfuse.io.modalities import DEFAULT_PAIR, titles
 from medfuse.report.findings import CHI2_HIGH, Finding, findings
 from medfuse.report.html import registration_state
 from medfuse.report.markup import Markup, data_url, element, join, page, section
-from medfuse.report.values import number_text
+from medfuse.report.numbers import number_text
 
 _WIDTH, _HEIGHT = 400, 60  # px of a plot
 _NUMBERS, _UNIT = (3, 4, 5, 6, 7), 8

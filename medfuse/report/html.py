@@ -13,15 +13,16 @@ from medfuse.errors import ImageError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import title, titles
-from medfuse.report.canvas import ThreePlanes, as_array
+from medfuse.regions.values import as_array
+from medfuse.report.canvas import ThreePlanes
 from medfuse.report.estimates import COLUMNS as ESTIMATE_COLUMNS
 from medfuse.report.estimates import estimate_cells
-from medfuse.report.findings import degradation_name, findings, moving_source, restored_sources
+from medfuse.report.findings import degradation_name, findings, moving_source
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.panels import save_overlay, save_residuals
 from medfuse.report.qc import DEFAULT_COLOURS, save_mosaic
-from medfuse.report.values import number_text
+from medfuse.report.values import values_section
 from medfuse.report.viewer import Role, ViewerVolume, viewer
 
 _BYTES = 5_200_000  # of pictures and volumes; niivue takes another 2.3 MB
@@ -62,7 +63,8 @@ def save_report(
         colours: How the colour fusion was made; the PET alone is shown in its palette.
         residuals: What each restoration leaves of its data **[X, Y, Z]**, in standard deviations of the noise; None for
             a source that was not degraded.
-        mask: Labels **[X, Y, Z]** of which the viewer shows the outline, or None.
+        mask: Labels **[X, Y, Z]**, or **[L, X, Y, Z]** where they overlap, whose outline
+            the viewer shows, or None.
         before: Gives the source that was registered, as it lay before **[X, Y, Z]**, in its unit; or None. It is called
             once, and let go of when it is drawn.
         mosaic: PNG of the case by `save_mosaic`, where it is drawn already.
@@ -107,7 +109,7 @@ def save_report(
             section("viewer-section", "Look inside", look),
             _registration(record, overlay, both=both),
             _degradation(record, leftover),
-            _values(record),
+            values_section(record),
             _methods(record),
         ]
     )
@@ -173,7 +175,9 @@ def _offered(
         *pair(1, "overlay", two, two_restored, pet_window),
     ]
     if mask is not None:
-        offered.append(ViewerVolume("mask", "Mask", "", "outline", as_array(mask), (0.0, 1.0)))
+        labels = as_array(mask)  # where regions overlap, there are several layers
+        shown = labels.max(0) if labels.ndim == 4 else labels
+        offered.append(ViewerVolume("mask", "Mask", "", "outline", shown, (0.0, 1.0)))
     return offered
 
 
@@ -336,39 +340,6 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
         )
         parts.append(picture(leftover, alt, caption))
     return section("degradation", "Degradation and agreement with the data", *parts)
-
-
-def _values(record: Mapping[str, Any]) -> Markup:
-    tables = []
-    for name, source in (record.get("sources") or {}).items():
-        if source.get("regions"):
-            unit = source.get("unit", "")
-            states = ("given", "restored") if name in restored_sources(record) else ("given",)
-            head = ["Region", "Volume [ml]", *(f"{k}, {w}" for k in ("Mean", "Max", "Peak") for w in states)]
-            rows = [
-                [
-                    "Whole image" if r["label"] is None else f"Label {r['label']}{_named(r)}",
-                    number_text(r["volume_ml"]),
-                    *(number_text(r[w][k]) for k in ("mean", "max", "peak") for w in states),
-                ]
-                for r in source["regions"]
-            ]
-            caption = f"{title(name)} in {unit}, on the reference grid, as {' and '.join(states)}"
-            tables.append(table(head, rows, caption=caption))
-            if rule := (source.get("suv") or {}).get("rule"):
-                tables.append(element("p", f"Where the {unit} comes from: {rule}."))
-            if len(rows) == 1:
-                tables.append(element("p", "No mask was given, so there are no values of a tumour or an organ."))
-    hint = "The peak is the largest mean over a sphere of 1 ml with its centre in the region. "
-    hint += "Values of a restored source are not validated: measure in the source."
-    if not tables:
-        return section("values", "Values", element("p", "No values were recorded."))
-    return section("values", "Values", *tables, element("p", hint))
-
-
-def _named(region: Mapping[str, Any]) -> str:
-    """Return what a region is called, after a comma; nothing where no table names it."""
-    return f", {region['name']}" if region.get("name") else ""
 
 
 def _methods(record: Mapping[str, Any]) -> Markup:

@@ -13,6 +13,7 @@ from medfuse.errors import GeometryError, ImageError
 from medfuse.fusion import ColourFusion
 from medfuse.fusion.color import palette
 from medfuse.io.modalities import DEFAULT_PAIR, titles
+from medfuse.regions.values import as_array
 from medfuse.report.canvas import (
     ENDS,
     FOOT,
@@ -22,15 +23,14 @@ from medfuse.report.canvas import (
     PLANES,
     SIDE,
     ThreePlanes,
-    as_array,
     heading,
     letters,
     scale_bar,
     side_note,
     window,
 )
+from medfuse.report.numbers import number_text
 from medfuse.report.paper import MARK, SMALL, TITLE, Panel, Paper, Resampling
-from medfuse.report.values import number_text
 
 _WIDTH, _MAX_HEIGHT, _MAX_CELL, _BARS = 1800.0, 1160.0, 330.0, 84.0  # px
 _MARK = 0.035  # length of the marks of a cut, as a share of the panel

@@ -1,115 +1,132 @@
-"""Values of a PET, before and after restoration: whole image and labelled regions, in its unit."""
+"""The section of a report with the values of regions."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from scipy.signal import oaconvolve
+from medfuse.io.modalities import title
+from medfuse.regions import disagrees
+from medfuse.report.findings import restored_sources
+from medfuse.report.markup import Markup, element, section, table
+from medfuse.report.numbers import number_text
 
-from medfuse.errors import GeometryError
-from medfuse.report.canvas import as_array
-
-PEAK_ML = 1.0
-_SMALL = -4  # power of ten below which a number has an exponent
-_BLOCK = 64  # voxels along each axis that are looked at at once
-_FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
+_HINT = (
+    "SD is the standard deviation of the voxels of a region. The peak is the largest mean over a sphere of 1 ml with "
+    "its centre in the region. The total is mean times volume: of an SUV of FDG, the total lesion glycolysis (TLG). "
+    "Values of a restored source are not validated: measure in the source."
+)
 
 
-def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None) -> list[dict[str, Any]]:
-    """Return mean, maximum and peak of a source and of its restoration, region by region.
+def values_section(record: Mapping[str, Any]) -> Markup:
+    """Return the values of each source that has some: those of its voxels, then those of corrections by labels."""
+    parts: list[Markup] = []
+    for name, source in (record.get("sources") or {}).items():
+        regions = source.get("regions") or ()
+        if not regions:
+            continue
+        unit = source.get("unit", "")
+        states = ("given", "restored") if name in restored_sources(record) else ("given",)
+        parts.append(_figures(regions, states, f"{title(name)} in {unit}, on the reference grid"))
+        if rule := (source.get("suv") or {}).get("rule"):
+            parts.append(element("p", f"Where the {unit} comes from: {rule}."))
+        if len(regions) == 1:
+            parts.append(element("p", "No mask was given, so there are no values of a tumour or an organ."))
+        if any(region.get("interval") for region in regions):
+            parts += _intervals(regions, record, f"Mean of the restored {title(name)} in {unit}, 95 % interval", unit)
+        if any(region.get("invented") for region in regions):
+            parts += _invented(regions, f"What of the restored {title(name)} its data do not tell, {unit}")
+        if any(region.get("gtm") is not None for region in regions):
+            parts += _corrections(regions, record, f"Mean of the {title(name)} in {unit}, corrected by labels")
+    if not parts:
+        return section("values", "Values", element("p", "No values were recorded."))
+    return section("values", "Values", *parts, element("p", _HINT))
 
-    The peak is the largest mean over a sphere of 1 ml whose centre lies in the region; it is None where the voxels are
-    too coarse for such a sphere.
 
-    Args:
-        given: The source **[X, Y, Z]** in its unit, finite.
-        restored: The same, restored.
-        affine: **[4, 4]**, voxel index to mm.
-        labels: Label of each voxel **[X, Y, Z]**, rounded to integers, 0 for none; or None.
-
-    Returns:
-        The whole image (`label` None), then each label above 0, ascending: `label`, `volume_ml`, and under `given` and
-        `restored` each `mean`, `max` and `peak`.
-
-    Raises:
-        GeometryError: If the shapes differ.
-    """
-    volumes = {"given": as_array(given), "restored": as_array(restored)}
-    marks = None if labels is None else as_array(labels)
-    shapes = {v.shape for v in volumes.values()} | ({marks.shape} if marks is not None else set())
-    if len(shapes) > 1:
-        raise GeometryError(f"Volumes and labels must share a grid, got {sorted(shapes)}; resample them.")
-    affine = as_array(affine).astype(np.float64)
-    sphere = _sphere(np.linalg.norm(affine[:3, :3], axis=0))
-    millilitres = abs(np.linalg.det(affine[:3, :3])) / 1000.0
-    found = sorted({int(v) for plane in (() if marks is None else marks) for v in np.unique(np.rint(plane)) if v > 0})
-    figures = {kind: _figures(volume, marks, found, sphere) for kind, volume in volumes.items()}
-    return [
-        {
-            "label": None if row == 0 else found[row - 1],
-            "volume_ml": float(figures["given"][row]["voxels"] * millilitres),
-            **{kind: {k: v for k, v in rows[row].items() if k != "voxels"} for kind, rows in figures.items()},
-        }
-        for row in range(len(found) + 1)
+def _figures(regions: Sequence[Mapping[str, Any]], states: Sequence[str], caption: str) -> Markup:
+    figures = {"mean": "Mean", "sd": "SD", "max": "Max", "peak": "Peak", "tlg": "Total", "suvr": "SUVR"}
+    shown = [key for key in figures if any(key in region[state] for region in regions for state in states)]
+    head = ["Region", "Volume [ml]", *(f"{figures[key]}, {state}" for key in shown for state in states)]
+    rows = [
+        [
+            named(region),
+            number_text(region["volume_ml"]),
+            *(number_text(region[state].get(key)) for key in shown for state in states),
+        ]
+        for region in regions
     ]
+    return table(head, rows, caption=f"{caption}, as {' and '.join(states)}")
 
 
-def number_text(value: float | None, *, digits: int = 4) -> str:
-    """Return a number with so many digits, but never less than its units; a hyphen for None."""
-    if value is None:
-        return "-"
-    size = math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:.{digits - 1}e}" if size < _SMALL else f"{value:.{max(digits - 1 - size, 0)}f}"
+def _corrections(regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any], caption: str) -> list[Markup]:
+    """Return the classical corrections beside the restoration."""
+    head = ["Region", "Given", "Restored", "GTM", "RBV", "GTM within the interval"]
+    rows = []
+    for region in (region for region in regions if region.get("gtm") is not None):
+        means = (region["given"]["mean"], region["restored"]["mean"], region["gtm"], region["rbv"])
+        verdict = {None: "not known", True: "no", False: "yes"}[disagrees(region)]
+        rows.append([named(region), *map(number_text, means), verdict])
+    widths = " x ".join(f"{width:.3g}" for width in record.get("psf_mm") or ())
+    text = (
+        "GTM: geometric transfer matrix (Rousset 1998); RBV: region-based voxel-wise correction (Thomas 2011), both of "
+        f"the source as given, with the labels and a point spread function of {widths} mm, as it was stated. They take "
+        "each region for uniform and each label for true; the restoration uses no label."
+    )
+    apart = [named(region) for region in regions if disagrees(region)]
+    if apart:
+        text += (
+            f" Of {', '.join(apart)} they differ by more than the interval explains: labels or point spread function "
+            "may be wrong, or the region is not uniform; look at it before either value is used."
+        )
+    return [table(head, rows, caption=caption), element("p", text)]
 
 
-def _figures(
-    volume: np.ndarray, marks: np.ndarray | None, labels: Sequence[int], sphere: np.ndarray | None
-) -> list[dict[str, Any]]:
-    """Return voxels, mean, maximum and peak of the whole image, then of each label, block by block in float64."""
-    count = len(labels) + 1
-    voxels, total = np.zeros(count), np.zeros(count)
-    highest, peak = np.full(count, -np.inf), np.full(count, -np.inf)
-    for block in product(*(range(0, n, _BLOCK) for n in volume.shape)):
-        place = tuple(slice(start, start + _BLOCK) for start in block)
-        values = volume[place].astype(np.float64)
-        means = None if sphere is None else _means(volume, place, sphere)
-        own = None if marks is None else np.rint(marks[place])
-        for row, label in enumerate((None, *labels)):
-            region: Any = ... if label is None else own == label
-            inside = values[region]
-            if inside.size:
-                voxels[row] += inside.size
-                total[row] += inside.sum()
-                highest[row] = max(highest[row], inside.max())
-                if means is not None:
-                    peak[row] = max(peak[row], means[region].max())
-    return [
-        {
-            "voxels": int(voxels[row]),
-            "mean": float(total[row] / voxels[row]),
-            "max": float(highest[row]),
-            "peak": None if sphere is None else float(peak[row]),
-        }
-        for row in range(count)
-    ]
+def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup]:
+    """Return how much of each region is not told by the data."""
+    rows = []
+    for region in (region for region in regions if region.get("invented")):
+        share = region["invented"]["share"]
+        rows.append([
+            named(region), number_text(region["restored"]["mean"]), number_text(region["invented"]["mean"]),
+            "-" if share is None else f"{100 * share:.0f} %",
+        ])  # fmt: skip
+    text = (
+        "Invented is the restored image less what the data alone say of it, by the same blur and noise and a prior "
+        "without any image: it came from what the network has learned, and the data cannot contradict it. That is no "
+        "proof that it is wrong. The share is the root mean square of the voxels over the mean of the region."
+    )
+    head = ["Region", "Mean, restored", "of which invented", "Share"]
+    return [table(head, rows, caption=caption), element("p", text)]
 
 
-def _means(volume: np.ndarray, place: Sequence[slice], sphere: np.ndarray) -> np.ndarray:
-    """Return the mean over a sphere about each voxel of a block; beyond the volume there is zero."""
-    reach = [n // 2 for n in sphere.shape]
-    around = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(place, reach, strict=True))
-    own = tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(place, around, strict=True))
-    return np.asarray(oaconvolve(volume[around].astype(np.float64), sphere, mode="same")[own])
+def _intervals(
+    regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any], caption: str, unit: str
+) -> list[Markup]:
+    """Return how sure the mean of each region is, and what that means, a sentence for each."""
+    rows, sentences = [], []
+    for region in (region for region in regions if region.get("interval")):
+        interval, mean, given = region["interval"], region["restored"]["mean"], region["given"]["mean"]
+        low, high = number_text(interval["low"]), number_text(interval["high"])
+        rows.append([named(region), number_text(mean), number_text(interval["sd"]), f"{low} to {high}"])
+        verdict = f"the value as given, {number_text(given)}, lies outside: the result depends on the restoration"
+        if interval["low"] <= given <= interval["high"]:
+            verdict = "the value as given lies within: the restoration changed it by no more than its own error"
+        sentences.append(element("li", f"{named(region)}: between {low} and {high} {unit} with 95 %; {verdict}."))
+    text = (
+        "The interval holds the error of noise and restoration together, as seen on heads of other people; it does not "
+        "hold a wrong registration, a wrong point spread function, or what differs between two scans."
+    )
+    if record.get("psf_mm"):
+        text += (
+            " The source was blurred: what the restoration did not bring back at the edge of a region (partial volume) "
+            "is not in the interval either, and on phantoms with sharp edges it held far too few; see GTM below."
+        )
+    head = ["Region", "Mean", "SD of the mean", "95 % interval"]
+    return [table(head, rows, caption=caption), element("ul", *sentences), element("p", text)]
 
 
-def _sphere(spacing: np.ndarray) -> np.ndarray | None:
-    """Return a mean over 1 ml as a kernel; None where it would hold too few voxels."""
-    radius = (3.0 * 1000.0 * PEAK_ML / (4.0 * np.pi)) ** (1.0 / 3.0)  # mm
-    reach = [int(radius // s) for s in spacing]
-    index = np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij")
-    inside = sum((i * s) ** 2 for i, s in zip(index, spacing, strict=True)) <= radius**2
-    return None if inside.sum() < _FEWEST else inside / inside.sum()
+def named(region: Mapping[str, Any]) -> str:
+    """Return what a region is called."""
+    if region["label"] is None:
+        return "Whole image"
+    return f"Label {region['label']}" + (f", {region['name']}" if region.get("name") else "")

@@ -15,7 +15,7 @@ from scipy.ndimage import affine_transform, binary_erosion, gaussian_filter
 from medfuse.fusion import ColourFusion
 from medfuse.fusion.color import PALETTES
 from medfuse.fusion.color import palette as color_palette
-from medfuse.report.canvas import as_array
+from medfuse.regions.values import as_array
 from medfuse.report.markup import Markup, element, join, json_block
 
 SIZES = (96, 80, 64, 48, 32)  # voxels along an axis, the first that fits the budget

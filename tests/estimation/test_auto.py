@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medfuse.bundles import load_spec
+from medfuse.bundles import bundle_dir, load_spec
 from medfuse.diffusion import FusionModel, FusionUNet
 from medfuse.errors import DegradationError
 from medfuse.estimation import estimate
@@ -140,6 +142,33 @@ def test_noise_that_neighbours_share_is_refused(scene):
     part, estimates = found(large[0, 0].numpy())
     assert not part.noises
     assert "interpolated" in estimates["noise"].refused
+
+
+def test_a_grainy_image_is_named_and_left(scene, stored):
+    """Grain that is stronger where the image is has fast waves that its flat parts do not show: white noise has not."""
+    rng = np.random.default_rng(0)
+    fast = rng.standard_normal((192, 192))
+    fast -= gaussian_filter(fast, 0.8)
+    image = scene()
+    grainy = image + 0.06 * fast / fast.std() * (image > 0.45) + 6 / 255 * rng.standard_normal((192, 192))
+    part, estimates = found(stored(grainy))
+    assert part.steps == ()
+    assert "grainy" in estimates["noise"].refused and estimates["noise"].value > 3.5 / 255
+
+
+def test_of_an_mri_without_noise_the_bound_by_its_log_is_heeded(scene, stored):
+    part, estimates = found(stored(degraded(scene(), blur=2.0)))
+    (blur,) = part.steps
+    assert float(blur.sigma) == pytest.approx(2.0, rel=0.1)
+    assert "bends" in estimates["blur"].rests_on
+    part, estimates = found(stored(degraded(scene(), blur=2.0, noise=10 / 255)))
+    assert "bends" not in estimates["blur"].rests_on
+
+
+def test_both_bundles_estimate_what_nobody_stated():
+    for bundle in ("pet_mri_fusion", "ir_vis_fusion"):
+        config = json.loads((bundle_dir(bundle) / "configs" / "inference.json").read_text(encoding="utf-8"))
+        assert parse_degradation(config["degradation"]) == JointDegradation(AUTO, AUTO)
 
 
 def test_a_small_image_tells_nothing(scene):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medfuse.estimation.blur import Spectrum, band_power, width_of_blur
+from medfuse.estimation.blur import Spectrum, band_power, widest_blur, width_of_blur
 
-POWER_LAW = Spectrum(4.0, 0.4, (0.0,) * 20)
+POWER_LAW = Spectrum(4.0, 0.4, 0.96, (0.0,) * 20)
 ROUNDING = (1 / 255) ** 2 / 12
 
 
@@ -42,3 +42,24 @@ def test_power_is_that_of_white_noise_in_all_bands():
 def test_an_empty_image_is_no_error():
     found = width_of_blur(band_power(np.zeros((64, 64))), POWER_LAW, 0.0)
     assert all(map(math.isfinite, found))
+
+
+def lights(width):
+    """Return dots and lines on black, blurred by a width, as bright as 8 bit hold."""
+    image = np.zeros((160, 160))
+    image[40:140:30, 30] = 0.8 * 2 * math.pi * width**2
+    image[20:140, [70, 100, 130]] = 0.8 * math.sqrt(2 * math.pi) * width
+    return gaussian_filter(image, width, truncate=6)
+
+
+@pytest.mark.parametrize("width", [1.5, 2.0, 3.0])
+def test_the_log_of_lines_and_dots_bends_as_their_blur_and_no_further(scene, stored, width):
+    """The log of a mixture of Gaussians of width s bends by at most 1 / s^2, that of a lone line by just that."""
+    assert widest_blur(stored(lights(width)), width, ROUNDING) == pytest.approx(width, rel=0.1)  # rounding bends, too
+    smooth = widest_blur(stored(gaussian_filter(scene(), width, truncate=6)), width, ROUNDING)
+    assert width * 0.97 < smooth < 1.25 * width
+
+
+def test_without_black_nothing_bounds_a_blur(scene, stored):
+    assert widest_blur(stored(0.3 + 0.5 * scene()), 2.0, ROUNDING) is None
+    assert widest_blur(np.zeros((64, 64)), 2.0, ROUNDING) is None

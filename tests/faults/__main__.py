@@ -84,6 +84,7 @@ def kills(bench: Bench) -> str:
             os.kill(process.pid, signal.SIGKILL)
             left -= 1
         process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
         bench.whole_or_absent(out)
         if process.exitcode == 0:  # all done: from the beginning
             bench.same(out)

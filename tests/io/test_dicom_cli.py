@@ -196,6 +196,10 @@ def test_a_series_is_chosen_by_its_uid(study, tmp_path, mri, save, capsys):
         (["--pet", "STUDY"], "got --pet"),
         (["--dicom", "STUDY", "--mri", "STUDY"], "got --dicom and --mri"),
         (["--dicom", "STUDY", "--pet-unit", "SUV"], "--pet-unit must come with a NIfTI"),
+        (
+            ["--pet", "STUDY/CANARY_PT", "--mri", "STUDY/CANARY_MR", "--pet-unit", "SUV"],
+            "must come with a NIfTI, got DICOM",
+        ),
         (["--dicom", "STUDY/CANARY_MR"], "must hold one PT series, got 0"),
         (["--dicom", "STUDY", "--pet-series", "1.2.3"], "one PT series of the given UID, got 0"),
         (["--dicom", "STUDY#1"], "The DICOM folder must exist"),

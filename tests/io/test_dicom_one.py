@@ -71,6 +71,20 @@ class TestSources:
     def test_one_patient_is_not(self, pair, other):
         assert pair(**other)["one_study"] is True
 
+    @pytest.mark.parametrize(
+        "other",
+        [{"PatientName": "MARRIED^NAME"}, {"PatientBirthDate": "19991231"}, {"PatientSex": "F"}],
+        ids=lambda other: next(iter(other)),
+    )
+    def test_one_number_of_what_may_be_two_patients_is_a_warning(self, pair, other, canaries):
+        """Numbers such as "0" are given to many; a name may have changed, a birth date and a sex hardly."""
+        noted = pair(**other)["patient_differs"]
+        assert noted == next(iter(other))
+        (text,) = warnings({"patient_differs": noted})
+        assert text == f"The images tell one PatientID and another {noted}: check that they are of one patient."
+        assert pair(**{noted: ""})["patient_differs"] == ""
+        assert warnings({"patient_differs": ""}) == []
+
     def test_another_study_of_a_patient_is_noted(self, pair):
         """An MRI of another day is what registration is for."""
         assert pair(StudyInstanceUID="1.2.3")["one_study"] is False

@@ -91,6 +91,19 @@ def test_a_pet_that_was_no_classic_series_becomes_a_parametric_map(make, tmp_pat
     assert image.PatientID == "MRN-4711"
 
 
+def test_the_deviation_of_the_pet_is_a_series_of_its_own_in_its_unit(make, tmp_path):
+    result = make()
+    deviation = result.restored[1] / 10
+    write_dicom(replace(result, deviations=(None, deviation)), tmp_path / "one" / "dicom")
+    image = first(tmp_path / "one", "pet_std")
+    mapping = image.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == SUV_CODE
+    assert mapping.LUTExplanation == "standard deviation of restored PET, SUV"
+    np.testing.assert_array_equal(image.pixel_array[::-1].T, deviation.numpy())
+    series = {first(tmp_path / "one", name).SeriesInstanceUID for name in ("pet_std", "pet_restored", "fused")}
+    assert len(series) == 3
+
+
 def test_the_fused_volume_has_no_unit(make, tmp_path):
     write_dicom(make(), tmp_path / "one" / "dicom")
     mapping = first(tmp_path / "one", "fused").SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]

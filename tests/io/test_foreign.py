@@ -82,8 +82,8 @@ def test_each_format_has_its_own_sentence_everywhere(tmp_path, name, capsys):
     ):
         with pytest.raises(ImageError, match=sentence):
             call()
-    for option in ("--pet", "--mask"):
-        arguments = {"--pet": str(mri), "--mri": str(mri), "--out": str(tmp_path / "out"), option: str(path)}
+    for option, unit in (("--pet", {}), ("--mask", {}), ("--pet", {"--pet-unit": "SUV"})):
+        arguments = {"--pet": str(mri), "--mri": str(mri), "--out": str(tmp_path / "out"), option: str(path)} | unit
         assert cli.main(["fuse", *(word for pair in arguments.items() for word in pair)]) == 2
         error = capsys.readouterr().err
         assert f"got {kind}" in error and remedy in error and len(error.splitlines()) == 1

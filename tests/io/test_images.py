@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from medfuse.errors import BundleError, GeometryError, ImageError
-from medfuse.io.images import Image2D, check_pair, match_folders, match_manifest, read_image, write_image
+from medfuse.io.image_pairs import check_pair, match_folders, match_manifest
+from medfuse.io.images import Image2D, read_image, write_image
 
 GREY8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GREY16 = np.linspace(0, 65535, 12 * 9).astype(np.uint16).reshape(12, 9)
@@ -476,3 +477,11 @@ def test_any_broken_file_gives_an_error_of_ours(tmp_path, suffix):
         (tmp_path / f"a{suffix}").write_bytes(broken)
         with contextlib.suppress(ImageError, GeometryError):
             read_image(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize("head", [b"\x89PNG\r\n\x1a\nxx", b"\xff\xd8\xff\xe0", b"II*\0\x08", b"MM\0*"])
+def test_an_image_cut_within_its_header_is_called_cut_and_not_renamed(tmp_path, head):
+    path = tmp_path / "a.png"
+    path.write_bytes(head)
+    with pytest.raises(ImageError, match=r"must be a whole image, got a cut or corrupt one; copy it again\.$"):
+        read_image(path)

@@ -9,6 +9,7 @@ import pytest
 from medfuse import cli
 from medfuse.errors import DicomError
 from medfuse.io.suv import CHOICES, KINDS, OVERRIDES, Moment, PetTags, body_size, suv
+from medfuse.io.suv.tags import KEYWORDS
 
 DAY = 739_000
 HALF_LIFE = 6586.2
@@ -237,11 +238,24 @@ def test_enhanced_images_say_what_they_are_corrected_to():
     assert "lies 10800 s after the first acquisition, which is unusual" in late.record["warnings"][0]
 
 
-@pytest.mark.parametrize("name", ["weight", "dose", "units", "injected", "decay_correction", "philips_suv"])
-def test_slices_that_contradict_each_other_are_refused(name):
-    other = {"weight": 71.0, "dose": 1e8, "units": "CNTS", "injected": at(9.0), "decay_correction": "ADMIN"}
+@pytest.mark.parametrize("name", ["units", "decay_correction"])
+@pytest.mark.parametrize("kind", ["auto", "none"])
+def test_slices_of_several_units_or_corrections_are_refused(name, kind):
+    """Their values are no one quantity: there is no volume of them."""
+    other = {"units": "CNTS", "decay_correction": "ADMIN"}
     with pytest.raises(DicomError, match="must be one in all slices"):
-        suv([tags(), tags(**{name: other.get(name, 0.5)})], "auto")
+        suv([tags(), tags(**{name: other[name]})], kind)
+
+
+@pytest.mark.parametrize("name", ["weight", "size", "sex", "dose", "injected", "half_life", "tracer", "philips_suv"])
+def test_slices_that_contradict_each_other_give_no_suv_and_stay_what_they_are(name):
+    other = {"weight": 71.0, "size": 1.6, "sex": "F", "dose": 1e8, "injected": at(9.0), "half_life": 1221.6}
+    several = [tags(), tags(**{name: other.get(name, "C-11" if name == "tracer" else 0.5)})]
+    found = suv(several, "auto")
+    assert (found.factor, found.unit, found.record["kind"]) == (1.0, "Bq/ml", "none")
+    assert f"{KEYWORDS[name]} must be one in all slices, got several" in found.record["reason"]
+    with pytest.raises(DicomError, match="must be one in all slices"):
+        suv(several, "bw")
 
 
 def test_no_slice_is_refused():

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from medfuse.errors import GeometryError
-from medfuse.physics import Grid, LinearOperator
-from medfuse.physics.operators import compose
+from medfuse.physics import Grid, LinearOperator, compose
 
 TURNED = Grid((4, 6), ((0.0, -3.0, 10.0), (2.0, 0.0, -5.0), (0.0, 0.0, 1.0)))
 

@@ -23,6 +23,16 @@ def texts(record, level):
     return [f.text for f in findings(record) if f.level == level]
 
 
+def test_a_pet_whose_mean_is_negative_is_told_and_an_mri_not(make_record):
+    """Noise about 0 goes below it; a mean that does is no uptake (Bq/ml and SUV count decays)."""
+    negative = {"mean": -4.8, "max": -1.0}
+    for name, told in (("pet", 1), ("mri", 0)):
+        record = changed(
+            make_record(), f"sources/{name}/regions", [{"name": "all", "given": negative, "restored": negative}]
+        )
+        assert len([text for text in texts(record, "warning") if "negative" in text]) == told
+
+
 def test_a_good_case_has_no_warning_but_its_limits(make_record):
     assert texts(make_record(), "warning") == []
     notes = " ".join(texts(make_record(), "note"))

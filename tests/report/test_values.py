@@ -5,7 +5,7 @@ import pytest
 
 from medfuse.errors import GeometryError
 from medfuse.report import region_values
-from medfuse.report.values import number_text
+from medfuse.report.numbers import number_text
 
 
 def test_regions_have_mean_max_and_peak():
@@ -23,7 +23,22 @@ def test_regions_have_mean_max_and_peak():
     assert three["restored"]["max"] == 202
     # 123 voxels of 8 mm3 have their centre in a sphere of 1 ml
     assert three["given"]["peak"] == pytest.approx(1 + 100 / 123)
-    assert one["given"] == pytest.approx({"mean": 1.0, "max": 1.0, "peak": 1.0})
+    assert one["given"] == pytest.approx({"mean": 1.0, "sd": 0.0, "max": 1.0, "peak": 1.0, "tlg": 0.008})
+    assert three["given"]["sd"] == pytest.approx(given[18:23, 18:23, 18:23].std())  # over n, as IBSI's variance
+    assert three["given"]["tlg"] == pytest.approx(1.8 * 1.0)  # mean times volume
+
+
+def test_regions_that_overlap_lie_in_layers():
+    rng = np.random.default_rng(0)
+    given = rng.normal(5, 2, (70, 20, 20)).astype(np.float32)  # more than one block
+    labels = np.zeros((2, *given.shape), np.float32)
+    labels[0, 5:68], labels[1, 60:66, 2:9, 3:7], labels[0, 0] = 2, 7, 9
+    found = {r["label"]: r for r in region_values(given, given, affine=np.eye(4), labels=labels)}
+    for label, inside in ((2, labels[0] == 2), (7, labels[1] == 7), (9, labels[0] == 9)):
+        values = given[inside].astype(float)
+        assert found[label]["volume_ml"] == pytest.approx(inside.sum() / 1000)
+        for name, value in (("mean", values.mean()), ("sd", values.std()), ("max", values.max())):
+            assert found[label]["given"][name] == pytest.approx(value)
 
 
 def test_coarse_voxels_have_no_peak():

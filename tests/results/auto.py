@@ -1,6 +1,6 @@
 """What `auto` costs against the truth told, and what it gains over nothing stated, on the pairs of a dev set.
 
-    python tests/results/auto.py --bench BENCH [--only BUNDLE] [--every N] [--steps T]
+    python tests/results/auto.py --bench BENCH [--only BUNDLE] [--scenarios NAME ...] [--every N] [--steps T]
 
 8-bit PNG in and out. Of each scenario and source: dB lost against the truth told (mean, worst pair), least gain over
 nothing stated, and of clean pairs how many were changed. Of the noise: its error, median and 10..90 %, in %.
@@ -88,11 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, required=True)
     parser.add_argument("--only", choices=SETS)
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--no-levels", action="store_true", help="leave out the errors of the level of noise")
     parser.add_argument("--every", type=int, default=1, help="every N-th pair (default: all)")
     parser.add_argument("--steps", type=int, default=1)
     options = parser.parse_args()
     print("| source | noise error, %, at " + " | ".join(f"{level}/255" for level in LEVELS) + " |", flush=True)
-    for bundle in [options.only] if options.only else SETS:
+    for bundle in [] if options.no_levels else [options.only] if options.only else SETS:
         folder, kinds = SETS[bundle]
         for kind in kinds:
             print(noise_errors(options.bench / folder, kind), flush=True)
@@ -100,7 +102,7 @@ def main() -> None:
     for bundle in [options.only] if options.only else SETS:
         folder, kinds = SETS[bundle]
         fusion = load_fusion(bundle, device="cpu")
-        for name in SCENARIOS:
+        for name in options.scenarios:
             found = scenario(fusion, options.bench / folder, kinds, name, options.every, options.steps)
             print("\n".join(lines(name, kinds, found)), flush=True)
 

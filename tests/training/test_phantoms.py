@@ -172,8 +172,12 @@ def test_atlas_is_loaded_in_canonical_order_and_checked(tmp_path):
         load_atlas(tmp_path)
 
 
-def test_demo_folder_is_small_and_holds_both_cases():
-    for case, aligned, unit in (("sts_case", True, "SUV"), ("brain_phantom", False, "Bq/ml")):
+def test_demo_folder_is_small_and_holds_its_cases():
+    for case, aligned, unit in (
+        ("sts_case", True, "SUV"),
+        ("sts_noisy", True, "SUV"),
+        ("brain_phantom", False, "Bq/ml"),
+    ):
         files = list((DEMO / case).iterdir())
         assert sum(f.stat().st_size for f in files) < 800_000
         assert {"mri.nii.gz", "pet.nii.gz", "case.json"} <= {f.name for f in files}

@@ -33,7 +33,7 @@ from medfuse.io.dicom.reference import SourceReference
 
 MAKER = "The medfuse authors"  # dcm2niix takes a maker whose name begins with "med" for Mediso
 LINEAR = "LINEAR_EXACT"  # windows may be narrower than 1 (C.11.2.1.3.2)
-_NUMBERS = {"restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004}  # of series
+_NUMBERS = {"restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004, "std": 9005}  # of series
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "medfuse")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ANGLE = 1e-3  # cosine that rows and columns may have, as in series that are read
@@ -162,7 +162,7 @@ def common_elements(
     series.SOPClassUID = sop_class
     series.StudyInstanceUID = origin.study or derivation.uid("study")
     series.SeriesInstanceUID = derivation.uid(name)
-    series.Modality, series.SeriesNumber = modality, _NUMBERS["restored" if name.endswith("_restored") else name]
+    series.Modality, series.SeriesNumber = modality, _NUMBERS[name if name in _NUMBERS else name.rpartition("_")[2]]
     series.SeriesDescription = f"medfuse {name} - RESEARCH USE ONLY"
     series.FrameOfReferenceUID, series.PositionReferenceIndicator = derivation.frame_of_reference, ""
     series.Manufacturer, series.ManufacturerModelName, series.SoftwareVersions = MAKER, MODEL, __version__

@@ -52,11 +52,19 @@ class Person:
         Two numbers of one issuer are two patients; one number is one, unless issuers, or two of name, birth date and
         sex, differ. Where one has no number, any of these decides. What tells nothing contradicts nothing.
         """
-        pairs = ((self.name, other.name), (self.birth, other.birth), (self.sex, other.sex))
-        differing = sum(_differ(one, two) for one, two in pairs)
+        differing = len(self.differences(other))
         if self.number and other.number:
             return self.number != other.number or _differ(self.issuer, other.issuer) or differing > 1
         return differing > 0
+
+    def differences(self, other: Person) -> tuple[str, ...]:
+        """Return the keywords of what two sources tell differently beside their numbers."""
+        told = {
+            "PatientName": (self.name, other.name),
+            "PatientBirthDate": (self.birth, other.birth),
+            "PatientSex": (self.sex, other.sex),
+        }
+        return tuple(keyword for keyword, (one, two) in told.items() if _differ(one, two))
 
 
 def read_person(values: Values) -> Person:

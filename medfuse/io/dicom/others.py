@@ -26,8 +26,8 @@ _REMEDY = {
     uid.RawDataStorage: "raw data; give the reconstructed images",
     uid.EncapsulatedPDFStorage: "a document; give the images",
     uid.ParametricMapStorage: "a parametric map; convert it to NIfTI",
-    uid.SegmentationStorage: "a segmentation; give it to --mask as NIfTI",
-    uid.RTStructureSetStorage: "structures of radiotherapy; give the images that they are drawn in",
+    uid.SegmentationStorage: "a segmentation; give it to --mask",
+    uid.RTStructureSetStorage: "structures of radiotherapy; give them to --mask, and here their images",
 }
 
 

@@ -188,7 +188,7 @@ class VolumeReader(ImageReader):
         """
         super().__init__()
         common: dict[str, Any] = {"nonfinite": nonfinite, "strict": strict, "allow_constant": allow_constant}
-        self._nifti: NiftiReader | PetNiftiReader = (
+        self._nifti: NiftiReader = (
             PetNiftiReader(frames=frames, suv=suv, watch=watch, **common) if uptake else NiftiReader(**common)
         )
         self._dicom = DicomReader(modality=modality, suv=suv, allow_constant=allow_constant, frames=frames, watch=watch)

@@ -82,7 +82,8 @@ def suv(
     """
     if kind not in CHOICES:
         raise DicomError(f"suv must be one of {', '.join(CHOICES)}, got {kind!r}; choose one of them.")
-    one = _overridden(_common(tags, kind != "none", overrides or ()), overrides or {})
+    common, differing = _common(tags)
+    one = _overridden(common, overrides or {})
     stated = frozenset(name for name, keyword in OVERRIDABLE.items() if keyword in (overrides or {}))
     evidence = Evidence(one, tags, stated, content, before)
     record = _record(one, tags)
@@ -94,6 +95,7 @@ def suv(
     if kind == "none":
         return Suv(1.0, unit, {"kind": "none", "reason": "not asked for", **record, **warned})
     try:
+        _require_one(differing - set(overrides or ()))
         factor, found, rule = _factor(evidence, kind)
         checks.check_content(evidence, factor, found)
     except DicomError as error:
@@ -203,13 +205,11 @@ def _check_factors(evidence: Evidence, activity: float) -> None:
     checks.require_one_factor(evidence, by_activity)
 
 
-def _common(tags: Sequence[PetTags], needed: bool, overrides: Collection[str]) -> PetTags:
-    """Return what all slices say alike; what they do not, or cannot be read of one, is empty.
+def _common(tags: Sequence[PetTags]) -> tuple[PetTags, set[str]]:
+    """Return what all slices say alike, and the names of what they do not, which is empty then.
 
-    Args:
-        tags: Of each slice.
-        needed: Whether an SUV is asked for; else only what concerns the pixels must be alike.
-        overrides: What need not be alike.
+    Raises:
+        DicomError: If the pixels of slices are not of one unit and correction, or there is no slice.
     """
     if not tags:
         raise DicomError("A PET series must have slices, got none; check the folder.")
@@ -220,12 +220,17 @@ def _common(tags: Sequence[PetTags], needed: bool, overrides: Collection[str]) -
         for field in fields(PetTags)
         if len({getattr(t, field.name) for t in tags}) > 1
     }
-    for name in differing:
-        keyword, known = KEYWORDS.get(name, ""), (*OF_A_SLICE, *(fault for fault, _ in faults))
-        if name in OF_PIXELS or (needed and name not in known and keyword not in overrides):
-            remedy = "repair the headers" if name in OF_PIXELS else "repair the headers, or do without SUV"
-            raise DicomError(f"{keyword} must be one in all slices, got several; {remedy}.")
-    return replace(tags[0], **differing | {"faults": faults})
+    for name in OF_PIXELS:
+        if name in differing:
+            raise DicomError(f"{KEYWORDS[name]} must be one in all slices, got several; repair the headers.")
+    said = {*OF_A_SLICE, *(fault for fault, _ in faults)}  # the faults say why they cannot be used
+    return replace(tags[0], **differing | {"faults": faults}), {KEYWORDS[n] for n in differing if n not in said}
+
+
+def _require_one(differing: Collection[str]) -> None:
+    """Raise where slices contradict each other in what an SUV rests on."""
+    if differing:
+        raise DicomError(f"{min(differing)} must be one in all slices, got several; {SIDECAR}")
 
 
 def _overridden(one: PetTags, overrides: Mapping[str, Any]) -> PetTags:

@@ -2,6 +2,7 @@
 
 from medfuse.physics.evidence.bias import bias_of_noise
 from medfuse.physics.evidence.blur import allowed_width
+from medfuse.physics.evidence.data_alone import data_alone
 from medfuse.physics.evidence.fit import Findings, Fitted, common_share, fit
 from medfuse.physics.evidence.local_means import settled_in_place
 from medfuse.physics.evidence.noise import proven_excess
@@ -13,6 +14,7 @@ __all__ = [
     "allowed_width",
     "bias_of_noise",
     "common_share",
+    "data_alone",
     "fit",
     "proven_excess",
     "settled_in_place",

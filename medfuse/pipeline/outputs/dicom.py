@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfuse.errors import DicomError
-from medfuse.io.modalities import DEFAULT_PAIR, title, titles
+from medfuse.io.modalities import title, titles
 from medfuse.pipeline.facts import DIMENSIONLESS
 from medfuse.pipeline.result import CaseResult
 
@@ -75,6 +75,19 @@ def _restored(result: CaseResult, folder: Path, filing: Filing) -> None:
         )  # fmt: skip
 
 
+def _deviation(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the standard deviation of restored source 2 as a Parametric Map, where it is known."""
+    from medfuse.io.dicom import write
+
+    deviation, unit = result.deviations[1], result.units[1]
+    if deviation is not None:
+        write.write_parametric_map(
+            folder, deviation.numpy(), result.affine, filing.derivation, origin=filing.second or filing.origin,
+            name=folder.name, explanation=f"standard deviation of restored {title(result.names[1])}, {unit}",
+            unit=write.ucum(unit),
+        )  # fmt: skip
+
+
 def _fused(result: CaseResult, folder: Path, filing: Filing) -> None:
     """Write the fused volume as a Parametric Map."""
     from medfuse.io.dicom import write
@@ -107,14 +120,11 @@ def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]
     """Return what is written as DICOM for a source 2 of a modality, by the name of the series and of its folder."""
     return {
         f"{key}_restored": _restored,
+        f"{key}_std": _deviation,
         "fused": _fused,
         "fused_rgb": _color,
         "fused_rgb_multiframe": _color_multiframe,
     }
-
-
-SERIES = series_of(DEFAULT_PAIR[1])
-"""What is written as DICOM by default; see `series_of`."""
 
 
 def _filing(result: CaseResult) -> Filing:

@@ -18,8 +18,16 @@ from medfuse.io.places import DICOM_FOLDER
 from medfuse.pipeline.facts import DIMENSIONLESS
 from medfuse.pipeline.outputs.dicom import series_of, write_dicom
 from medfuse.pipeline.outputs.pictures import write_mosaic, write_preview, write_report
+from medfuse.pipeline.outputs.regions import write_dictionary, write_regions
 from medfuse.pipeline.outputs.transform import write_affine, write_rigid
-from medfuse.pipeline.outputs.volumes import write_color, write_fused, write_restored, write_weight
+from medfuse.pipeline.outputs.volumes import (
+    write_color,
+    write_deviation,
+    write_fused,
+    write_invented,
+    write_restored,
+    write_weight,
+)
 from medfuse.pipeline.provenance import require_own
 from medfuse.pipeline.result import CaseResult
 
@@ -90,6 +98,22 @@ OUTPUTS: tuple[Output, ...] = (
         "restored2", "{source2}_restored.nii.gz", partial(write_restored, source=1), None, "restored",
         "Restored {title2}",
     ),
+    Output(
+        "deviation1", "{source1}_std.nii.gz", partial(write_deviation, source=0), None, "std",
+        "Standard deviation of each voxel of the restored {title1}, where it was asked for", source=0,
+    ),
+    Output(
+        "deviation2", "{source2}_std.nii.gz", partial(write_deviation, source=1), None, "std",
+        "Standard deviation of each voxel of the restored {title2}, where it was asked for",
+    ),
+    Output(
+        "invented1", "{source1}_invented.nii.gz", partial(write_invented, source=0), None, "invented",
+        "Restored {title1} less what its data alone say, where the deviation was asked for", source=0,
+    ),
+    Output(
+        "invented2", "{source2}_invented.nii.gz", partial(write_invented, source=1), None, "invented",
+        "Restored {title2} less what its data alone say, where the deviation was asked for",
+    ),
     Output("weight", "weight.nii.gz", write_weight, "0 to 1", "weight", "Weight of the {title1} in the fusion"),
     Output(
         "fused_rgb", "fused_rgb.nii.gz", write_color, "RGB, 8 bit", "fusedrgb",
@@ -103,6 +127,11 @@ OUTPUTS: tuple[Output, ...] = (
         "affine", "from-{moving}_to-{reference}_mode-image_xfm.txt", write_affine, "mm, LPS", None,
         "The same for tools that resample images: its inverse as an affine",
     ),
+    Output(
+        "regions", "regions.tsv", write_regions, None, None,
+        "Values of the {title2} in each region, given and restored, in the form of BIDS",
+    ),
+    Output("regions_dictionary", "regions.json", write_dictionary, "", None, "What the columns of that table are"),
     Output("mosaic", "mosaic.png", write_mosaic, "", None, "Three planes of everything, colour bars with units"),
     Output(
         "preview", "preview.jpg", write_preview, "", None,

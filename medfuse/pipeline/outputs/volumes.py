@@ -25,6 +25,20 @@ def write_restored(result: CaseResult, path: Path, *, source: int) -> None:
     write_nifti(path, result.restored[source], result.affine, unit_description=unit, **limits)
 
 
+def write_deviation(result: CaseResult, path: Path, *, source: int) -> None:
+    """Write the standard deviation of each voxel of a restored source, in its unit, where it is known."""
+    deviation = result.deviations[source]
+    if deviation is not None:
+        write_nifti(path, deviation, result.affine, unit_description=f"std, {result.units[source]}")
+
+
+def write_invented(result: CaseResult, path: Path, *, source: int) -> None:
+    """Write what was invented of a restored source, in its unit, where it is known."""
+    invented = result.invented[source]
+    if invented is not None:
+        write_nifti(path, invented, result.affine, unit_description=f"invented, {result.units[source]}")
+
+
 def write_weight(result: CaseResult, path: Path) -> None:
     """Write the weight of source 1 in the fusion."""
     write_nifti(path, result.weight, result.affine, unit_description=f"weight of {result.names[0]}, 0 to 1")

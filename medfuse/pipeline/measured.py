@@ -1,0 +1,119 @@
+"""What is measured of a case: values of regions, given and restored, beside the classical corrections by labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfuse.io.labels import region_label
+from medfuse.physics import Degradation, Downsample, GaussianBlur, Noise
+from medfuse.physics.operators.blur import FWHM_PER_SIGMA
+from medfuse.regions import add_intervals, add_invented, correct_by_labels, region_values
+
+NAMES, KIND, WORLD = "region_names", "region_kind", "region_world"
+"""Entries of the meta data of loaded regions: their names, as JSON; what the file was; in whose world they lay."""
+
+
+def mask_of(data: Mapping[Hashable, Any], shape: Sequence[int]) -> Tensor | None:
+    """Return the labels of a case **[X, Y, Z]**, or **[L, X, Y, Z]** where regions overlap; None without."""
+    if data.get("mask") is None:
+        return None
+    mask = torch.as_tensor(data["mask"]).as_subclass(Tensor).reshape(-1, *shape)
+    return mask[0] if len(mask) == 1 else mask
+
+
+def measure_regions(
+    data: Mapping[Hashable, Any],
+    given: Tensor,
+    restored: Tensor,
+    *,
+    affine: Any,
+    psf: Sequence[float] | None = None,
+    reference_region: str | int | None = None,
+    drawn: tuple[Tensor, float] | None = None,
+    invented: Tensor | None = None,
+) -> list[dict[str, Any]]:
+    """Return the values of the regions of a case, for its record.
+
+    Args:
+        data: What the bundle's transforms know of it.
+        given: Source 2 **[X, Y, Z]**, in its unit.
+        restored: The same, restored.
+        affine: **[4, 4]**, voxel index to mm.
+        psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
+        reference_region: Label or name of the region by whose mean the others are divided (SUVR).
+        drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level; None for none.
+        invented: Source 2 restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
+
+    Returns:
+        As `medfuse.regions.region_values`; with `name` where a table names a region, `suvr` of a reference region, and
+        `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`; and `interval` where there
+        are draws, see `medfuse.regions.add_intervals`; `invented` where it is known, see
+        `medfuse.regions.add_invented`.
+    """
+    mask = mask_of(data, restored.shape)
+    regions = region_values(given, restored, affine=affine, labels=mask)
+    if invented is not None:
+        add_invented(regions, mask, invented)
+    if mask is None:
+        return regions
+    names = {int(label): name for label, name in json.loads(data["mask"].meta.get(NAMES, "{}")).items()}
+    for region in regions:
+        region |= {"name": names[region["label"]]} if region["label"] in names else {}
+    if reference_region is not None:
+        labels = [region["label"] for region in regions if region["label"] is not None]
+        wanted = region_label(reference_region, labels, names)
+        by = next(region for region in regions if region["label"] == wanted)
+        for state in ("given", "restored"):
+            divisor = by[state]["mean"]
+            for region in regions:
+                region[state]["suvr"] = region[state]["mean"] / divisor if divisor > 0 else None
+    corrected = None if psf is None else correct_by_labels(given, mask, affine=affine, fwhm_mm=psf)
+    if corrected is not None:
+        for region in regions[1:]:
+            region |= {"gtm": corrected.gtm[region["label"]], "rbv": corrected.rbv[region["label"]]}
+    if drawn is not None:
+        draws, level = drawn
+        add_intervals(regions, mask, draws, level=level)
+    return regions
+
+
+def psf_mm(
+    part: Degradation, spacing: Sequence[float], *, spatial_dim: int, narrowed: float | None = None
+) -> tuple[float, float, float] | None:
+    """Return the FWHM of the blur that was stated of a source, along each axis of its volume, mm.
+
+    Variances add up; the average over s pixels of a decimation has `(s^2 - 1) / 12` pixels^2.
+
+    Args:
+        part: What happened to the source, in pixels of a slice.
+        spacing: Voxel size **[3]**, mm.
+        spatial_dim: Axis along which the volume is sliced; nothing is blurred along it.
+        narrowed: Share of its width to which a blur was undone, where the data show it to be narrower.
+
+    Returns:
+        None where nothing is blurred, or by what is no Gaussian and no average.
+    """
+    variance, pixel = np.zeros(2), np.ones(2)
+    for step in part.known:
+        if isinstance(step, GaussianBlur):
+            sigma = np.broadcast_to(np.asarray(step.sigma, dtype=np.float64)[0], 2) * (narrowed or 1.0)
+            variance += (sigma * pixel) ** 2
+        elif isinstance(step, Downsample):
+            factors = np.array(step.factors(2), dtype=np.float64)
+            variance += (factors**2 - 1) / 12 * pixel**2
+            pixel = pixel * factors
+        elif not isinstance(step, Noise):
+            return None
+    if not variance.any():
+        return None
+    widths = [math.sqrt(v) * FWHM_PER_SIGMA for v in variance]
+    widths.insert(spatial_dim, 0.0)
+    first, second, third = (w * float(s) for w, s in zip(widths, spacing, strict=True))
+    return first, second, third

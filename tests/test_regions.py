@@ -1,0 +1,365 @@
+"""Regions: drawn in NIfTI, SEG or RTSTRUCT, named, measured, corrected by labels, compared between two time points."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from monai.data import MetaTensor
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from scipy.ndimage import gaussian_filter
+
+from medfuse import cli
+from medfuse.errors import BundleError, DicomError, ImageError
+from medfuse.io.dicom.regions import check_regions, read_regions, regions_file
+from medfuse.io.labels import read_labels, region_label
+from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise
+from medfuse.pipeline.measured import psf_mm
+from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
+from medfuse.regions import compare_regions, correct_by_labels
+
+AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
+SHAPE = (20, 24, 6)
+FRAME = "1.2.826.0.1.7.77"
+
+
+def source_images(folder) -> list[Dataset]:
+    """Return an MR series on the grid above; LPS, so that x and y grow with columns and rows."""
+    images = []
+    for k in range(SHAPE[2]):
+        image = Dataset()
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = uid.MRImageStorage
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = f"1.2.826.0.1.7.5.{k + 1}"
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = "1.2.3.1", "1.2.3.2", FRAME
+        image.PatientID, image.PatientName, image.PatientBirthDate, image.PatientSex = "P", "N^M", "", ""
+        image.StudyDate, image.StudyTime, image.AccessionNumber, image.StudyID = "20240101", "101010", "", ""
+        image.ReferringPhysicianName, image.Modality, image.InstanceNumber = "", "MR", k + 1
+        image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = 24, 20, 1, "MONOCHROME2"
+        image.BitsAllocated = image.BitsStored = 16
+        image.HighBit, image.PixelRepresentation = 15, 0
+        image.PixelSpacing, image.SliceThickness, image.ImageOrientationPatient = [2.0, 2.0], 3.0, [1, 0, 0, 0, 1, 0]
+        image.ImagePositionPatient = [-30.0, -40.0, -9.0 + 3.0 * k]
+        image.PixelData = np.zeros((24, 20), np.uint16).tobytes()
+        images.append(image)
+    return images
+
+
+def write_segmentation(path, masks: dict[str, np.ndarray]) -> None:
+    """Write segments [X, Y, Z] on the grid above."""
+    descriptions = [
+        highdicom.seg.SegmentDescription(
+            segment_number=k,
+            segment_label=name,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Neoplasm,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for k, name in enumerate(masks, 1)
+    ]
+    pixels = np.stack([mask.transpose(2, 1, 0) for mask in masks.values()], -1).astype(np.uint8)
+    highdicom.seg.Segmentation(
+        source_images=source_images(path),
+        pixel_array=pixels,
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=descriptions,
+        series_instance_uid="1.2.3.9",
+        series_number=9,
+        sop_instance_uid="1.2.3.9.1",
+        instance_number=1,
+        manufacturer="M",
+        manufacturer_model_name="M",
+        software_versions="1",
+        device_serial_number="1",
+    ).save_as(path)
+
+
+def write_structures(path, rois: dict[str, list[np.ndarray]], *, kind: str = "CLOSED_PLANAR") -> None:
+    """Write contours, points in LPS mm."""
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = uid.RTStructureSetStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3.10.1"
+    data.Modality, data.SeriesInstanceUID, data.StudyInstanceUID = "RTSTRUCT", "1.2.3.10", "1.2.3.1"
+    listed, drawn = [], []
+    for number, (name, contours) in enumerate(rois.items(), 3):
+        roi, item = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, FRAME
+        item.ReferencedROINumber = number
+        item.ContourSequence = []
+        for points in contours:
+            contour = Dataset()
+            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
+            contour.ContourData = [f"{v:.6g}" for v in np.ravel(points)]
+            item.ContourSequence.append(contour)
+        listed.append(roi)
+        drawn.append(item)
+    data.StructureSetROISequence, data.ROIContourSequence = listed, drawn
+    data.save_as(path, enforce_file_format=True)
+
+
+def ring(centre, radius: float, z: float) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    return np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle), np.full(200, z)], 1)
+
+
+def centres() -> np.ndarray:
+    """Return the voxel centres of the grid in LPS mm, [X, Y, Z, 3]."""
+    index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
+    return (index @ AFFINE[:3, :3].T + AFFINE[:3, 3]) * [-1, -1, 1]
+
+
+def image(frame: str | None = None, affine: np.ndarray = AFFINE, shape=SHAPE) -> MetaTensor:
+    found = MetaTensor(np.zeros((1, *shape), np.float32), affine=affine)
+    if frame:
+        found.meta["frame_of_reference"] = frame
+    return found
+
+
+class TestDrawn:
+    def test_a_segmentation_keeps_its_voxels_names_and_overlaps(self, tmp_path):
+        big, small = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+        big[3:15, 4:20, 1:5], small[5:8, 6:9, 2:4] = True, True
+        write_segmentation(tmp_path / "seg.dcm", {"Tumour <b>": big, "Core": small})
+        found = read_regions(tmp_path / "seg.dcm")
+        assert (found.kind, found.frame_of_reference) == ("SEG", FRAME)
+        assert found.names == {1: "Tumour _b_", 2: "Core"}  # what may stand on a page
+        assert found.volume.shape[0] == 2  # they overlap
+        for label, mask in ((1, big), (2, small)):
+            there = np.argwhere((found.volume == label).any(0)) @ found.affine[:3, :3].T + found.affine[:3, 3]
+            truth = np.argwhere(mask) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+            np.testing.assert_allclose(sorted(map(tuple, there)), sorted(map(tuple, truth)), atol=1e-4)
+
+    def test_contours_hold_the_voxels_whose_centre_they_enclose(self, tmp_path):
+        z = [-9.0 + 3 * k for k in range(1, 5)]
+        outer, hole = ((-8.0, -17.0), 12.3), ((-8.0, -17.0), 5.1)
+        write_structures(
+            tmp_path / "rt.dcm",
+            {"Shell": [ring(*outer, h) for h in z] + [ring(*hole, h) for h in z], "Marker": []},
+        )
+        found = read_regions(tmp_path / "rt.dcm")
+        assert (found.kind, found.frame_of_reference, found.left_out) == ("RTSTRUCT", FRAME, ("Marker",))
+        labels = found.on(AFFINE, SHAPE)
+        r = np.hypot(*(centres()[..., i] - outer[0][i] for i in range(2)))
+        depth = centres()[..., 2]
+        truth = (r < 12.3) & (r > 5.1) & (depth > z[0] - 1.5) & (depth < z[-1] + 1.5)
+        assert np.array_equal(labels[0] == 3, truth)
+
+    def test_contours_come_to_a_turned_and_finer_grid(self, tmp_path):
+        z = np.arange(-9.0, 7, 3)
+        write_structures(tmp_path / "rt.dcm", {"Rod": [ring((-8.0, -17.0), 10.0, h) for h in z]})
+        turn = np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = turn @ np.diag([1.0, 1.2, 0.8]), (-5, 0, -12)
+        labels = read_regions(tmp_path / "rt.dcm").on(affine, (40, 30, 40))
+        volume = (labels == 3).sum() * 1.0 * 1.2 * 0.8
+        assert volume == pytest.approx(np.pi * 100 * 18, rel=0.02)  # six planes of 3 mm
+
+    @pytest.mark.parametrize(
+        ("write", "message"),
+        [
+            (lambda p: p.write_bytes(b"\0" * 400), "SEG or RTSTRUCT, got another file"),
+            (lambda p: write_structures(p, {"a": [ring((0, 0), 3, 0)]}, kind="POINT"), "1 to 1000 of them, got 0"),
+            (lambda p: write_structures(p, {"a": [ring((900, 900), 3, 0)]}), "must lie in the images, got none"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, tmp_path, write, message):
+        write(tmp_path / "x.dcm")
+        with pytest.raises(DicomError, match=message):
+            read_regions(tmp_path / "x.dcm").on(AFFINE, SHAPE)
+
+    def test_a_broken_file_is_refused_without_its_words(self, tmp_path):
+        write_structures(tmp_path / "x.dcm", {"Secret": [ring((0, 0), 3, 0)]})
+        data = pydicom.dcmread(tmp_path / "x.dcm")
+        data.ROIContourSequence[0].ContourSequence[0].ContourData = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "1"]
+        data.save_as(tmp_path / "x.dcm")
+        with pytest.raises(DicomError, match="points of three numbers"):
+            read_regions(tmp_path / "x.dcm")
+
+    def test_a_folder_must_hold_one_file_of_regions(self, tmp_path):
+        for name in ("a", "b"):
+            write_structures(tmp_path / f"{name}.dcm", {"a": [ring((0, 0), 3, 0)]})
+        with pytest.raises(DicomError, match="one SEG or RTSTRUCT, got 2"):
+            regions_file(tmp_path)
+        (tmp_path / "b.dcm").unlink()
+        assert check_regions(regions_file(tmp_path)) == "RTSTRUCT"
+
+
+class TestPlaced:
+    """Contours of the PET move with it when it is registered to the MRI; those of the MRI stay."""
+
+    @pytest.mark.parametrize(("frame_of_mri", "moved"), [(FRAME, 0.0), ("1.2.9", 4.0), (None, 4.0)])
+    def test_regions_follow_the_source_in_which_they_were_drawn(self, tmp_path, frame_of_mri, moved):
+        write_structures(tmp_path / "rt.dcm", {"Rod": [ring((-8.0, -17.0), 8.0, h) for h in (-6.0, -3.0, 0.0)]})
+        data = {"case": "a", "mask": str(tmp_path / "rt.dcm"), "mri": image(frame_of_mri), "pet": image(FRAME)}
+        data = LoadRegionsd(reference="mri", moving="pet")(data)
+        shift = np.eye(4)
+        shift[0, 3] = 4.0  # by two voxels to the right
+        data["pet_before"], data["pet"] = data["pet"], image(FRAME, shift @ AFFINE)
+        placed = PlaceRegionsd(reference="mri", moving="pet")(data)["mask"]
+        centre = centres()[placed[0].numpy() == 3].mean(0)
+        assert centre == pytest.approx([-8 - moved, -17, -3], abs=0.3)
+
+    def test_regions_of_another_frame_are_refused(self, tmp_path):
+        write_structures(tmp_path / "rt.dcm", {"Rod": [ring((-8.0, -17.0), 8.0, h) for h in (-6.0, -3.0)]})
+        data = {"case": "a", "mask": str(tmp_path / "rt.dcm"), "mri": image("1.2.9"), "pet": image("1.2.8")}
+        with pytest.raises(DicomError, match="frame of reference of the MRI or PET, got another"):
+            LoadRegionsd(reference="mri", moving="pet")(data)
+
+
+class TestNames:
+    def test_a_table_names_labels(self, tmp_path):
+        table = tmp_path / "labels.tsv"
+        table.write_text("index\tname\tcolor\n1\tgrey matter\t#000000\n7\tPons\t#ffffff\n")
+        names = read_labels(table)
+        assert names == {1: "grey matter", 7: "Pons"}
+        assert region_label("pons", [1, 7], names) == region_label("7", [1, 7], names) == 7
+        for wanted in ("8", "cerebellum"):
+            with pytest.raises(BundleError, match="one region, by its number or its name, got one that no regions"):
+                region_label(wanted, [1, 7], names)
+
+    @pytest.mark.parametrize("text", ["", "1,grey\n", "index\tname\n", "index\tlabel\n1\tx\n"])
+    def test_another_table_is_refused(self, tmp_path, text):
+        (tmp_path / "t.tsv").write_text(text)
+        with pytest.raises(BundleError, match="columns index"):
+            read_labels(tmp_path / "t.tsv")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--mask", "m.nii.gz", "--atlas", "m.nii.gz"], "one must be given, got both"),
+            (["--labels", "t.tsv"], "--labels must come with --mask or --atlas"),
+            (["--reference", "3"], "--reference must come with --mask or --atlas"),
+            (["--mask", "m.nii.gz", "--labels", "gone.tsv"], "--labels must be a file"),
+        ],
+    )
+    def test_options_that_do_not_fit_are_refused_first(self, tmp_path, monkeypatch, capsys, options, message):
+        monkeypatch.chdir(tmp_path)
+        for name in ("a", "m"):
+            nib.save(nib.Nifti1Image(np.arange(8 * 8 * 4.0).reshape(8, 8, 4) % 3, np.eye(4)), f"{name}.nii.gz")
+        call = ["fuse", "--pet", "a.nii.gz", "--mri", "a.nii.gz", "--out", "out", *options]
+        assert cli.main(call) == 2
+        assert message in capsys.readouterr().err
+
+
+class TestPartialVolume:
+    def test_the_gtm_gives_back_uniform_regions(self):
+        """y is blurred by an own computation; the values of a model that is true must come back."""
+        rng = np.random.default_rng(1)
+        labels = np.kron(rng.integers(0, 5, (5, 6, 4)), np.ones((5, 5, 6))).astype(int)
+        true = np.array([0.5, 4.0, 1.0, 9.0, 2.0])
+        spacing, fwhm = np.array([1.0, 1.5, 2.0]), (5.0, 6.0, 0.0)
+        sigma = np.array(fwhm) / 2.3548200450309493 / spacing
+        given = gaussian_filter(true[labels], sigma, mode="reflect", truncate=8)
+        found = correct_by_labels(given, labels, affine=np.diag([*spacing, 1]), fwhm_mm=fwhm)
+        for k in range(1, 5):
+            assert abs(given[labels == k].mean() / true[k] - 1) > 0.02  # there is something to correct
+            assert found.gtm[k] == pytest.approx(true[k], rel=2e-3)
+            assert found.rbv[k] == pytest.approx(true[k], rel=5e-3)
+
+    def test_a_lesion_within_a_region_is_not_seen_by_it(self):
+        labels = np.zeros((30, 30, 3), int)
+        labels[8:22, 8:22] = 1
+        true = np.where(labels == 1, 2.0, 0.0)
+        true[13:17, 13:17] = 8.0
+        found = correct_by_labels(gaussian_filter(true, (2, 2, 0)), labels, affine=np.eye(4), fwhm_mm=(4.7, 4.7, 0))
+        assert found.gtm[1] != pytest.approx(true[labels == 1].mean(), rel=5e-3)
+
+    def test_regions_that_cannot_be_told_apart_have_none(self):
+        labels = np.zeros((12, 12, 2), int)
+        labels[3:9, 3:9] = 1
+        layers = np.stack([labels, labels * 2])
+        assert correct_by_labels(np.ones(labels.shape), layers, affine=np.eye(4), fwhm_mm=(3, 3, 0)) is None
+
+    def test_the_psf_is_that_of_the_steps(self):
+        part = Degradation((GaussianBlur((2.0, 1.0)), Downsample(2), GaussianNoise(0.1)))
+        width = 2.3548200450309493
+        expected = (1.5 * width * np.sqrt(4 + 3 / 12), 0.0, 3.0 * width * np.sqrt(1 + 3 / 12))
+        assert psf_mm(part, (1.5, 9.0, 3.0), spatial_dim=1) == pytest.approx(expected)
+        assert psf_mm(Degradation((GaussianNoise(0.1),)), (1, 1, 1), spatial_dim=2) is None
+
+
+def case_record(mean: float, sd: float | None = None, unit: str = "SUV", name: str = "Pons") -> dict:
+    region = {"label": 7, "name": name, "given": {"mean": mean}, "restored": {"mean": 2 * mean}}
+    region |= {} if sd is None else {"interval": {"sd": sd}}
+    whole = {"label": None, "given": {"mean": 1.0}, "restored": {"mean": 1.0}}
+    return {"sources": {"mri": {}, "pet": {"unit": unit, "regions": [whole, region]}}}
+
+
+class TestCompared:
+    def test_the_difference_has_the_interval_of_two_errors(self):
+        _, found = compare_regions(case_record(2.0, 0.3), case_record(3.0, 0.4))
+        restored = found["restored"]
+        assert (restored["difference"], restored["percent"]) == (2.0, 50.0)
+        assert restored["sd"] == pytest.approx(0.5)  # 3, 4, 5
+        assert (restored["low"], restored["high"]) == pytest.approx((2 - 0.98, 2 + 0.98), abs=1e-3)
+        assert restored["changed"]
+        assert not compare_regions(case_record(2.0, 3.0), case_record(3.0, 4.0))[1]["restored"]["changed"]
+
+    @pytest.mark.parametrize(
+        ("second", "message"),
+        [
+            (case_record(1.0, unit="Bq/mL"), "one source and unit"),
+            (case_record(1.0, name="Putamen"), "one region in both cases"),
+            ({"sources": {"mri": {}, "pet": {}}}, "values of regions"),
+        ],
+    )
+    def test_cases_that_cannot_be_compared_are_refused(self, second, message):
+        with pytest.raises(ImageError, match=message):
+            compare_regions(case_record(1.0), second)
+
+
+def test_a_case_with_an_atlas_from_files_to_a_comparison(tmp_path, monkeypatch, capsys):
+    """SUVR, GTM, table and dictionary, by the command line; then two time points."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    labels = np.zeros((40, 40, 4), np.uint8)
+    labels[8:32, 8:32], labels[14:22, 14:22] = 1, 2
+    mri = np.array([0.0, 2.0, 1.0])[labels] + rng.uniform(0, 0.05, labels.shape)
+    table = "index\tname\n1\tCerebellum\n2\tLesion\n"
+    (tmp_path / "names.tsv").write_text(table)
+    (tmp_path / "blur.yaml").write_text("{version: 1, source2: [{blur: {fwhm_mm: 6}}, {noise: {sigma: 0.01}}]}")
+    nib.save(nib.Nifti1Image(mri.astype(np.float32), affine), "mri.nii.gz")
+    nib.save(nib.Nifti1Image(labels, affine), "atlas.nii.gz")
+    for name, hot in (("a", 4.0), ("b", 6.0)):
+        pet = gaussian_filter(np.array([0.1, 1.0, hot])[labels], (6 / 2.3548 / 2, 6 / 2.3548 / 2, 0))
+        nib.save(nib.Nifti1Image(pet.astype(np.float32), affine), f"{name}.nii.gz")
+        call = ["fuse", "--pet", f"{name}.nii.gz", "--mri", "mri.nii.gz", "--atlas", "atlas.nii.gz", "--case", name]
+        call += ["--labels", "names.tsv", "--reference", "cerebellum", "--degradation", "blur.yaml", "--aligned"]
+        assert cli.main([*call, "--pet-unit", "SUV", "--out", "out"]) == 0
+    with (tmp_path / "out/a/a_regions.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    dictionary = json.loads((tmp_path / "out/a/a_regions.json").read_text())
+    assert set(rows[0]) == set(dictionary)
+    assert dictionary["given_mean"]["Units"] == "SUV"
+    assert [(row["index"], row["name"]) for row in rows] == [
+        ("n/a", "whole image"), ("1", "Cerebellum"), ("2", "Lesion"),
+    ]  # fmt: skip
+    lesion, cerebellum = rows[2], rows[1]
+    given = nib.load("a.nii.gz").get_fdata()
+    assert float(lesion["given_mean"]) == pytest.approx(given[labels == 2].mean(), rel=1e-4)
+    ratio = float(lesion["given_mean"]) / float(cerebellum["given_mean"])
+    assert float(lesion["given_suvr"]) == pytest.approx(ratio, rel=1e-9)
+    assert float(lesion["gtm_mean"]) == pytest.approx(4.0, rel=0.01)  # uniform regions, and the labels are true
+    report = (tmp_path / "out/a/a_report.html").read_text()
+    assert "Label 2, Lesion" in report
+    assert "geometric transfer matrix" in report
+    capsys.readouterr()
+    assert cli.main(["compare", "out/a", "out/b/b.json", "--out", "change.tsv"]) == 0
+    said = capsys.readouterr().out
+    assert "Lesion: the mean of the restored PET went from" in said
+    with (tmp_path / "change.tsv").open(newline="") as file:
+        change = list(csv.DictReader(file, delimiter="\t"))[2]
+    later = nib.load("b.nii.gz").get_fdata()
+    by = (later - given)[labels == 2].mean()
+    assert float(change["given_difference"]) == pytest.approx(by, rel=1e-4)
