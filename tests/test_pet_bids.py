@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -305,3 +306,18 @@ def test_the_validator_finds_no_error(raw):
     issues = json.loads(found.stdout)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     assert found.returncode == 0
+
+
+def test_the_folder_of_all_participants_is_listed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    """For each image anew, the index of n cases would take n times n steps."""
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.1"}')
+    for number in range(5):
+        save(tmp_path / f"sub-{number}/anat/sub-{number}_T1w.nii.gz", head())
+        save(tmp_path / f"sub-{number}/pet/sub-{number}_pet.nii.gz", head())
+    listed, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: listed.append((self, pattern)) or glob(self, pattern))
+    os.utime(tmp_path, (1, 1))
+    assert [case["pet_unit"] for case in discover(tmp_path).cases if "pet_unit" in case] == []
+    assert listed.count((tmp_path, "*.json")) == 1
+    (tmp_path / "pet.json").write_text('{"Units": "Bq/mL"}')
+    assert [case["pet_unit"] for case in discover(tmp_path).cases] == 5 * ["Bq/mL"]
