@@ -50,6 +50,7 @@ from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
 from medfuse.lists import list_changes, list_dicom, list_estimates, list_findings, list_versions
 from medfuse.origin import taken_from
+from medfuse.psf import add_psf, with_psf
 from medfuse.region_arguments import add_compare, regions_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
     fuse.set_defaults(run=_fuse)
 
     batch = add_batch(commands)
+    add_psf(fuse)
     batch.set_defaults(run=_batch)
     add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
 
@@ -194,6 +196,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.io.places import require_apart
     from medfuse.pipeline.sources import mask_entry, source_entries
 
+    degradation = with_psf(options.degradation, options.psf)
     item: dict[str, object] = {"case": options.case or "case"}
     regions = regions_of(options)
     if regions is not None:
@@ -217,7 +220,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
     for name in ("reference_region", "uncertainty"):
         given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
-    _run(options.bundle, [item], options.degradation, options.out, options.steps, options.device, **given)
+    _run(options.bundle, [item], degradation, options.out, options.steps, options.device, **given)
     return None
 
 

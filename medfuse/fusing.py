@@ -22,6 +22,7 @@ from medfuse.arguments import (
     steps,
 )
 from medfuse.bundles import preset_names
+from medfuse.psf import add_psf, with_psf
 
 
 def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -49,6 +50,7 @@ def add_fusing(command: argparse.ArgumentParser) -> None:
     """Add the options that say how volumes are fused; see `fusing`."""
     add_bundle(command)
     command.add_argument("--degradation", help=f"{', '.join(preset_names())}, or a file (default: the bundle's)")
+    add_psf(command)
     command.add_argument("--steps", type=steps, help="reverse steps, 1 or more (default: the bundle's)")
     add_looks(command)
     command.add_argument("--device", help=f"{DEVICES.rpartition(' (')[0]} (default: the bundle's, auto)")
@@ -64,4 +66,6 @@ def add_fusing(command: argparse.ArgumentParser) -> None:
 def fusing(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_fusing` was given, but for device and frames, for `medfuse.pipeline.load_workflow`."""
     names = ("bundle", "degradation", "steps", "suv", "n4", "nonfinite", "strict")
-    return {name: getattr(options, name) for name in names} | {"overlays": options.overlay} | looks(options)
+    given = {name: getattr(options, name) for name in names}
+    given["degradation"] = with_psf(options.degradation, options.psf)
+    return given | {"overlays": options.overlay} | looks(options)

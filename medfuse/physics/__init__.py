@@ -25,7 +25,7 @@ from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.replication import replicate, unreplicate
 from medfuse.physics.scanner_noise import ScannerNoise, Whitening
 from medfuse.physics.space import Grid
-from medfuse.physics.specification import NativeSource, parse_degradation, parse_native
+from medfuse.physics.specification import NativeSource, in_plane, native_of, parse_degradation, parse_native
 
 __all__ = [
     "CORRECTIONS",
@@ -77,6 +77,8 @@ __all__ = [
     "correction",
     "data_alone",
     "fit",
+    "in_plane",
+    "native_of",
     "parse_degradation",
     "parse_native",
     "replicate",

@@ -96,8 +96,8 @@ def parse_degradation(
         steps = spec.get(name) or []
         if isinstance(steps, Mapping) and "grid" in steps:  # a PET as its scanner measured it
             raise DegradationError(
-                f"`grid: native` of `{name}` must be restored from Python (`medfuse.volumes.restore_volume`), got "
-                "it for a fusion; state its steps as a list there."
+                f"`grid: native` must be of source 2 of a pair of volumes with the grid of source 1, got `{name}`; "
+                "state its steps as a list here."
             )
         steps = [{"blur": AUTO}, {"noise": AUTO}] if steps == AUTO else steps
         if not isinstance(steps, Sequence) or isinstance(steps, str):
@@ -112,11 +112,22 @@ class NativeSource(NamedTuple):
 
     Attributes:
         psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm.
-        noise: Its noise, in its unit.
+        noise: Its noise, in its unit; None where it is not stated: it is to be measured.
     """
 
     psf_fwhm_mm: tuple[float, float, float]
-    noise: ScannerNoise
+    noise: ScannerNoise | None
+
+
+def native_of(spec: Any) -> Mapping[str, Any] | None:
+    """Return what a specification says of a source 2 on its scanner's own grid; None where it says nothing of it."""
+    steps = spec.get("source2") if isinstance(spec, Mapping) else None
+    return steps if isinstance(steps, Mapping) and "grid" in steps else None
+
+
+def in_plane(spec: Any) -> Any:
+    """Return a specification without a source 2 on its scanner's own grid, whose restoration is not slice by slice."""
+    return spec if native_of(spec) is None else {**spec, "source2": []}
 
 
 def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: float | None = None) -> NativeSource:
@@ -137,11 +148,11 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     context = _Context(source, None, scale)
     if not isinstance(values, Mapping):
         raise DegradationError(f"`{source}` on its own grid must be a mapping, got {_short(values)}.")
-    given = _take(dict(values), source, context, grid=..., psf=..., noise=...)
+    given = _take(dict(values), source, context, grid=..., psf=..., noise=None)
     if given["grid"] != "native":
         raise DegradationError(f"`grid` of `{source}` must be `native`, got {_short(given['grid'])}; write it so.")
     for name in ("psf", "noise"):
-        if not isinstance(given[name], Mapping):
+        if not isinstance(given[name], Mapping) and (name == "psf" or name in values):
             raise DegradationError(f"`{name}` of `{source}` must be a mapping, got {_short(given[name])}.")
     psf = _per_axis(_take(dict(given["psf"]), "psf", context, fwhm_mm=...)["fwhm_mm"], context)
     if min(psf) <= 0 or max(psf) > _WIDEST_PSF:
@@ -149,6 +160,8 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
             f"`fwhm_mm` of the psf of `{source}` must be above 0 and at most {_WIDEST_PSF:g} mm, got "
             f"{_short(list(psf))}; check the unit."
         )
+    if given["noise"] is None:
+        return NativeSource(psf, None)
     noise = _take(dict(given["noise"]), "noise", context, kind="gaussian", sigma=..., unit="fraction", fwhm_mm=0.0)
     if noise["unit"] not in ("fraction", "input"):
         raise DegradationError(

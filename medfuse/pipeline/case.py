@@ -19,9 +19,10 @@ from medfuse.errors import BundleError, GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.origin import defaults_taken
-from medfuse.physics import JointDegradation
+from medfuse.physics import JointDegradation, in_plane, native_of
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.measured import mask_of, psf_mm
+from medfuse.pipeline.native import NATIVE, RESTORED
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
@@ -113,11 +114,17 @@ class SaveFusiond(MapTransform):
         """
         sources = [_volume(data[k]) for k in self.source_keys]
         restored1, restored2, fused, weight = (_volume(data[k]) for k in self.keys)
+        native = self._native(data)
+        if native is not None:
+            restored2 = _volume(data[f"{self.source_keys[1]}_{RESTORED}"])
         scales = [data[f"{k}_scale"] for k in self.source_keys]
         degradation = self._degradation(data)
         agreements = _agreements(data, degradation)
         deviations, drawn = self._uncertainty(data, degradation, (restored1, restored2))
         invented = self._invented(data, degradation, (restored1, restored2))
+        if native is not None:
+            residual = torch.as_tensor(data[f"{self.source_keys[1]}_residual"]).as_subclass(Tensor)[0]
+            agreements = agreements[0], SourceAgreement(native["corrected_chi2"], None, True, residual)
         sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         windows = _window(restored[0], sources[0]), _window(restored[1], sources[1])
@@ -130,9 +137,11 @@ class SaveFusiond(MapTransform):
             **defaults_taken(),
         }
         names, reference = self.source_keys, self.reference
-        agreed = [
+        agreed: list[dict[str, Any]] = [
             _agreed(a) | {"noise": noise} for a, noise in zip(agreements, self._noises(data, degradation), strict=True)
         ]
+        if native is not None:
+            agreed[1][NATIVE] = native
         regional: dict[str, Any] = {
             "psf": self._psf(data, degradation, agreements[1]),
             "drawn": drawn,
@@ -185,7 +194,9 @@ class SaveFusiond(MapTransform):
         """Return what was stated to have happened to the sources, in the pixels and units of the case."""
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         scales = [scale_of(data, key) for key in self.source_keys]
-        return case_degradation(self._known(data)[0], spacing=spacing, spatial_dim=self.spatial_dim, scales=scales)
+        return case_degradation(
+            in_plane(self._known(data)[0]), spacing=spacing, spatial_dim=self.spatial_dim, scales=scales
+        )
 
     def _uncertainty(
         self, data: Mapping[Hashable, Any], degradation: JointDegradation, restored: Sequence[Tensor]
@@ -223,7 +234,14 @@ class SaveFusiond(MapTransform):
     def _psf(
         self, data: Mapping[Hashable, Any], degradation: JointDegradation, agreement: SourceAgreement | None
     ) -> tuple[float, ...] | None:
-        """Return the FWHM of the blur of source 2 as it was undone, mm along each axis."""
+        """Return the FWHM of the blur of source 2 as it was undone, mm along each axis.
+
+        Of one on its own grid, whose axes are its own, where it is the same along all.
+        """
+        native = self._native(data)
+        if native is not None:
+            same = len(set(native["psf_fwhm_mm"])) == 1
+            return tuple(native["psf_fwhm_mm"]) if same else None
         spacing = [float(s) for s in data[self.source_keys[0]].pixdim]
         narrowed = agreement.narrowed_blur if agreement else None
         return psf_mm(degradation.source2, spacing, spatial_dim=self.spatial_dim, narrowed=narrowed)
@@ -233,7 +251,13 @@ class SaveFusiond(MapTransform):
         if KNOWN not in data:
             return self.degradation, None
         known = json.loads(text_of(data[KNOWN]))
-        return known["degradation"], known["estimates"]
+        native = native_of(self.degradation)
+        return known["degradation"] | ({} if native is None else {"source2": dict(native)}), known["estimates"]
+
+    def _native(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
+        """Return what is known of source 2 where it was restored on its own grid."""
+        noted = data.get(f"{self.source_keys[1]}_{NATIVE}")
+        return None if noted is None else dict(json.loads(text_of(noted)))
 
     def _noises(self, data: Mapping[Hashable, Any], degradation: JointDegradation) -> Iterator[dict[str, Any] | None]:
         """Give the noise that was stated of each source beside that which its data show."""

@@ -16,6 +16,7 @@ from medfuse.io.units import is_comparable
 from medfuse.report.estimates import estimate_sentence
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
+NATIVE_LOW, NATIVE_HIGH = 0.8, 1.25  # of a volume on its own grid, corrected for the degrees of freedom
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
 _GRAIN = 3.0 / 255.0  # of full range: noise that an image may have of its own before any was added
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
@@ -288,12 +289,28 @@ def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]
                 "limit before they met their tolerance. Restored details may lack agreement with the data."
             )
             found.append(Finding("warning", text))
-        found += _noise(_title(name), source)
+        found += _native(_title(name), source) if source.get("native") else _noise(_title(name), source)
     text = (
         "What a degradation has destroyed comes from the network and from the other source, not from the data. "
         "A restored image may show detail that is not there, or miss detail that is."
     )
     return [*found, Finding("note", text)]
+
+
+def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
+    """Return what to know of a source that was restored on its own grid."""
+    native = source["native"]
+    found = [Finding("warning", f"{text[:1].upper()}{text[1:]}.") for text in native.get("findings") or ()]
+    chi2 = native.get("corrected_chi2") or 1.0
+    if not NATIVE_LOW <= chi2 <= NATIVE_HIGH:
+        more = "less than it leaves: check the PSF and the noise" if chi2 > 1 else "more than there is: check the noise"
+        text = f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: what was stated explains {more}."
+        found.append(Finding("warning", text))
+    found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
+    if unmeasured := (native.get("shares") or {}).get("unmeasured"):
+        text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "
+        found.append(Finding("note", f"{text}{name} is as given."))
+    return found
 
 
 def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:

@@ -20,6 +20,7 @@ from medfuse.report.estimates import estimate_cells
 from medfuse.report.findings import degradation_name, findings, moving_source
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
+from medfuse.report.native import native_rows
 from medfuse.report.panels import save_overlay, save_residuals
 from medfuse.report.qc import DEFAULT_COLOURS, save_mosaic
 from medfuse.report.values import values_section
@@ -317,6 +318,13 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
             row.append(f"{truth['psnr']:.2f} dB, SSIM {truth['ssim']:.4f}" if truth else "-")
     caption = "What happened to the data, and what the restoration leaves of them"
     parts: list[Any] = [table(head, rows, caption=caption, numbers_from=2)]
+    parts += [
+        table(
+            ["Figure", "Value"], native_rows(source["native"]), caption=f"{title(name)} on its own grid", numbers_from=1
+        )
+        for name, source in sources.items()
+        if source.get("native")
+    ]
     estimates = degradation.get("estimates") or {}
     found = [
         [name.upper(), *estimate_cells(estimate)]

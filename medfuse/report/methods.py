@@ -16,8 +16,12 @@ CITATION = (
 _NAMES = {"monai": "MONAI", "torch": "PyTorch", "numpy": "NumPy", "nibabel": "NiBabel"}
 
 
-def describe_steps(steps: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def describe_steps(steps: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None) -> list[str]:
     """Return the steps of a degradation in words, in their order; empty for none."""
+    if isinstance(steps, Mapping):  # on the scanner's own grid
+        widths = _value((steps.get("psf") or {}).get("fwhm_mm"))
+        noise = [_step("noise", steps["noise"])] if steps.get("noise") else ["noise as measured"]
+        return [f"on the scanner's own grid, PSF of {widths} mm FWHM", *noise]
     return [_step(name, options) for step in steps or () for name, options in step.items()]
 
 
@@ -85,13 +89,30 @@ def _restored(record: Mapping[str, Any]) -> str:
     steps, named = record.get("steps"), restored_sources(record)
     count = "" if steps is None else f" in {steps} reverse step{'s' if steps != 1 else ''}"
     verb = "Both sources were restored and fused" if named else "The sources were fused"
-    text = (
+    native = native_text(record)
+    verb = "The sources were then fused" if native else verb
+    text = native + (
         f"{verb} slice by slice with a degradation-aware diffusion network{count}, each step corrected by the "
         f"observation model (weights SHA-256 {record.get('weights_sha256', 'unknown')})."
     )
     chi2 = {name: source.get("residual_chi2") for name, source in (record.get("sources") or {}).items()}
     known = [f"{value:.2f} ({title(name)})" for name, value in chi2.items() if value is not None]
     return text + (f" The residual chi-square per datum was {' and '.join(known)}." if known else "")
+
+
+def native_text(record: Mapping[str, Any]) -> str:
+    """Return how a source was restored on its own grid, as the beginning of a paragraph; empty where none was."""
+    for name, source in (record.get("sources") or {}).items():
+        if native := source.get("native"):
+            what = title(name)
+            how = "guided by the other source where the data agreed" if native.get("guided") else "from its data alone"
+            chi2, df = native.get("corrected_chi2", 0.0), native.get("degrees_of_freedom", 0.0)
+            return (
+                f"The {what} was restored in three dimensions from the voxels that its scanner gave, before any was "
+                f"interpolated, {how} (PSF of {_value(native.get('psf_fwhm_mm'))} mm FWHM; chi-square {chi2:.2f}, "
+                f"corrected for {df:.0%} of degrees of freedom). "
+            )
+    return ""
 
 
 def _closing(record: Mapping[str, Any]) -> str:

@@ -52,12 +52,13 @@ class ScaleIntensityAffine(InvertibleTransform):
             )
         self.lower, self.upper_percentile, self.unit, self.traced = lower, upper_percentile, unit, traced
 
-    def __call__(self, image: Tensor, unit: str | None = None) -> MetaTensor:
+    def __call__(self, image: Tensor, unit: str | None = None, beside: Tensor | None = None) -> MetaTensor:
         """Scale `image` **[C, *spatial]** of any real type, all channels alike.
 
         Args:
             image: Finite, in its own unit.
             unit: Its unit, if the caller knows better.
+            beside: Another image in the same unit, which the range is to hold, too.
 
         Returns:
             float32, about 0..1, with `offset`, `scale` and `unit` in its meta entry `intensity_scale`.
@@ -66,7 +67,8 @@ class ScaleIntensityAffine(InvertibleTransform):
             ImageError: If the image is not finite, constant, or holds nothing above what becomes 0.
         """
         given = image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
-        record = self.measure(given, unit)
+        both = given if beside is None else with_meta_of(given, torch.cat([given.flatten(), beside.flatten()]))
+        record = self.measure(both, unit)
         offset, scale = record["offset"], record["scale"]
         out = with_meta_of(given, _mapped(given.as_tensor(), lambda x: (x - offset) / scale))
         out.meta[SCALE] = record
@@ -134,6 +136,8 @@ def inverse_values_(x: Tensor, record: Mapping[str, Any]) -> Tensor:
 class ScaleIntensityAffined(MapTransform, InvertibleTransform):
     """Dictionary version of `ScaleIntensityAffine`; records the map under `<key>_scale`.
 
+    An image under `<key>_restored` is scaled alike, by a map that holds both.
+
     The unit is that of an SUV that the reader made of the image (meta entries `unit` and `suv`), else the case's
     `<key>_unit`, else the image's meta entry `unit`, else the argument.
     """
@@ -163,11 +167,15 @@ class ScaleIntensityAffined(MapTransform, InvertibleTransform):
         """Scale each key."""
         result = dict(data)
         for key in self.key_iterator(result):
+            restored = result.get(f"{key}_restored")
             try:
-                result[key] = self.transforms[key](result[key], _unit(result, key))
+                result[key] = self.transforms[key](result[key], _unit(result, key), restored)
             except ImageError as error:
                 raise ImageError(f"{key}: {error}") from error
-            result[f"{key}_scale"] = dict(result[key].meta[SCALE])
+            scale = result[f"{key}_scale"] = dict(result[key].meta[SCALE])
+            if restored is not None:
+                values = (restored.as_tensor() - scale["offset"]) / scale["scale"]
+                result[f"{key}_restored"] = with_meta_of(restored, values)
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -12,14 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medfuse.errors import ImageError
 from medfuse.physics.models.volume import VolumeModel
 from medfuse.physics.operators.cosine import along_all
+from medfuse.physics.operators.scanner import ScannerSampling
 
 _RELAXATION = 1.5  # of the reblurred Van Cittert iteration; below 2 it converges
-_SHARPNESS = 0.03  # of full contrast: std of an MRI class about its centre
-_ROUNDS = 12
-_MOST_SAMPLES = 200_000
 _RIDGE = 0.02
 
 
@@ -52,7 +49,7 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     """
     operator, inside = model.operator, model.inside
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
-    step = _RELAXATION / _norm(model)
+    step = _RELAXATION / _norm(operator, ys)
     white = None if len(ys) < 2 else model.white((ys[1] - ys[0]) * inside)
     chi2 = math.inf
     for k in range(1, most + 1):
@@ -68,44 +65,36 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     return MrFree(x[:, 0], most, model.chi2(x[0, 0]))
 
 
+def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> tuple[Tensor, float]:
+    """Return so many positive Landweber steps from the interpolated data on, **[S, *image]**, and their size.
+
+    Args:
+        operator: `A`.
+        ys: Data **[S, *data]**.
+        steps: Their number.
+        step: Their size, where it is known.
+    """
+    inside = operator.inside.to(ys.device)
+    size = _RELAXATION / _norm(operator, ys) if step is None else step
+    x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
+    for _ in range(steps):
+        x = (x + size * operator.adjoint((ys[:, None] - operator.forward(x)) * inside)).clamp_min(0.0)
+    return x[:, 0], size
+
+
 def _cosine(white: Tensor, left: Tensor) -> float:
     return float((white.double() * left).sum() / white.double().square().sum())
 
 
-def _norm(model: VolumeModel) -> float:
+def _norm(operator: ScannerSampling, like: Tensor) -> float:
     """Return the largest eigenvalue of `A'A`, by the power method."""
-    v = torch.ones((1, 1, *model.operator.domain.shape), dtype=model.y.dtype, device=model.y.device)
+    v = torch.ones((1, 1, *operator.domain.shape), dtype=like.dtype, device=like.device)
     size = 1.0
     for _ in range(4):
-        v = model.operator.adjoint(model.operator.forward(v))
+        v = operator.adjoint(operator.forward(v))
         size = float(v.norm())
         v = v / size
     return size
-
-
-def classes(mri: Tensor, count: int = 4) -> Tensor:
-    """Return fuzzy classes of an MRI by its intensity, **[count, *image]**, which sum to 1, the background first.
-
-    No segmentation: centres by k-means, membership by the distance to them.
-
-    Raises:
-        ImageError: An MRI without signal.
-    """
-    top = float(torch.quantile(mri.flatten()[:: max(1, mri.numel() // _MOST_SAMPLES)], 0.995))
-    if not top > 0 or not math.isfinite(top):
-        raise ImageError("the MRI must have signal, got an image without; check the file.")
-    v = mri / top
-    signal = v[v > 0.08]
-    signal = signal[:: max(1, len(signal) // _MOST_SAMPLES)]
-    centres = torch.quantile(signal, torch.linspace(0.08, 0.92, count - 1, device=mri.device))
-    for _ in range(_ROUNDS):
-        nearest = (signal[:, None] - centres).abs().argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, signal)
-        number = torch.bincount(nearest, minlength=count - 1)
-        centres = torch.where(number > 0, sums / number.clamp_min(1), centres)
-    centres = torch.cat([centres.new_zeros(1), centres])
-    distances = torch.stack([-0.5 * ((v - c) / _SHARPNESS).square() for c in centres.tolist()])
-    return distances.softmax(0)
 
 
 class Guidance(NamedTuple):
@@ -147,7 +136,7 @@ def guided(
     w = model.inside / model.std.square()
     w = w / w[model.inside].mean()
     w = w if weights is None else w * weights
-    rows = [_windows(n, width_mm / s).to(f) for n, s in zip(f.shape[1:], model.operator.range.spacing, strict=True)]
+    rows = [windows(n, width_mm / s).to(f) for n, s in zip(f.shape[1:], model.operator.range.spacing, strict=True)]
 
     def near(a: Tensor) -> Tensor:
         return along_all(rows, a[None])[0]
@@ -173,7 +162,7 @@ def guided(
     return torch.stack(out)
 
 
-def _windows(n: int, sigma: float) -> Tensor:
+def windows(n: int, sigma: float) -> Tensor:
     """Return a Gaussian window about each of n samples, [n, n], continued at the ends by the nearest sample."""
     off = torch.arange(n, dtype=torch.float64) - torch.arange(n, dtype=torch.float64)[:, None]
     rows = torch.exp(-0.5 * (off / max(sigma, 1e-3)).square())

@@ -18,12 +18,16 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.physics.models.volume import VolumeModel
+from medfuse.physics.operators.blur import FWHM_PER_SIGMA
+from medfuse.physics.operators.cosine import along_all
 from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
+from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.gate import common_std, gate, significance
-from medfuse.volumes.proposals import classes, guidance, guided, mr_free
+from medfuse.volumes.noise import measure_noise
+from medfuse.volumes.proposals import guidance, guided, mr_free, windows
 
 FARTHEST = 5.0  # mm that the registration may be off before it is not believed
 WIDEST_GATE = 0.5  # share of the tissue, above which guidance is not believed
@@ -33,6 +37,7 @@ _MARGIN = 2  # voxels of the data about those that count
 _LEAST_OVERLAP = 0.01
 _AWAY = 7.0  # mm along each axis, to where the MRI explains nothing
 _EXPLAINED = 0.3  # of the variance that it leaves there, the most that it may leave in its place
+_SETTLING = 2  # rounds
 _ROUNDS, _FEW = 2, 8  # further corrections under positivity, and the applications of each
 
 
@@ -83,6 +88,9 @@ class RestoredVolume:
         alignment: The refined registration and the PSF's width; None where it was not asked.
         guided: Whether the MRI guided the restoration.
         findings: What the user must know, in plain words.
+        notes: Limits of the data that are no fault, likewise.
+        noise: The noise, as it was stated or measured, in the unit of the PET.
+        residual: What the restoration leaves of the data, whitened, in std of the noise, interpolated **[*image]**.
     """
 
     restored: Tensor
@@ -94,6 +102,9 @@ class RestoredVolume:
     alignment: Alignment | None
     guided: bool
     findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    noise: ScannerNoise
+    residual: Tensor
 
     @property
     def corrected_chi2(self) -> float:
@@ -109,7 +120,7 @@ def restore_volume(
     mri_grid: Grid,
     transform: Sequence[Sequence[float]] | Tensor | None,
     psf_fwhm_mm: float | Sequence[float],
-    noise: ScannerNoise,
+    noise: ScannerNoise | None,
     *,
     refine: bool = True,
     guide: bool = True,
@@ -125,7 +136,8 @@ def restore_volume(
         transform: **[4, 4]**, rigid; maps points of the PET's world to the MRI's, mm. None: one world.
         psf_fwhm_mm: Full width at half maximum of the scanner's PSF along each axis of the PET's grid, mm, the
             extent of the voxels included.
-        noise: The noise, in the unit of the PET. Where Poisson-like noise has no floor, that of the air is measured.
+        noise: The noise, in the unit of the PET; None: it is measured, see `measure_noise`. Where Poisson-like noise
+            has no floor, that of the air is measured.
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
@@ -140,23 +152,27 @@ def restore_volume(
     _check(mri, mri_grid, "MRI")
     operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform)
     outside = 1.0 - float(operator.inside.float().mean())
+    given = pet
     operator, pet = _cropped(operator, pet.float())
     unit = float(pet[operator.inside].max())
     if not unit > 0:
         raise ImageError("the PET must have activity within the MRI's field of view, got none; check the registration.")
-    findings = []
+    findings: list[str] = []
+    notes = []
     if outside > 0:
-        findings.append(
+        notes.append(
             f"{outside:.1%} of the PET's voxels reach out of the MRI's field of view and had no say in the restoration"
         )
-    features = classes(mri.float())
-    model = _bound(operator, pet / unit, noise.scaled(unit))
+    noise = measure_noise(operator, pet / unit).scaled(1 / unit) if noise is None else noise
+    features = classes(mri.float(), spacing=mri_grid.spacing)
+    model, first = _bound(operator, pet / unit, noise.scaled(unit))
+    features = sided(features, first, mri_grid.spacing)
     alignment = None
     if guide and refine:
         alignment = align(model, features, operator.transform)
         if _believed(alignment):
             operator = ScannerSampling(mri_grid, operator.range, psf_fwhm_mm, alignment.transform)
-            model = _bound(operator, pet / unit, noise.scaled(unit))
+            model, _ = _bound(operator, pet / unit, noise.scaled(unit))
         findings += _said(alignment, operator.fwhm_mm)
         guide = _believed(alignment)
     draw = model.probe()
@@ -170,18 +186,22 @@ def restore_volume(
         z = significance(model, proposal[0])
         opened = gate(model, z)
         doubts = _doubts(model, features, z, float(opened[tissue].mean()))
-        if doubts:
-            guide, opened = False, torch.ones_like(opened)
-            findings += doubts
-        else:
-            maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
-            x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
+        if doubts:  # nor is the place believed that the MRI was moved to
+            alone = restore_volume(given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False)
+            return replace(alone, alignment=alignment, findings=tuple(doubts))
+        maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
+        x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
-    result = model.corrected(x0[0], spread, probe=(draw, model.observe(x0[1] - x0[0])))
-    x = (result.x * measured).clamp_min(0.0)
+    result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
+    x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     for _ in range(_ROUNDS):
-        x = model.corrected(x, spread * (x > 0), target=1 - result.df, iterations=_FEW).x.clamp_min(0.0)
+        result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
+        x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
+    x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
+    df = model.followed(draw, other - x)
+    final = model.at(x)
+    left = final.white(final.residual(x))
     shares = {
         "gate": float(opened[tissue].mean()),
         "outside": outside,
@@ -189,8 +209,38 @@ def restore_volume(
         "null_space": float((x - unguided[0]).square().sum() / x.square().sum().clamp_min(1e-30)),
     }
     return RestoredVolume(
-        x * unit, model.at(x).chi2(x), result.df, opened, measured, shares, alignment, guide, tuple(findings)
+        x * measured * unit,
+        final.chi2_of(left),
+        df,
+        opened,
+        measured,
+        shares,
+        alignment,
+        guide,
+        tuple(findings),
+        tuple(notes),
+        noise,
+        operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
     )
+
+
+def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
+    """Return an estimate **[*image]** with the local means of its data **[*data]**, whatever noise was stated.
+
+    `x <- x (S y + e) / (S A x + e)`, S a Gaussian mean of twice the PSF's width: noise hardly passes it, and an error
+    of the uptake of a region does.
+    """
+    operator = model.operator
+    rows = [
+        windows(n, 2 * w / FWHM_PER_SIGMA / s).to(y)
+        for n, w, s in zip(y.shape, operator.fwhm_mm, operator.range.spacing, strict=True)
+    ]
+    for _ in range(_SETTLING):
+        means = along_all(rows, torch.stack([y, model.observe(x)])[:, None] * model.inside)[:, 0].clamp_min(0.0)
+        floor = _AIR * float(means[0].max())
+        ratio = (means[0] + floor) / (means[1] + floor)
+        x = x * operator.lift(ratio[None, None])[0, 0]
+    return x
 
 
 def _check(volume: Tensor, grid: Grid, name: str) -> None:
@@ -221,14 +271,14 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
     return ScannerSampling(operator.domain, cut, operator.fwhm_mm, operator.transform), part
 
 
-def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> VolumeModel:
-    """Return the model, the level of its noise from an MR-free estimate and, where none is stated, from the air."""
+def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Tensor]:
+    """Return the model, the level of its noise from an MR-free estimate and, unless stated, from the air; and that."""
     model = VolumeModel(operator, y, noise)
     x = mr_free(model, y[None], most=10).x[0]
     if noise.kind == "poisson" and noise.floor == 0:
         noise = replace(noise, floor=_floor(model, x))
         model = VolumeModel(operator, y, noise, whitening=model.whitening)
-    return model.at(x)
+    return model.at(x), x
 
 
 def _floor(model: VolumeModel, x: Tensor) -> float:

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from medfuse.errors import DegradationError, GeometryError, ImageError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
 from medfuse.volumes import gated, restore_volume
-from medfuse.volumes.proposals import classes, guidance, guided, mr_free
+from medfuse.volumes.classes import classes
+from medfuse.volumes.proposals import guidance, guided, mr_free
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 VOXEL, SHAPE = 2.0, (56, 60, 54)
@@ -190,7 +191,7 @@ def test_a_field_of_view_that_is_cut_is_masked_and_counted(case, result):
     cut = Grid((*SHAPE[:2], 36), case.image.affine)
     found = case.restored(mri=torch.from_numpy(case.mri[..., :36]).float(), mri_grid=cut)
     assert found.shares["outside"] > result.shares["outside"] + 0.1
-    assert any("had no say" in said for said in found.findings)
+    assert any("had no say" in said for said in found.notes)
     inner = np.s_[..., :30]
     grey = case.truth[inner] == 4.0
     assert found.restored.numpy()[inner][grey].mean() == pytest.approx(4.0, rel=0.06)

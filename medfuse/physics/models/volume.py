@@ -35,12 +35,14 @@ class Corrected(NamedTuple):
         strength: Variance P that the estimate before was given, in squared units of the data; 0: it agreed.
         chi2: Chi-square afterwards, as the Krylov space has it.
         df: Degrees of freedom that the data have used up, of their number: 0..1.
+        change: By how much the estimate **[*image]** would be another, were the probe added to the data.
     """
 
     x: Tensor
     strength: float
     chi2: float
     df: float
+    change: Tensor
 
 
 class VolumeModel:
@@ -123,6 +125,16 @@ class VolumeModel:
         sigmas = self.noise.voxels(self.operator.range.spacing)
         return self.std * coloured(self.y.shape, sigmas, generator).to(self.std) * self.inside
 
+    def followed(self, draw: Tensor, change: Tensor) -> float:
+        """Return the degrees of freedom of an estimate, of the number of data: how far it follows its noise.
+
+        Args:
+            draw: A draw of the noise **[*data]**.
+            change: By how much the estimate changes where the draw is added to the data **[*image]**.
+        """
+        noise, taken = self.white(draw).double(), self.white(self.observe(change) * self.inside).double()
+        return float((noise * taken).sum() / noise.square().sum())
+
     def corrected(
         self,
         x0: Tensor,
@@ -138,8 +150,8 @@ class VolumeModel:
         Args:
             x0: The estimate before.
             spread: `C`, the variance of its error up to a factor, **[*image]**; 1 where None.
-            probe: A draw of the noise, and by how much the prediction `A x0` changes where it is added to the data
-                (all **[*data]**): what `x0` itself has taken from the data. None: nothing.
+            probe: A draw of the noise **[*data]**, and by how much `x0` changes where it is added to the data
+                **[*image]**: what `x0` itself has taken from them. None: nothing.
             target: Chi-square to stop at, in place of `1 - df / n`.
             tolerance: Of the solution, see `lanczos`.
             iterations: Most applications of `B C B'`.
@@ -150,14 +162,15 @@ class VolumeModel:
         def gram(e: Tensor) -> Tensor:
             return self.white(self.observe(c * self.back(self.unwhite(e))))
 
-        draw, followed = probe or (self.probe(), None)
+        draw, change = probe or (self.probe(), None)
         noise = self.white(draw)
-        unseen = noise if followed is None else self.white(draw - followed)
+        unseen = noise if change is None else self.white((draw - self.observe(change)) * self.inside)
+        change = torch.zeros_like(x0) if change is None else change
         total = float(noise.double().square().sum())
         start = self.white(self.residual(x0))
         before = 1 - float((noise.double() * unseen).sum()) / total
         if self.chi2_of(start) <= (1 - before if target is None else target):
-            return Corrected(x0, 0.0, self.chi2_of(start), before)
+            return Corrected(x0, 0.0, self.chi2_of(start), before, change)
         scale = _scale(gram, start)
         space = lanczos(gram, start, strength=_TOLD / scale, tolerance=tolerance, iterations=iterations)
         probed = lanczos(gram, unseen, strength=_TOLD / scale, tolerance=tolerance, iterations=max(iterations // 2, 1))
@@ -170,8 +183,11 @@ class VolumeModel:
             return space.square(p) / count - (1 - used(p) if target is None else target)
 
         strength = _least(excess, 1e-6 / scale, _STRONGEST / scale)
-        x = x0 + strength * c * self.back(self.unwhite(space.solve(strength)))
-        return Corrected(x, strength, space.square(strength) / count, used(strength))
+        x, change = (
+            start + strength * c * self.back(self.unwhite(found.solve(strength)))
+            for start, found in ((x0, space), (change, probed))
+        )
+        return Corrected(x, strength, space.square(strength) / count, used(strength), change)
 
 
 def _scale(apply: Callable[[Tensor], Tensor], start: Tensor) -> float:

@@ -1,0 +1,133 @@
+"""A PET on its own grid, from files to the report: told by `grid: native`, restored before it is resampled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medfuse.cli import main
+from medfuse.errors import DegradationError, GeometryError
+from medfuse.physics import in_plane, native_of, parse_degradation
+from medfuse.pipeline import RestoreNatived, fuse, pair_keys
+
+NATIVE = {"version": 1, "source1": [], "source2": {"grid": "native", "psf": {"fwhm_mm": [6, 6, 6]}}}
+SIGMA = 0.05
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A ball with a core, MRI of 2 mm, PET of 4 mm blurred by 6 mm, uptake 4 and 1 in kBq/ml."""
+    folder = tmp_path_factory.mktemp("native")
+    n = 40
+    at = (np.indices((n, n, n)) - (n - 1) / 2) * 2.0
+    r = np.sqrt((at**2).sum(0))
+    truth = np.where(r < 14, 1.0, np.where(r < 28, 4.0, 0.0))
+    rng = np.random.default_rng(0)
+    mri = np.where(r < 14, 800.0, np.where(r < 28, 500.0, 0.0)) + rng.normal(0, 8, r.shape)
+    pet = ndimage.gaussian_filter(truth, 6 / 2.3548 / 2).reshape(20, 2, 20, 2, 20, 2).mean((1, 3, 5))
+    pet = pet + rng.normal(0, SIGMA, pet.shape)
+    fine, coarse = np.diag([2.0, 2, 2, 1]), np.diag([4.0, 4, 4, 1])
+    coarse[:3, 3] = 1.0
+    paths = {}
+    for name, image, affine in (("mri", mri.clip(0), fine), ("pet", pet, coarse)):
+        paths[name] = folder / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), paths[name])
+    return {**paths, "truth": truth, "r": r, "folder": folder}
+
+
+@pytest.fixture(scope="module")
+def written(files):
+    out = files["folder"] / "out"
+    given = ["--mri", str(files["mri"]), "--pet", str(files["pet"]), "--pet-unit", "kBq/ml", "--aligned"]
+    assert main(["fuse", *given, "--psf", "6", "--out", str(out)]) in (0, None)
+    return out / "case"
+
+
+def test_what_is_written_is_the_restored_pet_in_its_unit(files, written):
+    """Sharper than what was given, nearer to the truth, with the same total."""
+    restored = nib.load(written / "case_pet_restored.nii.gz").get_fdata()
+    record = json.loads((written / "case.json").read_text())
+    given = ndimage.zoom(nib.load(files["pet"]).get_fdata(), 2, order=1, grid_mode=True, mode="nearest")
+    ball = files["r"] < 28
+    error = [np.sqrt(((x - files["truth"])[ball] ** 2).mean()) for x in (restored, given)]
+    assert error[0] < 0.6 * error[1]
+    assert restored[ball].sum() == pytest.approx(files["truth"][ball].sum(), rel=0.05)
+    assert record["sources"]["pet"]["unit"] == "kBq/ml"
+    assert record["degradation"]["source2"] == {"grid": "native", "psf": {"fwhm_mm": [6.0, 6.0, 6.0]}}
+
+
+def test_record_and_report_tell_what_is_known_of_it(written):
+    native = json.loads((written / "case.json").read_text())["sources"]["pet"]["native"]
+    assert native["psf_fwhm_mm"] == [6.0, 6.0, 6.0]
+    assert native["noise"]["origin"] == "measured"
+    assert {"gate", "null_space", "outside", "unmeasured"} <= set(native["shares"])
+    page = (written / "case_report.html").read_text()
+    assert "on its own grid" in page
+    assert "Chi-square, corrected" in page
+
+
+def test_python_takes_the_same_specification(files):
+    spec = {**NATIVE, "source2": {**NATIVE["source2"], "noise": {"kind": "gaussian", "sigma": SIGMA, "unit": "input"}}}
+    result = fuse(files["pet"], files["mri"], degradation=spec, aligned=True, pet_unit="kBq/ml")
+    native = result.record["sources"]["pet"]["native"]
+    assert native["noise"]["sigma"] == pytest.approx(SIGMA)
+    assert native["noise"]["origin"] == "given"
+    core = files["r"] < 13  # 1, into which the uptake of 4 round it is blurred
+    given, restored = (float(v[1][core].mean()) for v in (result.sources, result.restored))
+    assert abs(restored - 1) < 0.4 * abs(given - 1)
+
+
+def test_what_is_fused_is_the_restored_source():
+    assert pair_keys(("mri", "pet"), NATIVE) == ["mri", "pet_restored"]
+    assert pair_keys(("mri", "pet"), None) == ["mri", "pet"]
+    assert in_plane(NATIVE) == {**NATIVE, "source2": []}
+    assert native_of("auto") is None
+
+
+@pytest.mark.parametrize(
+    ("source2", "words"),
+    [
+        ({"grid": "native"}, "missing"),
+        ({"grid": "mri", "psf": {"fwhm_mm": 6}}, "must be `native`"),
+        ({"grid": "native", "psf": {"fwhm_mm": 25}}, "at most 20 mm"),
+        ({"grid": "native", "psf": {"fwhm_mm": 0}}, "above 0"),
+        ({"grid": "native", "psf": {"fwhm_mm": [6, 6]}}, "one finite number or three"),
+        ({"grid": "native", "psf": 6}, "must be a mapping"),
+    ],
+)
+def test_nonsense_is_refused_before_work(source2, words):
+    with pytest.raises(DegradationError, match=words):
+        RestoreNatived({"version": 1, "source2": source2})
+
+
+def test_the_grid_of_the_results_must_be_that_of_source_1():
+    with pytest.raises(DegradationError, match="grid of source 1"):
+        RestoreNatived(NATIVE, reference="pet")
+    with pytest.raises(DegradationError, match="uptake"):
+        RestoreNatived(NATIVE, source_keys=("mri", "ct"))
+
+
+def test_pairs_of_slices_have_no_grid_of_a_scanner():
+    with pytest.raises(DegradationError, match="native"):
+        parse_degradation(NATIVE)
+
+
+@pytest.mark.parametrize("text", ["0", "-6", "six", "6,6", "21"])
+def test_the_shorthand_refuses_what_is_no_psf(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["fuse", "--mri", "a", "--pet", "b", "--psf", text, "--out", "c"])
+    assert "--psf" in capsys.readouterr().err
+
+
+def test_a_pet_that_lies_elsewhere_is_refused(files, tmp_path):
+    image = nib.load(files["pet"])
+    affine = image.affine.copy()
+    affine[:3, 3] += 500
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), affine), tmp_path / "far.nii.gz")
+    with pytest.raises(GeometryError, match=r"field of view|overlap"):
+        fuse(Path(tmp_path / "far.nii.gz"), files["mri"], degradation=NATIVE, aligned=True, pet_unit="kBq/ml")
