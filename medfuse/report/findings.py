@@ -291,11 +291,12 @@ def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]
             )
             found.append(Finding("warning", text))
         found += _native(_title(name), source) if source.get("native") else _noise(_title(name), source)
-    network = "" if all(sources[name].get("native") for name in named) else "the network and from "
-    text = (
-        f"What a degradation has destroyed comes from {network}the other source, not from the data. "
-        "A restored image may show detail that is not there, or miss detail that is."
-    )
+    kinds = [sources[name].get("native") for name in named]
+    whence = "the other source" if all(kinds) else "the network and from the other source"
+    text = f"What a degradation has destroyed comes from {whence}, not from the data."
+    if all(kind and kind.get("guided") is False for kind in kinds):
+        text = "What a degradation has destroyed is not restored: the data alone decide."
+    text += " A restored image may show detail that is not there, or miss detail that is."
     return [*found, Finding("note", text)]
 
 
@@ -320,8 +321,8 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
     chi2 = native.get("corrected_chi2") or 1.0
     if not NATIVE_LOW <= chi2 <= NATIVE_HIGH:
         whence = "measured" if (native.get("noise") or {}).get("origin") == "measured" else "stated"
-        less = f"the {whence} noise is more than what the restoration leaves of the data: state what is known of it"
-        why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else less
+        why = f"the {whence} noise is more than what the restoration leaves of the data: state what is known of it"
+        why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else why
         found.append(Finding("warning", f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."))
     found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
     if unmeasured := (native.get("shares") or {}).get("unmeasured"):

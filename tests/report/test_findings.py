@@ -201,3 +201,11 @@ def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
     record["uncertainty"] = "full"
     assert [t for t in texts(record, "warning") if "No uncertainty of the PET" in t]
     assert [t for t in texts(record, "note") if "No uncertainty of the MRI" in t]
+
+
+@pytest.mark.parametrize(("guided", "said"), [(True, "comes from the other source"), (False, "the data alone decide")])
+def test_what_was_destroyed_comes_from_what_was_used(make_record, guided, said):
+    """No network restores a source on its own grid, and the other source does only where it guides."""
+    native = {"corrected_chi2": 1.0, "guided": guided}
+    notes = " ".join(texts(changed(make_record(), "sources/pet/native", native), "note"))
+    assert said in notes and "from the network" not in notes
