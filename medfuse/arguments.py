@@ -376,9 +376,9 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--subjects", type=Path, help="table with columns name, subject: intervals are by subject")
 
 
-def named_bundle(words: Sequence[str]) -> str:
+def named_bundle(words: Sequence[str], default: str = DEFAULT_BUNDLE) -> str:
     """Return the bundle that words of a command line name, before they are parsed: its sources make options."""
-    found = DEFAULT_BUNDLE
+    found = default
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word == "--bundle" and after:
             found = after

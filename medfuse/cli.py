@@ -42,11 +42,14 @@ from medfuse.bundles import (
 from medfuse.cohort.commands import add_cohort, missing_line, split_passed
 from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.cohort.rehearsal import say_pairs, say_plan
+from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
+from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
 from medfuse.errors import MedfuseError, known_error
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
-from medfuse.lists import list_changes, list_dicom, list_findings, list_versions
+from medfuse.lists import list_changes, list_dicom, list_estimates, list_findings, list_versions
+from medfuse.origin import taken_from
 from medfuse.psf import add_psf, with_psf
 from medfuse.region_arguments import add_compare, regions_of
 
@@ -63,13 +66,17 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if args is None else list(args)
     words, passed = split_passed(words)
-    options = _parser(named_bundle(words)).parse_args(words)
+    try:
+        options, taken, file = _parsed(words)
+    except MedfuseError as error:  # of the defaults
+        note_error(str(error))
+        return 2
     if passed:
         options.passed = passed
     quieten()
     code, told = 0, None
     try:
-        with speaking(options):
+        with speaking(options), taken_from(file, taken):
             try:
                 check_arguments(options)
                 code = options.run(options) or 0
@@ -90,7 +97,16 @@ def main(args: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
+def _parsed(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any], str]:
+    """Return the options of a call, which of them came from a file of defaults, and its name."""
+    found = find_defaults(words)
+    parser = _parser(named_bundle(words, found.bundle(words) or DEFAULT_BUNDLE), found)
+    options = parser.parse_args(words)
+    check_spelled(options, found, words)
+    return options, found.taken(options), found.path.name if found.path else ""
+
+
+def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> argparse.ArgumentParser:
     """Return the parser; of `fuse`, the help tells the sources of a bundle."""
     parser = argparse.ArgumentParser(prog="medfuse", description=f"Degradation-aware image fusion. {NOTICE}")
     parser.add_argument("--version", action="version", version=f"medfuse {__version__}")
@@ -140,7 +156,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
         "estimate", help="say what noise and blur an image or a volume shows; nothing is restored", description=NOTICE
     )
     add_estimate(estimate)
-    estimate.set_defaults(run=_estimate)
+    estimate.set_defaults(run=list_estimates)
 
     evaluate = commands.add_parser(
         "evaluate", help="score fused images of any method against their clean sources", description=NOTICE
@@ -167,6 +183,12 @@ def _parser(bundle: str = DEFAULT_BUNDLE) -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="list bundles, presets and versions")
     info.set_defaults(run=list_versions)
+
+    add_completion(commands).set_defaults(run=lambda options: print(completion_script(parser, options.shell)))
+    for name in COMMANDS:
+        add_defaults(commands.choices[name])
+    if defaults is not None:
+        defaults.install(commands.choices)
     return parser
 
 
@@ -365,21 +387,6 @@ def _print_images(record: dict[str, Any], out: Path) -> int:
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
     print(NOTICE)
     return 1 if record["failed"] else 0
-
-
-def _estimate(options: argparse.Namespace) -> None:
-    import json
-
-    from medfuse.pipeline import estimate_file
-    from medfuse.report import estimate_sentence
-
-    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
-    if options.json:
-        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
-        return
-    for record in found:
-        print(estimate_sentence("image", record))
-    print(NOTICE)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

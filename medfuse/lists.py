@@ -58,3 +58,19 @@ def list_versions(options: argparse.Namespace) -> None:
         print(f"bundle {name} {bundle_metadata(name)['version']}: {state}")
     print(f"degradation presets: {', '.join(preset_names())}")
     print(NOTICE)
+
+
+def list_estimates(options: argparse.Namespace) -> None:
+    """Print what noise and blur an image shows."""
+    import json
+
+    from medfuse.pipeline import estimate_file
+    from medfuse.report import estimate_sentence
+
+    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    if options.json:
+        print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
+        return
+    for record in found:
+        print(estimate_sentence("image", record))
+    print(NOTICE)

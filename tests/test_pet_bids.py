@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +270,30 @@ class TestLabels:
             label_file(str(tmp_path), {"case": "sub-01"}, "dseg", "--atlas")
 
 
+def test_two_pets_of_a_session_go_into_one_out_one_after_the_other_and_never_over_each_other(raw, tmp_path, capsys):
+    out, one = tmp_path / "out", ("--participant-label", "03")
+    assert batch(raw, out, *one) == 1
+    assert "sub-03 must have one PET (pet/*_pet.nii.gz), got 2" in capsys.readouterr().err
+    assert batch(raw, out, *one, "--rec", "acstat") == 0
+    first = {path: path.read_bytes() for path in out.rglob("sub-03*") if path.is_file()}
+    assert batch(raw, out, *one, "--rec", "acdyn") == 1
+    assert "OUT must hold no results of other images under the name sub-03" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in first} == first
+
+
+@pytest.mark.full
+def test_the_self_made_sets_are_valid(raw):
+    """But for sub-02, whose byte-order mark and older keys are wrong on purpose."""
+    if not VALIDATOR.is_file():
+        pytest.skip("bids-validator-deno is not installed; `make setup` does it")
+    shutil.rmtree(raw / "sub-02")
+    people = raw / "participants.tsv"
+    people.write_text("".join(line for line in people.read_text().splitlines(True) if not line.startswith("sub-02")))
+    found = subprocess.run([str(VALIDATOR), str(raw), "--format", "json"], capture_output=True, text=True, check=False)
+    issues = json.loads(found.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
 @pytest.mark.full
 def test_the_validator_finds_no_error(raw):
     if not VALIDATOR.is_file():
@@ -280,3 +306,18 @@ def test_the_validator_finds_no_error(raw):
     issues = json.loads(found.stdout)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     assert found.returncode == 0
+
+
+def test_the_folder_of_all_participants_is_listed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    """For each image anew, the index of n cases would take n times n steps."""
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.1"}')
+    for number in range(5):
+        save(tmp_path / f"sub-{number}/anat/sub-{number}_T1w.nii.gz", head())
+        save(tmp_path / f"sub-{number}/pet/sub-{number}_pet.nii.gz", head())
+    listed, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: listed.append((self, pattern)) or glob(self, pattern))
+    os.utime(tmp_path, (1, 1))
+    assert [case["pet_unit"] for case in discover(tmp_path).cases if "pet_unit" in case] == []
+    assert listed.count((tmp_path, "*.json")) == 1
+    (tmp_path / "pet.json").write_text('{"Units": "Bq/mL"}')
+    assert [case["pet_unit"] for case in discover(tmp_path).cases] == 5 * ["Bq/mL"]

@@ -96,6 +96,8 @@ def no_image(path: str | Path) -> str | None:
             return None
     if remedy == _UNPACK:
         return f"{kind}; {remedy}"
+    if remedy == _IMAGE:
+        return f"{kind}; put it into a folder, beside others if there are any"
     if remedy == _ARRAY:
         return f"{kind}; write it as npy, with numpy.save"
     convert = f"convert it to NIfTI ({remedy}) and " if remedy else ""

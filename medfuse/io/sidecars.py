@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ _BIDS_NAME = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")
 _ADDED = ("space", "desc", "res")  # entities that a derivative adds to those of its source
 UNIT_KEYS = ("Units", "Unit")
 """Of BIDS, and of its drafts for PET; also read in small or capital letters."""
+_SETTLED = 3 * 10**9  # ns
 NO_VALUE = (None, "", "n/a")
 """What says that nothing is known."""
 
@@ -47,10 +50,28 @@ def _applying(folder: Path, root: Path, entities: Sequence[str], suffix: str) ->
     folders = [folder, *(parent for parent in folder.parents if parent.is_relative_to(root))]
     found: list[Path] = []
     for folder in reversed(folders):
-        named = ((p, p.stem.split("_")) for p in folder.glob("*.json"))
+        named = ((p, p.stem.split("_")) for p in _json_files(folder))
         fitting = [(p, parts) for p, parts in named if parts[-1] == suffix and set(parts[:-1]) <= set(entities)]
         found += [p for p, _ in sorted(fitting, key=lambda item: (len(item[1]), item[0].name)) if p.is_file()]
     return found
+
+
+def _json_files(folder: Path) -> tuple[Path, ...]:
+    """Return the JSON files of a folder; that of all participants may hold thousands of names, and is asked for often.
+
+    What changed within the last seconds is listed anew: its time may not tell the next change.
+    """
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return ()
+    settled = time.time_ns() - changed > _SETTLED
+    return _listed(folder, changed) if settled else _listed.__wrapped__(folder, changed)
+
+
+@lru_cache(maxsize=16)
+def _listed(folder: Path, changed: int) -> tuple[Path, ...]:
+    return tuple(folder.glob("*.json"))
 
 
 def source_root(image: Path) -> Path | None:

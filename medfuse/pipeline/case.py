@@ -18,6 +18,7 @@ from torch import Tensor
 from medfuse.errors import BundleError, GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
+from medfuse.origin import defaults_taken
 from medfuse.physics import JointDegradation, in_plane, native_of
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.measured import mask_of, psf_mm
@@ -133,6 +134,7 @@ class SaveFusiond(MapTransform):
             "steps": self.steps,
             "settings": self.settings,
             "degradation": stated(*self._known(data)),
+            **defaults_taken(),
         }
         names, reference = self.source_keys, self.reference
         agreed: list[dict[str, Any]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ _SSIM_WINDOW = 11  # voxels
 
 def versions() -> dict[str, str]:
     """Return the versions of medfuse and of what a result depends on."""
-    return {name: version(name) for name in _PACKAGES}
+    return {name: _version(name) for name in _PACKAGES}
+
+
+_version = cache(version)  # to find it takes as long as to read a small volume
 
 
 def noise_of_data(

@@ -23,6 +23,7 @@ from medfuse.estimation import estimate, known_specification, noise_profile, rec
 from medfuse.fusion import ColourFusion, fuse_visible
 from medfuse.io import read_image, require_writable, write_image, write_json
 from medfuse.io.images import Bits
+from medfuse.origin import defaults_taken
 from medfuse.physics import Downsample, JointDegradation, parse_degradation
 from medfuse.pipeline.bundle import Fusion, load_fusion
 from medfuse.pipeline.facts import fidelity, noise_of_data, sha256, stated, versions
@@ -251,6 +252,7 @@ class _Run:
         return {
             "notice": NOTICE,
             "versions": versions(),
+            **defaults_taken(),
             "weights_sha256": sha256(self.fusion.weights),
             "steps": self.steps,
             "settings": self.fusion.inferer.settings,

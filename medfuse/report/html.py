@@ -257,7 +257,7 @@ def _meaning(colours: ColourFusion, first: str, second: str) -> str:
     if colours.palette == "OKLAB":
         return (
             f"In the colour fusion the lightness is the {first}, hue and chroma are the {second}, from blue over red "
-            "to yellow: its bar shows the scale from bright to dark."
+            "to orange: its bar shows the scale from bright to dark."
         )
     if colours.blend == "luma":
         return (

@@ -8,50 +8,36 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_gradient_magnitude, gaussian_laplace
 
 from medfuse.errors import GeometryError
+from medfuse.fusion.color import palette as palette_of
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.io.modalities import titles as titles_of
 from medfuse.report.canvas import (
-    DPI,
     ENDS,
-    FONT,
     FOOT,
     GAP,
     HEADER,
-    INK,
     MARGIN,
-    MARK,
-    PAPER,
     PLANES,
     SIDE,
-    SMALL,
-    SOFT,
-    TITLE,
     ThreePlanes,
-    add_axes,
-    add_text,
-    colour_bar,
-    colours_of,
     heading,
     letters,
-    new_figure,
-    numbers,
-    save_png,
     side_note,
     window,
 )
+from medfuse.report.paper import INK, MARK, SMALL, SOFT, TITLE, Colours, Panel, Paper, Resampling
 
 _ROW, _WIDTH, _BAR, _HISTOGRAM = 400.0, 1440.0, 66.0, 300.0  # px
 _EDGE_MM, _STRONG = 1.8, 82.0  # smoothing before edges are sought; percentile of the gradient that counts as one
 _LINE = "#7fe7ff"
+_FINE = 3  # times as fine as px a distribution is drawn
 _RESIDUAL = 4.0  # ends of the display window, in standard deviations of the noise
 
-Draw = Callable[[Axes, int], None]
+Draw = Callable[[Paper, Panel, int], None]
 
 
 def save_overlay(
@@ -83,21 +69,21 @@ def save_overlay(
         ImageError: If a volume holds NaN or infinity.
     """
     planes = ThreePlanes(rows[-1][2], affine)
-    colours, (low, high) = colours_of(palette), window(pet_window)
+    colours, ends = palette_of(palette), window(pet_window)
     first, second = titles_of(names)
 
     def draw(one: np.ndarray, two: np.ndarray) -> Draw:
-        def plane(axes: Axes, number: int) -> None:
+        def plane(paper: Paper, panel: Panel, number: int) -> None:
             _, _, right, up = PLANES[number]
-            _image(axes, planes.cut(two, number), cmap=colours, vmin=low, vmax=high)
-            _edges(axes, planes.cut(one, number), (planes.spacing[up], planes.spacing[right]))
+            _image(paper, panel, planes.cut(two, number), colours, ends)
+            _edges(paper, panel, planes.cut(one, number), (planes.spacing[up], planes.spacing[right]))
 
         return plane
 
-    figure = _table([(name, draw(planes.turned(one), planes.turned(two))) for name, one, two in rows], planes)
-    _bar(figure, colours, (low, high), f"{second} [{unit}]; lines: edges of the {first}")
-    heading(figure, title, [f"edges of the {first} over the {second}", "radiological convention"])
-    save_png(figure, path)
+    paper = _table([(name, draw(planes.turned(one), planes.turned(two))) for name, one, two in rows], planes)
+    _bar(paper, colours, ends, f"{second} [{unit}]; lines: edges of the {first}")
+    heading(paper, title, [f"edges of the {first} over the {second}", "radiological convention"])
+    paper.save_png(path)
 
 
 def save_residuals(
@@ -123,25 +109,25 @@ def save_residuals(
     """
     if not residuals:
         raise GeometryError("The residuals must be those of a source, got none; leave the picture out.")
-    planes, colours = ThreePlanes(uptake, affine), colormaps["RdBu_r"]
+    planes, colours = ThreePlanes(uptake, affine), colormaps["RdBu_r"](np.linspace(0, 1, 256))[:, :3]
 
     def draw(volume: np.ndarray) -> Draw:
-        def plane(axes: Axes, number: int) -> None:
+        def plane(paper: Paper, panel: Panel, number: int) -> None:
             if number == len(PLANES):
-                _histogram(axes, volume)
+                _histogram(paper, panel, volume)
             else:
-                _image(axes, planes.cut(volume, number), cmap=colours, vmin=-_RESIDUAL, vmax=_RESIDUAL)
+                _image(paper, panel, planes.cut(volume, number), colours, (-_RESIDUAL, _RESIDUAL))
 
         return plane
 
     rows = [(name, draw(planes.turned(volume))) for name, volume in residuals]
-    figure = _table(rows, planes, extra=_HISTOGRAM)
-    _bar(figure, colours, (-_RESIDUAL, _RESIDUAL), "data less degraded restoration [standard deviations of the noise]")
-    heading(figure, title, ["what the restoration leaves of the data", "radiological convention"])
-    save_png(figure, path)
+    paper = _table(rows, planes, extra=_HISTOGRAM)
+    _bar(paper, colours, (-_RESIDUAL, _RESIDUAL), "data less degraded restoration [standard deviations of the noise]")
+    heading(paper, title, ["what the restoration leaves of the data", "radiological convention"])
+    paper.save_png(path)
 
 
-def _table(rows: Sequence[tuple[str, Draw]], planes: ThreePlanes, *, extra: float = 0.0) -> Figure:
+def _table(rows: Sequence[tuple[str, Draw]], planes: ThreePlanes, *, extra: float = 0.0) -> Paper:
     """Lay out three planes a row, one scale for all; the first row has titles and letters."""
     shape_mm = planes.size
     widths = [shape_mm[right] for _, _, right, _ in PLANES]
@@ -150,31 +136,31 @@ def _table(rows: Sequence[tuple[str, Draw]], planes: ThreePlanes, *, extra: floa
     scale = min(free / sum(widths), _ROW / tallest)  # px per mm
     height = scale * tallest
     spare = (free - scale * sum(widths)) / 3
-    figure = new_figure(_WIDTH, HEADER + len(rows) * (height + GAP) + _BAR + FOOT)
+    paper = Paper(_WIDTH, HEADER + len(rows) * (height + GAP) + _BAR + FOOT)
     for row, (name, draw) in enumerate(rows):
         top = HEADER + row * (height + GAP)
-        side_note(figure, top, height, name)
+        side_note(paper, top, height, name)
         left = MARGIN + SIDE
         for number, (title, _, right, up) in enumerate(PLANES):
             width, tall = scale * shape_mm[right], scale * shape_mm[up]
-            axes = add_axes(figure, left + spare / 2, top + (height - tall) / 2, width, tall)
-            draw(axes, number)
+            panel = paper.panel(left + spare / 2, top + (height - tall) / 2, width, tall)
+            draw(paper, panel, number)
             if row == 0:
-                add_text(figure, left + spare / 2 + width / 2, HEADER - 18, title, size=TITLE, ha="center")
-                letters(axes, ENDS[right][::-1], ENDS[up])
+                paper.text(left + spare / 2 + width / 2, HEADER - 18, title, size=TITLE, align="centre")
+                letters(paper, panel, ENDS[right][::-1], ENDS[up])
             left += width + spare + GAP
         if extra:
-            draw(add_axes(figure, left + 50, top + 14, extra - 10, height - 60), len(PLANES))
+            draw(paper, Panel(left + 50, top + 14, extra - 10, height - 60), len(PLANES))
             if row == 0:
-                add_text(figure, left + 45 + extra / 2, HEADER - 18, "Distribution", size=TITLE, ha="center")
-    return figure
+                paper.text(left + 45 + extra / 2, HEADER - 18, "Distribution", size=TITLE, align="centre")
+    return paper
 
 
-def _image(axes: Axes, image: np.ndarray, **style: Any) -> None:
-    axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest", **style)
+def _image(paper: Paper, panel: Panel, image: np.ndarray, colours: Colours, ends: tuple[float, float]) -> None:
+    paper.show(panel, image[::-1], colours, ends, Resampling.NEAREST)
 
 
-def _edges(axes: Axes, image: np.ndarray, spacing: Sequence[float]) -> None:
+def _edges(paper: Paper, panel: Panel, image: np.ndarray, spacing: Sequence[float]) -> None:
     """Draw zero crossings of the Laplacian of a Gaussian where the gradient is strong.
 
     Reference:
@@ -185,32 +171,44 @@ def _edges(axes: Axes, image: np.ndarray, spacing: Sequence[float]) -> None:
     gradient = gaussian_gradient_magnitude(image, sigma)
     strong = gradient > max(np.percentile(gradient, _STRONG), 1e-3 * float(np.ptp(image)))
     if strong.any() and min(image.shape) > 1:
-        crossing = np.ma.masked_where(~strong, gaussian_laplace(image, sigma))
-        if crossing.min() < 0 < crossing.max():
-            axes.contour(crossing, levels=[0.0], colors=_LINE, linewidths=1.1)
+        paper.cover(panel, _crossings(gaussian_laplace(image, sigma), strong, panel.pixels[2:])[::-1], _LINE)
 
 
-def _histogram(axes: Axes, volume: np.ndarray) -> None:
+def _crossings(values: np.ndarray, where: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return a mask **[2 h, 2 w]** in 0..255 of lines, three of its pixels wide, along which values change sign."""
+    fine = 2 * size[0], 2 * size[1]
+    positive = np.asarray(Image.fromarray(np.float32(values)).resize(fine, Resampling.BILINEAR)) > 0
+    mask = np.zeros(positive.shape, bool)
+    mask[1:] |= positive[1:] != positive[:-1]
+    mask[:, 1:] |= positive[:, 1:] != positive[:, :-1]
+    mask &= np.asarray(Image.fromarray(where).resize(fine, Resampling.NEAREST))
+    for _ in range(2):  # to both sides, of rows and of columns
+        mask[1:-1] = mask[1:-1] | mask[2:] | mask[:-2]
+        mask = mask.T
+    return (255 * mask).astype(np.uint8)
+
+
+def _histogram(paper: Paper, panel: Panel, volume: np.ndarray) -> None:
     """Draw the distribution of a residual beside that of the noise, both as densities."""
-    axes.set_axis_on()
-    axes.set_facecolor(PAPER)
     ends = np.linspace(-_RESIDUAL, _RESIDUAL, 61)
     density = np.histogram(volume, ends)[0] / (volume.size * (ends[1] - ends[0]))
-    axes.stairs(density, ends, fill=True, color=MARK, alpha=0.75)
     normal = np.exp(-0.5 * ends**2) / np.sqrt(2 * np.pi)
-    axes.plot(ends, normal, color=INK, linewidth=1.3, linestyle=(0, (4, 2)))
-    axes.set(xlim=(-_RESIDUAL, _RESIDUAL), ylim=(0, max(1.25 * density.max(), 0.5)), yticks=[])
-    axes.text(
-        0.03, 0.98, "dashed: the stated noise", transform=axes.transAxes, color=SOFT, family=FONT,
-        size=SMALL * 72 / DPI, va="top",
-    )  # fmt: skip
-    numbers(axes)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    top = max(1.25 * density.max(), 0.5)
+    wide, high = (_FINE * side for side in panel.pixels[2:])
+    across = wide * (ends / _RESIDUAL + 1) / 2
+    steps, line = (Image.new("L", (wide, high)) for _ in range(2))
+    heights = high * (1 - np.repeat([0.0, *density, 0.0], 2)[1:-1] / top)
+    ImageDraw.Draw(steps).polygon(list(zip(np.repeat(across, 2), heights, strict=True)), fill=190)
+    points = list(zip(across, high * (1 - normal / top), strict=True))
+    for start in range(0, len(points) - 2, 3):  # dashes: two parts of three
+        ImageDraw.Draw(line).line(points[start : start + 3], fill=255, width=2 * _FINE)
+    paper.cover(panel, np.asarray(steps), MARK)
+    paper.cover(panel, np.asarray(line), INK)
+    paper.text(panel.left + 0.03 * panel.width, panel.top + 12, "dashed: the stated noise", size=SMALL, color=SOFT)
+    paper.ticks(panel.left, panel.top + panel.height, panel.width, (-_RESIDUAL, _RESIDUAL), 4)
 
 
-def _bar(figure: Figure, colours: Colormap, ends: tuple[float, float], label: str) -> None:
-    width, height = figure.get_size_inches() * DPI
-    top = height - FOOT - _BAR + 14
-    colour_bar(figure, MARGIN + SIDE, top, width / 2.2, colours, ends)
-    add_text(figure, MARGIN + SIDE + width / 2.2 + 20, top + 5, label)
+def _bar(paper: Paper, colours: Colours, ends: tuple[float, float], label: str) -> None:
+    top, width = paper.height - FOOT - _BAR + 14, paper.width / 2.2
+    paper.bar(MARGIN + SIDE, top, width, colours[None], ends)
+    paper.text(MARGIN + SIDE + width + 20, top + 5, label)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.fusion import ColourFusion
+from medfuse.fusion.color import palette
 from medfuse.io.modalities import DEFAULT_PAIR, titles
 from medfuse.regions.values import as_array
 from medfuse.report.canvas import (
@@ -21,29 +20,20 @@ from medfuse.report.canvas import (
     GAP,
     HEADER,
     MARGIN,
-    MARK,
     PLANES,
     SIDE,
-    SMALL,
-    TITLE,
     ThreePlanes,
-    add_axes,
-    add_text,
-    colour_bar,
-    colour_scale,
-    colours_of,
     heading,
     letters,
-    new_figure,
-    save_jpeg,
-    save_png,
     scale_bar,
     side_note,
     window,
 )
 from medfuse.report.numbers import number_text
+from medfuse.report.paper import MARK, SMALL, TITLE, Panel, Paper, Resampling
 
 _WIDTH, _MAX_HEIGHT, _MAX_CELL, _BARS = 1800.0, 1160.0, 330.0, 84.0  # px
+_MARK = 0.035  # length of the marks of a cut, as a share of the panel
 _PREVIEW = 120.0  # px, side of a picture of a preview
 DEFAULT_COLOURS = ColourFusion()
 
@@ -143,9 +133,9 @@ def save_mosaic(
     if weight is not None:
         columns.append(_Column("Fusion weight", planes.turned(weight), "gray", (0.0, 1.0)))
         bars.append(_Bar(f"0 all {second}, 1 all {first}", 6, 6))
-    figure = _mosaic(columns, bars, planes, convention == "radiological")
-    heading(figure, title, [*notes[:3], f"{convention} convention"])
-    save_png(figure, path)
+    paper = _mosaic(columns, bars, planes, convention == "radiological")
+    heading(paper, title, [*notes[:3], f"{convention} convention"])
+    paper.save_png(path)
 
 
 def save_preview(
@@ -183,13 +173,13 @@ def save_preview(
         _Column(second, two, colours.alone, window(pet_window)),
         _Column("Colour fusion", colour, colours.alone, window(pet_window)),
     )
-    figure = new_figure(_PREVIEW * len(columns), _PREVIEW)
+    paper = Paper(_PREVIEW * len(columns), _PREVIEW)
     width, height = _PREVIEW * planes.size[:2] / max(planes.size[:2])
     for number, column in enumerate(columns):
         left = number * _PREVIEW + (_PREVIEW - width) / 2
-        axes = add_axes(figure, left, (_PREVIEW - height) / 2, width, height)
-        _image(axes, planes.cut(column.volume, 0), column)
-    save_jpeg(figure, path)
+        panel = paper.panel(left, (_PREVIEW - height) / 2, width, height)
+        _image(paper, panel, planes.cut(column.volume, 0), column)
+    paper.save_jpeg(path)
 
 
 def save_contact_sheet(
@@ -221,79 +211,80 @@ def save_contact_sheet(
         raise GeometryError(f"Every row must have {len(column_titles)} images, got another number; fill the gaps.")
     heights = [max(cell * image.shape[0] / image.shape[1] for image in images) for _, images in table]
     width = max(2 * MARGIN + SIDE + len(column_titles) * (cell + GAP) - GAP, 760.0)
-    figure = new_figure(width, HEADER + sum(heights) + GAP * (len(rows) - 1) + FOOT)
-    top = HEADER
+    paper = Paper(width, HEADER + sum(heights) + GAP * (len(rows) - 1) + FOOT)
+    top, grey = HEADER, palette("gray")
     for row, ((name, images), height) in enumerate(zip(table, heights, strict=True)):
-        side_note(figure, top, height, name)
+        side_note(paper, top, height, name)
         for column, image in enumerate(images):
             left = MARGIN + SIDE + column * (cell + GAP)
             if row == 0:
-                add_text(figure, left + cell / 2, top - 18, column_titles[column], size=TITLE, ha="center")
+                paper.text(left + cell / 2, top - 18, column_titles[column], size=TITLE, align="centre")
             scaled = cell * image.shape[0] / image.shape[1]
-            axes = add_axes(figure, left, top + (height - scaled) / 2, cell, scaled)
-            axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
+            panel = paper.panel(left, top + (height - scaled) / 2, cell, scaled)
+            larger = scaled >= image.shape[0]
+            paper.show(panel, image, grey, (0.0, 1.0), Resampling.NEAREST if larger else Resampling.HAMMING)
         top += height + GAP
-    heading(figure, title, notes[:3])
-    save_png(figure, path)
+    heading(paper, title, notes[:3])
+    paper.save_png(path)
 
 
-def _mosaic(columns: Sequence[_Column], bars: Sequence[_Bar], planes: ThreePlanes, radiological: bool) -> Figure:
+def _mosaic(columns: Sequence[_Column], bars: Sequence[_Bar], planes: ThreePlanes, radiological: bool) -> Paper:
     """Lay out the panels: one scale for all of them, rows as high as their planes."""
     cell_mm = max(planes.size[0], planes.size[1])
     rows_mm = [planes.size[up] for _, _, _, up in PLANES]
     step = (_WIDTH - 2 * MARGIN - SIDE + GAP) / len(columns)
     free = _MAX_HEIGHT - HEADER - _BARS - FOOT - 2 * GAP
     scale = min((step - GAP) / cell_mm, free / sum(rows_mm))  # px per mm
-    figure = new_figure(_WIDTH, HEADER + scale * sum(rows_mm) + 2 * GAP + _BARS + FOOT)
+    paper = Paper(_WIDTH, HEADER + scale * sum(rows_mm) + 2 * GAP + _BARS + FOOT)
 
     top = HEADER
     for row, (plane, fixed, right, up) in enumerate(PLANES):
         width, height = scale * planes.size[right], scale * planes.size[up]
         place = f"{ENDS[fixed][int(planes.world[fixed] >= 0)]} {abs(planes.world[fixed]):.0f} mm"
-        side_note(figure, top, height, f"{plane}   {place}", plane)
+        side_note(paper, top, height, f"{plane}   {place}", plane)
         for index, column in enumerate(columns):
             left = MARGIN + SIDE + index * step + (step - GAP - width) / 2
             if row == 0:
-                add_text(figure, left + width / 2, top - 18, column.title, size=TITLE, ha="center")
-            axes = add_axes(figure, left, top, width, height)
-            cut = _panel(axes, column, planes, row, radiological)
+                paper.text(left + width / 2, top - 18, column.title, size=TITLE, align="centre")
+            panel = paper.panel(left, top, width, height)
+            cut = _panel(paper, panel, column, planes, row, radiological)
             if index == 0:
-                letters(axes, ENDS[right][:: -1 if radiological else 1], ENDS[up], cut)
+                letters(paper, panel, ENDS[right][:: -1 if radiological else 1], ENDS[up], cut)
                 if row == 0:
-                    scale_bar(figure, left + 10, top + height - 10, width, scale)
+                    scale_bar(paper, left + 10, top + height - 10, width, scale)
         top += height + GAP
     for bar in bars:
         column, left, span = columns[bar.first], MARGIN + SIDE + bar.first * step, bar.last - bar.first + 1
         inset, width = 0.06 * step, span * step - GAP
         start, wide, ticks = left + inset, width - 2 * inset, 3 * span
-        if bar.scale is None:
-            colour_bar(figure, start, top + 12, wide, colours_of(column.palette), column.window, ticks=ticks)
-        else:
-            colour_scale(figure, start, top + 12, wide, bar.scale, column.window, ticks=ticks)
-        add_text(figure, left + width / 2, top + 56, bar.label, size=SMALL, ha="center")
-    return figure
+        scale = palette(column.palette)[None] if bar.scale is None else bar.scale
+        paper.bar(start, top + 12, wide, scale, column.window, ticks=ticks)
+        paper.text(left + width / 2, top + 56, bar.label, size=SMALL, align="centre")
+    return paper
 
 
-def _panel(axes: Axes, column: _Column, planes: ThreePlanes, number: int, radiological: bool) -> tuple[float, float]:
-    """Draw one plane, with marks at its edges where the other two cut it; return where, as fractions."""
+def _panel(
+    paper: Paper, panel: Panel, column: _Column, planes: ThreePlanes, number: int, radiological: bool
+) -> tuple[float, float]:
+    """Draw one plane, with marks at its edges where the other two cut it; return where, from below, as fractions."""
     _, _, right, up = PLANES[number]
     image = planes.cut(column.volume, number, radiological=radiological)
     x, y = planes.centre[right], planes.centre[up]
     if radiological:
         x = image.shape[1] - 1 - x
-    _image(axes, image, column)
-    for start, end in ((0.0, 0.035), (0.965, 1.0)):
-        axes.axvline(x, start, end, color=MARK, linewidth=1.0)
-        axes.axhline(y, start, end, color=MARK, linewidth=1.0)
-    return (x + 0.5) / image.shape[1], (y + 0.5) / image.shape[0]
+    _image(paper, panel, image, column)
+    across, upwards = (x + 0.5) / image.shape[1], (y + 0.5) / image.shape[0]
+    middle, level = panel.left + across * panel.width, panel.top + (1 - upwards) * panel.height
+    long, high = _MARK * panel.width, _MARK * panel.height
+    for start in (panel.top, panel.top + panel.height - high):
+        paper.box(middle - 0.5, start, 1, high, MARK)
+    for start in (panel.left, panel.left + panel.width - long):
+        paper.box(start, level - 0.5, long, 1, MARK)
+    return across, upwards
 
 
-def _image(axes: Axes, image: np.ndarray, column: _Column) -> None:
-    low, high = column.window
-    colours = colours_of(column.palette)
-    if image.ndim == 3:
-        image = (image / (255 if image.dtype == np.uint8 else 1)).clip(0, 1)
-    axes.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="auto", interpolation="bilinear")
+def _image(paper: Paper, panel: Panel, image: np.ndarray, column: _Column) -> None:
+    paper.show(panel, image[::-1], palette(column.palette), column.window)
 
 
 def _picture(image: Any, name: str) -> np.ndarray:

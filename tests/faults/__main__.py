@@ -14,11 +14,13 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from test_batch import results, write_pair
 
+from medfuse.cohort.plan import make_plan
 from medfuse.console import quieten
 from medfuse.io import discover
 from medfuse.pipeline import OUTPUTS, SaveFusiond, Workflow, collect, run_batch, write_outputs
@@ -33,6 +36,7 @@ from medfuse.pipeline.ledger import is_done
 
 FORK = multiprocessing.get_context("fork")
 MIB = 1 << 20
+TINY = 0.2  # s of CPU that a tiny case may take beside what it computes
 
 
 class Bench:
@@ -80,6 +84,7 @@ def kills(bench: Bench) -> str:
             os.kill(process.pid, signal.SIGKILL)
             left -= 1
         process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
         bench.whole_or_absent(out)
         if process.exitcode == 0:  # all done: from the beginning
             bench.same(out)
@@ -246,13 +251,61 @@ def many(bench: Bench) -> str:
     )
 
 
-FAULTS = {f.__name__: f for f in (kills, table_kills, doubled, clock, replaced, full, many)}
+def tiny(bench: Bench) -> str:
+    """Fuse tiny cases, and tell what each costs beside what it computes."""
+    seen: dict[str, list[float]] = {"compute": [], "write": []}
+    methods = {name: getattr(Workflow, name) for name in seen}
+    ends: list[float] = []
+    for name, method in methods.items():
+
+        def timed(self, *given, name=name, method=method):
+            started = time.thread_time()
+            result = method(self, *given)
+            seen[name].append(time.thread_time() - started)
+            if name == "write":
+                ends.append(time.process_time())
+            return result
+
+        setattr(Workflow, name, timed)
+    try:
+        for number in range(5):
+            bench.run(bench.folder / f"tiny{number}")
+    finally:
+        for name, method in methods.items():
+            setattr(Workflow, name, method)
+    whole = [b - a for number in range(5) for a, b in pairwise(ends[4 * number : 4 * number + 4])]
+    total, compute, write = (statistics.median(times) for times in (whole, seen["compute"], seen["write"]))
+    assert total - compute < TINY, (total, compute)
+    return (
+        f"a tiny case takes {total:.3f} s of CPU, {compute:.3f} of them to compute and {write:.3f} to write: "
+        f"{total - compute:.3f} beside what it computes, {(total - compute) / TINY:.2f} of the {TINY} asked"
+    )
+
+
+def index(bench: Bench) -> str:
+    """List the cases of a BIDS dataset of 10,000 and make their plan, as `medfuse plan` does once."""
+    root, count = bench.folder / "bids", 2 * bench.options.cases
+    mri, pet = (bench.data / "case0" / f"{name}.nii.gz" for name in ("mri", "pet"))
+    for number in range(count):
+        for place, name, source in (("anat", "T1w", mri), ("pet", "pet", pet)):
+            folder = root / f"sub-{number:05d}" / place
+            folder.mkdir(parents=True)
+            os.link(source, folder / f"sub-{number:05d}_{name}.nii.gz")
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.1"}')
+    started, cpu = time.monotonic(), time.process_time()
+    plan = make_plan(discover(root), root, bench.folder / "plan", sources=("mri", "pet"), steps=1, minutes=30.0)
+    took, cpu = time.monotonic() - started, time.process_time() - cpu
+    assert len(plan.cases) == count
+    return f"{count} cases listed and planned in {took:.1f} s, {cpu:.1f} of CPU"
+
+
+FAULTS = {f.__name__: f for f in (kills, table_kills, doubled, clock, replaced, full, tiny, index, many)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FAULTS)}; all by default")
-    parser.add_argument("--cases", type=int, default=5000, help="of many (default: 5000)")
+    parser.add_argument("--cases", type=int, default=5000, help="of many, and half of those of index (default: 5000)")
     parser.add_argument("--kills", type=int, default=100, help="of kills and table_kills (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -271,4 +324,5 @@ def main() -> None:
             print(f"{name}: {told} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

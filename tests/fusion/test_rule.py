@@ -75,17 +75,46 @@ def test_the_detail_of_the_anatomy_is_kept_under_uptake_where_a_maximum_loses_it
 def test_dense_bone_stays_white_and_what_is_dark_in_the_other_source_stays_darker():
     """As in CT and MRI: bone at full range under textured skin and marrow, and a ventricle, dark in CT, bright in MRI.
 
-    The base of bone makes room for detail; of that room, `dense` leaves a share out: 1 would leave it all out.
+    The base of bone makes room for detail: by `headroom` times what would be above full range.
     """
     anatomy, ct = 0.5 * textured(64, 64), torch.full((1, 1, 64, 64), 0.45)
     ct[..., :16] = 1.0
     ct[..., 26:38, 40:56] = 0.1
     anatomy[..., 26:38, 40:56] += 0.4
-    bone = [float(TwoScale(dense=share)(anatomy, ct)[..., 3:13].mean()) for share in (0, RULE.dense, 1)]
+    bone = [float(TwoScale(headroom=share)(anatomy, ct)[..., 3:13].mean()) for share in (1, RULE.headroom, 0)]
     assert bone[0] < bone[1] < bone[2] and bone[1] > 0.85
     fused = RULE(anatomy, ct)[0, 0]
     ventricle = slice(29, 35), slice(43, 53)
     assert torch.maximum(anatomy, ct)[0, 0][ventricle].mean() - fused[ventricle].mean() > 0.05
+
+
+def disc(radius: float, blur: float) -> torch.Tensor:
+    """Return a blurred disc **[1, 1, 64, 64]** of 0.9."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    return torch.from_numpy(gaussian_filter(0.9 * (np.hypot(y, x) < radius), blur).astype(np.float32))[None, None]
+
+
+def test_an_edge_that_both_sources_have_is_shown_once_and_not_twice():
+    """A brain that is bright in both, as cortex in T1 and FDG, gets no bright rim, and no glow beside it."""
+    anatomy, uptake = disc(22, 0.7), disc(22, 2.0)
+    fused = RULE(anatomy, uptake)
+    assert (fused - torch.maximum(anatomy, uptake)).max() < 0.1  # the sum of both details has 0.25 too much
+    assert fused[disc(26, 0.0) == 0].max() < 0.02
+
+
+def test_the_fused_image_is_at_most_one_source_and_the_detail_of_the_other():
+    anatomy, uptake = textured(), 0.9 * textured(seed=1)
+    rise = [v - smoothed(v, 4.5) for v in (uptake, anatomy)]
+    bound = torch.maximum(anatomy + rise[0].clamp_min(0), uptake + rise[1].clamp_min(0))
+    assert (RULE(anatomy, uptake) <= bound + 1e-6).all()
+
+
+def test_opposed_bases_show_the_uptake_and_the_details_of_the_anatomy():
+    """White matter is bright in T1 and cold in FDG. Its base yields: it is dark, with the borders of the MRI."""
+    white = disc(14, 0.7) / 0.9
+    anatomy, uptake = 0.5 + 0.45 * white, 0.9 - 0.55 * disc(14, 2.5) / 0.9
+    fused = RULE(anatomy + 0.05 * textured(64, 64), uptake)[0, 0]
+    assert fused[28:36, 28:36].mean() < fused[:, :6].mean() - 0.15
 
 
 def test_a_batch_and_a_volume_of_slices_are_as_each_image_by_itself():

@@ -343,3 +343,14 @@ def test_a_dynamic_series_with_more_times_than_slices_is_refused(tmp_path, mri, 
             dataset.SOPInstanceUID += f".{k}"
     save(datasets, tmp_path)
     assert "got 4 at the place of another" in problem(tmp_path)
+
+
+def test_time_frames_of_an_enhanced_image_are_refused_with_the_way_out(tmp_path, pet, save):
+    """Enhanced PET (PS3.3 A.56) may hold several temporal positions in one file: no part of it can be kept by hand."""
+    dataset = pet.enhanced()
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence([*frames, *deepcopy(frames)])
+    dataset.NumberOfFrames, dataset.PixelData = 2 * len(frames), 2 * dataset.PixelData
+    save(dataset, tmp_path)
+    with pytest.raises(DicomError, match=r"got 5 at the place of another.*convert it to NIfTI with its sidecar"):
+        open_series(tmp_path)

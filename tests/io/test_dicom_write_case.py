@@ -171,7 +171,7 @@ def test_the_colour_series_says_what_its_colours_mean_and_both_values_come_back(
     image = first(tmp_path / "one", kind)
     text = image.DerivationDescription
     assert "OKLab map" in text and "lightness MRI 0.000 to 90.00 a.u." in text and len(text) <= 1024
-    assert "yellow PET 0.000 to 1.000 SUV" in text and "Not for diagnosis" in text
+    assert "orange PET 0.000 to 1.000 SUV" in text and "Not for diagnosis" in text
     files = (tmp_path / "one" / "dicom" / kind).iterdir()
     pixels = np.concatenate([pydicom.dcmread(path).pixel_array.reshape(-1, 3) for path in files])
     for found, share, (low, high) in zip(read_back(pixels, *result.windows), shares, result.windows, strict=True):

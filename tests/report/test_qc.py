@@ -11,6 +11,7 @@ from PIL import Image
 from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
 from medfuse.fusion.color import fuse_color, to_uint8
+from medfuse.report.paper import numbers
 from medfuse.report.qc import _mosaic, save_contact_sheet, save_mosaic, save_preview
 
 SHAPE = (20, 24, 16)
@@ -33,13 +34,13 @@ def call(**changes):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Keep what reaches the layout, and the figure it makes."""
+    """Keep what reaches the layout, and the sheet it makes."""
     seen = {}
 
     def spy(*arguments):
         seen["arguments"] = arguments
-        seen["figure"] = _mosaic(*arguments)
-        return seen["figure"]
+        seen["paper"] = _mosaic(*arguments)
+        return seen["paper"]
 
     monkeypatch.setattr("medfuse.report.qc._mosaic", spy)
     return seen
@@ -57,13 +58,12 @@ def test_mosaic_is_a_wide_png_and_repeats(tmp_path):
 
 def test_units_letters_and_footer_are_written(tmp_path, drawn):
     save_mosaic(tmp_path / "a.png", **call(title="50 $ a $"))
-    figure = drawn["figure"]
-    texts = [t.get_text() for t in figure.texts] + [t.get_text() for a in figure.axes for t in a.texts]
+    paper = drawn["paper"]
+    texts = [t.text for t in paper.texts] + [text for panel in paper.panels for text in panel.texts]
     assert any(t.startswith("PET [SUV]   maximum ") for t in texts)
     assert {"Fused, dimensionless", "MRI [a.u.]", NOTICE, "50 $ a $", *"LRAPSI"} <= set(texts)
     assert "radiological convention" in texts
-    labels = [a for a in figure.axes if a.get_xticklabels() and a.axison]
-    assert len(labels) == 4  # colour bars with their numbers
+    assert paper.bars == 4  # with their numbers
 
 
 def test_planes_meet_in_the_highest_uptake_away_from_the_border(tmp_path, drawn):
@@ -97,29 +97,29 @@ def test_right_side_is_where_the_letter_says(tmp_path, drawn, convention, axcode
         convention=convention,
     )
     np.testing.assert_array_equal(drawn["arguments"][2].centre, [17, 20, 12])
-    for index, letters in zip(panels(drawn["figure"]), ("RA", "RS", "AS"), strict=True):
-        axes = drawn["figure"].axes[index]
-        picture = np.asarray(axes.images[0].get_array())
-        row, column = np.unravel_index(picture.argmax(), picture.shape)
-        place = {text.get_text(): text.xy for text in axes.texts}
-        at_right = place[letters[0]][0] == 1
-        assert at_right == (convention == "neurological") == (column > picture.shape[1] / 2)
-        assert place[letters[1]][1] == 1
-        assert row > picture.shape[0] / 2  # rows count from below
+    for panel, letters in zip(lettered(drawn["paper"]), ("RA", "RS", "AS"), strict=True):
+        row, column = np.unravel_index(panel.image.argmax(), panel.image.shape)
+        at_right = panel.texts[letters[0]][0] == 1
+        assert at_right == (convention == "neurological") == (column > panel.image.shape[1] / 2)
+        assert panel.texts[letters[1]][1] == 0
+        assert row < panel.image.shape[0] / 2  # rows count from above
+        left, top, width, height = panel.pixels
+        shown = np.asarray(Image.open(tmp_path / "a.png")).astype(int)[top : top + height, left : left + width]
+        spot = (shown.min(-1) > 200) & (np.ptp(shown, axis=-1) == 0)  # white; letters and marks are blue
+        y, x = np.argwhere(spot).mean(0) / spot.shape
+        assert (x > 0.5, y < 0.5) == (at_right, True)
 
 
-def panels(figure):
-    """Return the axes of the first column: those with letters."""
-    return [i for i, axes in enumerate(figure.axes) if len(axes.texts) == 4]
+def lettered(paper):
+    """Return the panels of the first column: those with letters."""
+    return [panel for panel in paper.panels if len(panel.texts) == 4]
 
 
 def test_proportions_follow_the_voxel_size(tmp_path, drawn):
     save_mosaic(tmp_path / "a.png", **call())
-    figure = drawn["figure"]
-    width, height = figure.get_size_inches()
-    for index, (right, up) in zip(panels(figure), ((20, 24), (20, 48), (24, 48)), strict=True):
-        box = figure.axes[index].get_position()
-        assert box.width * width / (box.height * height) == pytest.approx(right / up, rel=1e-6)
+    for panel, (right, up) in zip(lettered(drawn["paper"]), ((20, 24), (20, 48), (24, 48)), strict=True):
+        assert panel.width / panel.height == pytest.approx(right / up, rel=1e-6)
+        assert panel.pixels[2] / panel.pixels[3] == pytest.approx(right / up, rel=0.02)
 
 
 def test_tensors_and_constant_volumes_are_drawn(tmp_path):
@@ -161,15 +161,40 @@ def test_no_text_is_cut_off_or_covers_another(tmp_path, drawn, thickness, title)
     volume = np.linspace(0, 54063, np.prod(SHAPE)).reshape(SHAPE)
     changes = {"sources": (volume, volume), "restored": (volume, volume), "units": ("a.u.", "Bq/ml")}
     save_mosaic(tmp_path / "a.png", **call(title=title, notes=notes, affine=affine, weight=volume, **changes))
-    figure, texts = drawn["figure"], [*drawn["figure"].texts]
-    for axes in figure.axes:
-        if axes.axison:
-            low, high = axes.get_xlim()
-            texts += [t for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high]
-    boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
-    width, height = figure.get_size_inches() * figure.dpi
-    assert [name for name, b in boxes if min(b.x0, b.y0) < 0 or b.x1 > width or b.y1 > height] == []
-    assert [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)] == []
+    paper = drawn["paper"]
+    assert len(paper.texts) > 25  # with the numbers of the bars
+    assert [t for t in paper.texts if min(t.box[:2]) < 0 or t.box[2] > paper.width or t.box[3] > paper.height] == []
+    assert [pair for pair in combinations(paper.texts, 2) if overlap(*(text.box for text in pair))] == []
+
+
+def overlap(one, other):
+    return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in range(2))
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0, 0.5, 1], ["0.0", "0.5", "1.0"]),
+        ([0, 200, 400], ["0", "200", "400"]),
+        ([-0.02, -0.01, 0.0], ["\N{MINUS SIGN}0.02", "\N{MINUS SIGN}0.01", "0.00"]),
+        ([0.1 + 0.2, 0.4, 0.5], ["0.3", "0.4", "0.5"]),
+        ([0, 1e6, 2e6], ["0", "1e+06", "2e+06"]),
+        ([0, 2.5e-6, 5e-6], ["0", "2.5e\N{MINUS SIGN}06", "5e\N{MINUS SIGN}06"]),
+        ([1000000, 1000010], ["1e+06", "1.00001e+06"]),
+        ([3.0], ["3"]),
+        ([], []),
+    ],
+)
+def test_numbers_of_a_bar_are_those_of_its_places(values, texts):
+    assert numbers(values) == texts
+
+
+def test_a_title_stays_legible_beside_long_notes(tmp_path, drawn):
+    save_mosaic(tmp_path / "a.png", **call(title="case", notes=["a warning that is long " * 3] * 3))
+    paper = drawn["paper"]
+    title = next(text.box for text in paper.texts if text.text == "case")
+    assert title[3] - title[1] > 12
+    assert all(text.box[0] >= 0 and not overlap(title, text.box) for text in paper.texts if text.box != title)
 
 
 def test_preview_shows_an_axial_plane_three_times(tmp_path):

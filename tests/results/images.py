@@ -146,7 +146,7 @@ def unseen(dev: Dev, work: Path) -> dict[str, Any]:
         fuse_images(
             folder / "mri", folder / "fun", work / f"unseen_{k}_out", degradation=spec, steps=RESTORED, device="cpu"
         )
-        result[name] = dev.judge(work / f"unseen_{k}_out", folder)
+        result[name] = _of_sources(dev.judge(work / f"unseen_{k}_out", folder))
     return result
 
 
@@ -193,7 +193,7 @@ def wrong(dev: Dev, work: Path) -> dict[str, Any]:
         fuse_images(
             degraded / "mri", degraded / "fun", work / f"wrong_{k}", degradation=spec, steps=RESTORED, device="cpu"
         )
-        result[name] = dev.judge(work / f"wrong_{k}", degraded)
+        result[name] = _of_sources(dev.judge(work / f"wrong_{k}", degraded))
     return result
 
 

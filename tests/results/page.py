@@ -114,8 +114,10 @@ _COLOUR_FUSION = """## Colour
 
 What can be read back from the 8-bit colours of the clean pairs, mean and, in brackets, the worst pair: rank correlation
 and mean error (share of the window) of the uptake in the body, found as the nearest colour of the map; correlation and
-gain of the MRI's detail in the OKLab lightness in the hot region; and the rank of the uptake in the blue-yellow
-coordinate of OKLab as people with protanopia and deuteranopia see it (simulated). `OKLAB` is the default.
+gain of the MRI's detail in the OKLab lightness in the hot region. For people with protanopia and deuteranopia
+(simulated), the rank of the uptake that is found as the nearest colour of the map, both as they see them, and that of
+its blue-yellow coordinate b alone. b orders pixels of the same uptake by the rounding of their colours, so where most
+are at the ends of the window, as in the worst of the CT, it cannot do better. `OKLAB` is the default.
 """
 _PHANTOMS = """## Phantoms
 

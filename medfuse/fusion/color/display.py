@@ -107,7 +107,7 @@ class ColourFusion:
         """Return in a sentence what the colours mean; windows are those of both sources, with name and unit."""
         if self.palette == OKLAB:
             return (
-                f"Colour: bivariate OKLab map of medfuse, lightness {windows[0]}, hue blue to yellow {windows[1]}; "
+                f"Colour: bivariate OKLab map of medfuse, lightness {windows[0]}, hue blue to orange {windows[1]}; "
                 "medfuse.read_back returns both."
             )
         how = "over fused structure" if self.blend == "luma" else f"at alpha {_ALPHA} over {windows[0]}"

@@ -1,7 +1,8 @@
 """A bivariate colour map in OKLab: lightness from the anatomy, hue and chroma from the uptake; both can be read back.
 
-The uptake runs from blue over purple and red to yellow: its hue never turns back, and neither does the blue-yellow
-coordinate b, which people with protanopia and deuteranopia see as others do.
+The uptake runs from blue over purple and red to orange: its hue never turns back, and neither does the blue-yellow
+coordinate b, which people with protanopia and deuteranopia see nearly as others do: as b - 0.155 a and b + 0.078 a. b
+depends on the uptake alone, whatever the anatomy, and so the order of the uptake stays theirs, too.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ _TO_LAB = torch.tensor(
     dtype=torch.float64,
 )
 # The map. All of it lies within sRGB, so nothing is cut that would have to be read back.
-_DARKEST, _FLOOR, _LIGHTEST = 0.19, 0.30, 0.885  # L of no anatomy: without uptake, and with; L of the brightest
-_RISE = 0.06  # uptake at which the floor is reached
-_BLUE, _YELLOW, _RED = -0.055, 0.060, 0.055  # b without uptake, b of the highest, a half way
-_VIVID, _MIDDLE, _SPAN = 0.6, 0.60, 0.28  # more chroma, by this share, where it is hot at a middle lightness
-_EMPTY, _FAINT = 0.25, 0.04  # share of the chroma that is left where nothing is; anatomy from which all of it is
+_DARKEST, _FLOOR, _LIGHTEST = 0.19, 0.28, 0.865  # L of no anatomy: without uptake, and with; L of the brightest
+_RISE = 0.04  # uptake at which the floor is reached
+_BLUE, _YELLOW = -0.065, 0.055  # b without uptake, b of the highest
+_ORANGE, _RED = 0.045, 0.18  # a of the highest uptake; four times what lies above the straight line half way
+_VIVID, _MIDDLE, _SPAN = 0.7, 0.56, 0.3  # more of a, by this share, at a middle lightness
+_LEVEL = 0.05  # of b for what a has more: between what either kind of dichromat would see of it
+_END, _NEAR = 0.04, 0.02  # share of the path that each end has to itself, and the uptake over which it runs
+_EMPTY, _FAINT = 0.2, 0.03  # share of the chroma that is left where nothing is; anatomy from which all of it is
 _LEVELS = 256  # of each coordinate in the table by which colours are read
 
 
@@ -89,12 +93,14 @@ def bivariate(anatomy: ArrayLike, uptake: ArrayLike) -> ArrayLike:
 
     Bivariate colour map. With anatomy s and uptake u in 0..1 the colour in OKLab is
 
-        L = L0(u) + (0.885 - L0(u)) s,    L0(u) = 0.19 + 0.11 sqrt(min(u / 0.06, 1))
-        b = c (-0.055 + 0.115 u),         a = 0.11 c sqrt(u (1 - u))
-        c = (1 + 0.6 u max(1 - ((L - 0.6) / 0.28)^2, 0)) (0.25 + 0.75 min(max(s / 0.04, u / 0.06), 1))
+        t = 0.92 u + 0.04 (r(u) + 1 - r(1 - u)),    r(x) = sqrt(min(x / 0.02, 1))
+        L = L0(u) + (0.865 - L0(u)) s,    L0(u) = 0.19 + 0.09 sqrt(min(u / 0.04, 1))
+        a = c (1 + v) p,    b = c (-0.065 + 0.12 t + 0.05 v p),    p = t (0.045 + 0.18 (1 - t))
+        v = 0.7 max(1 - ((L - 0.56) / 0.3)^2, 0),    c = 0.2 + 0.8 min(max(s / 0.03, u / 0.04), 1)
 
-    So the hue follows from the uptake alone, and the uptake changes the lightness near zero only, where what is empty
-    stays dark and nearly grey. Read it with `read_bivariate`.
+    So hue and b follow from the uptake, and the uptake changes the lightness near zero only, where what is empty stays
+    dark and nearly grey. Both ends of the window stand a little apart, to be told from what is near. Read it with
+    `read_bivariate`.
 
     Args:
         anatomy: Anatomy in its display window, 0..1; values beyond are clipped, as this is for display.
@@ -112,9 +118,14 @@ def bivariate(anatomy: ArrayLike, uptake: ArrayLike) -> ArrayLike:
     s, u = s.clamp(0, 1), u.clamp(0, 1)
     floor = _DARKEST + (_FLOOR - _DARKEST) * (u / _RISE).clamp_max(1).sqrt()
     lightness = floor + (_LIGHTEST - floor) * s
-    vivid = 1 + _VIVID * u * (1 - ((lightness - _MIDDLE) / _SPAN) ** 2).clamp_min(0)
-    vivid = vivid * (_EMPTY + (1 - _EMPTY) * torch.maximum(s / _FAINT, u / _RISE).clamp_max(1))
-    a, b = vivid * 2 * _RED * (u * (1 - u)).sqrt(), vivid * torch.lerp(u.new_tensor(_BLUE), u.new_tensor(_YELLOW), u)
+    vivid = _VIVID * (1 - ((lightness - _MIDDLE) / _SPAN) ** 2).clamp_min(0)
+    t = (1 - 2 * _END) * u + _END * (1 + _near(u) - _near(1 - u))
+    red = t * (_ORANGE + _RED * (1 - t))
+    share = _EMPTY + (1 - _EMPTY) * torch.maximum(s / _FAINT, u / _RISE).clamp_max(1)
+    a, b = (
+        share * (1 + vivid) * red,
+        share * (torch.lerp(t.new_tensor(_BLUE), t.new_tensor(_YELLOW), t) + _LEVEL * vivid * red),
+    )
     return as_given(oklab_to_rgb(torch.stack([lightness, a, b], -1)).clamp(0, 1), wants_tensor)
 
 
@@ -159,6 +170,11 @@ def bivariate_scale(steps: int = 256, levels: int = 5) -> np.ndarray:
     """
     anatomy, uptake = np.linspace(1, 0, levels)[:, None], np.linspace(0, 1, steps)[None]
     return np.asarray(bivariate(anatomy, uptake), dtype=np.float32)
+
+
+def _near(x: Tensor) -> Tensor:
+    """Return 0 at 0, rising steeply to 1 where it is no longer near."""
+    return (x / _NEAR).clamp_max(1).sqrt()
 
 
 @cache

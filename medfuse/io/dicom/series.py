@@ -390,9 +390,12 @@ def _check_steps(steps: np.ndarray, places: Sequence[str]) -> None:
     usual = float(np.median(steps))
     close = np.flatnonzero(steps < (1e-3 if usual < 1e-3 else 0.01 * usual))
     if len(close):
+        pair, remedy = f"(first: {places[close[0]]} and {places[close[0] + 1]})", "keep one part of it"
+        if places[close[0]].startswith("frame"):  # of one file, from which no part can be taken
+            remedy = "convert it to NIfTI with its sidecar (dcm2niix), whose time frames --frames chooses"
         raise DicomError(
             f"must have one image at each place, got {len(close)} at the place of another: copies, or a dynamic, gated "
-            f"or multi-echo series; keep one part of it (first: {places[close[0]]} and {places[close[0] + 1]})"
+            f"or multi-echo series; {remedy} {pair}"
         )
     widest = int(steps.argmax())
     if steps[widest] > 1.5 * usual:
