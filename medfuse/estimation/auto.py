@@ -46,7 +46,8 @@ _LEAST_BLUR, _SURE_BLUR = 1.0, 0.6  # px, from which a blur is stated, if its in
 _NOISELESS = 0.5 / 255  # of full range: the rounding of a blurred image reads half of it
 _STRETCH = 0.09  # of MRIs without noise widths under 2 px are found this power too wide, and wider ones too narrow
 _BEND, _BOUND = 0.21, 0.915  # weight of the log of the widest blur beside that of the spectrum's; share that is stated
-_TEXTURE = 1.22  # fastest waves over patches, above which an image has grain, and no white noise
+_TEXTURE, _FAINT_TEXTURE = 1.35, 1.22  # fastest waves over patches, above which an image has grain, and no white noise
+_FAINT = 10 / 255  # of full range, below which grain may be the most of what is found: there less of it is enough
 _COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
 _MISFIT = 2.1  # of the log of the power in any band: 46 blurred MRIs have up to 2, photographs up to 0.5
 _SLICES, _LEAST_SIDE = 12, 48  # slices of a volume that are looked at; px along each side of one
@@ -244,7 +245,7 @@ def _noise(
     why = ""
     if min(read) / gain <= least:
         why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
-    elif after is None and readings.waves > _TEXTURE * readings.patches:
+    elif after is None and readings.waves > (_FAINT_TEXTURE if level < _FAINT else _TEXTURE) * readings.patches:
         why = (
             "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture, not of "
             "white noise; state it to have it taken out"
