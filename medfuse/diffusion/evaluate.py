@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError, GeometryError
 
+_TOGETHER = 3 * 2**18  # pixels of images side by side, at most: more are no faster, and windows save memory
 _VIEWS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Axes along which an image is mirrored for each view of the network."""
 
@@ -85,8 +86,9 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
         parts: The channels of the image, in tensors **[B, c, H, W]**.
         condition: **[B, F]**.
         limit: Number of pixels, B x H x W, to evaluate at once; None for no limit. The windows of an image that is
-            larger by itself have half as many, for it takes room too. Whatever the limit, a side of a window that cuts
-            is at least `2 halo + multiple`, with `halo = ceil(reach / multiple) multiple`.
+            larger by itself have half as many, for it takes room too. Images side by side, and windows, have fewer
+            where the limit is large. Whatever the limit, a side of a window that cuts is at least
+            `2 halo + multiple`, with `halo = ceil(reach / multiple) multiple`.
 
     Returns:
         **[B, D, H, W]**.
@@ -94,13 +96,13 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
     batch, _, height, width = parts[0].shape
     denoiser = getattr(network, "denoiser", None)
     reach, multiple = getattr(denoiser, "reach", None), getattr(denoiser, "multiple", None)
-    if limit is None or reach is None or multiple is None or batch * height * width <= limit:
+    if limit is None or reach is None or multiple is None or _fits(batch, height * width, limit):
         whole: Tensor = network(torch.cat(list(parts), 1), condition)
         return whole
-    limit = limit if height * width <= limit else limit // 2
+    limit = limit if height * width <= limit else min(limit, _TOGETHER) // 2
     rows = min(height, max(1, limit // min(width, isqrt(limit))))
     columns = min(width, max(1, limit // rows))
-    together = max(1, limit // (rows * columns))
+    together = max(1, min(limit, _TOGETHER) // (rows * columns))
     output = torch.empty(0)
     for y, x, first in product(
         _windows(height, rows, reach, multiple), _windows(width, columns, reach, multiple), range(0, batch, together)
@@ -111,6 +113,11 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
             output = result.new_empty(batch, result.shape[1], height, width)
         output[some, :, y.kept, x.kept] = result[..., y.within, x.within]
     return output
+
+
+def _fits(batch: int, pixels: int, limit: int) -> bool:
+    """Tell whether so many images of so many pixels are evaluated at once."""
+    return batch * pixels <= (limit if batch == 1 else min(limit, _TOGETHER))
 
 
 class _Window(NamedTuple):

@@ -13,8 +13,8 @@ from medfuse.errors import DegradationError
 from medfuse.fusion.finish import Finish
 from medfuse.physics import correction
 
-LIMIT = 3 * 2**18
-"""Number of pixels on which the network runs at once, unless told otherwise."""
+LIMIT = 2**22
+"""Number of pixels up to which an image is not cut, unless told otherwise: the halos of windows multiply its time."""
 
 
 @dataclass(frozen=True)

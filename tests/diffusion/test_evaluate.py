@@ -11,6 +11,7 @@ from medfuse.diffusion import Evaluator, FusionModel, FusionState, sample
 from medfuse.diffusion.evaluate import in_windows
 from medfuse.diffusion.unet import FusionUNet
 from medfuse.errors import DegradationError, GeometryError
+from medfuse.inferers.settings import LIMIT
 from medfuse.physics import JointObservation, parse_degradation
 
 PRESETS = sorted(Path(__file__).parents[2].glob("configs/degradation/*.yaml"))
@@ -91,6 +92,24 @@ def test_no_window_is_larger_than_the_limit_and_no_small_image_is_cut(network):
     spy.denoiser.seen.clear()
     in_windows(spy, [rand(1, 12, 400, 600)], rand(1, 25), limit=96_000)
     assert max(h * w for _, _, h, w in spy.denoiser.seen) <= 48_000  # half, as the image by itself is too large
+
+
+def test_an_image_of_megapixels_is_whole_and_others_come_after_it():
+    """Windows of a 1024 x 1024 image would be five times its pixels; side by side, two would take the memory of two."""
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reach, self.multiple, self.seen = 176, 16, []
+
+        def forward(self, image, condition):
+            self.seen.append(tuple(image.shape))
+            return image
+
+    network = FusionModel(Small())
+    image = torch.rand(2, 1, 1024, 1024)
+    assert torch.equal(in_windows(network, [image], rand(2, 25), limit=LIMIT), image)
+    assert network.denoiser.seen == [(1, 1, 1024, 1024)] * 2
 
 
 def test_a_torchscript_export_is_cut_as_well(network):
