@@ -147,6 +147,12 @@ def test_counts_are_found(scene, stored):
     assert estimates["noise"].value == pytest.approx(counts, rel=0.12)
 
 
+def test_the_noise_of_an_image_with_negative_values_was_not_cut(scene):
+    """The fastest waves of what was cut at 0 are weaker; of noise that keeps its negative values they are not."""
+    (noise,) = found(degraded(scene(), noise=14 / 255))[0].steps
+    assert float(noise.sigma) == pytest.approx(14 / 255, rel=0.05)
+
+
 def test_noise_before_a_reduction_is_that_before_it(scene, stored):
     image = degraded(scene(side=256), noise=12 / 255)
     small = Downsample(2, "bicubic").forward(torch.from_numpy(image)[None, None])
