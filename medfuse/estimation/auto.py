@@ -40,12 +40,14 @@ KINDS = tuple(PRIORS)
 _SOURCES = ("source1", "source2")
 _LEAST_NOISE = 3.5 / 255  # of full range: less is an image's own grain as often as not, and hardly worth its removal
 _SHOWN = 1 / 255  # of full range: no rounding any more
+_GRAIN = {"visible": _LEAST_NOISE, "function": _LEAST_NOISE}  # what is not stated with what was added to it
 _LEAST_REDUCED = 6 / 255  # of images that were reduced after it: their grain counts so many times
 _LEAST_BLUR, _SURE_BLUR = 1.0, 0.6  # px, from which a blur is stated, if its interval begins here or later
 _NOISELESS = 0.5 / 255  # of full range: the rounding of a blurred image reads half of it
 _STRETCH = 0.09  # of MRIs without noise widths under 2 px are found this power too wide, and wider ones too narrow
 _BEND, _BOUND = 0.21, 0.915  # weight of the log of the widest blur beside that of the spectrum's; share that is stated
-_TEXTURE = 1.35  # fastest waves over patches, above which an image has grain, and no white noise
+_TEXTURE, _FAINT_TEXTURE = 1.35, 1.22  # fastest waves over patches, above which an image has grain, and no white noise
+_FAINT = 10 / 255  # of full range, below which grain may be the most of what is found: there less of it is enough
 _COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
 _MISFIT = 2.1  # of the log of the power in any band: 46 blurred MRIs have up to 2, photographs up to 0.5
 _SLICES, _LEAST_SIDE = 12, 48  # slices of a volume that are looked at; px along each side of one
@@ -178,7 +180,9 @@ def _source(
         elif not large:
             found = Estimate(step.name, refused=f"the image must have {_LEAST_SIDE} px a side to tell")
         elif step.name == "noise":
-            built, found = _noise(step, slices, readings, compose(*reversed(after)) if after else None)
+            built, found = _noise(
+                step, slices, readings, compose(*reversed(after)) if after else None, _GRAIN.get(kind, 0.0)
+            )
         else:
             built, found = _blur(step, slices, readings, beside, kind, part.floor)
         steps += [] if built is None else [built]
@@ -214,9 +218,13 @@ def _common_readings(slices: Sequence[np.ndarray], top: float) -> Readings:
 
 
 def _noise(
-    unknown: Unknown, slices: Sequence[np.ndarray], readings: Readings, after: LinearOperator | None
+    unknown: Unknown, slices: Sequence[np.ndarray], readings: Readings, after: LinearOperator | None, grain: float
 ) -> tuple[Noise | None, Estimate]:
-    """Estimate white noise, or where later steps have coloured it, what differences of neighbours leave of it."""
+    """Estimate white noise, or where later steps have coloured it, what differences of neighbours leave of it.
+
+    Variances add: that of the image's own grain is taken from the one found before it is stated, so that the grain is
+    not taken out with the noise.
+    """
     gain = 1.0 if after is None else _left(after, slices[0].shape)
     read = [v for v in (readings if after is None else readings[:1]) if math.isfinite(v)]
     if not read:
@@ -237,7 +245,7 @@ def _noise(
     why = ""
     if min(read) / gain <= least:
         why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
-    elif after is None and readings.waves > _TEXTURE * readings.patches:
+    elif after is None and readings.waves > (_FAINT_TEXTURE if level < _FAINT else _TEXTURE) * readings.patches:
         why = (
             "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture, not of "
             "white noise; state it to have it taken out"
@@ -248,13 +256,16 @@ def _noise(
     name = unknown.kind or kind.name
     rests += f"; {kind.told}" if after is None and unknown.kind is None else ""
     counts = _median([counts_of(y) for y in slices]) if name == "poisson" else math.nan
+    share = 1.0 if after is not None else math.sqrt(max(1 - (grain / std) ** 2, 0.0))
     if counts > 0:
-        counts = 1 / min(max(1 / math.sqrt(counts), unknown.least), unknown.most) ** 2
-        found = Estimate("noise", counts, _around(counts, 2 * spread), name, {"kind": name, "counts": counts}, rests)
-        return PoissonNoise(counts), found
+        found, stated = (1 / min(max(s / math.sqrt(counts), unknown.least), unknown.most) ** 2 for s in (1.0, share))
+        told = {"kind": name, "counts": stated}
+        return PoissonNoise(stated), Estimate("noise", found, _around(found, 2 * spread), name, told, rests)
     name = "gaussian" if name == "poisson" else name
-    found = Estimate("noise", std, _around(std, spread), name, {"kind": name, "sigma": std}, rests)
-    return (RicianNoise if name == "rician" else GaussianNoise)(std), found
+    stated = max(share * std, unknown.least)
+    told = {"kind": name, "sigma": stated}
+    made = (RicianNoise if name == "rician" else GaussianNoise)(stated)
+    return made, Estimate("noise", std, _around(std, spread), name, told, rests)
 
 
 def _blur(
@@ -296,7 +307,8 @@ def _blur(
         if value < _LEAST_BLUR * factor or low < _SURE_BLUR * factor:
             why = f"less than {_LEAST_BLUR * factor:.2g} px is what a sharp image may show"
             return None, replace(found, refused=why)
-    stated = max(min(prior.stated * value, most), unknown.least)
+    beyond = math.sqrt(max(value**2 - (factor * prior.own) ** 2, 0.0))
+    stated = max(min(prior.stated * beyond, most), unknown.least)
     return GaussianBlur(stated), replace(found, stated={"sigma_px": stated})
 
 

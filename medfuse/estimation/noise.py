@@ -122,7 +122,8 @@ def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
     """Return the std by the highest cosine waves; what was cut at 0 or at the top has less noise, by its mean."""
     corner = dctn(image, norm="ortho")[tuple(slice(int(_CORNER * n), None) for n in image.shape)]
     power = float(np.median(np.square(corner))) / _MEDIAN_CHI2
-    std, cut, burnt = math.sqrt(power), (image <= 0).mean() > 0.01, (image >= top).mean() > 0.01
+    std, cut = math.sqrt(power), image.min() >= 0 and (image <= 0).mean() > 0.01  # what is negative was not cut
+    burnt = image.max() <= top and (image >= top).mean() > 0.01
     mean = mean[::_THINNED, ::_THINNED]
     for _ in range(_ROUNDS if std > 0 and (cut or burnt) else 0):
         share = np.ones(())

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from medfuse.estimation.blur import Spectrum, band_power, widest_blur, width_of_blur
 
-POWER_LAW = Spectrum(4.0, 0.4, 0.96, (0.0,) * 20)
+POWER_LAW = Spectrum(4.0, 0.4, 0.96, 0.0, (0.0,) * 20)
 ROUNDING = (1 / 255) ** 2 / 12
 
 
