@@ -178,7 +178,7 @@ def test_monais_own_command_tells_of_warnings_and_of_a_degradation_as_given(data
     ]
     command += ["--logging_file", str(bundle / "configs/logging.conf"), "--bundle_root", str(bundle), "--steps", "1"]
     command += ["--dataset_dir", str(tmp_path / "data"), "--output_dir", str(out), "--device", "cpu"]
-    command += ["--degradation#source2", json.dumps(steps)]
+    command += ["--degradation#source1", "[]", "--degradation#source2", json.dumps(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((out / "a" / "a.json").read_text())

@@ -192,7 +192,7 @@ def _source(
 
 _SHARED = (
     "the noise of a PET is shared by neighbours and grows with the uptake, and the model of a slice knows white noise "
-    "alone; interpolated to the grid of an MRI, 1 to 9 % of its standard deviation is seen"
+    "alone; interpolated to a finer grid, 1 to 9 % of its standard deviation is seen"
 )
 
 

@@ -63,7 +63,8 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def series_names(bundle: str) -> tuple[str, ...]:
     """Return the names of the series that a bundle writes: those of `medfuse.pipeline.outputs.dicom`, slow to load."""
-    return (f"{case_keys(bundle)[1]}_restored", "fused", "fused_rgb", "fused_rgb_multiframe")
+    uptake = case_keys(bundle)[1]
+    return (f"{uptake}_restored", f"{uptake}_std", "fused", "fused_rgb", "fused_rgb_multiframe")
 
 
 def say_status(folder: Path, *, as_json: bool) -> int:

@@ -85,12 +85,13 @@ class Outbox:
         return len(files)
 
     def parcels(self) -> list[Parcel]:
-        """Return what is not sent yet, that of the oldest results first."""
+        """Return what is not sent yet: what was begun, then that of the oldest results, first."""
 
-        def age(parcel: Parcel) -> tuple[int, str]:
+        def age(parcel: Parcel) -> tuple[bool, int, str]:
+            waiting = not (parcel.folder / _BEGUN).exists()
             with suppress(FileNotFoundError):
-                return parcel.folder.stat().st_ctime_ns, parcel.study
-            return 0, parcel.study
+                return waiting, parcel.folder.stat().st_ctime_ns, parcel.study
+            return waiting, 0, parcel.study
 
         return sorted(self._parcels(), key=age)
 

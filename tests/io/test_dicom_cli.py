@@ -129,9 +129,9 @@ def test_a_mask_on_its_own_grid_gives_the_values_of_its_regions(study, tmp_path,
 
     capfd.readouterr()
     for name, fault in (
-        ("elsewhere.nii.gz", "mask: The fields"),
+        ("elsewhere.nii.gz", "Regions must overlap the MRI"),
         ("image.nii.gz", "labels"),
-        ("mask.dcm", "--mask must"),
+        ("mask.dcm", "Regions must be a NIfTI with labels"),
     ):
         assert cli.main([*call, str(tmp_path / name), "--case", "bad"]) == 2
         (line,) = [text for text in capfd.readouterr().err.splitlines() if text]
