@@ -103,9 +103,14 @@ def restored_sources(record: Mapping[str, Any]) -> list[str]:
 
 def degradation_name(degradation: Mapping[str, Any]) -> str:
     """Return what a record's degradation is called on pages and pictures, and whence it is known."""
-    if not (degradation.get("source1") or degradation.get("source2")):
-        return "none stated"
-    return f"{degradation.get('name', 'as specified')} ({degradation.get('origin', 'given')})"
+    parts, estimates = ("source1", "source2"), degradation.get("estimates") or {}
+    found = sum(row.get("stated") is not None for part in parts for row in estimates.get(part) or ())
+    steps = sum(1 if isinstance(said, Mapping) else len(said) for said in (degradation.get(p) or () for p in parts))
+    if not steps:
+        return "none found" if estimates else "none stated"
+    if not found:
+        return f"{degradation.get('name', 'as specified')} (given)"
+    return "estimated from the images" if found == steps else "in part given, in part estimated from the images"
 
 
 def moving_source(record: Mapping[str, Any]) -> str:

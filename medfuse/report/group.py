@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import DEFAULT_PAIR, titles
-from medfuse.report.findings import CHI2_HIGH, Finding, findings
+from medfuse.report.findings import CHI2_HIGH, Finding, degradation_name, findings
 from medfuse.report.html import registration_state
 from medfuse.report.markup import Markup, data_url, element, join, page, section
 from medfuse.report.numbers import number_text
@@ -204,7 +204,7 @@ def _cells(
         (whole.get("given") or {}).get("max"),
         (whole.get("restored") or {}).get("max"),
         second.get("unit", ""),
-        (record.get("degradation") or {}).get("name", "as specified"),
+        degradation_name(record.get("degradation") or {}),
     ]
     for k, value in enumerate(values, 2):
         text = value if isinstance(value, str) else number_text(value, digits=3)

@@ -172,6 +172,11 @@ def test_every_step_has_words():
     assert describe_steps(None) == []
 
 
+NOISE: dict[str, object] = {"noise": {"sigma": 0.1}}
+FOUND = {"step": "noise", "stated": {"sigma": 0.1}}
+PSF = {"grid": "native", "psf": {"fwhm_mm": [6, 6, 6]}}
+
+
 @pytest.mark.parametrize(
     ("degradation", "name"),
     [
@@ -179,6 +184,13 @@ def test_every_step_has_words():
         ({"origin": "given", "version": 1, "name": "none", "source1": [], "source2": []}, "none stated"),
         ({"origin": "given", "version": 1, "source2": [{"noise": {"sigma": 0.1}}]}, "as specified (given)"),
         ({"origin": "given", "name": "noise", "source1": [{"noise": {"sigma": 0.1}}]}, "noise (given)"),
+        ({"origin": "estimated", "source1": [], "estimates": {"source1": [{"stated": None}]}}, "none found"),
+        ({"origin": "estimated", "source1": [NOISE], "estimates": {"source1": [FOUND]}}, "estimated from the images"),
+        ({"origin": "estimated", "source2": PSF, "estimates": {"source1": [{"stated": None}]}}, "as specified (given)"),
+        (
+            {"origin": "estimated", "source1": [NOISE], "source2": PSF, "estimates": {"source1": [FOUND]}},
+            "in part given, in part estimated from the images",
+        ),
     ],
 )
 def test_a_degradation_is_given_only_where_one_was(degradation, name):
