@@ -13,7 +13,8 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
     shares, at, noise = native.get("shares") or {}, native.get("alignment"), native.get("noise") or {}
     rows = [
         ["PSF, FWHM along its axes [mm]", _times(native.get("psf_fwhm_mm"))],
-        [f"Noise ({noise.get('kind', '')}, {noise.get('origin', '')}), its kernel's FWHM [mm]", _noise(noise)],
+        [_noise(noise), number_text(noise.get("sigma", 0.0))],
+        ["Kernel of the noise, FWHM along its axes [mm]", _times(noise.get("fwhm_mm"))],
         ["Chi-square", f"{native.get('chi2', 0.0):.2f}"],
         ["Degrees of freedom used up", f"{native.get('degrees_of_freedom', 0.0):.1%}"],
         ["Chi-square, corrected for them (1 is right)", f"{native.get('corrected_chi2', 0.0):.2f}"],
@@ -34,7 +35,9 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _noise(noise: Mapping[str, Any]) -> str:
-    return f"{number_text(noise.get('sigma', 0.0))}, {_times(noise.get('fwhm_mm'))}"
+    """Return what the standard deviation of the noise is called; that of Poisson-like noise grows as the root."""
+    of = " at a signal of 1" if noise.get("kind") == "poisson" else ""
+    return f"Noise, standard deviation{of} ({noise.get('kind', '')}, {noise.get('origin', '')}) [unit of the input]"
 
 
 def _times(values: Any) -> str:

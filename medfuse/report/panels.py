@@ -204,7 +204,7 @@ def _histogram(paper: Paper, panel: Panel, volume: np.ndarray) -> None:
         ImageDraw.Draw(line).line(points[start : start + 3], fill=255, width=2 * _FINE)
     paper.cover(panel, np.asarray(steps), MARK)
     paper.cover(panel, np.asarray(line), INK)
-    paper.text(panel.left + 0.03 * panel.width, panel.top + 12, "dashed: the stated noise", size=SMALL, color=SOFT)
+    paper.text(panel.left + 0.03 * panel.width, panel.top + 12, "dashed: noise of the model", size=SMALL, color=SOFT)
     paper.ticks(panel.left, panel.top + panel.height, panel.width, (-_RESIDUAL, _RESIDUAL), 4)
 
 
