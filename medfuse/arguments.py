@@ -263,6 +263,9 @@ def add_bids(command: argparse.ArgumentParser) -> None:
         "--bids-filter-file", type=Path, metavar="FILE", help="BIDS: which pet and t1w, JSON in the form of PyBIDS"
     )
 
+
+def add_derivatives(command: argparse.ArgumentParser) -> None:
+    """Add the options that say what comes with each case of a batch; see `completed`."""
     command.add_argument(
         "--derivatives",
         nargs="+",

@@ -96,7 +96,7 @@ class Defaults:
 
     def _wrong(self, command: str, name: str, what: str, value: Any) -> MedfuseError:
         return MedfuseError(
-            f"{name} of {command} in the defaults must be {what}, got {str(value)[:60]!r} in {self.path}; change it."
+            f"{name} of {command} in the defaults must be {what}, got {_shown(value)} in {self.path}; change it."
         )
 
 
@@ -121,7 +121,9 @@ def find_defaults(words: Sequence[str]) -> Defaults:
     if named:
         return read_defaults(Path(named[-1]))
     place = standard_place()
-    return read_defaults(place) if place is not None and place.is_file() else Defaults()
+    if place is None or not os.path.isfile(place):  # noqa: PTH113  (false, too, in a home that may not be entered)
+        return Defaults()
+    return read_defaults(place)
 
 
 def check_spelled(options: argparse.Namespace, found: Defaults, words: Sequence[str]) -> None:
@@ -180,7 +182,8 @@ def read_defaults(path: Path) -> Defaults:
             everywhere[_field(path, name, (*FIELDS, *COMMANDS))] = value
     wrong = next((name for name in everywhere if name in COMMANDS), None)
     if wrong is not None:
-        raise MedfuseError(f"{wrong} in the defaults must be a mapping, got {everywhere[wrong]!r} in {path}; mend it.")
+        got = _shown(everywhere[wrong])
+        raise MedfuseError(f"{wrong} in the defaults must be a mapping, got {got} in {path}; mend it.")
     return Defaults(path, {command: everywhere | alone.get(command, {}) for command in COMMANDS})
 
 
@@ -202,6 +205,11 @@ def _named(words: Sequence[str]) -> Iterator[str]:
             yield after
         elif word.startswith("--defaults="):
             yield word.removeprefix("--defaults=")
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message; of a container its kind alone, as aliases make much of little."""
+    return repr(str(value)[:60]) if value is None or isinstance(value, str | int | float) else type(value).__name__
 
 
 def _shown_place() -> str:

@@ -12,6 +12,7 @@ from medfuse.arguments import (
     SUV_CHOICES,
     add_bids,
     add_bundle,
+    add_derivatives,
     add_frames,
     add_looks,
     add_reading,
@@ -36,6 +37,7 @@ def add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "level", choices=("participant", "group"), help="fuse, or only make cases.tsv and index.html anew"
     )
     add_bids(batch)
+    add_derivatives(batch)
     batch.add_argument("--resume", action="store_true", help="skip cases that are done and unchanged")
     batch.add_argument(
         "--shard", type=shard, metavar="I/N", help="the I-th of N parts, 1 to N; of the packs, where OUT has a plan"

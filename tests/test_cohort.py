@@ -176,6 +176,16 @@ def test_wrong_usage_is_one_sentence(data, tmp_path, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [["--derivatives", "fmriprep"], ["--mask", "x"], ["--uncertainty", "fast"], ["--reference", "1"]]
+)
+def test_a_plan_takes_no_option_of_fusing(data, tmp_path, capsys, words):
+    """A plan does not keep them: they would have no effect on `batch --shard`, which takes them itself."""
+    with pytest.raises(SystemExit):
+        run("plan", data, tmp_path / "out", *words)
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_a_plan_of_a_manifest_is_void_when_the_manifest_changes(data, tmp_path):
     manifest = tmp_path / "list.csv"
     manifest.write_text("case,mri,pet\none,data/a/mri.nii.gz,data/a/pet.nii.gz\n")

@@ -80,6 +80,11 @@ def test_a_file_that_is_named_is_read_in_place_of_the_standard_one(pair, place, 
         ("steps: 1\nsteps: 2", "each key must come once"),
         ("steps: !!python/object/apply:os.getcwd []", "must be valid YAML"),
         ("a: [", "must be valid YAML"),
+        ("steps: !!int ''", "a value must be of its tag"),  # PyYAML: IndexError, KeyError, AttributeError
+        ("steps: !!bool maybe", "a value must be of its tag"),
+        ("steps: !!timestamp x", "a value must be of its tag"),
+        ("bundle: &a [x]\nsteps: [*a, *a]", "a word or a number, got list"),  # aliases make much of little
+        ("images: [1]", "images in the defaults must be a mapping, got list"),
         ("#" * 70_000, "more than 65536 bytes"),
         ("palette: $(id)", "one of oklab"),
     ],

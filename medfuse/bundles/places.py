@@ -132,8 +132,17 @@ def named_as_preset(spec: Mapping[str, Any]) -> bool:
 class UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, for mappings in which each key comes once: of two, one would be lost without a word.
 
-    Mappings are not merged (`<<`): a few lines of it fill the memory.
+    Mappings are not merged (`<<`): a few lines of it fill the memory. Text that is none of what its tag says, such as
+    `!!int ""`, is an error of YAML as any other.
     """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build a value, or say that its text is none of its tag."""
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            what = "a value must be of its tag"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping, or say that a key comes twice."""

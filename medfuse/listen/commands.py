@@ -90,10 +90,14 @@ def _listen(options: argparse.Namespace) -> int:
     entrance = Entrance(
         options.host, options.port, options.aet, tuple(options.allow), options.associations, options.timeout, tls
     )
-    dispatch = Dispatch(tuple(options.send), tuple(options.series), options.stow_header, options.retry)
+    dispatch = Dispatch(tuple(dict.fromkeys(options.send)), tuple(options.series), options.stow_header, options.retry)
     how = How(fusing(options) | {"device": options.device}, options.frames)
     queue = Queue(options.queue)
     held = queue.open()
+    if queue.folder.stat().st_mode & 0o007:
+        logging.getLogger("medfuse").warning(
+            "QUEUE holds names of patients, and every user of this machine may enter it; run chmod o= on it"
+        )
     try:
         service = Service(queue, entrance, dispatch, stable=options.stable, how=how)
 

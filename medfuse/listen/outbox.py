@@ -117,7 +117,7 @@ class Outbox:
             path = self.queue.sent / f"{parcel.study}.tsv"
             is_new = not path.exists()
             with path.open("ab") as file:
-                if not is_new and not _ends_a_line(path):
+                if not _ends_a_line(path):
                     file.write(b"\n")  # a kill has cut the last line short
                 file.write(f"{uid}\t{peer}\t{answer}\n".encode())
                 file.flush()
@@ -159,7 +159,7 @@ class Outbox:
         return False
 
     def _parcels(self) -> Iterator[Parcel]:
-        for folder in self.queue.outbox.iterdir():
+        for folder in self.queue.outbox.iterdir() if self.queue.outbox.is_dir() else ():
             study, _, version = folder.name.partition(".")
             if study and version:  # no temporary one
                 yield Parcel(folder, study)
@@ -171,6 +171,9 @@ def instance_of(path: Path) -> str:
 
 
 def _ends_a_line(path: Path) -> bool:
+    """Return whether a file ends with a line, or is empty: a full disk leaves one, and so do forgotten refusals."""
     with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"

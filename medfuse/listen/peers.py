@@ -106,8 +106,10 @@ def peer(text: str) -> Peer:
     """
     if text.startswith(("http://", "https://")):
         parts = urlsplit(text)
-        if not parts.hostname or parts.username or parts.query or parts.fragment:
+        if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or parts.port == 0:
             raise ValueError("a DICOMweb service must be http(s)://HOST/PATH, without user and query")
+        if not all("!" <= letter <= "~" for letter in text):  # RFC 3986; a name in a journal has no tab, either
+            raise ValueError("the URL of a DICOMweb service must be of printable ASCII without spaces")
         return Peer(text, host=parts.hostname, url=text.rstrip("/").removesuffix("/studies"))
     match = _PEER.fullmatch(text)
     if match is None or not 1 <= int(match["port"]) <= 65535:

@@ -99,7 +99,7 @@ class Queue:
         """
         if self.folder.exists() and not is_queue(self.folder) and (self.folder.is_file() or any(self._foreign())):
             raise MedfuseError("QUEUE must be a new folder or a queue, got a folder with other files; choose another.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # objects come with names of patients
         held = claim(self.folder / "service")
         if held is None:
             raise MedfuseError("QUEUE must be of one service, got one that another holds; stop it, or choose another.")
@@ -120,6 +120,8 @@ class Queue:
 
     def list(self) -> list[str]:
         """Return the ids of all studies of which there is an object."""
+        if not self.studies.is_dir():  # the service was killed at its first start
+            return []
         with os.scandir(self.studies) as entries:
             return sorted(e.name for e in entries if _STUDY.fullmatch(e.name) and any(self._objects(e.name)))
 

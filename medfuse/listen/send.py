@@ -85,21 +85,20 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Send, until `stop` is set."""
         failures = 0
-        while not self.stop.is_set():
+        while True:
             self.wake.clear()
+            if self.stop.is_set():  # asked here: `finish` may have come just before
+                return
             left = 0
             try:
                 for parcel in self.outbox.parcels():
-                    left += self._send(parcel)
+                    left += self._guarded(parcel)
             except (BusyError, OSError) as error:  # OSError: the queue's disk may be full
                 left += 1
                 reason = (
                     str(error) if isinstance(error, BusyError) else (error.strerror or type(error).__name__).lower()
                 )
                 _logger.warning("%s takes nothing at this time: %s", self.peer.text, reason)
-            except Exception as error:
-                left += 1
-                _logger.error("%s: an unexpected error (%s)", self.peer.text, type(error).__name__)
             failures = failures + 1 if left else 0
             wait = min(_LONGEST, self.pause * 2 ** min(failures - 1, 16)) if left else None
             if wait is None:
@@ -111,6 +110,16 @@ class Sender(threading.Thread):
         """End as soon as the object that is on its way is answered."""
         self.stop.set()
         self.wake.set()
+
+    def _guarded(self, parcel: Parcel) -> int:
+        """Send what is left of a parcel, as `_send`; one that cannot be read stops no other."""
+        try:
+            return self._send(parcel)
+        except (BusyError, OSError):
+            raise
+        except Exception as error:
+            _logger.error("%s: an unexpected error (%s) with %s", self.peer.text, type(error).__name__, parcel.study)
+            return 1
 
     def _send(self, parcel: Parcel) -> int:
         """Send what is left of a parcel; return how much is left then."""
@@ -234,6 +243,6 @@ def _refusal(body: bytes) -> str:
     try:
         failed = json.loads(body)["00081198"]["Value"][0]
         reason = int(failed["00081197"]["Value"][0])
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, OverflowError, RecursionError, KeyError, IndexError, TypeError):
         return ""
     return f"0x{reason:04X}"

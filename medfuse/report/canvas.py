@@ -143,4 +143,4 @@ def _inside(voxel: Sequence[int], to_turned: np.ndarray, volume: np.ndarray) -> 
 def window(ends: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the ends of a display window, never equal."""
     low, high = (float(end) for end in ends)
-    return low, high if high > low else low + 1.0
+    return low, high if high > low else low + max(1.0, 1e-6 * abs(low))  # 1e17 + 1 is 1e17

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -175,11 +176,34 @@ def test_peers_are_known_by_their_texts(text):
 @pytest.mark.parametrize(
     "text",
     ["host:104", "@h:1", "PACS@h", "PACS@h:0", "PACS@h:65536", "ABCDEFGHIJKLMNOPQ@h:1", "A\\B@h:1", "PACS@h x:1",
-     "ftp://h/x", "https://user:secret@h/x", "https://h/x?token=1"],
+     "ftp://h/x", "https://user:secret@h/x", "https://:secret@h/x", "https://h/x?token=1", "https://h:0/x",
+     "https://h/a b", "https://h/a\tb", "https://h/a\n", "https://h/\N{LATIN SMALL LETTER E WITH ACUTE}"],
 )  # fmt: skip
 def test_what_is_no_peer_is_refused(text):
     with pytest.raises(ValueError, match="must be"):
         peer(text)
+
+
+@pytest.mark.parametrize("text", ["https://h:99999/x", "https://h:port/x"])
+def test_a_service_with_a_port_that_is_none_is_refused_before_it_is_called(text):
+    with pytest.raises(ValueError, match=r"[Pp]ort"):
+        peer(text)
+
+
+def test_a_new_queue_is_for_the_service_alone_and_one_that_is_there_stays_as_it_is(tmp_path):
+    """Received objects name patients: with the usual umask of 022 all could read them."""
+    for name, mode in (("new", 0o700), ("shared", 0o750)):
+        if name == "shared":
+            (tmp_path / name).mkdir(mode=mode)
+        Queue(tmp_path / name).open().release()
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+def test_status_of_a_queue_whose_first_start_was_killed(tmp_path):
+    """The mark is written before the folders are made."""
+    (tmp_path / "queue.json").write_text('{"format": 1}')
+    assert queue_status(tmp_path).exit_code == ALL_DONE
+    assert list(queue_status(tmp_path).lines()) == ["0 studies: 0 fused, 0 failed, 0 waiting"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "A\\B", "ÄE", "A" * 17, "A\n"])

@@ -181,6 +181,31 @@ def test_a_line_that_a_kill_has_cut_short_is_sent_again_and_spoils_no_other(queu
     assert len(sending.outbox.settled(STUDY)) == 12
 
 
+def test_a_journal_that_is_empty_takes_its_first_line(queue, results):
+    """A full disk leaves an empty one; `--again` does where all was refused: both must be able to go on."""
+    outbox = Outbox(queue, ["A@b:1"])
+    outbox.put(STUDY, "1", [results])
+    (parcel,) = outbox.parcels()
+    outbox.settle(parcel, "1.2.3", "A@b:1", "status 0xA900")
+    outbox.forget_refusals()
+    assert (queue.sent / f"{STUDY}.tsv").read_bytes() == b""
+    outbox.settle(parcel, "1.2.3", "A@b:1")
+    assert (queue.sent / f"{STUDY}.tsv").read_bytes() == f"1.2.3\tA@b:1\t{SENT}\n".encode()
+
+
+def test_results_that_cannot_be_read_stop_no_other_study(queue, results, archive):
+    other = STUDY.replace("0", "1")
+    outbox = Outbox(queue, [archive.name])
+    outbox.put(STUDY, "1", [results])
+    (queue.outbox / f"{STUDY}.1" / "00000.dcm").unlink()
+    (queue.outbox / f"{STUDY}.1" / "00000.dcm").write_bytes(b"no DICOM")
+    outbox.put(other, "1", [results])
+    sending = Sending(queue, archive.name)
+    until(lambda: [p.study for p in outbox.parcels()] == [STUDY], 30)
+    sending.end()
+    assert once(archive.objects) == 12
+
+
 class _Web(http.server.BaseHTTPRequestHandler):
     objects: dict[str, list[bytes]]
     refuse: set[str]
