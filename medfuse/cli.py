@@ -293,10 +293,11 @@ def _batch(options: argparse.Namespace) -> int:
             print(missing)
         return 0
     layout, cases, part = _cases(options)
+    cases = completed(cases, options)
     if options.dry_run:
         return say_plan(cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
     summary = run_batch(
-        completed(cases, options),
+        cases,
         options.out,
         device=None if options.device is None else _device(options.device),
         frames=options.frames,

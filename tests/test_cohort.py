@@ -161,6 +161,9 @@ def test_the_time_left_is_of_what_was_measured(monkeypatch, tmp_path):
             "The input must be what the plan in OUT was made of",
         ),
         (["slurm", "DATA", "OUT", "--", "--shard", "1/2"], "Options must be of fusing"),
+        (["slurm", "DATA", "OUT", "--", "--degradation", "nosuch"], "a degradation must be one of"),
+        (["slurm", "DATA", "OUT", "--", "--overlay", "nosuch.yaml"], "An overlay must be a YAML or JSON file"),
+        (["batch", "DATA", "OUT3", "participant", "--labels", "x.tsv", "--dry-run"], "--labels must come with --mask"),
         (["plan", "DATA", "DATA"], "OUT must lie apart from the inputs"),
         (["plan", "DATA/absent", "OUT"], "The input must be a folder, or a manifest"),
     ],
@@ -168,7 +171,8 @@ def test_the_time_left_is_of_what_was_measured(monkeypatch, tmp_path):
 def test_wrong_usage_is_one_sentence(data, tmp_path, capsys, words, message):
     assert run("plan", data, tmp_path / "out", "--packs", 2) == 0
     (tmp_path / "list.tsv").write_text("case\tmri\tpet\na\tdata/a/mri.nii.gz\tdata/a/pet.nii.gz\n")
-    places = {"DATA": data, "OUT2": tmp_path / "none", "OUT": tmp_path / "out", "LIST": tmp_path / "list.tsv"}
+    places = {"DATA": data, "OUT2": tmp_path / "none", "OUT3": tmp_path / "new", "OUT": tmp_path / "out"}
+    places["LIST"] = tmp_path / "list.tsv"
     for word, place in places.items():
         words = [str(place) + w.removeprefix(word) if w.startswith(word) else w for w in words]
     capsys.readouterr()

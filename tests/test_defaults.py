@@ -12,7 +12,7 @@ from PIL import Image
 
 from medfuse import cli
 from medfuse.completion import SHELLS
-from medfuse.defaults import COMMANDS, FIELDS
+from medfuse.defaults import COMMANDS, FIELDS, find_defaults
 
 
 @pytest.fixture
@@ -94,6 +94,21 @@ def test_what_is_no_default_is_refused_by_name_before_any_work(pair, place, tmp_
     assert cli.main(["images", *pair, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_home_that_may_not_be_entered_holds_no_defaults(place):
+    """As where a container runs for another user with the HOME of root: nobody has asked for a file."""
+    place.write_text("steps: 1\n")
+    before = os.geteuid()
+    place.parent.chmod(0)
+    try:
+        if before == 0:
+            os.seteuid(65534)
+        assert find_defaults(["images"]).path is None
+    finally:
+        os.seteuid(before)
+        place.parent.chmod(0o700)
+    assert find_defaults(["images"]).path == place
 
 
 def test_commands_without_defaults_and_help_come_through_a_broken_file(place, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.about import NOTICE
+from medfuse.arguments import check_arguments
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.cohort.plan import TABLE, has_plan, make_plan, read_plan, total, write_plan
 from medfuse.cohort.slurm import slurm_script
@@ -125,6 +126,8 @@ def _slurm(options: argparse.Namespace) -> int:
     parsed = options.parse(words)
     if any(getattr(parsed, name) for name in _CHOOSING):
         raise BundleError("Options must be of fusing, got some that choose cases; the plan does: leave them out.")
+    if options.image is None:  # what a container holds is not seen from here
+        check_arguments(parsed)
     script = shutil.which("medfuse", path=str(Path(sys.executable).parent))
     command = [script] if script else [sys.executable, "-m", "medfuse"]
     how = {"threads": options.threads, "at_once": options.at_once, "image": options.image}

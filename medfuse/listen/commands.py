@@ -94,10 +94,7 @@ def _listen(options: argparse.Namespace) -> int:
     how = How(fusing(options) | {"device": options.device}, options.frames)
     queue = Queue(options.queue)
     held = queue.open()
-    if queue.folder.stat().st_mode & 0o007:
-        logging.getLogger("medfuse").warning(
-            "QUEUE holds names of patients, and every user of this machine may enter it; run chmod o= on it"
-        )
+    _warn_of_others(queue.folder)
     try:
         service = Service(queue, entrance, dispatch, stable=options.stable, how=how)
 
@@ -148,6 +145,14 @@ def _check(options: argparse.Namespace, tls: Tls) -> None:
             "everybody who reaches %s may send studies; name callers with --allow, or ask for certificates with "
             "--tls-ca",
             options.host,
+        )
+
+
+def _warn_of_others(folder: Path) -> None:
+    if folder.stat().st_mode & 0o007:
+        logging.getLogger("medfuse").warning(
+            "QUEUE must be for the service alone, as its objects name patients, got one that every user may enter; run "
+            "chmod o= on it"
         )
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from medfuse.errors import MedfuseError
+from medfuse.listen.commands import _warn_of_others
 from medfuse.listen.outbox import SENT, Outbox
 from medfuse.listen.peers import ae_title, peer
 from medfuse.listen.queue import FAILED, FUSED, Entry, Queue, is_queue, study_id
@@ -197,6 +198,15 @@ def test_a_new_queue_is_for_the_service_alone_and_one_that_is_there_stays_as_it_
             (tmp_path / name).mkdir(mode=mode)
         Queue(tmp_path / name).open().release()
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+def test_a_queue_that_every_user_may_enter_is_a_warning(tmp_path, caplog):
+    for mode, warned in ((0o700, False), (0o750, False), (0o755, True), (0o777, True)):
+        tmp_path.chmod(mode)
+        caplog.clear()
+        _warn_of_others(tmp_path)
+        assert ("run chmod o= on it" in caplog.text) == warned
+    tmp_path.chmod(0o700)
 
 
 def test_status_of_a_queue_whose_first_start_was_killed(tmp_path):
