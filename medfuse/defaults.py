@@ -74,9 +74,11 @@ class Defaults:
         for name, other in _APART.items():
             if name in taken and getattr(options, other) is True:
                 taken[name] = False
+        if "blend" in taken and taken.get("palette", getattr(options, "palette", None)) in (None, "oklab"):
+            taken["blend"] = None  # it says how other palettes lie over the anatomy, and waits for one
         for name, value in taken.items():
             setattr(options, name, value)
-        return {name: value for name, value in taken.items() if value is not False}
+        return {name: value for name, value in taken.items() if value is not False and value is not None}
 
     def _read(self, command: str, action: argparse.Action, value: Any) -> Any:
         """Return a value as its option would have it from the command line."""

@@ -96,6 +96,17 @@ def test_what_is_no_default_is_refused_by_name_before_any_work(pair, place, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_blend_waits_for_a_palette_that_it_can_blend(pair, place, tmp_path):
+    """With the colours of OKLab there is nothing to blend, and a call could not take the default back."""
+    place.write_text("blend: alpha\npalette: hot_iron\n")
+    record = fused(pair, tmp_path / "a", "--steps", "1", "--palette", "oklab")
+    assert "defaults" not in record
+    record = fused(pair, tmp_path / "b", "--steps", "1")
+    assert record["defaults"]["values"] == {"palette": "hot_iron", "blend": "alpha"}
+    place.write_text("blend: alpha\n")
+    assert "defaults" not in fused(pair, tmp_path / "c", "--steps", "1")
+
+
 def test_a_home_that_may_not_be_entered_holds_no_defaults(place):
     """As where a container runs for another user with the HOME of root: nobody has asked for a file."""
     place.write_text("steps: 1\n")
