@@ -115,7 +115,7 @@ class LoadRegionsd(MapTransform):
                 labels = _volume(drawn, result[world])
             if result.get("labels") is not None:
                 names = read_labels(Path(str(result["labels"])))
-            found = [int(v) for v in torch.unique(labels.as_tensor()).tolist() if v > 0]
+            found = [int(v) for v in torch.unique(labels.as_tensor().round()).tolist() if v > 0]
             if self.reference_region is not None:
                 region_label(self.reference_region, found, names)
             labels.meta |= {

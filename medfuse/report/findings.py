@@ -56,6 +56,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         _nonfinite,
         _restoration,
         _uncertainty,
+        _ratios,
         _bias_field,
         _chosen,
         _values,
@@ -316,6 +317,20 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
             found.append(Finding("warning", f"{none}: of a source that is restored on its own grid none is known yet."))
         elif name not in named:
             found.append(Finding("note", f"{none}: it came back as it was."))
+    return found
+
+
+def _ratios(record: Mapping[str, Any]) -> list[Finding]:
+    """Return whether an SUVR that was asked for is not there: what is divided by must be above 0."""
+    if record.get("reference_region") is None:
+        return []
+    found = []
+    for name, source in (record.get("sources") or {}).items():
+        regions = source.get("regions") or ()
+        for state in ("given", "restored"):
+            if regions and all(region.get(state, {}).get("suvr") is None for region in regions):
+                text = f"No SUVR of the {title(name)}, {state}: the mean of the reference region is not above 0."
+                found.append(Finding("warning", text))
     return found
 
 
