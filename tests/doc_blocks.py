@@ -21,7 +21,8 @@ from monai.bundle import ConfigParser
 
 from medfuse import cli
 from medfuse.bundles import bundle_names, load_spec
-from medfuse.physics import parse_degradation
+from medfuse.defaults import read_defaults
+from medfuse.physics import in_plane, native_of, parse_degradation, parse_native
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bundles").rglob("*.md")])
@@ -176,11 +177,17 @@ class Reader:
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}{done.stdout[-500:]}"
 
     def _specification(self, block: Block) -> None:
-        """Load a degradation as the product does; a name in the first line is the file's."""
+        """Load a degradation, or a file of defaults, as the product does; a name in the first line is the file's."""
         name = re.match(r"# ([\w.]+\.yaml)\n", block.text)
         path = Path(name[1] if name else "block.yaml")
         path.write_text(block.text, encoding="utf-8")
-        parse_degradation(load_spec(path), spacing=((1.0, 1.0), (1.0, 1.0)), scale=(1.0, 1.0))
+        if "`medfuse/defaults.yaml`" in block.before:
+            read_defaults(path)
+            return
+        spec = load_spec(path)
+        if (native := native_of(spec)) is not None:
+            parse_native(native)
+        parse_degradation(in_plane(spec), spacing=((1.0, 1.0), (1.0, 1.0)), scale=(1.0, 1.0))
 
     def _data(self, block: Block) -> None:
         """Save a file that the text before it names, or build the part of a configuration."""

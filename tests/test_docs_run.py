@@ -116,6 +116,8 @@ REMARKS = {
     (DESCRIBE, "MRI"),
     (DESCRIBE, "PET"),
     (DESCRIBE, "SUV"),
+    (DESCRIBE, "along the axes of its own grid; one number stands for all three"),
+    (DESCRIBE, "left out: measured"),
     (PYTHON, "MRI and PET on one grid, full range 0..1"),
     (PYTHON, "closed form here, conjugate gradients elsewhere"),
     (METRICS, "clean sources, 0..1"),

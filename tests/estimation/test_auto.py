@@ -208,7 +208,7 @@ def test_a_volume_has_one_estimate_and_its_function_none(scene):
     (noise,) = result.degradation.source1.noises[0][:1]
     assert float(noise.sigma) == pytest.approx(0.05, rel=0.06)
     assert result.degradation.source2.steps == ()
-    assert all("line source" in e.refused or "grid of an MRI" in e.refused for e in result.estimates[1])
+    assert all("line source" in e.refused or "interpolated to a finer grid" in e.refused for e in result.estimates[1])
 
 
 def test_a_kind_that_is_none_is_refused(scene):

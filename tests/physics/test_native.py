@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medfuse.errors import DegradationError
-from medfuse.physics import ScannerNoise, parse_degradation, parse_native
+from medfuse.physics import ScannerNoise, in_plane, parse_degradation, parse_native
 
 GOOD = {"grid": "native", "psf": {"fwhm_mm": [6, 6, 5]}, "noise": {"sigma": 0.1, "unit": "input"}}
 
@@ -51,6 +51,8 @@ def test_what_is_refused(changes, words):
         parse_native({**GOOD, **changes})
 
 
-def test_a_fusion_says_that_it_does_not_take_it_yet():
-    with pytest.raises(DegradationError, match="restore_volume"):
+def test_it_is_no_steps_of_a_slice():
+    """A pair of 2-D images has no grid of a scanner; the bundles take it out before, see `in_plane`."""
+    with pytest.raises(DegradationError, match="must be of source 2 of a pair of volumes"):
         parse_degradation({"version": 1, "source2": GOOD})
+    assert parse_degradation(in_plane({"version": 1, "source2": GOOD})).source2.steps == ()
