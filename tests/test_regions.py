@@ -227,6 +227,17 @@ class TestPlaced:
         with pytest.raises(DicomError, match="frame of reference of the MRI or PET, got another"):
             LoadRegionsd(reference="mri", moving="pet")(data)
 
+    def test_what_of_regions_lies_outside_is_noted(self, tmp_path):
+        """Label 1 lies within, half of 2 beyond the end of the MRI, 4 whole; 7 is between the voxels of the MRI."""
+        marks = np.zeros((12, 8, 8), np.uint8)
+        marks[2:4], marks[6:10], marks[10:], marks[1, 1, 1] = 1, 2, 4, 7
+        nib.save(nib.Nifti1Image(marks, np.eye(4)), tmp_path / "m.nii.gz")
+        mri = image(affine=np.diag([2.0, 2, 2, 1]), shape=(4, 4, 4))  # up to x = 7
+        data = {"case": "a", "mask": str(tmp_path / "m.nii.gz"), "mri": mri, "pet": mri}
+        where = {"reference": "mri", "moving": "pet"}
+        placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
+        assert json.loads(placed.meta["region_outside"]) == {"2": 0.5, "4": 1.0, "7": 1.0}
+
 
 class TestLabels:
     def test_labels_near_whole_numbers_keep_their_names(self, tmp_path):

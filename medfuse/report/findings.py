@@ -14,6 +14,7 @@ from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
 from medfuse.report.estimates import estimate_sentence
+from medfuse.report.regions import region_warnings
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 NATIVE_LOW, NATIVE_HIGH = 0.8, 1.25  # of a volume on its own grid, corrected for the degrees of freedom
@@ -56,7 +57,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         _nonfinite,
         _restoration,
         _uncertainty,
-        _ratios,
+        _regions,
         _bias_field,
         _chosen,
         _values,
@@ -320,18 +321,8 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _ratios(record: Mapping[str, Any]) -> list[Finding]:
-    """Return whether an SUVR that was asked for is not there: what is divided by must be above 0."""
-    if record.get("reference_region") is None:
-        return []
-    found = []
-    for name, source in (record.get("sources") or {}).items():
-        regions = source.get("regions") or ()
-        for state in ("given", "restored"):
-            if regions and all(region.get(state, {}).get("suvr") is None for region in regions):
-                text = f"No SUVR of the {title(name)}, {state}: the mean of the reference region is not above 0."
-                found.append(Finding("warning", text))
-    return found
+def _regions(record: Mapping[str, Any]) -> list[Finding]:
+    return [Finding("warning", text) for text in region_warnings(record)]
 
 
 def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:

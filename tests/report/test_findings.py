@@ -225,6 +225,12 @@ def test_an_suvr_that_was_asked_for_and_is_not_there_is_told(make_record, asked,
     assert not [t for t in texts(record, "warning") if "No SUVR of the PET, restored" in t]
 
 
+def test_regions_that_were_cut_are_told(make_record):
+    record = make_record() | {"mask_outside": {"2": 0.5, "4": 1.0, "9": 0.001}}
+    (told,) = [t for t in texts(record, "warning") if "Regions lie outside the field of view of the MRI" in t]
+    assert "2 (50%), 4 (100%). Their values are of the rest alone." in told and "9" not in told
+
+
 @pytest.mark.parametrize(("guided", "said"), [(True, "comes from the other source"), (False, "the data alone decide")])
 def test_what_was_destroyed_comes_from_what_was_used(make_record, guided, said):
     """No network restores a source on its own grid, and the other source does only where it guides."""
