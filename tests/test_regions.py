@@ -154,6 +154,18 @@ class TestDrawn:
         truth = (r < 12.3) & (r > 5.1) & (depth > z[0] - 1.5) & (depth < z[-1] + 1.5)
         assert np.array_equal(labels[0] == 3, truth)
 
+    @pytest.mark.parametrize("first", [-9.005, -8.995])
+    def test_contours_of_one_plane_are_one_plane_whatever_their_last_digits(self, tmp_path, first):
+        """Their depths differ by rounding: at the edge between two hundredths of a mm they were two planes."""
+        z = [first + 3 * k for k in range(1, 5)]
+        place, angle = (-8.0, -17.0), np.linspace(0, 2 * np.pi, 37, endpoint=False)
+        hole = [np.stack([-8 + 5.1 * np.cos(angle), -17 + 5.1 * np.sin(angle), np.full(37, h + 1e-4)], 1) for h in z]
+        write_structures(tmp_path / "rt.dcm", {"Shell": [ring(place, 12.3, h - 1e-4) for h in z] + hole})
+        labels = read_regions(tmp_path / "rt.dcm").on(AFFINE, SHAPE)
+        r = np.hypot(*(centres()[..., i] - place[i] for i in range(2)))
+        truth = (r < 12.3) & (r > 5.1) & (np.arange(6) >= 1) & (np.arange(6) <= 4)
+        assert np.array_equal(labels[0] == 3, truth)
+
     def test_contours_come_to_a_turned_and_finer_grid(self, tmp_path):
         z = np.arange(-9.0, 7, 3)
         write_structures(tmp_path / "rt.dcm", {"Rod": [ring((-8.0, -17.0), 10.0, h) for h in z]})
@@ -215,6 +227,42 @@ class TestPlaced:
         with pytest.raises(DicomError, match="frame of reference of the MRI or PET, got another"):
             LoadRegionsd(reference="mri", moving="pet")(data)
 
+    def test_what_of_regions_lies_outside_is_noted(self, tmp_path):
+        """Label 1 lies within, half of 2 beyond the end of the MRI, 4 whole; 7 is between the voxels of the MRI."""
+        marks = np.zeros((12, 8, 8), np.uint8)
+        marks[2:4], marks[6:10], marks[10:], marks[1, 1, 1] = 1, 2, 4, 7
+        nib.save(nib.Nifti1Image(marks, np.eye(4)), tmp_path / "m.nii.gz")
+        mri = image(affine=np.diag([2.0, 2, 2, 1]), shape=(4, 4, 4))  # up to x = 7
+        data = {"case": "a", "mask": str(tmp_path / "m.nii.gz"), "mri": mri, "pet": mri}
+        where = {"reference": "mri", "moving": "pet"}
+        placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
+        assert json.loads(placed.meta["region_outside"]) == {"2": 0.5, "4": 1.0, "7": 1.0}
+
+
+class TestLabels:
+    def test_labels_near_whole_numbers_keep_their_names(self, tmp_path):
+        """As a slope of the header makes them: 2.9998 is label 3."""
+        marks = np.zeros((4, 4, 4), np.float32)
+        marks[1], marks[2] = 2.9998, 5.0
+        nib.save(nib.Nifti1Image(marks, np.eye(4)), tmp_path / "m.nii.gz")
+        (tmp_path / "m.tsv").write_text("index\tname\n3\tPons\n5\tPutamen\n")
+        data = {"case": "a", "mask": str(tmp_path / "m.nii.gz"), "mri": image(), "pet": image()}
+        loaded = LoadRegionsd(reference="mri", moving="pet", reference_region=3)(data)["mask"]
+        assert json.loads(loaded.meta["region_names"]) == {"3": "Pons", "5": "Putamen"}
+
+    @pytest.mark.parametrize("largest", [16777215, 16777217])
+    def test_labels_that_float32_cannot_tell_apart_are_refused(self, tmp_path, largest):
+        marks = np.zeros((4, 4, 4), np.int32)
+        marks[1], marks[2] = largest, largest - 1
+        nib.save(nib.Nifti1Image(marks, np.eye(4)), tmp_path / "m.nii.gz")
+        load = LoadRegionsd(reference="mri", moving="pet")
+        data = {"case": "a", "mask": str(tmp_path / "m.nii.gz"), "mri": image(), "pet": image()}
+        if largest < 1 << 24:
+            assert np.array_equal(load(data)["mask"][0].numpy().astype(int), marks)
+        else:
+            with pytest.raises(ImageError, match="labels up to 16777215, got larger"):
+                load(data)
+
 
 class TestNames:
     def test_a_table_names_labels(self, tmp_path):
@@ -227,7 +275,9 @@ class TestNames:
             with pytest.raises(BundleError, match="one region, by its number or its name, got one that no regions"):
                 region_label(wanted, [1, 7], names)
 
-    @pytest.mark.parametrize("text", ["", "1,grey\n", "index\tname\n", "index\tlabel\n1\tx\n"])
+    @pytest.mark.parametrize(
+        "text", ["", "1,grey\n", "index\tname\n", "index\tlabel\n1\tx\n", "index\tname\n1\tx\n1\ty\n"]
+    )
     def test_another_table_is_refused(self, tmp_path, text):
         (tmp_path / "t.tsv").write_text(text)
         with pytest.raises(BundleError, match="columns index"):
@@ -304,6 +354,21 @@ class TestCompared:
         assert (restored["low"], restored["high"]) == pytest.approx((2 - 0.98, 2 + 0.98), abs=1e-3)
         assert restored["changed"]
         assert not compare_regions(case_record(2.0, 3.0), case_record(3.0, 4.0))[1]["restored"]["changed"]
+
+    def test_the_whole_image_of_another_field_of_view_is_not_compared(self):
+        first, second = case_record(1.0), case_record(1.0)
+        for record, volume in ((first, 9000.0), (second, 8000.0)):
+            record["sources"]["pet"]["regions"][0]["volume_ml"] = volume
+        assert [row["label"] for row in compare_regions(first, second)] == [7]
+        assert [row["label"] for row in compare_regions(first, first)] == [None, 7]
+
+    def test_suv_by_two_formulas_of_lean_body_mass_are_not_compared(self):
+        """Both have the unit SUVlbm."""
+        first, second = case_record(1.0, unit="SUVlbm"), case_record(1.0, unit="SUVlbm")
+        for record, kind in ((first, "lbm"), (second, "lbm-james")):
+            record["sources"]["pet"]["suv"] = {"kind": kind}
+        with pytest.raises(ImageError, match="one formula, got lbm and lbm-james"):
+            compare_regions(first, second)
 
     @pytest.mark.parametrize(
         ("second", "message"),

@@ -91,8 +91,8 @@ def read_labels(table: Path) -> dict[int, str]:
     names = _read(table)
     if not names:
         raise BundleError(
-            "--labels must be a tab-separated table with the columns index (whole numbers) and name, as BIDS has it, "
-            "got another; correct it."
+            "--labels must be a tab-separated table with the columns index (whole numbers, one name each) and name, as "
+            "BIDS has it, got another; correct it."
         )
     return names
 
@@ -120,6 +120,10 @@ def _read(table: Path) -> dict[int, str]:
             return {}
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
-        return {int(row["index"]): row["name"] for row in rows if _NAME.fullmatch(row["name"] or "")}
+        names: dict[int, str] = {}
+        for row in rows:
+            if _NAME.fullmatch(row["name"] or "") and names.setdefault(int(row["index"]), row["name"]) != row["name"]:
+                return {}  # nobody knows which of two names is meant
+        return names
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError):
         return {}

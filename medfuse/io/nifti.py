@@ -40,6 +40,7 @@ _SLAB = 1 << 25  # bytes of float64 that are scaled at once
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _LIMIT_DIM = 32767  # of NIfTI-1, the largest header field
 _MAX_LABELS = 1000  # of a mask; atlases have some hundred
+_MAX_LABEL = (1 << 24) - 1  # above it float32 makes one of two labels
 _WHOLE = 1e-3  # by which a label may miss a whole number, as with a slope of 1/255
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _HEADERS: tuple[tuple[Callable[..., nib.Nifti1Header], int, bytes], ...] = (
@@ -170,7 +171,8 @@ class NiftiReader(ImageReader):
                 refused in any case.
             strict: Refuse a header whose sform and qform disagree; else the sform is taken.
             allow_constant: Accept a volume of one value, such as an empty mask.
-            labels: Refuse what is no mask: values other than whole numbers from 0 on, or more than 1000 of them.
+            labels: Refuse what is no mask: values other than whole numbers from 0 to 16777215, or more than
+                1000 of them.
         """
         super().__init__()
         if nonfinite not in NONFINITE:
@@ -254,6 +256,11 @@ def _check_labels(volume: np.ndarray, what: str) -> None:
     values = np.unique(volume)
     if values[0] < 0 or np.abs(values - np.rint(values)).max() > _WHOLE:
         raise ImageError(f"{what} must hold labels, whole numbers from 0 on, got others; give a mask, not an image.")
+    if values[-1] > _MAX_LABEL:  # such as the structure ids of the Allen atlas
+        raise ImageError(
+            f"{what} must hold labels up to {_MAX_LABEL}, got larger ones, two of which could be taken for one; "
+            "renumber them."
+        )
     if len(values) > _MAX_LABELS:
         raise ImageError(
             f"{what} must hold at most {_MAX_LABELS} labels, got {len(values)}; give a mask, not an image."

@@ -16,8 +16,9 @@ from medfuse.physics import Degradation, Downsample, GaussianBlur, Noise
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.regions import add_intervals, add_invented, correct_by_labels, region_values
 
-NAMES, KIND, WORLD = "region_names", "region_kind", "region_world"
-"""Entries of the meta data of loaded regions: their names, as JSON; what the file was; in whose world they lay."""
+NAMES, KIND, WORLD, OUTSIDE = "region_names", "region_kind", "region_world", "region_outside"
+"""Entries of the meta data of regions: their names, as JSON; what the file was; in whose world they lay; which share of
+each lies outside of the grid of the results, as JSON."""
 
 
 def mask_of(data: Mapping[Hashable, Any], shape: Sequence[int]) -> Tensor | None:

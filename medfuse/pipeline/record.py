@@ -16,7 +16,7 @@ from medfuse.io.dynamic import FRAMES
 from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
-from medfuse.pipeline.measured import KIND, WORLD, measure_regions
+from medfuse.pipeline.measured import KIND, OUTSIDE, WORLD, measure_regions
 from medfuse.report import warnings
 from medfuse.transforms import BIAS_FIELD
 
@@ -78,6 +78,7 @@ def make_record(
         "mask_sha256": text_of(data["mask_sha256"]) if "mask_sha256" in data else None,
         "mask_placement": _placement(data, "mask"),
         **{name: data["mask"].meta[key] for name, key in _OF_MASK if "mask" in data and key in data["mask"].meta},
+        "mask_outside": json.loads(data["mask"].meta.get(OUTSIDE, "{}")) if "mask" in data else None,
         "reference_region": reference_region,
         "psf_mm": None if psf is None else list(psf),
         "registration": _registration(data.get(f"{moving}_registration")),

@@ -21,7 +21,7 @@ from medfuse.io.labels import label_names, read_labels, region_label
 from medfuse.io.modalities import title
 from medfuse.pipeline.describe import DescribeSourcesd
 from medfuse.pipeline.facts import sha256
-from medfuse.pipeline.measured import KIND, NAMES, WORLD
+from medfuse.pipeline.measured import KIND, NAMES, OUTSIDE, WORLD
 from medfuse.transforms import ResampleToReference
 from medfuse.transforms.spatial import FRAME_OF_REFERENCE
 
@@ -115,7 +115,7 @@ class LoadRegionsd(MapTransform):
                 labels = _volume(drawn, result[world])
             if result.get("labels") is not None:
                 names = read_labels(Path(str(result["labels"])))
-            found = [int(v) for v in torch.unique(labels.as_tensor()).tolist() if v > 0]
+            found = [int(v) for v in torch.unique(labels.as_tensor().round()).tolist() if v > 0]
             if self.reference_region is not None:
                 region_label(self.reference_region, found, names)
             labels.meta |= {
@@ -183,13 +183,30 @@ class PlaceRegionsd(MapTransform):
                 labels = labels.clone()
                 labels.affine = torch.as_tensor(there @ np.linalg.inv(lay) @ np.asarray(labels.affine, np.float64))
             try:
-                result[key] = self.resample(labels, result[self.reference])
+                placed = self.resample(labels, result[self.reference])
             except GeometryError:
                 raise GeometryError(
                     f"Regions must overlap the {title(self.reference)}, got none that does in the field of view of "
                     f"theirs; check that {key} was drawn in the world of this {title(self.reference)}."
                 ) from None
+            placed.meta[OUTSIDE] = json.dumps(_outside(labels, placed))
+            result[key] = placed
         return result
+
+
+def _outside(labels: MetaTensor, placed: MetaTensor) -> dict[int, float]:
+    """Return which share of each label lies outside of the grid to which it was brought; 1 of those that are gone."""
+    own, grid = (np.asarray(image.affine, dtype=np.float64) for image in (labels, placed))
+    index, inside = np.linalg.solve(grid, own), np.ones(labels.shape[1:], bool)
+    for row, size in zip(index, placed.shape[1:], strict=False):
+        i, j, k = (step * np.arange(n) for step, n in zip(row, labels.shape[1:], strict=False))
+        place = i[:, None, None] + j[:, None] + k + row[3]
+        inside &= (place >= -0.5) & (place <= size - 0.5)
+    marks = labels.as_tensor().round()
+    beyond = marks[:, torch.from_numpy(~inside)]
+    cut = {int(v): float((beyond == v).sum() / (marks == v).sum()) for v in torch.unique(beyond) if v > 0}
+    gone = set(torch.unique(marks).tolist()) - set(torch.unique(placed.as_tensor().round()).tolist()) - {0.0}
+    return dict(sorted((cut | {int(v): 1.0 for v in gone}).items()))
 
 
 def _volume(drawn: DrawnRegions, image: MetaTensor) -> MetaTensor:

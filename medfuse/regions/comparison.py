@@ -27,12 +27,14 @@ def compare_regions(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
         second: That of the later one.
 
     Returns:
-        For the whole image and each label that both have: `label`, `name`, and of `given` and `restored` each `first`,
-        `second`, `difference` and `percent`; of the restored, where both cases have an interval, `sd`, `low` and `high`
-        of the difference at 95 %, and `changed`, whether 0 lies outside.
+        For the whole image, where it is of one volume in both (within 1 %), and each label that both have: `label`,
+        `name`, and of `given` and `restored` each `first`, `second`, `difference` and `percent`; of the restored, where
+        both cases have an interval, `sd`, `low` and `high` of the difference at 95 %, and `changed`, whether 0 lies
+        outside.
 
     Raises:
-        ImageError: The records have no values, other sources or units, or no label in common, or name one differently.
+        ImageError: The records have no values, other sources, units or formulas of the SUV, or no label in common, or
+            name one differently.
     """
     one, two = (_measured(record) for record in (first, second))
     if one[:2] != two[:2]:
@@ -40,12 +42,19 @@ def compare_regions(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
             f"Both cases must have one source and unit, got {' in '.join(one[:2])} and {' in '.join(two[:2])}; fuse "
             "them alike."
         )
+    kinds = [_kind(record, one[0]) for record in (first, second)]
+    if None not in kinds and kinds[0] != kinds[1]:
+        raise ImageError(
+            f"The SUV of both cases must be of one formula, got {kinds[0]} and {kinds[1]}; fuse them with one --suv."
+        )
     earlier, later = ({region["label"]: region for region in regions} for *_, regions in (one, two))
     if len(earlier) > 1 and len(later) > 1 and len(set(earlier) & set(later)) < 2:
         raise ImageError("Both cases must share a label, got none; give both the same atlas or labels.")
     found = []
     for label in (label for label in earlier if label in later):
         a, b = earlier[label], later[label]
+        if label is None and len(earlier) > 1 and not _alike(a.get("volume_ml"), b.get("volume_ml")):
+            continue  # the mean over another field of view is no change of the person
         if a.get("name") != b.get("name") and a.get("name") and b.get("name"):
             raise ImageError(
                 f"Label {label} must be one region in both cases, got two names; give both the same labels."
@@ -110,6 +119,17 @@ def _measured(record: Mapping[str, Any]) -> tuple[str, str, list[dict[str, Any]]
         raise ImageError(
             "A case must have values of regions, got a record without; fuse it with this version."
         ) from error
+
+
+def _kind(record: Mapping[str, Any], name: str) -> str | None:
+    """Return by what formula the SUV of a source was made; None where it is unknown."""
+    kind = (record["sources"][name].get("suv") or {}).get("kind")
+    return None if kind in (None, "none") else str(kind)
+
+
+def _alike(first: float | None, second: float | None) -> bool:
+    """Tell whether two volumes are equal within 1 %; unknown ones count as equal."""
+    return first is None or second is None or math.isclose(first, second, rel_tol=0.01)
 
 
 def _difference(first: float, second: float) -> dict[str, float | None]:

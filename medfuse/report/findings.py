@@ -14,6 +14,7 @@ from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
 from medfuse.report.estimates import estimate_sentence
+from medfuse.report.regions import region_warnings
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 NATIVE_LOW, NATIVE_HIGH = 0.8, 1.25  # of a volume on its own grid, corrected for the degrees of freedom
@@ -56,6 +57,7 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
         _nonfinite,
         _restoration,
         _uncertainty,
+        _regions,
         _bias_field,
         _chosen,
         _values,
@@ -317,6 +319,10 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
         elif name not in named:
             found.append(Finding("note", f"{none}: it came back as it was."))
     return found
+
+
+def _regions(record: Mapping[str, Any]) -> list[Finding]:
+    return [Finding("warning", text) for text in region_warnings(record)]
 
 
 def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:

@@ -215,6 +215,22 @@ def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
     assert [t for t in texts(record, "note") if "No uncertainty of the MRI" in t]
 
 
+@pytest.mark.parametrize(("asked", "suvr", "told"), [(3, None, 1), (3, 1.0, 0), (None, None, 0)])
+def test_an_suvr_that_was_asked_for_and_is_not_there_is_told(make_record, asked, suvr, told):
+    """The mean of the reference region as given is 0 or less: there is no ratio to it."""
+    given, restored = {"mean": 1.0, "max": 2.0, "suvr": suvr}, {"mean": 1.0, "max": 2.0, "suvr": 1.0}
+    record = changed(make_record(), "sources/pet/regions", [{"label": 3, "given": given, "restored": restored}])
+    record["reference_region"] = asked
+    assert len([t for t in texts(record, "warning") if "No SUVR of the PET, given" in t]) == told
+    assert not [t for t in texts(record, "warning") if "No SUVR of the PET, restored" in t]
+
+
+def test_regions_that_were_cut_are_told(make_record):
+    record = make_record() | {"mask_outside": {"2": 0.5, "4": 1.0, "9": 0.001}}
+    (told,) = [t for t in texts(record, "warning") if "Regions lie outside the field of view of the MRI" in t]
+    assert "2 (50%), 4 (100%). Their values are of the rest alone." in told and "9" not in told
+
+
 @pytest.mark.parametrize(("guided", "said"), [(True, "comes from the other source"), (False, "the data alone decide")])
 def test_what_was_destroyed_comes_from_what_was_used(make_record, guided, said):
     """No network restores a source on its own grid, and the other source does only where it guides."""

@@ -33,7 +33,7 @@ _MAX_VOXELS = 1 << 29  # of all frames of a segmentation
 _MOST = 1000  # regions
 _LAYERS = 32  # volumes that regions which overlap may need
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_FLAT = 0.05  # mm, by which points of a contour may leave its plane
+_FLAT = 0.05  # mm, by which points of a contour may leave its plane, and contours of one plane lie apart
 _UNNAMED = re.compile(r"[^\w .,:()/+-]")
 _NAME_LENGTH = 64
 
@@ -227,13 +227,14 @@ def _contours(item: Dataset) -> Iterator[np.ndarray]:
 def _inside(contours: Sequence[np.ndarray], affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Tell which voxels of a grid have their centre in a region."""
     across, right, up = _axes(max(contours, key=_area))
-    planes: dict[float, list[np.ndarray]] = {}
+    depths, flat = np.array([float((points @ across).mean()) for points in contours]), []
     for points in contours:
-        depth = points @ across
-        if np.ptp(depth) > _FLAT + 1e-3 * np.ptp(points, axis=0).max():
+        if np.ptp(points @ across) > _FLAT + 1e-3 * np.ptp(points, axis=0).max():
             raise DicomError("The contours of a region must lie in parallel planes, got others; draw it anew.")
-        planes.setdefault(round(float(depth.mean()), 2), []).append(np.stack([points @ right, points @ up], 1))
-    places = np.array(sorted(planes))
+        flat.append(np.stack([points @ right, points @ up], 1))
+    order = np.argsort(depths, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(depths[order]) > _FLAT) + 1)  # contours of one plane each
+    places = np.array([depths[part].mean() for part in parts])
     voxel = np.linalg.norm(affine[:3, :3].T @ across)  # one voxel of the grid, where there is one plane alone
     step = float(np.median(np.diff(places))) if len(places) > 1 else float(voxel)
     found = np.zeros(tuple(shape), bool)
@@ -244,11 +245,11 @@ def _inside(contours: Sequence[np.ndarray], affine: np.ndarray, shape: Sequence[
     nearest = np.searchsorted((places[1:] + places[:-1]) / 2, depth)
     near = np.abs(depth - places[nearest]) <= 0.5 * step * (1 + 1e-6)
     own = found[box]
-    for k, place in enumerate(places):
+    for k, part in enumerate(parts):
         here = near & (nearest == k)
         points = np.stack([x[here], y[here]], 1)
         odd = np.zeros(len(points), bool)
-        for polygon in planes[float(place)]:
+        for polygon in (flat[number] for number in part):
             odd ^= Polygon(np.vstack([polygon, polygon[:1]])).contains_points(points)
         own[here] = odd
     return found

@@ -1,0 +1,29 @@
+"""What to know of the values of regions: what of a region was not measured, and which ratios are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medfuse.io.modalities import title
+
+_CUT = 0.01  # of a region
+
+
+def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
+    """Give the warnings about the regions of a case, from its record: regions that were cut, SUVR that is missing."""
+    cut = {label: share for label, share in (record.get("mask_outside") or {}).items() if share > _CUT}
+    if cut:
+        shares = ", ".join(f"{label} ({share:.0%})" for label, share in cut.items())
+        where = title(str((record.get("reference") or {}).get("source", "")))
+        yield (
+            f"Regions lie outside the field of view of the {where}, or are too small for its grid, in part or whole: "
+            f"{shares}. Their values are of the rest alone."
+        )
+    if record.get("reference_region") is None:
+        return
+    for name, source in (record.get("sources") or {}).items():
+        regions = source.get("regions") or ()
+        for state in ("given", "restored"):
+            if regions and all(region.get(state, {}).get("suvr") is None for region in regions):
+                yield f"No SUVR of the {title(name)}, {state}: the mean of the reference region is not above 0."
