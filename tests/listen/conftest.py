@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -57,6 +58,13 @@ def _complete(dataset: Dataset) -> None:
 
 def case_of(number: int) -> str:
     return study_id(f"{STEM}.{number}")
+
+
+@pytest.fixture(scope="module")
+def collected() -> Iterator[None]:
+    """Collect what tests have left while their filters of warnings count: later it would be a fault of others."""
+    yield
+    gc.collect()
 
 
 class Listening:

@@ -25,7 +25,10 @@ from medfuse.listen.queue import Queue
 from medfuse.listen.receive import Entrance, Receiver
 
 # pynetdicom 3.0.4 leaves sockets to the collector where a connection was refused
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 
 class Open:

@@ -19,7 +19,10 @@ from medfuse.listen.queue import Queue
 from medfuse.listen.send import Sender
 
 # pynetdicom 3.0.4 leaves sockets to the collector where a connection was refused
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 STUDY = "study-0123456789abcdef"
 
