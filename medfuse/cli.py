@@ -129,7 +129,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
     batch = add_batch(commands)
     add_psf(fuse)
     batch.set_defaults(run=_batch)
-    add_cohort(commands, parse=parser.parse_args, add_input=add_bids, find=_found)
+    add_cohort(commands, parse=parser.parse_args, check=check_arguments, add_input=add_bids, find=_found)
 
     listen = add_listen(commands)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.about import NOTICE
-from medfuse.arguments import check_arguments
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.cohort.plan import TABLE, has_plan, make_plan, read_plan, total, write_plan
 from medfuse.cohort.slurm import slurm_script
@@ -33,6 +32,7 @@ def add_cohort(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     *,
     parse: Callable[[Sequence[str]], argparse.Namespace],
+    check: Callable[[argparse.Namespace], None],
     add_input: Callable[[argparse.ArgumentParser], None],
     find: Callable[[argparse.Namespace], Discovery],
 ) -> None:
@@ -41,6 +41,7 @@ def add_cohort(
     Args:
         commands: Of the command line.
         parse: Parses other words of the command line, or ends the program.
+        check: Checks what was parsed, before any work.
         add_input: Adds the options that choose cases of an input.
         find: Lists the cases of an input by these.
     """
@@ -78,7 +79,7 @@ def add_cohort(
     slurm.add_argument("--threads", type=_count, default=2, help="cores of a task (default: 2)")
     slurm.add_argument("--at-once", type=_count, help="most tasks at a time (default: as many as Slurm lets)")
     slurm.add_argument("--image", type=Path, help="Apptainer image to run on the nodes (default: this installation)")
-    slurm.set_defaults(run=_slurm, parse=parse, passed=[])
+    slurm.set_defaults(run=_slurm, parse=parse, check=check, passed=[])
 
 
 def split_passed(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -127,7 +128,7 @@ def _slurm(options: argparse.Namespace) -> int:
     if any(getattr(parsed, name) for name in _CHOOSING):
         raise BundleError("Options must be of fusing, got some that choose cases; the plan does: leave them out.")
     if options.image is None:  # what a container holds is not seen from here
-        check_arguments(parsed)
+        options.check(parsed)
     script = shutil.which("medfuse", path=str(Path(sys.executable).parent))
     command = [script] if script else [sys.executable, "-m", "medfuse"]
     how = {"threads": options.threads, "at_once": options.at_once, "image": options.image}
