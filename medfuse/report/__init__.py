@@ -1,10 +1,10 @@
 """Pictures and reports of results."""
 
 from medfuse.regions import region_values
+from medfuse.report.degradations import degradation_name
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.findings import (
     Finding,
-    degradation_name,
     findings,
     reading_warnings,
     restoration_warnings,

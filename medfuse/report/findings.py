@@ -13,6 +13,7 @@ from typing import Any, Literal
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
+from medfuse.report.degradations import restored_sources
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.regions import region_warnings
 
@@ -95,24 +96,6 @@ def restoration_warnings(record: Mapping[str, Any]) -> list[str]:
         record: `sources` and `degradation`, as in the record of a case.
     """
     return [finding.text for finding in _restoration(record) if finding.level == "warning"]
-
-
-def restored_sources(record: Mapping[str, Any]) -> list[str]:
-    """Return the names of the sources of which a degradation was stated."""
-    degradation = record.get("degradation") or {}
-    return [name for k, name in enumerate(record.get("sources") or {}, 1) if degradation.get(f"source{k}")]
-
-
-def degradation_name(degradation: Mapping[str, Any]) -> str:
-    """Return what a record's degradation is called on pages and pictures, and whence it is known."""
-    parts, estimates = ("source1", "source2"), degradation.get("estimates") or {}
-    found = sum(row.get("stated") is not None for part in parts for row in estimates.get(part) or ())
-    steps = sum(1 if isinstance(said, Mapping) else len(said) for said in (degradation.get(p) or () for p in parts))
-    if not steps:
-        return "none found" if estimates else "none stated"
-    if not found:
-        return f"{degradation.get('name', 'as specified')} (given)"
-    return "estimated from the images" if found == steps else "in part given, in part estimated from the images"
 
 
 def moving_source(record: Mapping[str, Any]) -> str:

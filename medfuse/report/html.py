@@ -15,9 +15,10 @@ from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import title, titles
 from medfuse.regions.values import as_array
 from medfuse.report.canvas import ThreePlanes
+from medfuse.report.degradations import degradation_name
 from medfuse.report.estimates import COLUMNS as ESTIMATE_COLUMNS
 from medfuse.report.estimates import estimate_cells
-from medfuse.report.findings import degradation_name, findings, moving_source
+from medfuse.report.findings import findings, moving_source
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.native import native_rows

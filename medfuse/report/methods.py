@@ -7,7 +7,8 @@ from typing import Any
 
 from medfuse.about import NOTICE
 from medfuse.io.modalities import title
-from medfuse.report.findings import moving_source, restored_sources
+from medfuse.report.degradations import restored_sources
+from medfuse.report.findings import moving_source
 
 CITATION = (
     "Shi et al., Degradation-Robust Fusion: An Efficient Degradation-Aware Diffusion Framework for Multimodal Image "

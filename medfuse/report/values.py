@@ -7,7 +7,7 @@ from typing import Any
 
 from medfuse.io.modalities import title
 from medfuse.regions import disagrees
-from medfuse.report.findings import restored_sources
+from medfuse.report.degradations import restored_sources
 from medfuse.report.markup import Markup, element, section, table
 from medfuse.report.numbers import number_text
 
