@@ -179,7 +179,7 @@ def test_fuse_of_dicom_files_by_the_patient_and_tells_nothing_else(tmp_path, mon
     call = ["fuse", "--dicom", str(tmp_path / FOLDER), "--out", "out", "--degradation", "composite"]
     assert cli.main([*call, "--deidentified"] if hidden else call) == 0
     suffixes = look_through(tmp_path / "out", {} if hidden else FILED)
-    assert suffixes == {".gz", ".dcm", ".png", ".jpg", ".html", ".json"}
+    assert suffixes == {".gz", ".dcm", ".png", ".jpg", ".html", ".json", ".tsv"}
     assert not seen(told())
 
 
