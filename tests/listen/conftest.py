@@ -19,9 +19,18 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.presentation import build_context
 
-from medfuse.listen.queue import study_id
+from medfuse.listen.queue import Queue, study_id
 
 STEM = "1.2.826.0.1.3680043.8.498"  # as of those that may be made at will
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    """Return an open queue."""
+    queue = Queue(tmp_path / "queue")
+    held = queue.open()
+    yield queue
+    held.release()
 
 
 def make_study(number: int) -> list[Dataset]:

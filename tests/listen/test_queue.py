@@ -21,15 +21,6 @@ from medfuse.listen.status import ALL_DONE, SOME_FAILED, SOME_WAITING, queue_sta
 STUDY = "1.2.3"
 
 
-@pytest.fixture
-def queue(tmp_path):
-    """Return an open queue."""
-    queue = Queue(tmp_path / "queue")
-    held = queue.open()
-    yield queue
-    held.release()
-
-
 def put(queue: Queue, instance: str, content: bytes, *, study: str = STUDY, is_result: bool = False) -> bool:
     file = queue.new_file()
     file.write_bytes(content)

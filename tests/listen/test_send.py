@@ -28,15 +28,6 @@ STUDY = "study-0123456789abcdef"
 
 
 @pytest.fixture
-def queue(tmp_path):
-    """Return an open queue."""
-    queue = Queue(tmp_path / "queue")
-    held = queue.open()
-    yield queue
-    held.release()
-
-
-@pytest.fixture
 def results(tmp_path):
     """Return a folder with a series of twelve objects."""
     folder = tmp_path / "results" / "series"
