@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,32 @@ def check_arguments(options: argparse.Namespace) -> None:
         options.degradation = load_spec(given["degradation"], given.get("bundle", DEFAULT_BUNDLE))
 
 
-def steps(text: str) -> int:
-    """Return a number of steps, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the reader of an integer within bounds, for argparse."""
+    bounds = f"at least {least}" if most is None else f"{least} to {most}"
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch("[0-9]{1,18}", text) else least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be an integer of {bounds}, got {text[:40]!r}")
+        return value
+
+    return read
+
+
+def positive(most: float, what: str) -> Callable[[str], float]:
+    """Return the reader of a number above 0, for argparse; `what` it is goes into the error."""
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if 0 < float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"must be a number of {what} above 0, at most {most:g}, got {text[:40]!r}")
+
+    return read
+
+
+steps = integer(1)
 
 
 def shard(text: str) -> tuple[int, int]:

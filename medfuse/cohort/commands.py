@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.about import NOTICE
+from medfuse.arguments import integer, positive
 from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.cohort.plan import TABLE, has_plan, make_plan, read_plan, total, write_plan
 from medfuse.cohort.slurm import slurm_script
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _CHOOSING = ("shard", "participant_label", "session_label", "trc_label", "rec_label", "run_label", "bids_filter_file")
+_COUNT, _MINUTES = integer(1, 1_000_000), positive(1e6, "minutes")
 
 
 def add_cohort(
@@ -52,11 +54,14 @@ def add_cohort(
     plan.add_argument("out", type=Path, help="folder for the results; the plan goes there")
     add_input(plan)
     size = plan.add_mutually_exclusive_group()
-    size.add_argument("--packs", type=_count, help="number of packs (default: as many as take --minutes each)")
+    size.add_argument("--packs", type=_COUNT, help="number of packs (default: as many as take --minutes each)")
     size.add_argument(
-        "--minutes", type=_minutes, default=30.0, help="expected time of a pack on one core (default: 30)"
+        "--minutes",
+        type=_MINUTES,
+        default=30.0,
+        help="expected time of a pack on one core (default: 30)",
     )
-    plan.add_argument("--steps", type=_count, default=1, help="reverse steps that the batch will take (default: 1)")
+    plan.add_argument("--steps", type=_COUNT, default=1, help="reverse steps that the batch will take (default: 1)")
     plan.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"bundle (default: {DEFAULT_BUNDLE})")
     plan.set_defaults(run=_plan, find=find)
 
@@ -76,8 +81,8 @@ def add_cohort(
     )
     slurm.add_argument("input", type=Path, help="as of plan")
     slurm.add_argument("out", type=Path, help="folder for the results, with the plan")
-    slurm.add_argument("--threads", type=_count, default=2, help="cores of a task (default: 2)")
-    slurm.add_argument("--at-once", type=_count, help="most tasks at a time (default: as many as Slurm lets)")
+    slurm.add_argument("--threads", type=_COUNT, default=2, help="cores of a task (default: 2)")
+    slurm.add_argument("--at-once", type=_COUNT, help="most tasks at a time (default: as many as Slurm lets)")
     slurm.add_argument("--image", type=Path, help="Apptainer image to run on the nodes (default: this installation)")
     slurm.set_defaults(run=_slurm, parse=parse, check=check, passed=[])
 
@@ -144,19 +149,3 @@ def missing_line(out: Path) -> str:
         if found and found.missing
         else ""
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.about import NOTICE
+from medfuse.arguments import integer, positive
 from medfuse.bundles import case_keys
 from medfuse.errors import MedfuseError
 from medfuse.fusing import add_fusing, fusing
@@ -22,6 +23,7 @@ from medfuse.progress import LINES
 
 if TYPE_CHECKING:
     from medfuse.listen.service import Service
+_PORT, _COUNT, _SECONDS = integer(0, 65535), integer(1, 1000), positive(86400, "seconds")
 
 
 def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -34,13 +36,13 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listen.add_argument("queue", type=Path, help="folder for studies and results; a service may be started anew on it")
     come = listen.add_argument_group("what comes in")
     come.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
-    come.add_argument("--port", type=_port, default=11112, help="port (default: 11112; 0: one that is free)")
+    come.add_argument("--port", type=_PORT, default=11112, help="port (default: 11112; 0: one that is free)")
     come.add_argument("--aet", type=_aet, default="MEDFUSE", help="AE title, which callers must name")
     come.add_argument("--allow", nargs="+", type=_aet, default=[], metavar="AE", help="AE titles that may call (all)")
-    come.add_argument("--associations", type=_count, default=10, metavar="N", help="most at a time (default: 10)")
-    come.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="wait for a message (default: 60)")
+    come.add_argument("--associations", type=_COUNT, default=10, metavar="N", help="most at a time (default: 10)")
+    come.add_argument("--timeout", type=_SECONDS, default=60.0, metavar="S", help="wait for a message (default: 60)")
     come.add_argument(
-        "--stable", type=_seconds, default=60.0, metavar="S",
+        "--stable", type=_SECONDS, default=60.0, metavar="S",
         help="a study is whole when nothing of it has come for so long (default: 60)",
     )  # fmt: skip
     out = listen.add_argument_group("what goes out")
@@ -49,7 +51,13 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="who gets the results: AE@HOST:PORT, tls:AE@HOST:PORT, or the URL of a DICOMweb service; may be repeated",
     )  # fmt: skip
     out.add_argument("--series", nargs="+", default=[], metavar="NAME", help="send these alone, such as fused_rgb")
-    out.add_argument("--retry", type=_seconds, default=5.0, metavar="S", help="first pause; it doubles (default: 5)")
+    out.add_argument(
+        "--retry",
+        type=_SECONDS,
+        default=5.0,
+        metavar="S",
+        help="first pause; it doubles (default: 5)",
+    )
     out.add_argument("--stow-header", type=Path, metavar="FILE", help="file with the Authorization header for a URL")
     out.add_argument("--again", action="store_true", help="try once more what failed, or was refused")
     tls = listen.add_argument_group("TLS")
@@ -168,25 +176,3 @@ def _aet(text: str) -> str:
         return ae_title(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}, got {text!r}") from None
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"must be an integer of 0 to 65535, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"must be an integer of 1 to 1000, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, at most 86400, got {text!r}")
-    return value
