@@ -29,12 +29,15 @@ class _Console(logging.Handler):
         self.lines, self.verbose = lines, verbose
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            text = f"medfuse: warning: {record.getMessage()}"
+        elif record.levelno != _SAID and (self.lines if record.name == _PROGRESS else self.verbose):
+            text = f"medfuse: {record.getMessage()}"
+        else:
+            return
         from tqdm import tqdm
 
-        if record.levelno >= logging.WARNING:
-            tqdm.write(f"medfuse: warning: {record.getMessage()}", file=sys.stderr)
-        elif record.levelno != _SAID and (self.lines if record.name == _PROGRESS else self.verbose):
-            tqdm.write(f"medfuse: {record.getMessage()}", file=sys.stderr)
+        tqdm.write(text, file=sys.stderr)
 
 
 def add_console(command: argparse.ArgumentParser, *, as_json: bool = True) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tqdm import tqdm
-
 LINES = "medfuse.progress"
 """Logger of the lines."""
 BAR = f"{LINES}.bar"
@@ -16,6 +14,8 @@ _logger = logging.getLogger(LINES)
 
 def bar(*args: Any, disable: bool = False, **options: Any) -> Any:
     """Return a bar of tqdm, with its arguments: it shows on a terminal only, and not where progress was silenced."""
+    from tqdm import tqdm  # not at the start: it asks importlib for its version
+
     silent = disable or not logging.getLogger(BAR).isEnabledFor(logging.WARNING)
     return tqdm(*args, disable=True if silent else None, **options)
 

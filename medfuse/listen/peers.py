@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from medfuse.errors import MedfuseError
+
+if TYPE_CHECKING:
+    import ssl
 
 _PEER = re.compile(
     r"(?P<tls>tls:)?(?P<aet>[^@\\\s][^@\\]{0,15})@(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d+)"
@@ -56,6 +59,8 @@ class Tls:
         Raises:
             MedfuseError: A file cannot be used.
         """
+        import ssl
+
         if self.certificate is None:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -70,6 +75,8 @@ class Tls:
         Raises:
             MedfuseError: A file cannot be used.
         """
+        import ssl
+
         context = ssl.create_default_context()
         self._load(context)
         return context
