@@ -111,8 +111,8 @@ class NativeSource(NamedTuple):
     """A PET as its scanner measured it.
 
     Attributes:
-        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm; None where it is not stated: it
-            is to be measured.
+        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm; None where it is not stated:
+            it is to be measured.
         noise: Its noise, in its unit; None where it is not stated: it is to be measured.
     """
 
@@ -137,9 +137,9 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     `{grid: native, psf: {fwhm_mm: [6, 6, 5]}, noise: {kind: poisson, sigma: 0.1, unit: input, fwhm_mm: [5, 5, 4]}}`
 
     Args:
-        values: As above; `psf` is `auto` where it is left out. `sigma` of Poisson-like noise is the std where the signal is one unit: of the file with
-            `unit: input`, of full range with `unit: fraction`, the default. `fwhm_mm` of the noise is 0, white, by
-            default; one number stands for all three axes.
+        values: As above. `psf` is `auto` where it is left out. `sigma` of Poisson-like noise is the std where the
+            signal is one unit: of the file with `unit: input`, of full range with `unit: fraction`, the default.
+            `fwhm_mm` of the noise is 0, white, by default; one number stands for all three axes.
         source: Its name, for errors.
         scale: Full range of the source in its unit; needed for `unit: fraction`.
 

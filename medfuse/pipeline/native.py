@@ -30,14 +30,14 @@ RESTORED = "restored"
 FOUND = "found"
 """`<key>_found`: JSON of what is `stated` of a source on its own grid by what was found of it, and the `estimates`."""
 _REMEDY = (
-    "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where it "
-    "is found"
+    "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where "
+    "it is found"
 )
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
 class PairSourcesd(MapTransform):
-    """Put the images that are fused into one, **[2, X, Y, Z]**: of a source restored on its own grid the restored one."""
+    """Put the images that are fused into one, **[2, X, Y, Z]**: of a source on its own grid the restored one."""
 
     def __init__(self, keys: KeysCollection, *, name: str = "image") -> None:
         """Make the transform.

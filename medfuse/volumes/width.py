@@ -37,7 +37,8 @@ _MOST = 40_000  # voxels of the PET that are looked at
 _WIDEST = 16.0  # mm
 _OUTLIER = 3.0  # robust std, from which data count less
 _BLOCK = 20.0  # mm: noise and what the model leaves out are independent from one block to the next
-_OWN = 0.2  # mm, std of what the model leaves out, over and above that
+_OWN = 0.22  # mm, std of what the model leaves out, over and above that
+_TOO_WIDE, _UNEXPLAINED = 0.06, 0.15  # log of how much too wide a PSF seems; of what the MRI does not explain, likewise
 _SURE = 1.64  # std
 _RIDGE = 1e-6
 _LEAST_EXPLAINED = 0.3  # of the variance
@@ -118,12 +119,20 @@ def measure_psf(
 
 
 def _judged(scene: _Scene, here: _Fit, there: _Fit) -> PsfEstimate:
-    given, refined = (f.variances.sqrt() * FWHM_PER_SIGMA for f in (here, there))
+    given, refined = (f.variances.sqrt() * FWHM_PER_SIGMA * _right(f.explained) for f in (here, there))
     spread = _SURE * (torch.maximum(here.std, there.std).square() + _OWN**2).sqrt()
     low, high = torch.minimum(given, refined) - spread, torch.maximum(given, refined) + spread
     value = refined
     numbers = (tuple(v.tolist()) for v in (value, low, high, given, refined))
     return PsfEstimate(*numbers, scene.moved(there.place), there.explained, _doubt(here, there, high - low))
+
+
+def _right(explained: float) -> float:
+    """Return by what a width that explains the data best is multiplied, for it is too wide: an MRI's shares are sharp.
+
+    On 16 scans of four phantoms of heads they were 4 to 14 % too wide, by more where the MRI explained less.
+    """
+    return math.exp(-_TOO_WIDE - _UNEXPLAINED * (1 - explained))
 
 
 def _doubt(here: _Fit, there: _Fit, width: Tensor) -> str:
