@@ -224,11 +224,17 @@ def add_looks(command: argparse.ArgumentParser) -> None:
         choices=BLENDS,
         help="how a palette lies over the anatomy: luma, hotter is never darker; alpha, half of each (default: luma)",
     )
+    command.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="tell what changes where widths of blurs and levels of noise are wrong by 20 %%: two further runs",
+    )
 
 
 def looks(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_looks` was given."""
     given = {name: getattr(options, name) for name in ("fusion_rule", "palette", "blend")}
+    given["sensitivity"] = options.sensitivity or None
     return {name: word for name, word in given.items() if word is not None}
 
 

@@ -181,3 +181,19 @@ def test_where_the_mri_does_not_tell_the_psf_the_pet_comes_back_as_it_was(files)
     assert noise["stated"] is None
     assert result.record["degradation"]["source2"] == []
     assert torch.allclose(result.restored[1], result.sources[1], atol=1e-5)
+
+
+def test_what_changes_where_what_was_stated_is_wrong_is_told_on_request(files):
+    """A PSF and noise 20 % off move the restored PET by more than nothing and less than the blur did."""
+    out = files["folder"] / "sensitivity"
+    given = ["--mri", str(files["mri"]), "--pet", str(files["pet"]), "--pet-unit", "kBq/ml", "--aligned"]
+    assert main(["fuse", *given, "--psf", "6", "--sensitivity", "--out", str(out)]) in (0, None)
+    record = json.loads((out / "case" / "case.json").read_text())
+    pet = record["sources"]["pet"]["sensitivity"]
+    restored = nib.load(out / "case" / "case_pet_restored.nii.gz").get_fdata()
+    given = ndimage.zoom(nib.load(files["pet"]).get_fdata(), 2, order=1, grid_mode=True, mode="nearest")
+    most = np.sqrt(((given - restored)[restored > 0.1] ** 2).mean())
+    assert all(0 < pet[way]["rms"] < most and pet[way]["rms"] < pet[way]["largest"] for way in ("less", "more"))
+    assert set(record["sources"]["mri"]["sensitivity"]) == {"less", "more"}
+    page = (out / "case" / "case_report.html").read_text()
+    assert "wrong by 20 %" in page

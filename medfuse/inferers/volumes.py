@@ -11,6 +11,7 @@ from torch import Tensor
 from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
 from medfuse.inferers.bootstrap import observed_again
+from medfuse.inferers.sensitivity import FACTORS, changes, scaled
 from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Spec, kept, named, plain, with_axes
 from medfuse.physics import JointDegradation, JointObservation, data_alone, fit
 from medfuse.progress import bar
@@ -38,6 +39,7 @@ class VolumeFusionInferer(FusionInferer):
         agreement: bool | Literal["chi2"] = False,
         draws: int = 0,
         alone: bool = False,
+        sensitivity: bool = False,
     ) -> None:
         """Make a volumetric inferer.
 
@@ -52,6 +54,9 @@ class VolumeFusionInferer(FusionInferer):
                 `draws` **[B, draws, X, Y, Z]**, float16, is by how much source 2 then came out otherwise.
             alone: Return what the data alone say of both sources of a volume, `alone` **[B, 2, X, Y, Z]**, see
                 `medfuse.physics.data_alone`.
+            sensitivity: Restore a volume twice more, widths and levels 20 % less and more, and return what changes,
+                `sensitivity` **[B, 2, 2, 3]**: of less and more, of both sources, see
+                `medfuse.inferers.sensitivity.CHANGES`.
 
         Raises:
             GeometryError: No such axis, no slice in a batch, or a negative number of draws.
@@ -64,6 +69,7 @@ class VolumeFusionInferer(FusionInferer):
             )
         self.spatial_dim, self.slice_batch, self.progress = spatial_dim, slice_batch, progress
         self.std, self.agreement, self.draws, self.alone = std, agreement, draws, alone
+        self.sensitivity = sensitivity
 
     def __call__(
         self,
@@ -138,7 +144,25 @@ class VolumeFusionInferer(FusionInferer):
             restored = torch.cat([result["source1"], result["source2"]], 1)
             result["draws"] = self._drawn(plain(inputs), restored, network, stated, steps=steps)
             result["draws"] *= one["proven_noise"][:, 1].sqrt().to(result["draws"]).reshape(-1, 1, 1, 1, 1)
+        if self.sensitivity:
+            result["sensitivity"] = self._sensitivity(inputs, result, network, stated, steps=steps)
         return (result, [*on_the_way, {name: result[name] for name in names}]) if which else result
+
+    def _again(self, stated: JointDegradation) -> VolumeFusionInferer:
+        """Return what restores the same volumes once more, and fuses nothing."""
+        told: dict[str, Any] = asdict(self.told) | {"fusion_rule": "convex", "balance": 0}
+        inner = FusionInferer(stated, **told)
+        return VolumeFusionInferer(inner, spatial_dim=self.spatial_dim, slice_batch=self.slice_batch, std=False)
+
+    def _sensitivity(
+        self, inputs: Tensor, result: Any, network: Any, stated: JointDegradation, *, steps: int | None
+    ) -> Tensor:
+        """Return what changes of both sources where what was stated is wrong, **[B, 2, 2, 3]**."""
+        rows = []
+        for factor in FACTORS.values():
+            other = self._again(scaled(stated, factor))(inputs, network, steps=steps)
+            rows.append(torch.stack([changes(result[n][:, 0], other[n][:, 0]) for n in ("source1", "source2")], 1))
+        return torch.stack(rows, 1)
 
     def _drawn(
         self, given: Tensor, restored: Tensor, network: Any, stated: JointDegradation, *, steps: int | None
@@ -146,9 +170,7 @@ class VolumeFusionInferer(FusionInferer):
         """Return by how much source 2 of volumes **[B, 2, X, Y, Z]** comes out otherwise when observed again."""
         axis, volumes = self.spatial_dim + 2, len(given)
         seen, believed = (v.movedim(axis, 1).flatten(0, 1) for v in (given, restored))
-        told: dict[str, Any] = asdict(self.told) | {"fusion_rule": "convex", "balance": 0}
-        inner = FusionInferer(stated, **told)
-        again = VolumeFusionInferer(inner, spatial_dim=self.spatial_dim, slice_batch=self.slice_batch, std=False)
+        again = self._again(stated)
         generator = torch.Generator(given.device)
         found = given.new_empty(volumes, self.draws, *given.shape[2:], dtype=torch.float16)
         for draw in bar(range(self.draws), disable=not self.progress):

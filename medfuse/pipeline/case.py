@@ -17,12 +17,13 @@ from torch import Tensor
 
 from medfuse.errors import BundleError, GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
+from medfuse.inferers.sensitivity import as_record
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.origin import defaults_taken
 from medfuse.physics import JointDegradation, in_plane
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.measured import mask_of, psf_mm
-from medfuse.pipeline.native import FOUND, NATIVE, RESTORED
+from medfuse.pipeline.native import FOUND, NATIVE, RESTORED, SENSITIVITY
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
@@ -143,6 +144,8 @@ class SaveFusiond(MapTransform):
         ]
         if native is not None:
             agreed[1][NATIVE] = native
+        for known, changed in zip(agreed, self._sensitivity(data, native is not None), strict=True):
+            known |= {} if changed is None else {SENSITIVITY: changed}
         regional: dict[str, Any] = {
             "psf": self._psf(data, degradation, agreements[1]),
             "drawn": drawn,
@@ -259,6 +262,19 @@ class SaveFusiond(MapTransform):
             found = json.loads(text_of(noted))
             spec["source2"], estimates["source2"] = found["stated"], found["estimates"]
         return spec, estimates
+
+    def _sensitivity(
+        self, data: Mapping[Hashable, Any], native: bool
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Return what changes of each source where what was stated of it is wrong by 20 %, in its unit."""
+        if SENSITIVITY not in data:
+            return None, None
+        values = torch.as_tensor(data[SENSITIVITY]).as_subclass(Tensor).cpu().reshape(2, 2, -1)
+        first, second = (as_record(values[:, k], scale_of(data, key)) for k, key in enumerate(self.source_keys))
+        if native:
+            noted = data[f"{self.source_keys[1]}_{SENSITIVITY}"]
+            second = as_record(torch.tensor(json.loads(text_of(noted))))
+        return first, second
 
     def _native(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
         """Return what is known of source 2 where it was restored on its own grid."""

@@ -21,6 +21,7 @@ from medfuse.bundles import DEFAULT_BUNDLE
 from medfuse.errors import BundleError, DegradationError, GeometryError, known_error
 from medfuse.estimation import estimate, known_specification, noise_profile, records_of
 from medfuse.fusion import ColourFusion, fuse_visible
+from medfuse.inferers.sensitivity import FACTORS, as_record, changes, scaled
 from medfuse.io import read_image, require_writable, write_image, write_json
 from medfuse.io.images import Bits
 from medfuse.origin import defaults_taken
@@ -69,6 +70,7 @@ def fuse_images(
     palette: str | None = None,
     blend: str | None = None,
     replace: bool = False,
+    sensitivity: bool = False,
 ) -> dict[str, Any]:
     """Fuse two folders of 2-D images, matched by name, or the pairs of a table.
 
@@ -95,6 +97,7 @@ def fuse_images(
             `color/`, 8-bit PNG, both windows 0 to 1. None: no colour.
         blend: How a palette other than `OKLAB` lies over the anatomy.
         replace: Replace and remove results of other images in `out`, too; else they are refused.
+        sensitivity: Restore twice more, widths and levels 20 % less and more: what that changes is in the record.
 
     Returns:
         The record that `images.json` holds; its `failed` says why of each pair that could not be fused.
@@ -131,7 +134,10 @@ def fuse_images(
     write_json(out / _UNFINISHED, noted, durable=True)
 
     run = _Run(fusion, out, degradation, steps, file_format, stated_degradation, look)
-    together = 1 if fusion.device.type == "cpu" or run.unknown else batch  # on a CPU no result depends on other images
+    run.sensitive = sensitivity
+    together = (
+        1 if fusion.device.type == "cpu" or run.unknown or sensitivity else batch
+    )  # on a CPU no result depends on other images
     for group in bar(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         run.fuse(group)
         for pair in group:
@@ -172,6 +178,7 @@ class _Run:
         self.warnings: list[str] = []
         self.estimates: dict[str, Any] = {}
         self.seconds = 0.0
+        self.sensitive, self.sensitivity = False, dict[str, Any]()
 
     def fuse(self, group: Sequence[ImagePair]) -> None:
         """Fuse and write pairs of one kind; where that fails, each by itself, so that one does not stop the others."""
@@ -200,6 +207,8 @@ class _Run:
             result: Mapping[str, Tensor] = self.fusion.inferer(image, self.fusion.network, degradation=what, **options)
             if not chroma:
                 findings.append({name: result[name].flatten(1).cpu() for name in _FINDINGS})
+                if self.sensitive:
+                    self.sensitivity[group[0].name] = self._changes(image, what, result)
             return result
 
         with torch.inference_mode():
@@ -242,6 +251,18 @@ class _Run:
             self.estimates[group[0].name] = estimates
         self.seconds += seconds
 
+    def _changes(self, image: Tensor, what: JointDegradation, result: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what changes of both restored sources of one pair where what was stated is wrong by 20 %."""
+        network, names = self.fusion.network, ("source1", "source2")
+        others = [
+            self.fusion.inferer(image, network, degradation=scaled(what, factor), steps=self.steps, balance=0)
+            for factor in FACTORS.values()
+        ]
+        return {
+            name: as_record(torch.cat([changes(result[name][:, 0], other[name][:, 0]) for other in others]))
+            for name in names
+        }
+
     def record(self, failed: Mapping[str, str]) -> dict[str, Any]:
         """Return what `images.json` holds.
 
@@ -259,6 +280,7 @@ class _Run:
             "display": self.look and self.look.record([[0.0, 1.0], [0.0, 1.0]]),
             "degradation": stated(self.degradation, self.estimates if self.unknown else None),
             "warnings": self.warnings,
+            **({"sensitivity": self.sensitivity} if self.sensitive else {}),
             "images": [p.name for p in self.done],
             "failed": dict(sorted({**failed, **self.failed}.items())),
             "sources": {p.name: p.sources for p in self.done},

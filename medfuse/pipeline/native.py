@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from monai.transforms import ConcatItemsd, MapTransform, Transform
 from torch import Tensor
 
 from medfuse.errors import DegradationError
+from medfuse.inferers.sensitivity import FACTORS, changes
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
@@ -29,6 +31,8 @@ RESTORED = "restored"
 
 FOUND = "found"
 """`<key>_found`: JSON of what is `stated` of a source on its own grid by what was found of it, and the `estimates`."""
+SENSITIVITY = "sensitivity"
+"""`<key>_sensitivity`: JSON of what changes of it, in its unit, see `medfuse.inferers.sensitivity`."""
 _REMEDY = (
     "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where "
     "it is found"
@@ -72,6 +76,7 @@ class RestoreNatived(Transform):
         *,
         source_keys: tuple[str, str] = ("mri", "pet"),
         reference: str = "mri",
+        sensitivity: bool = False,
     ) -> None:
         """Make the transform.
 
@@ -79,11 +84,12 @@ class RestoreNatived(Transform):
             degradation: The specification.
             source_keys: Keys of the sources **[1, X, Y, Z]**.
             reference: Which of them the grid of the results belongs to.
+            sensitivity: Restore twice more, PSF and noise 20 % less and more, and note what that changes.
 
         Raises:
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
         """
-        self.source_keys = source_keys
+        self.source_keys, self.sensitivity = source_keys, sensitivity
         self.given = native_of(degradation)
         row = MODALITIES.get(source_keys[1])
         if self.given is None:
@@ -153,17 +159,20 @@ class RestoreNatived(Transform):
         one, two = self.source_keys
         mri, pet = result[one], result[two]
         values = _plain(pet)
-        found = restore_volume(
-            values,
-            grid_of(pet),
-            _plain(mri),
-            grid_of(mri),
-            None,
-            psf,
-            said.noise,
-            refine=not placed,
-            guide=bool(registration.get("accepted", True)),
-        )
+        guide = bool(registration.get("accepted", True))
+
+        def restored(widths: Sequence[float], noise: ScannerNoise | None) -> RestoredVolume:
+            grids = (grid_of(pet), _plain(mri), grid_of(mri))
+            return restore_volume(values, *grids, None, widths, noise, refine=not placed, guide=guide)
+
+        found = restored(psf, said.noise)
+        if self.sensitivity:
+            least, top, told = narrowest_psf(grid_of(pet), grid_of(mri)), float(found.restored.max()), []
+            for factor in FACTORS.values():
+                widths = [max(factor * width, low) for width, low in zip(psf, least, strict=True)]
+                other = restored(widths, replace(found.noise, sigma=factor * found.noise.sigma))
+                told.append(changes(found.restored[None], other.restored[None], top)[0].tolist())
+            result[f"{two}_{SENSITIVITY}"] = json.dumps(told)
         if found.guided and found.alignment is not None and found.alignment.moved_mm > 0:
             matrix = found.alignment.transform.numpy()
             result[two] = with_meta_of(pet, values[None])
@@ -174,8 +183,8 @@ class RestoreNatived(Transform):
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
         origin = "measured" if said.noise is None else "given"
-        told = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
-        result[f"{two}_{NATIVE}"] = json.dumps(told | described(found))
+        known = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
+        result[f"{two}_{NATIVE}"] = json.dumps(known | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         return result
 

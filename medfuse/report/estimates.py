@@ -5,8 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medfuse.report.numbers import number_text
+
 _NAMES = {"psf": "PSF"}
 COLUMNS = ("Step", "Estimate", "90 % interval", "Stated", "Rests on, or why not stated")
+
+CHANGES = (
+    "Source",
+    "Widths and levels",
+    "Change, root mean square",
+    "Change of the mean",
+    "Largest change (1 in 1000)",
+)
+
+
+def sensitivity_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Return what changes of each source where what was stated of it is wrong, a row for each of less and more.
+
+    Args:
+        record: Of a case, whose `sources` hold `sensitivity`, see `medfuse.inferers.sensitivity`.
+    """
+    rows = []
+    for name, source in (record.get("sources") or {}).items():
+        for way, changed in (source.get("sensitivity") or {}).items():
+            cells = [number_text(changed[key]) for key in ("rms", "mean", "largest")]
+            rows.append([f"{name.upper()} [{source.get('unit', '')}]", f"20 % {way}", *cells])
+    return rows
 
 
 def estimate_cells(estimate: Mapping[str, Any]) -> list[str]:

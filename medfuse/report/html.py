@@ -16,8 +16,8 @@ from medfuse.io.modalities import title, titles
 from medfuse.regions.values import as_array
 from medfuse.report.canvas import ThreePlanes
 from medfuse.report.degradations import degradation_name
+from medfuse.report.estimates import CHANGES, estimate_cells, sensitivity_rows
 from medfuse.report.estimates import COLUMNS as ESTIMATE_COLUMNS
-from medfuse.report.estimates import estimate_cells
 from medfuse.report.findings import findings, moving_source
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
@@ -335,6 +335,9 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
     if found:
         head = ["Source", *ESTIMATE_COLUMNS]
         parts.append(table(head, found, caption="What was estimated from the images", numbers_from=len(head)))
+    if changed := sensitivity_rows(record):
+        caption = "What changes where the widths of blurs and the levels of noise are wrong by 20 %"
+        parts.append(table(CHANGES, changed, caption=caption, numbers_from=2))
     if leftover:
         text = (
             "The chi-square is the mean of the squared residual (data less degraded restoration) in units of the "
