@@ -347,19 +347,6 @@ def add_images(command: argparse.ArgumentParser) -> None:
     command.add_argument("--truth2", type=Path, help="folder of clean source 2")
 
 
-def add_estimate(command: argparse.ArgumentParser) -> None:
-    """Add what `estimate` takes."""
-    command.add_argument("image", type=Path, help="2-D image, NIfTI, or a folder or file of DICOM")
-    command.add_argument(
-        "--kind",
-        required=True,
-        choices=("anatomy", "function", "visible", "infrared"),
-        help="what it shows; anatomy: MRI; function: PET, SPECT or CT",
-    )
-    command.add_argument("--json", action="store_true", help="print JSON instead of sentences")
-    add_reading(command)
-
-
 def add_demo(command: argparse.ArgumentParser) -> None:
     """Add what `demo` takes."""
     command.add_argument("--bundle", default=DEFAULT_BUNDLE, help="another bundle: ir_vis_fusion, a rendered street")

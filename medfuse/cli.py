@@ -17,7 +17,6 @@ from medfuse.arguments import (
     add_bundle,
     add_bundle_tasks,
     add_demo,
-    add_estimate,
     add_evaluate,
     add_frames,
     add_images,
@@ -46,6 +45,7 @@ from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
 from medfuse.errors import MedfuseError, known_error
+from medfuse.estimating import add_estimate
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
 from medfuse.lists import list_changes, list_dicom, list_estimates, list_findings, list_versions

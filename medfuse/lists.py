@@ -64,10 +64,15 @@ def list_estimates(options: argparse.Namespace) -> None:
     """Print what noise and blur an image shows."""
     import json
 
-    from medfuse.pipeline import estimate_file
+    from medfuse.pipeline import estimate_file, measure_phantom, phantom_sentence
     from medfuse.report import estimate_sentence
 
-    found = estimate_file(options.image, options.kind, nonfinite=options.nonfinite, strict=options.strict)
+    reading = {"nonfinite": options.nonfinite, "strict": options.strict}
+    if options.phantom or options.second:
+        told = measure_phantom(options.image, options.phantom, second=options.second, kind=options.kind, **reading)
+        print(json.dumps({"notice": NOTICE, **told}, indent=2) if options.json else phantom_sentence(told))
+        return
+    found = estimate_file(options.image, options.kind, mri=options.mri, aligned=options.aligned, **reading)
     if options.json:
         print(json.dumps({"notice": NOTICE, "kind": options.kind, "estimates": found}, indent=2))
         return

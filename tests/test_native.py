@@ -197,3 +197,18 @@ def test_what_changes_where_what_was_stated_is_wrong_is_told_on_request(files):
     assert set(record["sources"]["mri"]["sensitivity"]) == {"less", "more"}
     page = (out / "case" / "case_report.html").read_text()
     assert "wrong by 20 %" in page
+
+
+def test_estimate_says_the_psf_with_its_mri_and_what_a_phantom_measures(folded, tmp_path, capsys):
+    mri, pet = folded
+    assert main(["estimate", str(pet), "--kind", "function", "--mri", str(mri), "--aligned"]) in (0, None)
+    said = capsys.readouterr().out
+    assert "The PSF of the image was estimated as" in said
+    assert "was stated" in said
+    assert main(["estimate", str(mri), "--kind", "anatomy"]) in (0, None)
+    assert "blur across slices of the image was estimated as 2 mm" in capsys.readouterr().out
+    assert main(["estimate", str(pet), "--kind", "function", "--phantom", "repeat", "--second", str(pet)]) in (0, None)
+    assert "standard deviation of 0 " in capsys.readouterr().out
+    assert main(["estimate", str(pet), "--kind", "function", "--phantom", "repeat"]) == 2
+    assert main(["estimate", str(mri), "--kind", "anatomy", "--mri", str(mri)]) == 2
+    assert "leave out --mri" in capsys.readouterr().err

@@ -174,4 +174,5 @@ def width_of_blur(bands: Bands, prior: Spectrum, rounding: float) -> Width:
     cumulative = cumulative / cumulative[-1]
     low, middle, high = (float(np.interp(q, cumulative, _WIDTHS)) for q in _QUANTILES)
     best = model[np.unravel_index(loss.argmin(), loss.shape)]
-    return Width(low, middle, high, float(np.abs(np.log(np.maximum(m, 1e-12) / best)).max()))
+    told = np.maximum(m, max(rounding, 1e-12))  # less than the rounding of any other image is nothing
+    return Width(low, middle, high, float(np.abs(np.log(told / best)).max()))

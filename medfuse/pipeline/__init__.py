@@ -8,7 +8,7 @@ from medfuse.pipeline.batch import BatchSummary, collect, run_batch
 from medfuse.pipeline.bundle import Fusion, export_bundle, load_fusion, require_weights, restore_network, run_bundle
 from medfuse.pipeline.case import SaveFusiond
 from medfuse.pipeline.describe import DescribeSourcesd, VerifySourcesd, require_own_results
-from medfuse.pipeline.estimate import estimate_file
+from medfuse.pipeline.estimate import estimate_file, measure_phantom, phantom_sentence
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, sha256, versions
 from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images, require_all
@@ -47,6 +47,8 @@ __all__ = [
     "fuse_images",
     "load_fusion",
     "load_workflow",
+    "measure_phantom",
+    "phantom_sentence",
     "require_all",
     "require_own_results",
     "require_weights",

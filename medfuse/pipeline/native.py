@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError
 from medfuse.inferers.sensitivity import FACTORS, changes
+from medfuse.io.dicom.reader import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
@@ -132,9 +133,9 @@ class RestoreNatived(Transform):
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
             return self._restored(result, said, said.psf_fwhm_mm, placed, registration)
-        found = _measured(values, pet, mri, refine=not placed)
+        found = bounded(_measured(values, pet, mri, refine=not placed), filter_of(pet))
         if not found.refused:
-            psf = _stated(found, grid_of(pet), grid_of(mri))
+            psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
                 result = self._restored(result, said, psf, placed, registration)
             except DegradationError as error:  # of the noise: too little tissue, or none
@@ -144,7 +145,7 @@ class RestoreNatived(Transform):
         if native is not None:
             noise = {k: v for k, v in native["noise"].items() if k != "origin"}
             stated = {"grid": "native", "psf": {"fwhm_mm": native["psf_fwhm_mm"]}, "noise": noise}
-        records = [psf_record(found, native), *([] if said.noise else [_noise_record(native)])]
+        records = [psf_record(found, native, filter_of(pet)), *([] if said.noise else [_noise_record(native)])]
         result[f"{two}_{FOUND}"] = json.dumps({"stated": stated, "estimates": records})
         return result
 
@@ -189,12 +190,29 @@ class RestoreNatived(Transform):
         return result
 
 
-def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None) -> dict[str, Any]:
+def filter_of(image: MetaTensor) -> float | None:
+    """Return the FWHM of the filter after the reconstruction, mm, where its DICOM headers name it."""
+    noted = image.meta.get(ACQUISITION)
+    found = None if noted is None else json.loads(str(noted)).get("filter_mm")
+    return None if found is None else float(found)
+
+
+def bounded(found: PsfEstimate, filter_mm: float | None) -> PsfEstimate:
+    """Return a PSF that is nowhere narrower than the filter of the reconstruction, which is a part of it."""
+    if filter_mm is None or not found.fwhm_mm:
+        return found
+    parts = ((max(v, filter_mm) for v in several) for several in (found.fwhm_mm, found.low, found.high))
+    value, low, high = (tuple(part) for part in parts)
+    return found._replace(fwhm_mm=value, low=low, high=high)
+
+
+def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None, filter_mm: float | None = None) -> dict[str, Any]:
     """Return what was found of a PSF as the record of an estimate, see `medfuse.estimation.Estimate`; values are mm.
 
     Args:
         found: What was found.
         native: What is known of the source that was restored by it; None where it was not.
+        filter_mm: FWHM of the filter that its headers name, mm.
     """
     known = bool(found.fwhm_mm)
     rests = (
@@ -202,6 +220,8 @@ def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None) -> dict[str
         f"{found.explained:.0%} of what is faster than 14 mm; in the place that was given the widths are "
         f"{_times(found.given)} mm, in the one that fits best, {found.moved_mm:.1f} mm away, {_times(found.refined)} mm"
     )
+    if filter_mm is not None:
+        rests += f"; it is at least the filter of {filter_mm:g} mm that the header names"
     return {
         "step": "psf",
         "value": list(found.fwhm_mm) if known else None,
@@ -230,11 +250,18 @@ def _noise_record(native: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def measured_psf(pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> dict[str, Any]:
+    """Return the record of the PSF of a PET **[1, X, Y, Z]** as its MRI tells it, and what would be stated of it."""
+    found = bounded(_measured(_plain(pet), pet, mri, refine=refine), filter_of(pet))
+    said = None if found.refused else {"psf_fwhm_mm": stated_psf(found, grid_of(pet), grid_of(mri))}
+    return psf_record(found, said, filter_of(pet))
+
+
 def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> PsfEstimate:
     return measure_psf(values, grid_of(pet), _plain(mri), grid_of(mri), refine=refine)
 
 
-def _stated(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
+def stated_psf(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
     """Return the PSF that is stated: a little less than what was found, and not below what the grids can hold."""
     least = narrowest_psf(pet, mri)
     return [max(_STATED * width, low) for width, low in zip(found.fwhm_mm, least, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from medfuse.report.numbers import number_text
 
-_NAMES = {"psf": "PSF"}
+_NAMES = {"psf": "PSF", "slices": "blur across slices"}
 COLUMNS = ("Step", "Estimate", "90 % interval", "Stated", "Rests on, or why not stated")
 
 CHANGES = (
@@ -61,6 +61,8 @@ def estimate_sentence(name: str, estimate: Mapping[str, Any]) -> str:
 
 
 def _quantity(estimate: Mapping[str, Any], value: Any) -> str:
+    if estimate.get("step") == "slices":
+        return f"{value:.3g} mm (FWHM)"
     if estimate.get("step") == "psf":
         return f"{_number(estimate, value)} mm (FWHM of the whole PSF along the axes of its grid)"
     if (estimate.get("stated") or {}).get("unit") == "input":

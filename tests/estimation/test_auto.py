@@ -126,6 +126,17 @@ def test_the_blur_of_a_functional_image_is_refused_and_its_noise_is_not(scene, s
     assert estimates["blur"].value is None and "line source" in estimates["blur"].refused
 
 
+def test_the_blur_of_a_float_image_without_noise_is_found_as_that_of_8_bit(scene, stored):
+    """Waves far below the rounding of 8 bit are no sign of another blur: it is stated, and as wide."""
+    blurred = gaussian_filter(scene(), 2.0, truncate=6)
+    widths = []
+    for image in (stored(blurred), blurred):
+        (blur,), _ = found(image)
+        widths.append(float(blur.sigma))
+    assert widths[1] == pytest.approx(widths[0], rel=0.05)
+    assert widths[1] == pytest.approx(2.0, rel=0.12)
+
+
 def test_bounds_hold_and_what_is_stated_stays(scene, stored):
     image = stored(degraded(scene(), blur=2.0, noise=10 / 255))
     part, _ = found(image, Degradation((GaussianBlur(2.0), Unknown("noise", 0.0, 0.02))))

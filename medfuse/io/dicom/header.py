@@ -24,6 +24,8 @@ from pydicom.filereader import read_dataset
 from medfuse.errors import DicomError
 from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
 from medfuse.io.contents import contents
+from medfuse.io.dicom.acquisition import KEYWORDS as ACQUIRED
+from medfuse.io.dicom.acquisition import Acquisition, read_acquisition
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
 from medfuse.io.dicom.ends import KEYWORDS as COUNTED
 from medfuse.io.dicom.ends import PRIVATE_TAGS as PRIVATE_COUNTS
@@ -72,7 +74,7 @@ _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN"
 _WANTED = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
     "ManufacturerModelName", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate",
-    *NUMBERS, *COUNTED, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    *NUMBERS, *COUNTED, *ACQUIRED, "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence", "NumberOfSlices",
@@ -141,6 +143,7 @@ class Header:
         study: Study Instance UID, or empty; a question mark where it is none.
         person: The patient, in digests.
         contrast: Names and values of what one MRI has in common, such as its echo time.
+        acquisition: How sharp an image can be.
         pixels: How the pixels are stored.
         planes: Where the frames lie.
         pet: What a PET says about its values.
@@ -161,6 +164,7 @@ class Header:
     study: str = ""
     person: Person = field(default_factory=Person)
     contrast: frozenset[tuple[str, float | str]] = frozenset()
+    acquisition: Acquisition = field(default_factory=Acquisition)
     pixels: PixelFormat | None = None
     planes: Planes | None = None
     pet: PetTags = field(default_factory=PetTags)
@@ -315,6 +319,7 @@ def _read(file: _Budget, path: Path) -> Header | Other:
             study=study,
             person=read_person(values),
             contrast=read_contrast(values) if modality == "MR" else frozenset(),
+            acquisition=read_acquisition(values),
             pixels=pixels,
             planes=planes,
             pet=read_pet(values, planes) if is_pet else PetTags(),

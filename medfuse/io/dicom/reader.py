@@ -25,6 +25,7 @@ from medfuse.io.units import ARBITRARY
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
+ACQUISITION = "acquisition"  # the key of what headers say of it, see `medfuse.io.dicom.acquisition`, as JSON
 DOUBTS = "doubts"  # the key of what a person must look at, see `medfuse.io.dicom.series.Series`
 _BEFORE = 3600.0  # s, for which a dynamic scan may run before the injection
 _MAX_SIDECAR = 1 << 16  # bytes
@@ -140,6 +141,8 @@ class DicomReader(ImageReader):
         }
         if series.frame_of_reference:
             meta[FRAME_OF_REFERENCE] = series.frame_of_reference
+        if acquired := series.headers[0].acquisition.record:
+            meta[ACQUISITION] = json.dumps(acquired)
         if series.doubts:
             meta[DOUBTS] = list(series.doubts)
         choice = choose_of(series, self.frames if series.modality == "PT" else None)
