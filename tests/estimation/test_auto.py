@@ -131,7 +131,7 @@ def test_the_blur_of_a_float_image_without_noise_is_found_as_that_of_8_bit(scene
     blurred = gaussian_filter(scene(), 2.0, truncate=6)
     widths = []
     for image in (stored(blurred), blurred):
-        (blur,), _ = found(image)
+        (blur,) = found(image)[0].steps
         widths.append(float(blur.sigma))
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
     assert widths[1] == pytest.approx(2.0, rel=0.12)
