@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medfuse import guide
 from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
     DEVICES,
@@ -69,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         options, taken, file = _parsed(words)
     except MedfuseError as error:  # of the defaults
-        note_error(str(error))
+        note_error(str(error), "docs/how-to/set-defaults.md")
         return 2
     if passed:
         options.passed = passed
@@ -85,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 if known is None:
                     raise
                 code, told = 2, str(known)
-                note_error(told)
+                note_error(told, guide.page(options.command, known))
     except MedfuseError as error:  # of the log
         code, told = 2, str(error)
         note_error(told)
@@ -185,6 +186,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
     info.set_defaults(run=list_versions)
 
     add_completion(commands).set_defaults(run=lambda options: print(completion_script(parser, options.shell)))
+    guide.add_pages(parser, commands.choices)
     for name in COMMANDS:
         add_defaults(commands.choices[name])
     if defaults is not None:
@@ -313,7 +315,7 @@ def _batch(options: argparse.Namespace) -> int:
     )
     tell(**asdict(summary))
     for case, message in summary.failed.items():
-        print(f"medfuse: {case} failed: {message}", file=sys.stderr)
+        print(f"medfuse: {case} failed: {message} (see {guide.page('batch')})", file=sys.stderr)
     print(
         f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed, "
         f"{len(summary.warned)} with warnings; "
