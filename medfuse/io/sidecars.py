@@ -12,7 +12,7 @@ from typing import Any
 from medfuse.errors import BundleError
 from medfuse.io.modalities import MODALITIES
 from medfuse.io.texts import read_json
-from medfuse.io.units import find_unit
+from medfuse.io.units import FILE_UNITS, find_unit
 from medfuse.schema import UNIT, checked_unit
 
 _ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -179,8 +179,8 @@ def sidecar_units(paths: Mapping[str, Any], stated: Mapping[str, Any], keys: Seq
 
 
 def _stated(value: Any, what: str) -> str:
-    """Return a unit as it is written; by its own name where its spelling, as {SUVbw}g/ml, is none for outputs."""
+    """Return a unit as it is written; by its own name where it is written as none for outputs: {SUVbw}g/ml, BQML."""
     known = find_unit(value) if isinstance(value, str) else None
-    if known is not None and (not UNIT.fullmatch(value) or not known.is_comparable):
+    if known is not None and (value in FILE_UNITS or not UNIT.fullmatch(value) or not known.is_comparable):
         return known.name
     return checked_unit(value, what)
