@@ -178,7 +178,7 @@ def replaced(bench: Bench) -> str:
 
 
 def full(bench: Bench) -> str:
-    """Let a disk be full at each page of what a case writes: with so much space, and a little more, and more."""
+    """Let a disk be full at the beginning, within and at the end of each file that a case writes."""
     place = bench.folder / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", place]
@@ -193,8 +193,13 @@ def full(bench: Bench) -> str:
 def _full(bench: Bench, place: Path) -> str:
     page, failed, done = 4096, 0, 0
     case = discover(bench.data).cases[:1]
-    need = sum(path.stat().st_size // page + 2 for path in (bench.whole / "case0").rglob("*"))
-    for free in sorted({*range(0, min(need, 48), 2), *range(48, need + 64, max((need - 48) // 24, 1)), need + 400}):
+    points, used = {0}, 0
+    files = [path for path in (bench.whole / "case0").rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda p: p.stat().st_mtime_ns):  # as they were written
+        size = -(-path.stat().st_size // page)
+        points |= {*range(used - 2, used + 4), *(used + size * part // 4 for part in (1, 2, 3))}
+        used += size
+    for free in sorted(point for point in {*points, *range(used, used + 16), used + 400} if point >= 0):
         for path in place.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         space = os.statvfs(place)
@@ -214,7 +219,8 @@ def _full(bench: Bench, place: Path) -> str:
             assert summary is None or "space left" in summary.failed["case0"], summary
             failed += 1
     assert failed and done
-    return f"a disk full at {failed} points of a case: refused in a sentence, nothing half-written; {done} had room"
+    where = f"{failed} points of the {len(files)} files of a case"
+    return f"a disk full at {where}: refused in a sentence, nothing half-written; {done} had room"
 
 
 def many(bench: Bench) -> str:
