@@ -21,6 +21,7 @@ _ADDED = ("space", "desc", "res")  # entities that a derivative adds to those of
 UNIT_KEYS = ("Units", "Unit")
 """Of BIDS, and of its drafts for PET; also read in small or capital letters."""
 _SETTLED = 3 * 10**9  # ns
+_MADE_OF: dict[Path, Path] = {}  # raw datasets, by the folder of derivatives of which somebody has told it
 NO_VALUE = (None, "", "n/a")
 """What says that nothing is known."""
 
@@ -80,8 +81,15 @@ def source_root(image: Path) -> Path | None:
     return None if root is None else _raw_root(root) or root
 
 
+def note_source(derivatives: Path, raw: Path) -> None:
+    """Note what dataset derivatives were made of: what they say themselves may be a path of another machine."""
+    _MADE_OF[derivatives.resolve()] = raw.resolve()
+
+
 def _raw_root(root: Path) -> Path | None:
     """Return the folder of the dataset that one of derivatives was made of; None for a raw one, or where it is not."""
+    if (noted := _MADE_OF.get(root.resolve())) is not None:
+        return noted
     try:
         about = read_json(root / "dataset_description.json")
         if about.get("DatasetType") != "derivative":
