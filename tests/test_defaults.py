@@ -145,7 +145,7 @@ def test_an_abbreviation_is_refused_and_loud_words_beat_a_quiet_default(pair, pl
     assert cli.main(["images", *pair, "--out", str(tmp_path / "a"), "--no-def"]) == 2
     assert "must be spelled out" in capsys.readouterr().err
     assert list(fused(pair, tmp_path / "b", "--verbose")["defaults"]["values"]) == ["steps"]
-    assert "images" in capsys.readouterr().out
+    assert "1 image," in capsys.readouterr().out
     fused(pair, tmp_path / "c")
     assert capsys.readouterr().out == ""
 
