@@ -53,7 +53,7 @@ from medfuse.lists import list_changes, list_dicom, list_estimates, list_finding
 from medfuse.origin import taken_from
 from medfuse.progress import counted
 from medfuse.psf import add_psf, with_psf
-from medfuse.region_arguments import add_compare, regions_of
+from medfuse.region_arguments import REGIONAL, add_compare, regions_of
 from medfuse.standing import add_status
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
-    for name in ("reference_region", "uncertainty"):
+    for name in REGIONAL:
         given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
     _run(options.bundle, [item], degradation, options.out, options.steps, options.device, **given)
     return None
@@ -312,8 +312,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
-        reference_region=options.reference_region,
-        uncertainty=options.uncertainty,
+        **{name: getattr(options, name) for name in REGIONAL},
         **fusing(options),
     )
     tell(**asdict(summary))
