@@ -46,6 +46,7 @@ from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
+from medfuse.early import early_start
 from medfuse.errors import MedfuseError, known_error
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
@@ -198,7 +199,9 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
 
 def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.io.places import require_apart
-    from medfuse.pipeline.sources import mask_entry, source_entries
+
+    with early_start(options):
+        from medfuse.pipeline.sources import mask_entry, source_entries
 
     degradation = with_psf(options.degradation, options.psf)
     item: dict[str, object] = {"case": options.case or "case"}
