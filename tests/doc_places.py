@@ -34,10 +34,25 @@ def write_places(folder: Path, *, infrared: bool = False, dicom: bool = False) -
         for kind in ("mri", "pet"):
             shutil.copy(folder / "INPUT" / "case_a" / f"{kind}.nii.gz", folder / f"{name}_{kind}.nii.gz")
     write_ct(folder / "INPUT" / "case_a" / "mri.nii.gz", folder / "a_ct.nii.gz")
+    write_phantoms(folder)
     write_bids(folder / "BIDS")
     write_pet_bids(folder)
     write_images(folder)
     write_training_data(folder / "DATA")
+
+
+def write_phantoms(folder: Path) -> None:
+    """Write a uniform cylinder and a line source of 4 mm voxels, and an object that was scanned twice."""
+    rng, at = np.random.default_rng(0), np.indices((44, 44, 12)) - np.reshape([21.5, 21.5, 5.5], (3, 1, 1, 1))
+    radius = np.hypot(at[0], at[1])
+    for name, image in (
+        ("cylinder", 5.0 * (radius < 20)),
+        ("line", 100 * np.exp(-0.5 * (radius / 0.7) ** 2)),
+        ("first", 800.0 * (radius < 18)),
+        ("again", 800.0 * (radius < 18)),
+    ):
+        noisy = image * (1 + 0.02 * rng.standard_normal(image.shape))
+        nib.save(nib.Nifti1Image(noisy.astype(np.float32), np.diag([4.0, 4, 4, 1])), folder / f"{name}.nii.gz")
 
 
 def write_ct(source: Path, path: Path) -> None:

@@ -54,6 +54,7 @@ class SaveFusiond(MapTransform):
         spatial_dim: int = 2,
         reference_region: str | int | None = None,
         uncertainty: str = "off",
+        sr: bool = False,
         palette: str = "OKLAB",
         blend: str | None = None,
         outputs: Sequence[Output] = OUTPUTS,
@@ -78,6 +79,7 @@ class SaveFusiond(MapTransform):
             reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
             uncertainty: `off`; `fast`, a standard deviation of each voxel, for which the data hold `std1` and `std2`;
                 or `full`, an interval of each region, too, for which they hold `draws`.
+            sr: Write the values of regions as a DICOM measurement report, too, where a source was DICOM.
             palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
             blend: How a palette other than `OKLAB` lies over the anatomy: `luma` or `alpha`.
             outputs: What to write beside the JSON sidecar.
@@ -88,7 +90,7 @@ class SaveFusiond(MapTransform):
         super().__init__(keys)
         if uncertainty not in UNCERTAINTY:
             raise BundleError(f"uncertainty must be one of {', '.join(UNCERTAINTY)}, got another; change it.")
-        self.uncertainty = uncertainty
+        self.uncertainty, self.sr = uncertainty, sr and dicom_output
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
         self.settings = settings
         self.source_keys, self.reference = source_keys, reference
@@ -174,6 +176,7 @@ class SaveFusiond(MapTransform):
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
             mask=mask_of(data, restored[0].shape),
+            sr=self.sr,
             deidentified=self.deidentified,
             before=partial(self._before, data),
             deviations=deviations,
