@@ -151,7 +151,8 @@ def phantom_sentence(found: Mapping[str, Any]) -> str:
         )
     return (
         f"The noise of one of the repeated scans has a standard deviation of {value[0]:.4g} +- {spread[0]:.2g}, at a "
-        f"mean of {found['mean']:.4g} ({found['count']} voxels); state it: noise: {{sigma: {value[0]:.4g}, unit: input}}."
+        f"mean of {found['mean']:.4g} ({found['count']} voxels); state it: "
+        f"noise: {{sigma: {value[0]:.4g}, unit: input}}."
     )
 
 
