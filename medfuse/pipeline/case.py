@@ -257,10 +257,11 @@ class SaveFusiond(MapTransform):
         noted = data.get(f"{self.source_keys[1]}_{FOUND}")
         if KNOWN not in data and noted is None:
             return self.degradation, None
-        known = json.loads(text_of(data[KNOWN])) if KNOWN in data else {"degradation": self.degradation}
+        given = self.degradation if isinstance(self.degradation, Mapping) else {}
+        known = json.loads(text_of(data[KNOWN])) if KNOWN in data else {"degradation": given}
         spec, estimates = dict(known["degradation"]), dict(known.get("estimates") or {"source1": [], "source2": []})
-        if isinstance(self.degradation, Mapping) and isinstance(self.degradation.get("source2"), Mapping):
-            spec["source2"] = dict(self.degradation["source2"])
+        if isinstance(given.get("source2"), Mapping):
+            spec["source2"] = dict(given["source2"])
         if noted is not None:
             found = json.loads(text_of(noted))
             spec["source2"], estimates["source2"] = found["stated"], found["estimates"]

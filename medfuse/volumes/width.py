@@ -37,7 +37,7 @@ _MOST = 40_000  # voxels of the PET that are looked at
 _WIDEST = 16.0  # mm
 _OUTLIER = 3.0  # robust std, from which data count less
 _BLOCK = 20.0  # mm: noise and what the model leaves out are independent from one block to the next
-_OWN = 0.22  # mm, std of what the model leaves out, over and above that
+_OWN = 0.048  # of the width, std of what the model leaves out, over and above that
 _TOO_WIDE, _UNEXPLAINED = 0.06, 0.15  # log of how much too wide a PSF seems; of what the MRI does not explain, likewise
 _SURE = 1.64  # std
 _RIDGE = 1e-6
@@ -120,11 +120,12 @@ def measure_psf(
 
 def _judged(scene: _Scene, here: _Fit, there: _Fit) -> PsfEstimate:
     given, refined = (f.variances.sqrt() * FWHM_PER_SIGMA * _right(f.explained) for f in (here, there))
-    spread = _SURE * (torch.maximum(here.std, there.std).square() + _OWN**2).sqrt()
+    spread = _SURE * (torch.maximum(here.std, there.std).square() + (_OWN * refined).square()).sqrt()
     low, high = torch.minimum(given, refined) - spread, torch.maximum(given, refined) + spread
-    value = refined
-    numbers = (tuple(v.tolist()) for v in (value, low, high, given, refined))
-    return PsfEstimate(*numbers, scene.moved(there.place), there.explained, _doubt(here, there, high - low))
+    first, second = tuple(given.tolist()), tuple(refined.tolist())
+    ends = tuple(low.tolist()), tuple(high.tolist())
+    doubt = _doubt(here, there, high - low)
+    return PsfEstimate(second, *ends, first, second, scene.moved(there.place), there.explained, doubt)
 
 
 def _right(explained: float) -> float:
@@ -224,7 +225,8 @@ class _Scene:
         """Return the variance, mm^2, that voxels of the MRI and their interpolation have along the PET's axes."""
         along = self.mri_affine[:3, :3] / self.mri_spacing
         turn = place.axes.mT @ along
-        return turn.square() @ self.mri_spacing.square() / 4
+        variance: Tensor = turn.square() @ self.mri_spacing.square() / 4
+        return variance
 
     def fit(self, variances: Tensor, place: _Place, *, moving: bool) -> _Fit:
         """Return what explains the PET best, in the place that is given or near it."""
@@ -316,7 +318,8 @@ def _solved(design: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     weighted = design * weight
     normal = (weighted @ design.mT).double()
     normal = normal + _RIDGE * torch.diag(normal.diagonal() + normal.diagonal().mean())
-    return torch.linalg.solve(normal, (weighted @ target).double()).float()
+    found: Tensor = torch.linalg.solve(normal, (weighted @ target).double())
+    return found.float()
 
 
 def _polynomials(at: Tensor, size: Sequence[float]) -> Tensor:
