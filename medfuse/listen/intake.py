@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -104,18 +105,12 @@ class Incoming(BytesIO):
 
     def write(self, data: Any, /) -> int:
         """Take a fragment in, or throw it away."""
-        if not self.problem:
-            try:
-                if self._file is None:
-                    head = self._meta()
-                    if head is None:
-                        self.problem = "must be a request to store an object"
-                        return len(data)
-                    self._file = self.path.open("wb")
-                    self._add(head)
-                self._add(data)
-            except OSError as error:
-                self.drop((error.strerror or type(error).__name__).lower())
+        try:
+            if self._file is None and not self.problem:
+                self._begin()
+            self._add(data)
+        except OSError as error:
+            self.drop((error.strerror or type(error).__name__).lower())
         return len(data)
 
     def finish(self) -> str:
@@ -140,12 +135,23 @@ class Incoming(BytesIO):
         """Remove it."""
         self.problem = self.problem or problem or "it was not finished"
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk has no room for the last bytes, either
+                self._file.close()
         self.path.unlink(missing_ok=True)
         self._room.give(self._size)
         self._size = 0
 
+    def _begin(self) -> None:
+        head = self._meta()
+        if head is None:
+            self.problem = "must be a request to store an object"
+            return
+        self._file = self.path.open("wb")
+        self._add(head)
+
     def _add(self, data: bytes) -> None:
+        if self.problem:
+            return
         if self._size + len(data) > self._room.limits.one:
             self.drop(f"must have at most {self._room.limits.one:,} bytes")
         elif problem := self._room.take(len(data)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import threading
@@ -123,6 +125,31 @@ def test_a_disk_keeps_what_must_stay_free(opened):
     receiver, study = opened(limits=Limits(free=1 << 60)), make_study(1)
     assert send(study[:2], receiver.port) == [NO_ROOM] * 2
     assert size_of(receiver) == 0
+
+
+def test_a_disk_that_is_full_to_the_last_byte_is_told(opened, monkeypatch):
+    """Neither a fragment nor the end of the file finds room; then there is some."""
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        flush = close = lambda self: self.write(b"")
+
+    receiver, study = opened(), make_study(1)
+    begin = Incoming._begin
+    monkeypatch.setattr(Incoming, "_begin", lambda self: setattr(self, "_file", Full()))
+    assert send(study[:2], receiver.port) == [NO_ROOM] * 2
+    assert incoming(receiver) == []
+    monkeypatch.setattr(Incoming, "_begin", begin)
+    assert send(study[:2], receiver.port) == [0] * 2
+    assert receiver.receiver._intake.room._taken == size_of(receiver)
+
+
+def test_a_limit_below_the_head_of_a_file_is_one_too(opened):
+    receiver, study = opened(limits=Limits(one=10)), make_study(1)
+    assert send(study[:2], receiver.port) == [NO_ROOM] * 2
+    assert incoming(receiver) == []
 
 
 def test_a_caller_that_ends_within_an_object_leaves_nothing(opened):
