@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medfuse import guide
 from medfuse.about import NOTICE, __version__
 from medfuse.arguments import (
     DEVICES,
@@ -45,6 +46,7 @@ from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
+from medfuse.early import early_start
 from medfuse.errors import MedfuseError, known_error
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
@@ -52,7 +54,7 @@ from medfuse.lists import list_changes, list_dicom, list_estimates, list_finding
 from medfuse.origin import taken_from
 from medfuse.progress import counted
 from medfuse.psf import add_psf, with_psf
-from medfuse.region_arguments import add_compare, regions_of
+from medfuse.region_arguments import REGIONAL, add_compare, regions_of
 from medfuse.standing import add_status
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         options, taken, file = _parsed(words)
     except MedfuseError as error:  # of the defaults
-        note_error(str(error))
+        note_error(str(error), "docs/how-to/set-defaults.md")
         return 2
     if passed:
         options.passed = passed
@@ -87,7 +89,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 if known is None:
                     raise
                 code, told = 2, str(known)
-                note_error(told)
+                note_error(told, guide.page(options.command, known))
     except MedfuseError as error:  # of the log
         code, told = 2, str(error)
         note_error(told)
@@ -187,6 +189,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
     info.set_defaults(run=list_versions)
 
     add_completion(commands).set_defaults(run=lambda options: print(completion_script(parser, options.shell)))
+    guide.add_pages(parser, commands.choices)
     for name in COMMANDS:
         add_defaults(commands.choices[name])
     if defaults is not None:
@@ -196,7 +199,9 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
 
 def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.io.places import require_apart
-    from medfuse.pipeline.sources import mask_entry, source_entries
+
+    with early_start(options):
+        from medfuse.pipeline.sources import mask_entry, source_entries
 
     degradation = with_psf(options.degradation, options.psf)
     item: dict[str, object] = {"case": options.case or "case"}
@@ -220,7 +225,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
-    for name in ("reference_region", "uncertainty"):
+    for name in REGIONAL:
         given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
     _run(options.bundle, [item], degradation, options.out, options.steps, options.device, **given)
     return None
@@ -310,13 +315,12 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
-        reference_region=options.reference_region,
-        uncertainty=options.uncertainty,
+        **{name: getattr(options, name) for name in REGIONAL},
         **fusing(options),
     )
     tell(**asdict(summary))
     for case, message in summary.failed.items():
-        print(f"medfuse: {case} failed: {message}", file=sys.stderr)
+        print(f"medfuse: {case} failed: {message} (see {guide.page('batch')})", file=sys.stderr)
     print(
         f"{len(summary.fused)} fused, {len(summary.skipped)} done before, {len(summary.failed)} failed, "
         f"{len(summary.warned)} with warnings; "
