@@ -94,11 +94,12 @@ class Incoming(BytesIO):
     Attributes:
         path: The file.
         problem: Why it is not kept; empty where it is.
+        wasted: Bytes that came nevertheless.
     """
 
     def __init__(self, queue: Queue, room: Room, meta: Callable[[], bytes | None]) -> None:
         super().__init__()
-        self.path, self.problem = queue.new_file(), ""
+        self.path, self.problem, self.wasted = queue.new_file(), "", 0
         self._room, self._meta, self._size = room, meta, 0
         self._digest = hashlib.sha256()
         self._file: Any = None
@@ -151,8 +152,8 @@ class Incoming(BytesIO):
 
     def _add(self, data: bytes) -> None:
         if self.problem:
-            return
-        if self._size + len(data) > self._room.limits.one:
+            self.wasted += len(data)
+        elif self._size + len(data) > self._room.limits.one:
             self.drop(f"must have at most {self._room.limits.one:,} bytes")
         elif problem := self._room.take(len(data)):
             self.drop(problem)
@@ -194,7 +195,8 @@ class Intake:
             assoc.dimse.message = message
         values = (item.presentation_data_value for item in event.pdu.presentation_data_value_items)
         self._commands[key] += sum(len(value) for value in values if value and value[0] & 1)
-        if self._commands[key] > _COMMAND or assoc.dimse.msg_queue.qsize() > _AHEAD:
+        endless = self._commands[key] > _COMMAND or self._open[key][-1].wasted > self.room.limits.one
+        if endless or assoc.dimse.msg_queue.qsize() > _AHEAD:
             assoc.abort(block=False)
 
     def taken(self, event: Any) -> Incoming:

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 import tracemalloc
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
@@ -207,6 +208,19 @@ def test_a_command_without_end_is_left(opened):
             break
     until(lambda: not link.is_established, 20)
     assert incoming(receiver) == []
+
+
+def test_an_object_without_end_is_left(opened):
+    receiver, (dataset, *_) = opened(limits=Limits(one=100_000)), make_study(1)
+    link = open_link(receiver.port, larger(dataset, 1_000_000))
+    line = link.dul.socket.socket
+    with suppress(OSError):
+        for part in fragments(dataset)[:-1]:
+            line.sendall(part)
+    until(lambda: not link.is_established, 20)
+    until(lambda: not receiver.receiver._entity.active_associations, 10)
+    assert incoming(receiver) == []
+    assert send([make_study(1)[1]], receiver.port) == [0]
 
 
 def test_a_caller_that_waits_for_no_answer_is_left(opened, monkeypatch):
