@@ -27,7 +27,9 @@ def draw(history: list[dict[str, Any]]) -> str:
     scale = (_WIDTH - _TEXT - 60) / most
     for k, (record, rows) in enumerate(groups):
         colour = _COLOURS[k % len(_COLOURS)]
-        title = f"medfuse {record['version']} against {record['against']}" + (", equal network" if record["equal"] else "")
+        title = f"medfuse {record['version']} against {record['against']}" + (
+            ", equal network" if record["equal"] else ""
+        )
         lines.append(f'<text x="8" y="{y + 13}" font-weight="bold">{escape(title)}, {record["date"]}</text>')
         y += _ROW
         for row in rows:
