@@ -9,6 +9,7 @@ from typing import Any
 
 HISTORY = Path(__file__).with_name("speed.json")
 PICTURE = Path(__file__).parents[1] / "images" / "speed.svg"
+_MOST = 4.0  # times as long a bar as that of 1
 _ROW, _TEXT, _WIDTH, _TOP = 19, 400, 880, 30
 _COLOURS = ("#0b6e99", "#b5651d", "#4b7d3c", "#7a4b94")  # told apart by people who see few colours, and by the text
 
@@ -23,7 +24,7 @@ def draw(history: list[dict[str, Any]]) -> str:
         last[record["against"], record["equal"]] = record | {"rows": kept + record["rows"]}
     lines, y = [], _TOP
     groups = [(record, [row for row in record["rows"] if "ratio" in row]) for record in last.values()]
-    most = max((row["ratio"] for _, rows in groups for row in rows), default=1.0)
+    most = min(_MOST, max((row["ratio"] for _, rows in groups for row in rows), default=1.0))
     scale = (_WIDTH - _TEXT - 60) / most
     for k, (record, rows) in enumerate(groups):
         colour = _COLOURS[k % len(_COLOURS)]
@@ -33,7 +34,7 @@ def draw(history: list[dict[str, Any]]) -> str:
         lines.append(f'<text x="8" y="{y + 13}" font-weight="bold">{escape(title)}, {record["date"]}</text>')
         y += _ROW
         for row in rows:
-            length = max(row["ratio"] * scale, 1)
+            length = max(min(row["ratio"], most) * scale, 1)  # its number tells what is longer
             lines.append(f'<text x="{_TEXT - 8}" y="{y + 13}" text-anchor="end">{escape(row["name"])}</text>')
             lines.append(f'<rect x="{_TEXT}" y="{y + 3}" width="{length:.1f}" height="12" fill="{colour}"/>')
             lines.append(f'<text x="{_TEXT + length + 6:.1f}" y="{y + 13}">{row["ratio"]:.2f}</text>')
