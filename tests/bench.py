@@ -1,17 +1,23 @@
-"""Benchmark: time per slice beside two plain counterparts in the same run, and a whole brain through the bundle.
+"""Benchmark: time per slice beside plain counterparts and the floor in the same run, and a whole brain.
 
-    python tests/bench.py [--repeats 5] [--json FILE]
-    python tests/bench.py --against FOLDER [--equal] [--json FILE]
+    python tests/bench.py [--rounds 7] [--only slices|brain] [--json FILE] [--append]
+    python tests/bench.py --against FOLDER [--equal] [--rounds 7] [--only slices|large|brain] [--json FILE] [--append]
 
-A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. Each is the best of
-several runs, all of them taken in turn, so that a slow moment of the machine hits every row alike.
+A benchmark, not a test: it asserts nothing and its figures belong to the machine that it prints. All that is compared
+runs in turn, so that a slow moment of the machine hits every row alike; a ratio is the median of those of the rounds.
+With `--append` the ratios go into docs/reference/speed.json, with machine and versions, and the picture of all of them
+is drawn anew.
+
+The floor is what no program with this network and these operations can beat here: the multiplications and additions of
+the network over the most of them a second that a convolution or a product of matrices was measured to do.
 
 With `--against` it is this version beside another one, a checkout in FOLDER, such as `git archive VERSION | tar x -C
 FOLDER` makes. Both run in turn, on the same images, in processes of their own that load nothing else of the project.
-The ratio is the median of seven rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
-that of the processor, so that what else the machine does counts little. Each version runs as it is shipped; with
-`--equal` this one runs the network of 0.1, with its weights and the rule `predicted`, and is not asked how far the data
-are explained, as versions before 0.2 do: what is left between the two is code.
+The ratio is the median of the rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
+that of the processor, so that what else the machine does counts little. Each version runs as it is shipped, with its
+own number of steps; with `--equal` both take three, and this one runs the network of 0.1, with its weights and the rule
+`predicted`, and is not asked how far the data are explained, as versions before 0.2 do: what is left between the two is
+code.
 """
 
 from __future__ import annotations
@@ -26,7 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +44,7 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medfuse.about import __version__
 from medfuse.bundles import bundle_dir, load_spec
 from medfuse.pipeline import load_fusion
 
@@ -45,8 +53,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("none", "noise", "blur", "composite")
 ROUNDS = 7
 WEIGHTS = ROOT / "tests" / "data" / "weights.pt"  # of 0.1
-CALLS = {1: 5, 8: 1}
-"""How often each version is called in a round, for each size of a batch: about as long for both."""
+CALLS = {1: 5}
+"""How often each version is called in a round, for a size of a batch where it is not once: about as long for all."""
+HISTORY = ROOT / "docs" / "reference" / "speed.json"
 
 WORKER = """
 import sys, time, torch, medfuse
@@ -60,13 +69,14 @@ if sys.argv[1:]:
     fusion.inferer.agreement = False
 else:
     fusion = load_fusion(device="cpu")
-images = torch.rand(8, 2, 256, 256, generator=torch.Generator().manual_seed(0))
 print(medfuse.__file__, flush=True)
 for line in sys.stdin:
-    preset, batch = line.split()
+    preset, batch, size, steps = line.split()
+    shape = int(batch), 2, int(size), int(size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         start = time.process_time()
-        fusion(images[: int(batch)], degradation=preset, steps=3)
+        fusion(images, degradation=preset, steps=int(steps) or None)
         print(time.process_time() - start, flush=True)
 """
 BRAIN = (182, 218, 182)
@@ -129,44 +139,97 @@ def plain_cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
 
 
+def ffdnet() -> nn.Module:
+    """FFDNet's layers for one grey image: 15 convolutions of 64 channels at half resolution, 485 k parameters."""
+    layers: list[nn.Module] = [nn.Conv2d(5, 64, 3, padding=1), nn.ReLU()]
+    for _ in range(13):
+        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(64, 4, 3, padding=1), nn.PixelShuffle(2))
+
+
+def denoised_and_averaged(networks: Sequence[nn.Module], pair: Tensor) -> Tensor:
+    """Denoise each source by a network of its own, with a map of the noise beside it, and average."""
+    total = torch.zeros(())
+    for i, network in enumerate(networks):
+        folded = nn.functional.pixel_unshuffle(pair[:, i : i + 1], 2)
+        level = torch.full_like(folded[:, :1], 0.05)
+        total = total + 0.5 * network(torch.cat([folded, level], 1))
+    return total
+
+
 def three_steps(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Run a network three times."""
     return [network(x) for _ in range(3)]
 
 
-def slices(repeats: int) -> list[dict[str, object]]:
-    """Time every contender on batches of 1 and 8."""
-    fusion = load_fusion(device="cpu")
-    unet, cnn = PlainUNet().eval(), plain_cnn().eval()
+def seconds(call: Callable[[], object]) -> float:
+    """Return the time of the processor that a call takes."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def peak_operations(dtype: torch.dtype) -> float:
+    """Return the most multiplications and additions a second, of the processor's time, that were measured."""
+    rates = []
+    conv = nn.Conv2d(128, 128, 3, padding=1).to(dtype=dtype, memory_format=torch.channels_last)
+    image = torch.rand(1, 128, 128, 128).to(dtype=dtype, memory_format=torch.channels_last)
+    matrix = torch.rand(1024, 1024).to(dtype)
+    for _ in range(4):
+        rates.append(2 * 1024**3 / seconds(lambda: matrix @ matrix))
+        rates.append(2 * 9 * 128 * 128 * image[0, 0].numel() / seconds(lambda: conv(image)))
+    return max(rates)
+
+
+def operations(network: nn.Module, size: int) -> float:
+    """Return the multiplications and additions of the network for one image."""
     counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), counter:
-        unet(torch.zeros(1, 3, SIZE, SIZE))
-    size = sum(p.numel() for p in unet.parameters()) / 1e6
-    print(f"plain U-Net: {size:.1f} M parameters, {counter.get_total_flops() / 2e9:.0f} G multiply-adds per step")
-    print(f"medfuse: {sum(p.numel() for p in fusion.network.parameters()) / 1e6:.2f} M parameters\n")
-    rows = []
+    condition = torch.zeros(1, 25)
+    with counter:
+        network(torch.zeros(1, 12, size, size), condition)
+    return float(counter.get_total_flops())
+
+
+def slices(rounds: int) -> list[dict[str, object]]:
+    """Time this version beside every counterpart on batches of 1 and 8, and tell how far it is from the floor."""
+    fusion = load_fusion(device="cpu")
+    unet, cnn, two = PlainUNet().eval(), plain_cnn().eval(), [ffdnet().eval() for _ in range(2)]
+    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    with torch.inference_mode():
+        floor = operations(fusion.network, SIZE) / peak_operations(torch.bfloat16 if bf16 else torch.float32) * 1e3
+    print(f"medfuse: {sum(p.numel() for p in fusion.network.parameters()) / 1e6:.2f} M parameters")
+    print(f"floor of a step at {SIZE} x {SIZE}: {floor:.1f} ms/slice\n")
+    rows: list[dict[str, object]] = []
     for batch in (1, 8):
         pair, triple = torch.rand(batch, 2, SIZE, SIZE), torch.rand(batch, 3, SIZE, SIZE)
-        contenders: dict[str, Callable[[], object]] = {}
-        for preset in PRESETS:
-            for steps in (1, 3):
-                name = f"medfuse, {preset}, T = {steps}"
-                contenders[name] = partial(fusion, pair, degradation=preset, steps=steps)
-        contenders["plain U-Net, three steps, float32"] = partial(three_steps, unet, triple)
-        contenders["plain CNN of 7 layers, float32"] = partial(cnn, pair)
-        best = dict.fromkeys(contenders, float("inf"))
+        ours = {preset: partial(fusion, pair, degradation=preset) for preset in PRESETS}
+        others: dict[str, Callable[[], object]] = {
+            "FFDNet's layers, both sources averaged": partial(denoised_and_averaged, two, pair),
+            "plain CNN of 7 layers": partial(cnn, pair),
+            "plain U-Net, three steps": partial(three_steps, unet, triple),
+        }
+        times: dict[str, list[float]] = {name: [] for name in (*ours, *others)}
         with torch.inference_mode():
-            for _ in range(repeats):
-                for name, call in contenders.items():
-                    start = time.perf_counter()
+            for name, call in (ours | others).items():  # what is made once is made
+                if name in ours:
                     call()
-                    best[name] = min(best[name], (time.perf_counter() - start) / batch * 1e3)
-        u, c = best["plain U-Net, three steps, float32"], best["plain CNN of 7 layers, float32"]
-        print(f"batch {batch:<2}{'':36}ms/slice   against U-Net   against CNN")
-        for name, ms in best.items():
-            print(f"  {name:<36}{ms:10.1f}{u / ms:15.1f}{c / ms:14.2f}")
-            rows.append({"batch": batch, "name": name, "ms_per_slice": ms, "times_unet": u / ms, "times_cnn": c / ms})
-        print()
+            for _ in range(rounds):
+                for name, call in (ours | others).items():
+                    times[name].append(seconds(call) / batch * 1e3)
+        print(f"batch {batch}, float32 counterparts{'':18}ms/slice   " + "   ".join(ours))
+        for name in times:
+            print(f"  {name:<46}{statistics.median(times[name]):8.1f}", end="")
+            for preset in ours if name in others else ():
+                ratio = statistics.median(b / a for a, b in zip(times[preset], times[name], strict=True))
+                print(f"{ratio:8.2f}", end="")
+                rows.append({"name": f"{name}, {preset}, batch {batch}", "ratio": round(ratio, 3), "rounds": rounds})
+            print()
+        for preset in ours:
+            ratio = statistics.median(times[preset]) / floor
+            rows.append(
+                {"name": f"times the floor, {preset}, batch {batch}", "ratio": round(ratio, 3), "rounds": rounds}
+            )
+            print(f"  {preset}: {ratio:.2f} times the floor")
     return rows
 
 
@@ -183,9 +246,9 @@ class Version:
         if folder.resolve() not in package.parents:
             raise SystemExit(f"the version of {folder} must be in medfuse/ there, got {package}; give a checkout.")
 
-    def seconds(self, preset: str, batch: int) -> float:
-        """Fuse a batch in three steps; return the time of the processor."""
-        self._process.stdin.write(f"{preset} {batch}\n")
+    def seconds(self, preset: str, batch: int, size: int, steps: int) -> float:
+        """Fuse a batch; return the time of the processor. 0 steps: the version's own number."""
+        self._process.stdin.write(f"{preset} {batch} {size} {steps}\n")
         self._process.stdin.flush()
         return float(self._answer())
 
@@ -201,43 +264,59 @@ class Version:
         return line.strip()
 
 
-def against(folder: Path, equal: bool) -> list[dict[str, object]]:
+def compared(folder: Path, rounds: int, *, equal: bool, large: bool) -> list[dict[str, object]]:
     """Time this version beside another one, in turn."""
+    if large:
+        asked = [("composite", 1, 1024, 0), ("composite", 1, 1536, 0)]
+    else:
+        asked = [(preset, batch, SIZE, 3 if equal else 0) for batch in (1, 8) for preset in PRESETS]
+        asked += [] if equal else [(preset, 1, SIZE, 1) for preset in PRESETS]
     here, there = Version(ROOT, *[WEIGHTS] * equal), Version(folder)
     rows = []
-    print(f"{'three steps, 256 x 256':<26}batch  this, s  that, s   ratio   95 % interval   load")
-    for batch, calls in CALLS.items():
-        for preset in PRESETS:
-            here.seconds(preset, batch), there.seconds(preset, batch)  # what is made once is made
-            ratios, times = [], []
-            for k in range(ROUNDS):
-                pair = {here: 0.0, there: 0.0}
-                for i in range(calls):
-                    for version in (here, there) if (k + i) % 2 == 0 else (there, here):
-                        pair[version] += version.seconds(preset, batch) / calls
-                times.append(tuple(pair.values()))
-                ratios.append(pair[here] / pair[there])
-            logs = [math.log(ratio) for ratio in ratios]
-            half = student.ppf(0.975, ROUNDS - 1) * statistics.stdev(logs) / math.sqrt(ROUNDS)
-            low, high = (math.exp(statistics.mean(logs) + sign * half) for sign in (-1, 1))
-            this, that = (statistics.median(column) for column in zip(*times, strict=True))
-            ratio, load = statistics.median(ratios), os.getloadavg()[0]
-            print(
-                f"{preset:<26}{batch:>5}{this:9.3f}{that:9.3f}{ratio:8.3f}   {low:.3f} to {high:.3f}{load:7.1f}",
-                flush=True,
-            )
-            rows.append({"preset": preset, "batch": batch, "ratio": ratio, "interval": (low, high), "load": load})
+    print(f"{'':<36}this, s  that, s  that/this   95 % interval   load")
+    for preset, batch, size, steps in asked:
+        calls = CALLS.get(batch, 1) if size == SIZE else 1
+        for version in (here, there) if size == SIZE else ():
+            version.seconds(preset, batch, size, steps)  # what is made once is made
+        ratios, times = [], []
+        for k in range(rounds):
+            pair = {here: 0.0, there: 0.0}
+            for i in range(calls):
+                for version in (here, there) if (k + i) % 2 == 0 else (there, here):
+                    pair[version] += version.seconds(preset, batch, size, steps) / calls
+            times.append(tuple(pair.values()))
+            ratios.append(pair[there] / pair[here])
+        ratio, (low, high) = statistics.median(ratios), interval(ratios)
+        this, that = (statistics.median(column) for column in zip(*times, strict=True))
+        name = f"{preset}, {size} x {size}, batch {batch}" + (f", T = {steps}" if steps else "")
+        load = os.getloadavg()[0]
+        print(f"{name:<36}{this:7.3f}{that:9.3f}{ratio:11.3f}   {low:.3f} to {high:.3f}{load:7.1f}", flush=True)
+        rows.append(
+            {"name": name, "ratio": round(ratio, 3), "interval": [round(low, 3), round(high, 3)], "rounds": rounds}
+        )
     here.close()
     there.close()
     return rows
 
 
-def brain() -> dict[str, float]:
-    """Time a whole misaligned brain through the bundle's own command, and its peak memory."""
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of logarithms; of one ratio, no more than itself is known."""
+    if len(ratios) < 2:
+        return ratios[0], ratios[0]
+    logs = [math.log(ratio) for ratio in ratios]
+    half = student.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(statistics.mean(logs) - half), math.exp(statistics.mean(logs) + half)
+
+
+def brain(folders: Sequence[Path]) -> list[dict[str, object]]:
+    """Fuse a whole misaligned brain by `medfuse fuse` of each checkout at once; time of the processor, peak memory."""
     source = bundle_dir("pet_mri_fusion") / "demo" / "brain_phantom"
-    with tempfile.TemporaryDirectory() as folder:
-        case = Path(folder) / "data" / "brain"
-        case.mkdir(parents=True)
+    script = (
+        "import resource, sys; from medfuse.cli import main; code = main(sys.argv[1:]);\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF); print('USED', used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    )
+    with tempfile.TemporaryDirectory() as place:
+        paths = {}
         for name, shape in (("mri", BRAIN), ("pet", None)):
             image = nib.load(source / f"{name}.nii.gz")
             if shape is not None:
@@ -245,43 +324,88 @@ def brain() -> dict[str, float]:
                 index = np.ix_(*[(np.arange(n) / z).astype(int) for n, z in zip(shape, zoom, strict=True)])
                 affine = image.affine @ np.diag([*(1 / zoom), 1.0])
                 image = nib.Nifti1Image(np.asarray(image.dataobj, np.float32)[index], affine)
-            nib.save(image, case / f"{name}.nii.gz")
-        script = (
-            "import resource, runpy, sys; sys.argv = ['monai.bundle', *sys.argv[1:]];\n"
-            "try: runpy.run_module('monai.bundle', run_name='__main__')\n"
-            "finally: print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        root = bundle_dir("pet_mri_fusion")
-        command = [sys.executable, "-c", script, "run", "inference", "--config_file", f"{root}/configs/inference.json"]
-        command += ["--bundle_root", str(root), "--dataset_dir", f"{folder}/data", "--output_dir", f"{folder}/out"]
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds = time.perf_counter() - start
-    peak = float(done.stdout.rsplit("PEAK", 1)[1]) / 2**20
-    print(f"whole brain {BRAIN}, registration and outputs included: {seconds:.1f} s, peak memory {peak:.2f} GiB")
-    return {"seconds": seconds, "peak_gib": peak}
+            paths[name] = f"{place}/{name}.nii.gz"
+            nib.save(image, paths[name])
+        running = []
+        for k, folder in enumerate(folders):  # side by side, so that what else the machine does slows both
+            command = [sys.executable, "-c", script, "fuse", "--mri", paths["mri"], "--pet", paths["pet"]]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+            running.append(
+                subprocess.Popen(
+                    [*command, "--out", f"{place}/{k}"],
+                    cwd=folder,
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+        told = [process.communicate()[0].rsplit("USED", 1)[1].split() for process in running]
+    used, peaks = [float(t[0]) for t in told], [float(t[1]) / 2**20 for t in told]
+    for folder, time_, peak in zip(("this", "that"), used, peaks, strict=False):
+        print(f"whole brain {BRAIN}, {folder}: {time_:.1f} s of the processor, peak memory {peak:.2f} GiB")
+    row: dict[str, object] = {"name": "whole brain 182 x 218 x 182, all outputs", "peak_gib": round(peaks[0], 2)}
+    return (
+        [row | {"ratio": round(used[1] / used[0], 3), "rounds": 1}] if len(used) > 1 else [row | {"seconds": used[0]}]
+    )
+
+
+def append(record: dict[str, object]) -> None:
+    """Put a record at the end of the history, and draw it."""
+    known = json.loads(HISTORY.read_text()) if HISTORY.is_file() else []
+    HISTORY.write_text(json.dumps([*known, record], indent=1) + "\n")
+    subprocess.run([sys.executable, str(HISTORY.with_name("draw_speed.py"))], check=True)
+
+
+def machine() -> str:
+    """Return what the figures hold for: the processor, threads, torch, and whether it multiplies bfloat16."""
+    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    threads = torch.get_num_threads()
+    kind = names[0] if names else platform.machine()
+    return f"{kind}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, bfloat16 {bf16}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
 
 
 def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version")
+    parser.add_argument("--name", default="another version", help="what that version is called in the history")
     parser.add_argument("--equal", action="store_true", help="with the network and the rule of 0.1")
+    parser.add_argument("--only", choices=("slices", "large", "brain"), help="a part")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--append", action="store_true", help="add the ratios to the history of the docs")
     options = parser.parse_args()
     load_spec("none")
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16 {bf16}"
-    print(f"machine: {machine}\n")
+    print(f"machine: {machine()}\n")
     if options.equal and not options.against:
         parser.error("--equal must go with --against; name a checkout of another version.")
-    if options.against:
-        record = {"machine": machine, "equal": options.equal, "against": against(options.against, options.equal)}
-    else:
-        record = {"machine": machine, "slices": slices(options.repeats), "brain": brain()}
+    rows: list[dict[str, object]] = []
+    parts = ("slices", "large", "brain") if options.only is None else (options.only,)
+    for part in parts:
+        if part == "brain":
+            rows += brain([ROOT, *([options.against] if options.against else [])])
+        elif options.against:
+            rows += compared(options.against, options.rounds, equal=options.equal, large=part == "large")
+        elif part == "slices":
+            rows += slices(options.rounds)
+    record: dict[str, object] = {
+        "date": date.today().isoformat(),
+        "version": __version__,
+        "against": options.name if options.against else "counterparts",
+        "equal": options.equal,
+        "machine": machine(),
+        "rows": rows,
+    }
     if options.json:
         options.json.write_text(json.dumps(record, indent=2))
+    if options.append:
+        append(record)
 
 
 if __name__ == "__main__":

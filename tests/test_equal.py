@@ -17,6 +17,8 @@ three. Freeze anew, after a difference that is wanted, with `python tests/test_e
 - The slices of a volume go one by one on a CPU, so that no result depends on their number at a time: sums round
   otherwise, by 2e-7 of full range, 3e-6 of the weight.
 - Both bundles are frozen as they are shipped in 0.2, beside all that was.
+- Axes of 129 to 256 samples are transformed by halves of the basis. That moved the image in windows alone, by at most
+  7e-7 of full range, 2e-6 of the weight.
 """
 
 from __future__ import annotations

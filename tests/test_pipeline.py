@@ -97,3 +97,12 @@ def test_the_record_tells_whether_conjugate_gradients_have_converged(rounds, sol
     assert record["sources"]["pet"]["solve_converged"] is None  # nothing was stated of it
     told = [w for w in record["warnings"] if "conjugate gradients stopped at their limit" in w]
     assert len(told) == (not solved)
+
+
+def test_the_denoiser_is_compiled_where_that_is_asked_for(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *args, **options: compiled.append(self))
+    fusion = load_fusion(device="cpu", compiled=True)
+    assert compiled == [fusion.network.denoiser]
+    load_fusion(device="cpu")
+    assert len(compiled) == 1

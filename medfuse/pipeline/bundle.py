@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -92,7 +92,11 @@ class Fusion:
 
 
 def load_fusion(
-    bundle: str = DEFAULT_BUNDLE, *, device: str | torch.device = "auto", fusion_rule: str | None = None
+    bundle: str = DEFAULT_BUNDLE,
+    *,
+    device: str | torch.device = "auto",
+    fusion_rule: str | None = None,
+    compiled: bool = False,
 ) -> Fusion:
     """Load a bundle's network with its weights, and its inferer.
 
@@ -100,6 +104,8 @@ def load_fusion(
         bundle: Name or folder of a bundle.
         device: Where to compute, see `medfuse.devices.pick_device`.
         fusion_rule: How the fused image comes of the sources, see `medfuse.fusion.rule`; None: as the bundle says.
+        compiled: Compile the denoiser by `torch.compile` as it is first called, anew for each kind of shape: for many
+            images on a GPU. It needs a compiler; results differ by rounding.
 
     Raises:
         BundleError: There is no such bundle or device, it has no weights, or its inferer is of another kind.
@@ -112,6 +118,8 @@ def load_fusion(
     if fusion_rule is not None:
         set_values(parser, {"fusion_rule": fusion_rule})
     network, weights = load_network(parser)
+    if compiled:
+        cast(FusionModel, network).denoiser.compile()  # in place: its reach, and the parts beside it, stay
     inferer = parser.get_parsed_content("inferer")
     if not isinstance(inferer, FusionInferer):
         raise BundleError(f"the inferer of a bundle must be a FusionInferer, got {type(inferer).__name__}; change it.")

@@ -108,10 +108,12 @@ def _figures(
             squares += np.bincount(where, some**2, count)
             np.maximum.at(highest, where, values.ravel()[inside])
             if means is not None and sphere is not None:
-                for row in np.unique(where):
-                    own_places = inside[where == row]
-                    place = own_places[means.ravel()[own_places].argmax()]
-                    peak[row] = max(peak[row], _mean_about(volume, place, planes, sphere))
+                seen, best = means.ravel()[inside], np.full(count, -np.inf, np.float32)
+                np.maximum.at(best, where, seen)
+                (tops,) = np.nonzero(seen == best[where])
+                rows, first = np.unique(where[tops], return_index=True)
+                for row, place in zip(rows, inside[tops[first]], strict=True):
+                    peak[row] = max(peak[row], _mean_about(volume, int(place), planes, sphere))
         if means is not None and sphere is not None:
             peak[0] = max(peak[0], _mean_about(volume, int(means.argmax()), planes, sphere))
     mean = total / voxels

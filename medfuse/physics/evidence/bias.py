@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +42,18 @@ class StoredNoise:
         """Return `E[y] - s` for a noiseless signal s, **[B, C, *data]**."""
         mean = self._mean(signal)
         stored = clipped_mean(mean, self.std)
-        if not bool(self.cut.all()):
+        all_cut, any_end = self._ends
+        if not all_cut:
             stored = torch.where(self.cut, stored, mean)
-        saturated = self.end.isfinite()
-        if bool(saturated.any()):
+        if any_end:
+            saturated = self.end.isfinite()
             stored -= clipped_mean(mean - torch.where(saturated, self.end, 0.0), self.std) * saturated
         return stored.sub_(signal).mul_(self.known)
+
+    @cached_property
+    def _ends(self) -> tuple[bool, bool]:
+        """Whether all samples were cut at 0, and any above: asked once, for a device stands still to tell."""
+        return bool(self.cut.all()), bool(self.end.isfinite().any())
 
     def share(self, signal: Tensor) -> Tensor:
         """Return the mean variance of the data over that of the noise as stated, **[B]**, for a noiseless signal.

@@ -12,6 +12,8 @@ from medfuse.physics.operators.blur import GaussianBlur
 
 _WINDOW = 2.0  # std, px, of the window in which a residual is settled in place
 _NEIGHBOURHOOD = 2.0  # std, px, of the neighbourhood over which the power of local means is looked at
+_WINDOW_OF, _SQUARED = GaussianBlur(_WINDOW), GaussianBlur(_WINDOW / math.sqrt(2))
+_AROUND = GaussianBlur(_NEIGHBOURHOOD)
 _ROUNDS = 3  # of settling in place: each takes a part of what the one before has left
 
 
@@ -40,14 +42,13 @@ def settled_in_place(model: SourceModel, x: Tensor, deviations: float) -> Tensor
     if not noises or not all(after.is_identity for _, after in noises) or tuple(model.y.shape[2:]) != model.spatial:
         return x
     variance = model.sigma().square()
-    window, narrower = GaussianBlur(_WINDOW), GaussianBlur(_WINDOW / math.sqrt(2))
-    noise = narrower.forward(variance) / (2 * math.sqrt(math.pi) * _WINDOW) ** (x.ndim - 2)
+    noise = _SQUARED.forward(variance) / (2 * math.sqrt(math.pi) * _WINDOW) ** (x.ndim - 2)
     noise = noise.clamp_min(torch.finfo(noise.dtype).tiny)
-    around, least = GaussianBlur(_NEIGHBOURHOOD), max(deviations**2, torch.finfo(noise.dtype).tiny)
+    least = max(deviations**2, torch.finfo(noise.dtype).tiny)
     share = None
     for _ in range(_ROUNDS):
-        mean = window.forward(model.pixels(model.residual(x)))
+        mean = _WINDOW_OF.forward(model.pixels(model.residual(x)))
         if share is None:
-            share = (around.forward(mean.square() / noise) / least - 1).clamp(0, 1)
+            share = (_AROUND.forward(mean.square() / noise) / least - 1).clamp(0, 1)
         x = x + model.placed(mean * share)
     return x

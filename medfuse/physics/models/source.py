@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError
 from medfuse.physics.degradation import Degradation, sigma_map
-from medfuse.physics.models.conjugate_gradients import Solution, inner
+from medfuse.physics.models.conjugate_gradients import Solution, inner, none_left
 from medfuse.physics.operators.base import LinearOperator
 from medfuse.physics.operators.blur import GaussianBlur
 from medfuse.physics.replication import lift, replicate
@@ -253,7 +253,7 @@ class SourceModel(ABC):
                 ru = self.covariance(u)
                 chi2 = _mean(u, ru)
                 open_ = chi2 > allowed * (1 + 1e-4)
-                if not bool(open_.any()):
+                if none_left(open_):
                     break
                 slope = -2.0 * _mean(ru, self.solve(variance, self.gram(u)).x)
                 step = -2.0 * chi2 / slope.clamp_max(-torch.finfo(r.dtype).tiny) * ((chi2 / allowed).sqrt() - 1.0)
