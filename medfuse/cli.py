@@ -50,7 +50,7 @@ from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
 from medfuse.lists import list_changes, list_dicom, list_estimates, list_findings, list_versions
 from medfuse.origin import taken_from
-from medfuse.psf import add_psf, with_psf
+from medfuse.psf import add_psf, is_native, with_psf
 from medfuse.region_arguments import add_compare, regions_of
 
 if TYPE_CHECKING:
@@ -214,7 +214,8 @@ def _fuse(options: argparse.Namespace) -> int | None:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
     if options.dry_run:
-        return say_plan([item], options.out, source_keys(options.bundle), options.steps)
+        keys, native = source_keys(options.bundle), is_native(degradation)
+        return say_plan([item], options.out, keys, options.steps, native=native)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
@@ -295,7 +296,8 @@ def _batch(options: argparse.Namespace) -> int:
     layout, cases, part = _cases(options)
     cases = completed(cases, options)
     if options.dry_run:
-        return say_plan(cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
+        native = is_native(with_psf(options.degradation, options.psf))
+        return say_plan(cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1), native=native)
     summary = run_batch(
         cases,
         options.out,

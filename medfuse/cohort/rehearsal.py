@@ -19,6 +19,8 @@ def say_plan(
     keys: Sequence[str],
     steps: int | None,
     shard: tuple[int, int] = (1, 1),
+    *,
+    native: bool = False,
 ) -> int:
     """Print a line for each case that would be fused, and one for all, and return the exit code.
 
@@ -28,9 +30,12 @@ def say_plan(
         keys: Of the sources.
         steps: Number of reverse steps; None: the bundle's.
         shard: I and N: only each N-th case from the I-th on, by sorted ids.
+        native: Whether source 2 is restored on its scanner's own grid.
     """
     number, count = shard
-    rows = [_row(item, out, keys, steps or _STEPS) for item in sorted(cases, key=lambda i: str(i["case"]))]
+    rows = [
+        _row(item, out, keys, steps or _STEPS, native=native) for item in sorted(cases, key=lambda i: str(i["case"]))
+    ]
     rows = rows[number - 1 :: count]
     for row in rows:
         if "problem" in row:
@@ -63,7 +68,7 @@ def say_pairs(source1: Path | None, source2: Path | None, manifest: Path | None)
     return 0
 
 
-def _row(item: Mapping[str, Any], out: Path, keys: Sequence[str], steps: int) -> dict[str, Any]:
+def _row(item: Mapping[str, Any], out: Path, keys: Sequence[str], steps: int, *, native: bool) -> dict[str, Any]:
     case = str(item["case"])
     if "problem" in item:
         return {"case": case, "problem": str(item["problem"])}
@@ -71,7 +76,7 @@ def _row(item: Mapping[str, Any], out: Path, keys: Sequence[str], steps: int) ->
     return {
         "case": case,
         "megavoxels": sizes,
-        "seconds": expected_seconds(max(sizes.values()), steps),
+        "seconds": expected_seconds(max(sizes.values()), steps, native=sum(sizes.values()) if native else 0.0),
         "memory_mib": expected_memory(sizes.values()),
         "has_results": any(out.glob(f"**/{case}_done.json")) or (out / case / f"{case}.json").is_file(),
     }

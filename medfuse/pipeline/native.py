@@ -136,6 +136,7 @@ def described(found: RestoredVolume) -> dict[str, Any]:
 def _noise(noise: ScannerNoise, origin: str) -> dict[str, Any]:
     """Return noise as a specification says it, and whence it is known."""
     said = {"kind": noise.kind, "sigma": noise.sigma, "unit": "input", "fwhm_mm": list(noise.fwhm_mm)}
+    said |= {"growth": noise.growth} if noise.kind == "poisson" else {}
     return said | {"origin": origin}
 
 

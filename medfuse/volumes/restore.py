@@ -286,7 +286,7 @@ def _floor(model: VolumeModel, x: Tensor) -> float:
     signal = model.observe(x)
     top = float(signal.max())
     air = (signal < _AIR * top) & model.inside
-    lowest = model.noise.sigma * math.sqrt(_AIR * top)
+    lowest = float(model.noise.std(torch.tensor(_AIR * top)))
     if int(air.sum()) < 100:
         return lowest
     squares = (model.y - signal)[air].square()

@@ -63,6 +63,7 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
         known = {name: values for name, values in found.items() if name != "truth"}
         parts += [
             f"## {100 * float(texture):.0f} % of texture\n",
+            f"{truth['n']} heads.\n",
             _table(known, _FIGURES),
             _LESIONS,
             _table(known, [f"contrast {kind} {r} mm, %" for kind in ("hot", "cold") for r in _RADII], short=True),
@@ -71,12 +72,10 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
             _DATA_SAID.format(truth=_cell(truth, 2)),
             _table(known, _DATA),
         ]
-    wrong = results["wrong"]
-    names = list(next(iter(wrong.values())))
-    parts += [
-        _WRONG,
-        table(("told", *names), ((case, *(f"{v[name]:.3f}" for name in names)) for case, v in wrong.items())),
-    ]
+    if wrong := results["wrong"]:
+        names = list(next(iter(wrong.values())))
+        said = ((case, *(f"{v[name]:.3f}" for name in names)) for case, v in wrong.items())
+        parts += [_WRONG, table(("told", *names), said)]
     if peers is not None:
         parts += ["## From other packages\n", peers["how"] + "\n", *_others(peers)]
     return "\n".join(parts).rstrip() + "\n"
@@ -96,12 +95,16 @@ def _table(methods: Mapping[str, Any], names: Any, *, short: bool = False) -> st
     shown = [n.removesuffix(" mm, %").removeprefix("contrast ").replace(" MRI-only", "") if short else n for n in names]
     digits = 0 if short else 2
     rows = (
-        (method, *(_cell(values[n], 1 if "%" in n and not short else digits) for n in names))
+        (method, *(_cell(values.get(n), 1 if "%" in n and not short else digits) for n in names))
         for method, values in methods.items()
     )
     return table(("method", *shown), rows)
 
 
-def _cell(figure: Mapping[str, Any], digits: int) -> str:
+def _cell(figure: Mapping[str, Any] | None, digits: int) -> str:
+    if figure is None:
+        return ""
+    if figure["interval"] is None:
+        return f"{figure['mean']:.{digits}f}"
     low, high = figure["interval"]
     return f"{figure['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
