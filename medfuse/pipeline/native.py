@@ -100,6 +100,7 @@ class RestoreNatived(Transform):
             said.noise,
             refine=not placed,
             guide=bool(registration.get("accepted", True)),
+            name=title(two),
         )
         if found.guided and found.alignment is not None and found.alignment.moved_mm > 0:
             matrix = found.alignment.transform.numpy()
