@@ -166,7 +166,8 @@ def restore_volume(
     notes = []
     if outside > 0:
         notes.append(
-            f"{outside:.1%} of the {name}'s voxels reach out of the MRI's field of view and had no say in the restoration"
+            f"{outside:.1%} of the {name}'s voxels reach out of the MRI's field of view and had no say in the "
+            "restoration"
         )
     noise = measure_noise(operator, pet / unit).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
@@ -329,8 +330,8 @@ def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float, name:
     if left < _EXPLAINED * usual:
         return []
     return [
-        f"the MRI explains the {name} hardly better than the same MRI {_AWAY * 3**0.5:.0f} mm away would, so it did not "
-        "guide the restoration; check the registration"
+        f"the MRI explains the {name} hardly better than the same MRI {_AWAY * 3**0.5:.0f} mm away would, so it did "
+        "not guide the restoration; check the registration"
     ]
 
 
@@ -348,6 +349,7 @@ def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str
     if abs(alignment.psf_share - 1) > spread:
         widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
         found.append(
-            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was stated"
+            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
+            "stated"
         )
     return found
