@@ -185,7 +185,8 @@ def _taper(tissue: Tensor) -> Tensor:
 
 
 def _power(values: Tensor) -> Tensor:
-    return torch.fft.rfftn(values).abs().square()
+    smooth: Tensor = torch.fft.rfftn(values).abs().square()
+    return smooth
 
 
 def _smooth(power: Tensor) -> Tensor:
