@@ -221,7 +221,7 @@ def _fuse(options: argparse.Namespace) -> int | None:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
     if options.dry_run:
-        return say_plan("", [item], options.out, source_keys(options.bundle), options.steps)
+        return say_plan("", [item], options.out, source_keys(options.bundle), options.steps, spec=degradation)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
@@ -295,7 +295,8 @@ def _batch(options: argparse.Namespace) -> int:
     layout, cases, part = _cases(options)
     cases = completed(cases, options)
     if options.dry_run:
-        return say_plan(layout, cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
+        keys, spec = source_keys(options.bundle), with_psf(options.degradation, options.psf)
+        return say_plan(layout, cases, options.out, keys, options.steps, part or (1, 1), spec=spec)
     summary = run_batch(
         cases,
         options.out,

@@ -52,3 +52,9 @@ def with_psf(spec: Mapping[str, Any] | None, fwhm_mm: list[float] | None) -> dic
         )
     named = {key: value for key, value in said.items() if key not in ("name", "description")}
     return {"version": 1, "source1": [], **named, "source2": {"grid": "native", "psf": {"fwhm_mm": fwhm_mm}}}
+
+
+def is_native(spec: Mapping[str, Any] | None) -> bool:
+    """Return whether a specification says that source 2 is on its scanner's own grid."""
+    steps = spec.get("source2") if spec is not None else None
+    return isinstance(steps, Mapping) and "grid" in steps

@@ -83,6 +83,16 @@ def test_python_takes_the_same_specification(files):
     assert abs(restored - 1) < 0.4 * abs(given - 1)
 
 
+def test_a_dry_run_counts_the_restoration(files, tmp_path, capsys):
+    given = ["fuse", "--mri", str(files["mri"]), "--pet", str(files["pet"]), "--out", str(tmp_path), "--dry-run"]
+    seconds = []
+    for more in ([], ["--psf", "6"]):
+        assert main([*given, *more, "--json"]) == 0
+        seconds.append(json.loads(capsys.readouterr().out)["seconds"])
+    voxels = (40**3 + 20**3) / 1e6
+    assert seconds[1] - seconds[0] == pytest.approx(21 * voxels)
+
+
 def test_what_is_fused_is_the_restored_source():
     one, two, three = (torch.full((1, 2, 2, 2), float(v)) for v in (1, 2, 3))
     pair = PairSourcesd(("mri", "pet"))

@@ -10,6 +10,7 @@ from medfuse.cohort.plan import home_of, sizes_of
 from medfuse.cohort.sizes import expected_memory, expected_seconds
 from medfuse.console import tell
 from medfuse.progress import counted
+from medfuse.psf import is_native
 
 _STEPS = 1  # where the command names none
 
@@ -21,6 +22,8 @@ def say_plan(
     keys: Sequence[str],
     steps: int | None,
     shard: tuple[int, int] = (1, 1),
+    *,
+    spec: Mapping[str, Any] | None = None,
 ) -> int:
     """Print a line for each case that would be fused, and one for all, and return the exit code.
 
@@ -31,10 +34,11 @@ def say_plan(
         keys: Of the sources.
         steps: Number of reverse steps; None: the bundle's.
         shard: I and N: only each N-th case from the I-th on, by sorted ids.
+        spec: Degradation; with `grid: native` the restoration on the scanner's own grid counts.
     """
-    number, count = shard
+    number, count, native = *shard, is_native(spec)
     rows = [
-        _row(item, home_of(layout, out, str(item["case"])), keys, steps or _STEPS)
+        _row(item, home_of(layout, out, str(item["case"])), keys, steps or _STEPS, native=native)
         for item in sorted(cases, key=lambda i: str(i["case"]))
     ]
     rows = rows[number - 1 :: count]
@@ -68,7 +72,7 @@ def say_pairs(source1: Path | None, source2: Path | None, manifest: Path | None)
     return 0
 
 
-def _row(item: Mapping[str, Any], home: Path, keys: Sequence[str], steps: int) -> dict[str, Any]:
+def _row(item: Mapping[str, Any], home: Path, keys: Sequence[str], steps: int, *, native: bool) -> dict[str, Any]:
     case = str(item["case"])
     if "problem" in item:
         return {"case": case, "problem": str(item["problem"])}
@@ -76,7 +80,7 @@ def _row(item: Mapping[str, Any], home: Path, keys: Sequence[str], steps: int) -
     return {
         "case": case,
         "megavoxels": sizes,
-        "seconds": expected_seconds(max(sizes.values()), steps),
+        "seconds": expected_seconds(max(sizes.values()), steps, native=sum(sizes.values()) if native else 0.0),
         "memory_mib": expected_memory(sizes.values()),
         "has_results": any((home / f"{case}{suffix}.json").is_file() for suffix in ("", "_done")),
     }

@@ -16,6 +16,7 @@ _BYTES = 2  # of a voxel in DICOM, as a rule
 
 # Fitted to runs of the default bundle on one core of a server CPU; a plan over a folder with results goes by those.
 _SECONDS, _SECONDS_VOXELS, _SECONDS_STEP = 1.0, 3.0, 2.0  # of a case; of 1e6 voxels of it, without a step; for a step
+_SECONDS_NATIVE = 21.0  # of 1e6 voxels of both sources, restored on the scanner's own grid
 _MEMORY, _MEMORY_VOXELS = 1200, 400  # MiB of the libraries and the network; of 1e6 voxels of a case
 
 
@@ -34,14 +35,15 @@ def megavoxels(path: str | Path) -> float:
         return 0.0
 
 
-def expected_seconds(voxels: float, steps: int) -> float:
+def expected_seconds(voxels: float, steps: int, *, native: float = 0.0) -> float:
     """Return about how long a case takes on one core.
 
     Args:
         voxels: Of the grid that everything is brought to, in 1e6.
         steps: Reverse steps.
+        native: Voxels of both sources, in 1e6, where source 2 is restored on its scanner's own grid; else 0.
     """
-    return _SECONDS + voxels * (_SECONDS_VOXELS + _SECONDS_STEP * steps)
+    return _SECONDS + voxels * (_SECONDS_VOXELS + _SECONDS_STEP * steps) + native * _SECONDS_NATIVE
 
 
 def expected_memory(voxels: Iterable[float]) -> int:

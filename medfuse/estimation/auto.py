@@ -191,8 +191,8 @@ def _source(
 
 
 _SHARED = (
-    "the noise of a PET is shared by neighbours and grows with the uptake, and the model of a slice knows white noise "
-    "alone; interpolated to a finer grid, 1 to 9 % of its standard deviation is seen"
+    "the noise of a reconstructed volume is shared by neighbours and may grow with its values, and the model of a "
+    "slice knows white noise alone; interpolated to a finer grid, 1 to 9 % of its standard deviation is seen"
 )
 
 

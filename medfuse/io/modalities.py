@@ -65,7 +65,10 @@ _ROWS = (
         bids_folder="pet", bids_suffix="pet", bids_space="PET", synonyms=("suv",),
     ),
     Modality("ct", "CT", dicom="CT", unit="HU"),
-    Modality("spect", "SPECT", dicom="NM", has_uptake=True),
+    Modality(
+        "spect", "SPECT", dicom="NM", has_uptake=True,
+        bids_folder="spect", bids_suffix="spect", bids_space="SPECT",  # no datatype of BIDS 1.10, but what is in use
+    ),
     Modality("visible", "visible image", is_measured=False, is_volume=False),
     Modality("infrared", "infrared image", "an", is_measured=False, is_volume=False),
 )  # fmt: skip

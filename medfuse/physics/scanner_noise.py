@@ -3,9 +3,11 @@
     n = S K w,    w white, K a Gaussian of FWHM `fwhm_mm`, its rows of unit norm, S the std of each voxel
 
     gaussian      S^2 = sigma^2
-    poisson       S^2 = max(sigma^2 signal, floor^2)
+    poisson       S = max(sigma signal^growth, floor),    growth = 1/2, or what a reconstruction has made of it
 
-In the unit of the data; `sigma` of Poisson-like noise is the std at a signal of one unit, `floor` that of the air.
+In the unit of the data; `sigma` of Poisson-like noise is the std at a signal of one unit, `floor` that of the air. With
+iterations of EM the std grows up to in proportion to the signal (Barrett, Wilson and Tsui, Phys. Med. Biol. 39 (1994)
+833).
 """
 
 from __future__ import annotations
@@ -38,12 +40,14 @@ class ScannerNoise:
         fwhm_mm: Full width at half maximum of the Gaussian that white noise went through, along each axis of the
             volume, mm, **[3]**; zeros for white noise.
         floor: Std below which it never falls, that of the air; of `poisson` alone.
+        growth: Power of the signal with which the std grows, above 0 and at most 1; of `poisson` alone.
     """
 
     sigma: float
     kind: str = "gaussian"
     fwhm_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     floor: float = 0.0
+    growth: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse what is no noise.
@@ -65,6 +69,10 @@ class ScannerNoise:
             )
         if not 0 <= self.floor < math.inf:
             raise DegradationError(f"the floor of noise must be finite and not negative, got {self.floor}.")
+        if not 0 < self.growth <= 1:
+            raise DegradationError(
+                f"`growth` of noise must be above 0 and at most 1, got {self.growth}; 0.5 is that of counts."
+            )
         object.__setattr__(self, "fwhm_mm", widths)
 
     @property
@@ -76,11 +84,11 @@ class ScannerNoise:
         """Return the std of the noise of a noiseless signal, of its shape."""
         if self.kind == "gaussian":
             return torch.full_like(signal, self.sigma)
-        return (signal * self.sigma**2).clamp_min(self.floor**2).sqrt()
+        return (self.sigma * signal.clamp_min(0.0) ** self.growth).clamp_min(self.floor)
 
     def scaled(self, unit: float) -> ScannerNoise:
         """Return the same noise of data that are divided by `unit`."""
-        sigma = self.sigma / (unit if self.kind == "gaussian" else math.sqrt(unit))
+        sigma = self.sigma / (unit if self.kind == "gaussian" else unit ** (1 - self.growth))
         return replace(self, sigma=sigma, floor=self.floor / unit)
 
     def sample(self, signal: Tensor, spacing: Sequence[float], generator: torch.Generator) -> Tensor:

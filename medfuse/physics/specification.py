@@ -138,8 +138,9 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
 
     Args:
         values: As above. `psf` is `auto` where it is left out. `sigma` of Poisson-like noise is the std where the
-            signal is one unit: of the file with `unit: input`, of full range with `unit: fraction`, the default.
-            `fwhm_mm` of the noise is 0, white, by default; one number stands for all three axes.
+            signal is one unit: of the file with `unit: input`, of full range with `unit: fraction`, the default, and
+            `growth` the power of the signal with which it grows, 0.5 by default. `fwhm_mm` of the noise is 0, white, by
+            default; one number stands for all three axes.
         source: Its name, for errors.
         scale: Full range of the source in its unit; needed for `unit: fraction`.
 
@@ -158,12 +159,17 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     psf = None if given["psf"] == AUTO else _psf(dict(given["psf"]), context)
     if given["noise"] in (None, AUTO):
         return NativeSource(psf, None)
-    noise = _take(dict(given["noise"]), "noise", context, kind="gaussian", sigma=..., unit="fraction", fwhm_mm=0.0)
+    stated = {"kind": "gaussian", "sigma": ..., "unit": "fraction", "fwhm_mm": 0.0, "growth": None}
+    noise = _take(dict(given["noise"]), "noise", context, **stated)
     if noise["unit"] not in ("fraction", "input"):
         raise DegradationError(
             f"`unit` of the noise of `{source}` must be `fraction` or `input`, got {_short(noise['unit'])}."
         )
-    found = ScannerNoise(_number(noise["sigma"], "sigma", context), noise["kind"], _per_axis(noise["fwhm_mm"], context))
+    if noise["growth"] is not None and noise["kind"] != "poisson":
+        raise DegradationError(f"`growth` of the noise of `{source}` must come with `kind: poisson`; leave it out.")
+    growth = 0.5 if noise["growth"] is None else _number(noise["growth"], "growth", context)
+    sigma, widths = _number(noise["sigma"], "sigma", context), _per_axis(noise["fwhm_mm"], context)
+    found = ScannerNoise(sigma, noise["kind"], widths, growth=growth)
     if noise["unit"] == "input":
         return NativeSource(psf, found)
     if scale is None or not 0 < scale < math.inf:

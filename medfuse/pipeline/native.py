@@ -160,11 +160,11 @@ class RestoreNatived(Transform):
         one, two = self.source_keys
         mri, pet = result[one], result[two]
         values = _plain(pet)
-        guide = bool(registration.get("accepted", True))
+        guide, name = bool(registration.get("accepted", True)), title(two)
 
         def restored(widths: Sequence[float], noise: ScannerNoise | None) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            return restore_volume(values, *grids, None, widths, noise, refine=not placed, guide=guide)
+            return restore_volume(values, *grids, None, widths, noise, refine=not placed, guide=guide, name=name)
 
         found = restored(psf, said.noise)
         if self.sensitivity:
@@ -290,6 +290,7 @@ def described(found: RestoredVolume) -> dict[str, Any]:
 def _noise(noise: ScannerNoise, origin: str) -> dict[str, Any]:
     """Return noise as a specification says it, and whence it is known."""
     said = {"kind": noise.kind, "sigma": noise.sigma, "unit": "input", "fwhm_mm": list(noise.fwhm_mm)}
+    said |= {"growth": noise.growth} if noise.kind == "poisson" else {}
     return said | {"origin": origin}
 
 

@@ -1,13 +1,20 @@
 """The noise of a volume, measured from what an estimate of its data alone leaves of them.
 
-The residual of ten Landweber steps holds little of the image, which the PSF keeps to low waves, and most of the noise.
-What the steps take of noise is seen on draws that are added to the data: correlation of neighbours and variance of
-their residual are known for kernels of several widths, and those of the data lie between.
+The residual of ten Landweber steps holds little but noise in the waves that hardly pass the PSF. What the steps leave
+of a wave is seen on a draw of noise that is added to the data. Whittle's likelihood then finds the spectrum of the
+noise:
+
+    E |F w r / s|^2 = T (|F w|^2 * sigma^2 N + c H^2 / k^4)
+
+`r` the residual, `s` the level of the noise, `w` a taper over the tissue, `T` what the steps leave, `*` convolution,
+`N` the spectrum of noise whose correlation falls as `rho^(h^2)` with the distance of h voxels, `H` the PSF's transfer,
+and `1 / k^4` the power of an image of edges at the wave `k`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +26,17 @@ from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise, coloured
 from medfuse.volumes.proposals import landweber
 
-_WIDTHS = (0.0, 1.0, 1.6, 2.4)  # FWHM of kernels that are tried, voxels
-_STEPS = 10
-_TISSUE, _FEWEST = 0.1, 500  # of the highest signal; voxels of it
-_GROUPS, _GROWS = 6, 0.25  # by signal; power of it with which the std grows, from which noise is Poisson-like
+_STEPS, _ROUNDS = 10, 20
+_FAINT, _TISSUE, _FEWEST = 0.02, 0.3, 500  # share of the highest signal, and of the median of what is above; voxels
+_LEFT = 0.4  # share of a wave's noise that the steps leave, from which it counts
+_FAINTEST = 0.01  # of the noise's largest power
+_STEP = 1e-3  # of finite differences
+_GROUPS, _QUIET, _LOUDER = 10, 0.003, 1.5  # by signal, from this share of the highest; std over that of the air
+_REGRESSIONS = 15
+_GROWS, _CLEAR = 0.15, 0.12  # power of the signal with which the std grows that is 0, and how near it must be to 1/2
 _CLIPPED = 4.0  # robust std
+_MOST = 0.94  # correlation of neighbours: a kernel of 4.7 voxels
+_LEAST, _COLOURED = 0.08, 0.3  # below which it is none, and above which white noise is no model of it
 
 
 def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
@@ -33,85 +46,197 @@ def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
         DegradationError: Less than 500 voxels of tissue, or no noise.
     """
     inside = operator.inside.to(y.device)
-    generator = torch.Generator().manual_seed(0)
     x, step = landweber(operator, y[None], _STEPS)
     signal = operator.forward(x[:, None])[0, 0].clamp_min(0)
     residual = (y - signal) * inside
-    tissue = inside & (signal > _TISSUE * torch.quantile(signal[inside][::5], 0.99))
+    top = float(torch.quantile(signal[inside][::5], 0.99))
+    active = inside & (signal > _FAINT * top)
+    tissue = active & (signal > _TISSUE * signal[active].median())
     if int(tissue.sum()) < _FEWEST:
         raise DegradationError(
             "The noise on the source's own grid must be stated where too little tissue is there to measure it, got "
             f"{int(tissue.sum())} voxels; in place of --psf write `grid: native`, `psf` and "
             "`noise: {sigma: ..., unit: input}` into a degradation."
         )
-    grows = _growth(residual, signal, tissue) >= _GROWS
-    level = signal.clamp_min(1e-6 * float(signal.max())).sqrt() if grows else torch.ones_like(signal)
-    left = _clipped(residual / level * tissue, tissue)
-    rough = float(left[tissue].square().mean().sqrt())
+    rough = float(residual[tissue].square().mean().sqrt())
     if not rough > 0:
         raise DegradationError("The noise must be stated where the volume shows none, got 0; add `noise` to it.")
+    taper, generator = _taper(tissue), torch.Generator().manual_seed(0)
 
-    def remains(widths: tuple[float, ...]) -> Tensor:
-        sigmas = [w / FWHM_PER_SIGMA for w in widths]
-        draw = rough * level * coloured(y.shape, sigmas, generator).to(y) * inside
+    def kept(draw: Tensor) -> Tensor:
         other = landweber(operator, (y + draw)[None], _STEPS, step=step)[0]
-        after = (y + draw - operator.forward(other[:, None])[0, 0]) * inside
-        return (after - residual) / level * tissue
+        after = (y + draw - operator.forward(other[:, None])[0, 0]) * inside - residual
+        return _smooth(_power(after * taper)) / _smooth(_power(draw * taper)).clamp_min(1e-30)
 
-    seen = _roughness(left, tissue)
-    known = [_roughness(remains((w,) * 3), tissue) for w in _WIDTHS]
-    found = [_between([k[axis] for k in known], seen[axis]) for axis in range(3)]
-    share = float(remains((found[0], found[1], found[2]))[tissue].square().mean()) / rough**2
-    sigma = rough / math.sqrt(max(share, 1e-3))
-    x_mm, y_mm, z_mm = (w * s for w, s in zip(found, operator.range.spacing, strict=True))
-    return ScannerNoise(sigma, "poisson" if grows else "gaussian", (x_mm, y_mm, z_mm))
+    left = kept(rough * coloured(y.shape, (0.0, 0.0, 0.0), generator).to(y) * inside)
+    growth = _growth(residual, signal / top, inside, left.clamp(0, 1))
+    level = signal.clamp_min(1e-3 * float(signal.max())) ** growth
+    seen, image = _power(_clipped(residual / level * tissue, tissue) * taper), _image(operator)
+    sigma, neighbours = _fitted(seen, left, image, taper)
+    if max(neighbours) > _COLOURED:  # of a wave where the draw hardly has power, its others tell what is left
+        kernel = [_width(rho) / FWHM_PER_SIGMA for rho in neighbours]
+        left = kept(sigma * level * coloured(y.shape, kernel, generator).to(y) * inside)
+        sigma, neighbours = _fitted(seen, left, image, taper)
+    widths = [_width(rho) * s for rho, s in zip(neighbours, operator.range.spacing, strict=True)]
+    kernel_mm = (widths[0], widths[1], widths[2])
+    return (
+        ScannerNoise(sigma, "poisson", kernel_mm, growth=growth)
+        if growth
+        else ScannerNoise(sigma, "gaussian", kernel_mm)
+    )
 
 
-def _growth(residual: Tensor, signal: Tensor, tissue: Tensor) -> float:
-    """Return the power of the signal with which the robust std of the residual grows."""
-    at, off = signal[tissue], residual[tissue]
-    groups = torch.argsort(at).tensor_split(_GROUPS)
-    levels = torch.stack([at[g].median() for g in groups]).double().log()
-    stds = torch.stack([off[g].abs().median() for g in groups]).double().clamp_min(1e-30).log()
-    levels = levels - levels.mean()
-    spread = float(levels.square().sum())
-    return float((levels * stds).sum()) / spread if spread > 1e-3 else 0.0
+def _fitted(seen: Tensor, left: Tensor, image: Tensor, taper: Tensor) -> tuple[float, list[float]]:
+    """Return the std of the noise, and its correlation between neighbours along each axis, of highest likelihood.
+
+    Fisher's scoring in `log sigma^2`, the correlations and `c`; the last four stay above 0.
+
+    Args:
+        seen: Power of the tapered residual.
+        left: What the steps leave of each wave.
+        image: Power of an image as the scanner sees it, up to a factor.
+        taper: **[*data]**.
+    """
+    seen, left, image = (v.cpu().double() for v in (seen, left, image))
+    correlation = torch.fft.irfftn(_power(taper), s=taper.shape).cpu().double()
+    strong = left > _LEFT
+    variance = float((seen / left / _expected(correlation, [0.0] * 3))[strong].mean())
+    at, share = [0.1, 0.1, 0.1], 0.0
+    image = image / image[strong].mean() * variance * float(correlation.max())
+    for _ in range(_ROUNDS):
+        power = _expected(correlation, at)
+        kept = strong & (power > _FAINTEST * power.max())
+        noise = variance * power
+        slopes = [variance * (_expected(correlation, _more(at, d)) - power) / _STEP for d in range(3)]
+        whole = (noise + share * image)[kept]
+        design = torch.stack([v[kept] / whole for v in (noise, *slopes, image)])
+        step = _bounded(design, (seen / left)[kept] / whole - 1, [-1.0, *(-v for v in at), -share])
+        variance *= math.exp(min(step[0], 1.0))
+        at = [min(v + min(b, 0.1), _MOST) for v, b in zip(at, step[1:4], strict=True)]
+        share += step[4]
+    return math.sqrt(variance), at
+
+
+def _more(correlations: list[float], axis: int) -> list[float]:
+    return [v + _STEP * (d == axis) for d, v in enumerate(correlations)]
+
+
+def _bounded(design: Tensor, residual: Tensor, least: list[float]) -> list[float]:
+    """Return the least-squares fit of a residual **[N]** by rows **[K, N]**, no coefficient below its least."""
+    scale = design.square().mean(1).sqrt().clamp_min(1e-30)
+    rows = design / scale[:, None]
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    free = torch.ones(len(rows), dtype=torch.bool)
+    low = torch.tensor(least, dtype=torch.float64) * scale
+    while True:
+        part = rows[free]
+        normal = part @ part.mT + 1e-9 * len(residual) * torch.eye(len(part), dtype=torch.float64)
+        found[free] = torch.linalg.solve(normal, part @ (residual - found[~free] @ rows[~free]))
+        under = free & (found < low)
+        if not bool(under.any()):
+            return (found / scale).tolist()
+        found[under] = low[under]
+        free &= ~under
+
+
+def _expected(correlation: Tensor, neighbours: list[float]) -> Tensor:
+    """Return the expected power of tapered noise of unit variance, from the correlation of the taper with itself.
+
+    Noise through a Gaussian kernel is correlated by `rho^(h^2)` at a lag of h voxels, rho that of neighbours.
+    """
+    c = correlation
+    for axis, rho in enumerate(neighbours):
+        lag = torch.fft.fftfreq(c.shape[axis], 1 / c.shape[axis])
+        c = c * (rho ** lag.square()).to(c).reshape([-1 if k == axis else 1 for k in range(3)])
+    power: Tensor = torch.fft.rfftn(c).real.clamp_min(1e-9 * float(c.max()))
+    return power
+
+
+def _image(operator: ScannerSampling) -> Tensor:
+    """Return the power of an image of edges, `|k|^-4`, as the PSF leaves it, up to a factor."""
+    shape, power, square = operator.range.shape, torch.ones(()), torch.zeros(())
+    for axis, (width, spacing) in enumerate(zip(operator.fwhm_mm, operator.range.spacing, strict=True)):
+        frequencies = torch.fft.rfftfreq if axis == 2 else torch.fft.fftfreq
+        k = (2 * math.pi * frequencies(shape[axis]) / spacing).reshape([-1 if d == axis else 1 for d in range(3)])
+        power = power * torch.exp(-(k * width / FWHM_PER_SIGMA).square())
+        square = square + k.square()
+    return power / square.clamp_min(1e-6).square()
+
+
+def _width(rho: float) -> float:
+    """Return the FWHM, voxels, of the Gaussian kernel, sampled at voxels, that correlates neighbours so."""
+    if rho < _LEAST:
+        return 0.0
+    at = torch.arange(-20, 21, dtype=torch.float64)
+    low, high = 0.2, 3.0  # std, voxels
+    for _ in range(30):
+        middle = (low + high) / 2
+        kernel = torch.exp(-0.5 * (at / middle).square())
+        narrow = float((kernel[1:] * kernel[:-1]).sum() / kernel.square().sum()) < rho
+        low, high = (middle, high) if narrow else (low, middle)
+    return FWHM_PER_SIGMA * low
+
+
+def _taper(tissue: Tensor) -> Tensor:
+    """Return a soft mask within the tissue."""
+    core = 1 - F.max_pool3d(F.pad(1 - tissue.float()[None, None], [1] * 6, value=1.0), 3, 1)
+    core = core if float(core.sum()) > _FEWEST / 4 else tissue.float()[None, None]
+    return F.avg_pool3d(core, 3, 1, 1)[0, 0]
+
+
+def _power(values: Tensor) -> Tensor:
+    smooth: Tensor = torch.fft.rfftn(values).abs().square()
+    return smooth
+
+
+def _smooth(power: Tensor) -> Tensor:
+    """Return a mean over neighbouring waves."""
+    return F.avg_pool3d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+
+
+def _growth(residual: Tensor, signal: Tensor, inside: Tensor, left: Tensor) -> float:
+    """Return the power of the signal with which the std of the residual grows, 0..1, in waves that hold noise alone.
+
+    Robust std of groups of voxels, of equal width in the logarithm of the signal, are compared with those of a draw in
+    the same waves, which blur both alike. Groups that are hardly louder than the air have no say.
+
+    Args:
+        residual: **[*data]**.
+        signal: **[*data]**, of the highest.
+        inside: Voxels that count.
+        left: What the steps leave of each wave, 0..1.
+    """
+    draw = torch.randn(signal.shape, generator=torch.Generator().manual_seed(1)).to(signal)
+    index = torch.full(signal.shape, -1)
+    span = (signal.clamp_min(1e-6) / _QUIET).log() / -math.log(_QUIET)
+    index[inside] = (span[inside] * _GROUPS).floor().long().clamp(-1, _GROUPS - 1)
+    groups = [k for k in range(_GROUPS) if int((index == k).sum()) >= _FEWEST / 10]
+
+    def stds(values: Tensor, weight: Tensor, of: Sequence[int]) -> Tensor:
+        fine = torch.fft.irfftn(torch.fft.rfftn(values) * weight, s=values.shape).double().abs()
+        return torch.stack([fine[index == k].median() for k in of]).clamp_min(1e-30).log()
+
+    passed = left.square()  # smooth, so that it blurs little
+    if int((index == -1).sum()) >= _FEWEST / 10:
+        air = stds(residual, passed, [-1])
+        groups = [k for k, v in zip(groups, stds(residual, passed, groups), strict=True) if v > air + math.log(_LOUDER)]
+    if len(groups) < 2:
+        return 0.0
+    seen = stds(residual, passed, groups)
+    levels = torch.stack([signal[index == k].double().log().median() for k in groups])
+    weights = torch.stack([(index == k).double().sum() for k in groups])
+    weights = weights / weights.sum()
+    levels = levels - (weights * levels).sum()
+    power = 0.5
+    for _ in range(_REGRESSIONS):
+        off = seen - stds(draw * signal.clamp_min(1e-6) ** power, passed * left.sqrt(), groups)
+        power += float((weights * levels * off).sum() / (weights * levels.square()).sum().clamp_min(1e-9))
+        power = min(max(power, 0.0), 1.0)
+    if power < _GROWS:
+        return 0.0
+    return 0.5 if abs(power - 0.5) < _CLEAR else power
 
 
 def _clipped(values: Tensor, where: Tensor) -> Tensor:
     most = _CLIPPED * float(values[where].abs().median()) / 0.6745
     return values.clamp(-most, most) if most > 0 else values
-
-
-def _roughness(values: Tensor, where: Tensor) -> list[float]:
-    """Return what tells the width of the kernel along each axis, and falls as it grows.
-
-    The logarithm of the power of differences along all three axes, less that along the two others: where two or three
-    axes are rough at once, little of the image is left.
-    """
-    whole = F.max_pool3d(1.0 - where.float()[None, None], 5, 1, 2)[0, 0] < 0.5
-    whole[:2], whole[-2:], whole[:, :2], whole[:, -2:], whole[..., :2], whole[..., -2:] = [False] * 6
-    sharp = [_fourth(values, axis) for axis in range(3)]
-    three = _power(_fourth(_fourth(sharp[0], 1), 2), whole)
-    others = [_fourth(sharp[1], 2), _fourth(sharp[0], 2), _fourth(sharp[0], 1)]
-    return [three - _power(v, whole) for v in others]
-
-
-def _fourth(values: Tensor, axis: int) -> Tensor:
-    """Return fourth differences along an axis; they mean nothing within two voxels of an end."""
-    taps = zip((-2, -1, 0, 1, 2), (1.0, -4.0, 6.0, -4.0, 1.0), strict=True)
-    return torch.stack([w * values.roll(k, axis) for k, w in taps]).sum(0)
-
-
-def _power(values: Tensor, where: Tensor) -> float:
-    return math.log(max(float(_clipped(values, where)[where].square().mean()), 1e-30))
-
-
-def _between(known: list[float], seen: float) -> float:
-    """Return the width, voxels, whose roughness is the one that was seen; it falls as the width grows."""
-    for (low, a), (high, b) in zip(zip(_WIDTHS, known), list(zip(_WIDTHS, known))[1:], strict=False):  # noqa: B905
-        if seen >= a:
-            return low
-        if seen > b:
-            return low + (high - low) * (seen - a) / (b - a)
-    return _WIDTHS[-1]

@@ -78,7 +78,8 @@ class RestoredVolume:
 
     Attributes:
         restored: The PET on the MRI's grid **[*image]**, in its unit; 0 where it was not measured.
-        chi2: Chi-square of the restored image on the PET's own grid: 1 on average for the true one.
+        chi2: Chi-square of the restored image on the PET's own grid: 1 on average for the true one. Of a PET without
+            negative values, air has no say.
         df: Degrees of freedom that the estimate has used up, of the number of data, 0..1.
         gate: Share of the MR-free proposal **[*image]**, 0..1; 1 where guidance is off.
         measured: Voxels of the MRI's grid that the PET's field of view holds, bool **[*image]**.
@@ -125,6 +126,7 @@ def restore_volume(
     refine: bool = True,
     guide: bool = True,
     estimator: Estimator = gated,
+    name: str = "PET",
 ) -> RestoredVolume:
     """Restore a PET on the MRI's grid from its own grid.
 
@@ -141,6 +143,7 @@ def restore_volume(
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
+        name: What the first volume is called in findings and errors.
 
     Raises:
         GeometryError: Shapes and grids that do not fit, a sheared grid, a transform that is not rigid, fields of view
@@ -148,7 +151,7 @@ def restore_volume(
         DegradationError: A PSF that is narrower than the voxels, or wider than 20 mm.
         ImageError: Values that are not finite, a PET without activity, an MRI without signal.
     """
-    _check(pet, pet_grid, "PET")
+    _check(pet, pet_grid, name)
     _check(mri, mri_grid, "MRI")
     operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform)
     outside = 1.0 - float(operator.inside.float().mean())
@@ -156,12 +159,15 @@ def restore_volume(
     operator, pet = _cropped(operator, pet.float())
     unit = float(pet[operator.inside].max())
     if not unit > 0:
-        raise ImageError("the PET must have activity within the MRI's field of view, got none; check the registration.")
+        raise ImageError(
+            f"the {name} must have activity within the MRI's field of view, got none; check the registration."
+        )
     findings: list[str] = []
     notes = []
     if outside > 0:
         notes.append(
-            f"{outside:.1%} of the PET's voxels reach out of the MRI's field of view and had no say in the restoration"
+            f"{outside:.1%} of the {name}'s voxels reach out of the MRI's field of view and had no say in the "
+            "restoration"
         )
     noise = measure_noise(operator, pet / unit).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
@@ -173,7 +179,7 @@ def restore_volume(
         if _believed(alignment):
             operator = ScannerSampling(mri_grid, operator.range, psf_fwhm_mm, alignment.transform)
             model, _ = _bound(operator, pet / unit, noise.scaled(unit))
-        findings += _said(alignment, operator.fwhm_mm)
+        findings += _said(alignment, operator.fwhm_mm, name)
         guide = _believed(alignment)
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
@@ -185,9 +191,11 @@ def restore_volume(
         proposal = guided(model, guidance(model, features), ys)
         z = significance(model, proposal[0])
         opened = gate(model, z)
-        doubts = _doubts(model, features, z, float(opened[tissue].mean()))
+        doubts = _doubts(model, features, z, float(opened[tissue].mean()), name)
         if doubts:  # nor is the place believed that the MRI was moved to
-            alone = restore_volume(given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False)
+            alone = restore_volume(
+                given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False, name=name
+            )
             return replace(alone, alignment=alignment, findings=tuple(doubts))
         maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
         x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
@@ -199,9 +207,9 @@ def restore_volume(
         result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
-    df = model.followed(draw, other - x)
     final = model.at(x)
-    left = final.white(final.residual(x))
+    left, told = final.white(final.residual(x)), _told(final, x)
+    df = model.followed(draw, other - x, told)
     shares = {
         "gate": float(opened[tissue].mean()),
         "outside": outside,
@@ -210,7 +218,7 @@ def restore_volume(
     }
     return RestoredVolume(
         x * measured * unit,
-        final.chi2_of(left),
+        final.chi2_of(left, told),
         df,
         opened,
         measured,
@@ -286,7 +294,7 @@ def _floor(model: VolumeModel, x: Tensor) -> float:
     signal = model.observe(x)
     top = float(signal.max())
     air = (signal < _AIR * top) & model.inside
-    lowest = model.noise.sigma * math.sqrt(_AIR * top)
+    lowest = float(model.noise.std(torch.tensor(_AIR * top)))
     if int(air.sum()) < 100:
         return lowest
     squares = (model.y - signal)[air].square()
@@ -294,14 +302,27 @@ def _floor(model: VolumeModel, x: Tensor) -> float:
     return max(math.sqrt(float(squares.clamp_max(most if most > 0 else math.inf).mean())), 1e-3 * lowest)
 
 
+def _told(model: VolumeModel, x: Tensor) -> Tensor | None:
+    """Return the voxels of the data whose chi-square is told, bool **[*data]**; None for all.
+
+    A reconstruction that keeps values from being negative leaves no noise in the air that any model here describes.
+    """
+    if float(model.y[model.inside].min()) < 0:
+        return None
+    signal = model.observe(x)
+    return model.inside & (signal > _AIR * signal.max())
+
+
 def _believed(alignment: Alignment) -> bool:
     return alignment.moved_mm <= FARTHEST and alignment.std_mm <= FARTHEST
 
 
-def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float) -> list[str]:
+def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float, name: str) -> list[str]:
     """Say why the MRI should not guide: it explains too little, or no more than the same MRI in a wrong place does."""
     if share > WIDEST_GATE:
-        return [f"the MRI does not explain the PET in {share:.0%} of the tissue, so it did not guide the restoration"]
+        return [
+            f"the MRI does not explain the {name} in {share:.0%} of the tissue, so it did not guide the restoration"
+        ]
     away = [round(_AWAY / step) for step in model.operator.domain.spacing]
     elsewhere = guidance(model, torch.roll(features, away, (1, 2, 3)))
     control = significance(model, guided(model, elsewhere, model.y[None])[0])
@@ -309,25 +330,26 @@ def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float) -> li
     if left < _EXPLAINED * usual:
         return []
     return [
-        f"the MRI explains the PET hardly better than the same MRI {_AWAY * 3**0.5:.0f} mm away would, so it did not "
-        "guide the restoration; check the registration"
+        f"the MRI explains the {name} hardly better than the same MRI {_AWAY * 3**0.5:.0f} mm away would, so it did "
+        "not guide the restoration; check the registration"
     ]
 
 
-def _said(alignment: Alignment, fwhm_mm: Sequence[float]) -> list[str]:
+def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str]:
     """Say what the alignment found that the user must know."""
     if not _believed(alignment):
         return [
-            f"the PET fits the MRI best {alignment.moved_mm:.1f} mm from where the registration put it (more than "
+            f"the {name} fits the MRI best {alignment.moved_mm:.1f} mm from where the registration put it (more than "
             f"{FARTHEST:g} mm is not believed), so the MRI did not guide the restoration; check the registration"
         ]
     found = []
     if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
-        found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the PET fits the MRI best")
+        found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the {name} fits the MRI best")
     spread = max(2 * alignment.psf_std, 0.05)
     if abs(alignment.psf_share - 1) > spread:
         widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
         found.append(
-            f"with its MRI the PET speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was stated"
+            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
+            "stated"
         )
     return found

@@ -348,14 +348,14 @@ class TestOthers:
     def test_spect_is_named_with_the_way_out(self, tmp_path, mri, save, capsys):
         path = self.spect(tmp_path, mri, save)
         for source, what in ((path, "The file must be NIfTI"), (path.parent, "The folder must hold a PET series")):
-            with pytest.raises(DicomError, match=rf"{what}.* got SPECT or planar .*convert .* NIfTI"):
+            with pytest.raises(DicomError, match=rf"{what}.* got planar nuclear medicine.* RECON TOMO.*NIfTI"):
                 open_series(source, modality="PT")
         save(mri.slices(), tmp_path / "mri")
-        with pytest.raises(DicomError, match="got SPECT"):
+        with pytest.raises(DicomError, match="got planar nuclear"):
             open_series(tmp_path, modality="PT")
         assert open_series(tmp_path, modality="MR").uid == MRI
         assert cli.main(["dicom", str(tmp_path)]) == 0
-        assert "Nuclear Medicine Image Storage: 1 files, not read: SPECT" in capsys.readouterr().out
+        assert "Nuclear Medicine Image Storage: 1 files, not read: planar" in capsys.readouterr().out
 
     def test_one_file_is_no_folder(self, tmp_path, mri, save):
         (tmp_path / "scan.v").write_bytes(b"MATRIX72v" + bytes(600))

@@ -77,10 +77,18 @@ def page_infrared_visible(results: dict[str, Any], bench: Path) -> str:
     return infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))
 
 
-def measure_volumes(data: Path, colin: Path) -> tuple[dict[str, Any], str]:
-    """Run the experiments on PET on its own grid; return the figures and the page."""
-    results = volumes(data, colin=colin, picture=ROOT / "docs" / "images" / "volumes.png")
-    return results, volumes_page(results, json.loads(PEERS.read_text()) if PEERS.exists() else None)
+def measure_volumes(data: Path, colin: Path, *, more: bool) -> None:
+    """Run the experiments on PET on its own grid; write figures and page after each head."""
+    file = _figures("volumes.md")
+    known = json.loads(file.read_text(encoding="utf-8")) if more and file.exists() else None
+    for results in volumes(data, colin=colin, picture=ROOT / "docs" / "images" / "volumes.png", known=known):
+        write_json(file, results)
+        page_volumes(results)
+
+
+def page_volumes(results: dict[str, Any]) -> None:
+    """Write the page of PET on its own grid."""
+    _write("volumes.md", volumes_page(results, json.loads(PEERS.read_text()) if PEERS.exists() else None))
 
 
 EXPERIMENTS = {
@@ -96,7 +104,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="needed by all but failures")
     parser.add_argument("--colin", type=Path, default=COLIN27, help="Colin27 without skull (default: %(default)s)")
     parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes", "failures"], help="what to measure; default: all")
-    parser.add_argument("--pages", action="store_true", help="measure nothing; write the pages of the bundles anew")
+    parser.add_argument("--pages", action="store_true", help="measure nothing; write the pages anew")
+    parser.add_argument("--more", action="store_true", help="volumes: keep the heads that are in the figures already")
     options = parser.parse_args()
     chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes", "failures"]
     if "failures" in chosen and not options.pages:
@@ -114,10 +123,10 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 write_json(_figures(name), measure(fusion, options.bench, options.data, Path(folder)))
         _write(name, page(json.loads(_figures(name).read_text(encoding="utf-8")), options.bench))
-    if "volumes" in chosen and not options.pages:
-        results, text = measure_volumes(options.data, options.colin)
-        write_json(_figures("volumes.md"), results)
-        _write("volumes.md", text)
+    if "volumes" in chosen and options.pages:
+        page_volumes(json.loads(_figures("volumes.md").read_text(encoding="utf-8")))
+    elif "volumes" in chosen:
+        measure_volumes(options.data, options.colin, more=options.more)
 
 
 def _figures(page: str) -> Path:

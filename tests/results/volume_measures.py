@@ -40,7 +40,7 @@ def figures(p: Problem, stack: Tensor) -> dict[str, float]:
         "total, %": bias(xs[0], whole, np.ones_like(brain)),
         "gradients": flicker(xs[0], brain) / flicker(whole, brain),
     }
-    return found | chi_square(p, stack)
+    return found | (chi_square(p, stack) if len(stack) > 3 else {})
 
 
 def bias(x: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
@@ -93,11 +93,12 @@ def interval(values: Sequence[float]) -> dict[str, float | int | list[float]]:
     return {"mean": float(v.mean()), "interval": [low, high], "n": len(v)}
 
 
-def seeds_interval(values: Sequence[float]) -> dict[str, float | int | list[float]]:
-    """Return mean and 95 % interval of Student's t over a few seeds."""
+def seeds_interval(values: Sequence[float]) -> dict[str, float | int | list[float] | None]:
+    """Return mean and 95 % interval of Student's t over a few seeds; there is none of a single one."""
     v = np.asarray(values, float)
-    quantile = _STUDENT[min(len(v) - 2, len(_STUDENT) - 1)] if len(v) > 1 else np.nan
-    half = quantile * v.std(ddof=1) / np.sqrt(len(v)) if len(v) > 1 else np.nan
+    if len(v) < 2:
+        return {"mean": float(v.mean()), "interval": None, "n": len(v)}
+    half = _STUDENT[min(len(v) - 2, len(_STUDENT) - 1)] * v.std(ddof=1) / np.sqrt(len(v))
     return {"mean": float(v.mean()), "interval": [float(v.mean() - half), float(v.mean() + half)], "n": len(v)}
 
 

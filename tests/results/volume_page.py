@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from results.tables import table
+from results.volume_scenes import SETTINGS
 
 PEERS = Path(__file__).with_name("volume_peers.json")
 """Methods that were run once, in an environment of their own; the file says how."""
@@ -18,7 +19,7 @@ _HEAD = """# Results, volumes
 A PET restored on the grid of its MRI from what the scanner measured on its own: in three dimensions, with the scanner's
 PSF in mm. Measured by `python tests/results --data DATA --only volumes`. Research use only.
 
-**Phantoms.** {seeds} heads, of {brains}, deformed strongly; T1, 2 % noise, {spacing:g} mm voxels. Uptake is sharp at
+**Phantoms.** {seeds}, of {brains}, deformed strongly; T1, 2 % noise, {spacing:g} mm voxels. Uptake is sharp at
 borders and varies by 8 % over 30 mm, and by 8 or 15 % in a texture of 6 to 14 mm that the MRI does not show. Each head
 has {lesions} spheres of 4, 6, 8 and 12 mm radius: hot or cold in the PET alone, or in the MRI alone. The PET has voxels
 of 2 to 4.2 mm and a PSF of 4.5 to 7 mm, turned and shifted, Poisson-like noise, correlated in one of the heads. It is
@@ -55,7 +56,9 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
     first = next(r for r in results["lesions"])
     lesions = sum(all(r[k] == first[k] for k in ("seed", "texture", "method")) for r in results["lesions"])
     parts = [
-        _HEAD.format(seeds=seeds, brains=" and ".join(results["brains"]), lesions=lesions, **_spacing(results["grid"])),
+        _HEAD.format(
+            seeds=_heads(seeds), brains=" and ".join(results["brains"]), lesions=lesions, **_spacing(results["grid"])
+        ),
         "![MRI, truth and methods in three planes](../images/volumes.png)\n",
     ]
     for texture, found in methods.items():
@@ -63,6 +66,7 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
         known = {name: values for name, values in found.items() if name != "truth"}
         parts += [
             f"## {100 * float(texture):.0f} % of texture\n",
+            _heads(truth["n"]) + ".\n",
             _table(known, _FIGURES),
             _LESIONS,
             _table(known, [f"contrast {kind} {r} mm, %" for kind in ("hot", "cold") for r in _RADII], short=True),
@@ -71,15 +75,17 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
             _DATA_SAID.format(truth=_cell(truth, 2)),
             _table(known, _DATA),
         ]
-    wrong = results["wrong"]
-    names = list(next(iter(wrong.values())))
-    parts += [
-        _WRONG,
-        table(("told", *names), ((case, *(f"{v[name]:.3f}" for name in names)) for case, v in wrong.items())),
-    ]
+    if wrong := results["wrong"]:
+        names = list(next(iter(wrong.values())))
+        said = ((case, *(f"{v[name]:.3f}" for name in names)) for case, v in wrong.items())
+        parts += [_WRONG, table(("told", *names), said)]
     if peers is not None:
         parts += ["## From other packages\n", peers["how"] + "\n", *_others(peers)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _heads(count: int) -> str:
+    return f"{count} head{'s' * (count != 1)}" + (" of 5 that the settings have" if count < len(SETTINGS) else "")
 
 
 def _spacing(grid: Mapping[str, Any]) -> dict[str, float]:
@@ -96,12 +102,16 @@ def _table(methods: Mapping[str, Any], names: Any, *, short: bool = False) -> st
     shown = [n.removesuffix(" mm, %").removeprefix("contrast ").replace(" MRI-only", "") if short else n for n in names]
     digits = 0 if short else 2
     rows = (
-        (method, *(_cell(values[n], 1 if "%" in n and not short else digits) for n in names))
+        (method, *(_cell(values.get(n), 1 if "%" in n and not short else digits) for n in names))
         for method, values in methods.items()
     )
     return table(("method", *shown), rows)
 
 
-def _cell(figure: Mapping[str, Any], digits: int) -> str:
+def _cell(figure: Mapping[str, Any] | None, digits: int) -> str:
+    if figure is None:
+        return ""
+    if figure["interval"] is None:
+        return f"{figure['mean']:.{digits}f}"
     low, high = figure["interval"]
     return f"{figure['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

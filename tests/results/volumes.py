@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from medfuse.training.brains import COLIN27, Brain
 from medfuse.training.volumes import Head
 
-SENSITIVE = ("medfuse", "Van Cittert", "iterative Yang, MRI", "GTM, MRI")
+SENSITIVE = ("medfuse", "Van Cittert", "iterative Yang, MRI")
 WRONG: dict[str, dict[str, Any]] = {
     "as it is": {},
     "1 mm off": {"misplaced_mm": (1.0, 0.0, 0.0)},
@@ -31,21 +31,39 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 def volumes(
-    data: Path, *, colin: Path = COLIN27, picture: Path | None = None, seeds: Sequence[int] = range(len(SETTINGS))
-) -> dict[str, Any]:
-    """Run all methods on a head of each seed, with each texture; return the figures, means and single values."""
+    data: Path,
+    *,
+    colin: Path = COLIN27,
+    picture: Path | None = None,
+    seeds: Sequence[int] = range(len(SETTINGS)),
+    known: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Run all methods on a head of each seed, with each texture; yield all figures after each of these scenes.
+
+    Args:
+        data: Folder of the research data.
+        colin: Colin27.
+        picture: Where the picture of the first scene is written.
+        seeds: Of the heads.
+        known: Figures that were yielded before, whose scenes are not run again.
+    """
     found = brains(data, colin)
-    rows: list[dict[str, Any]] = []
-    spots: list[dict[str, Any]] = []
-    for seed in tqdm(seeds, desc="heads"):
-        brain = found[seed % len(found)]
-        one = head(brain, seed)
-        for texture in TEXTURES:
+    known = known or {}
+    rows: list[dict[str, Any]] = [row for row in known.get("rows", ()) if row["method"] in (*METHODS, "truth")]
+    spots: list[dict[str, Any]] = [spot for spot in known.get("lesions", ()) if spot["method"] in METHODS]
+    told: dict[str, Any] = dict(known.get("wrong", {}))
+    done = {(row["seed"], row["texture"]) for row in rows}
+    for texture in TEXTURES:
+        for seed in tqdm([s for s in seeds if (s, texture) not in done], desc=f"heads, texture {texture:g}"):
+            brain = found[seed % len(found)]
             drawn = picture if seed == seeds[0] and texture == TEXTURES[0] else None
-            more = scene(one, seed, texture, picture=drawn)
+            more = scene(head(brain, seed), seed, texture, picture=drawn)
             rows += [{"brain": brain.name, **row} for row in more[0]]
             spots += [{"brain": brain.name, **spot} for spot in more[1]]
-    return collected(rows, spots, wrong(found[seeds[0] % len(found)], seeds[0]))
+            yield collected(rows, spots, told)
+        if not told:
+            told = wrong(found[seeds[0] % len(found)], seeds[0])
+            yield collected(rows, spots, told)
 
 
 def scene(
@@ -60,9 +78,9 @@ def scene(
     shown = {}
     for name, method in METHODS.items():
         start = time.process_time()
-        stack = method(p)
+        stack, said = method(p)
         seconds = (time.process_time() - start) / len(stack)
-        rows.append({**where, "method": name, **figures(p, stack), "CPU seconds": seconds})
+        rows.append({**where, "method": name, **figures(p, stack), **said, "CPU seconds": seconds})
         spots += [{**where, "method": name, **row} for row in lesions(p, stack)]
         shown[name] = stack[0].numpy()
     if picture is not None:
@@ -91,7 +109,7 @@ def wrong(brain: Brain, seed: int) -> dict[str, dict[str, float]]:
     for case, (drawn, setting, contrast) in cases.items():
         p = problem(drawn, setting, texture=TEXTURES[0], seed=seed, contrast=contrast).first()
         mask, truth = brain_mask(p.labels), p.phantoms["all"].pet
-        results[case] = {name: rmse(METHODS[name](p)[0].numpy(), truth, mask) for name in SENSITIVE}
+        results[case] = {name: rmse(METHODS[name](p)[0][0].numpy(), truth, mask) for name in SENSITIVE}
     return results
 
 
@@ -101,6 +119,8 @@ def _by_method(rows: Sequence[Mapping[str, Any]], spots: Sequence[Mapping[str, A
     for texture in TEXTURES:
         for method in dict.fromkeys(row["method"] for row in rows):
             mine = [r for r in rows if r["method"] == method and r["texture"] == texture]
+            if not mine:
+                continue
             numbers = [k for k in mine[0] if k not in ("seed", "brain", "texture", "method")]
             found: dict[str, Any] = {k: seeds_interval([r[k] for r in mine]) for k in numbers}
             balls = [s for s in spots if s["method"] == method and s["texture"] == texture]

@@ -59,9 +59,10 @@ _ENHANCED = (
     uid.LegacyConvertedEnhancedMRImageStorage,
     uid.LegacyConvertedEnhancedPETImageStorage,
 )
-CLASSES = (*_CLASSIC, *_ENHANCED)
+CLASSES = (*_CLASSIC, *_ENHANCED, uid.NuclearMedicineImageStorage)
 """SOP classes of the images that are read."""
-_MODALITIES = ("CT", "MR", "PT")
+_MODALITIES = ("CT", "MR", "PT", "NM")
+_SPECT = "RECON TOMO"  # third value of the Image Type of a reconstructed SPECT that is not gated (PS3.3 C.8.4.9.1.1)
 _ALONE = threading.RLock()  # what `quiet` changes is that of the whole process
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_HEADER = 32 << 20  # bytes
@@ -81,7 +82,8 @@ _WANTED = [
     "Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex",
     "RadiopharmaceuticalInformationSequence", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "FrameReferenceTime", "ActualFrameDuration", "TimezoneOffsetFromUTC", "DecayCorrected",
-    "DecayCorrectionDateTime", "AttenuationCorrected", "DecayFactor",
+    "DecayCorrectionDateTime", "AttenuationCorrected", "DecayFactor", "DetectorInformationSequence", "SliceVector",
+    "SpacingBetweenSlices",
 ]  # fmt: skip
 _OVERLAYS = range(0x60000102, 0x60200102, 0x20000)  # Overlay Bit Position, of up to 16 overlays
 _TAGS = [*(cast(int, tag_for_keyword(name)) for name in _WANTED), *PRIVATE_TAGS, *PRIVATE_COUNTS, *_OVERLAYS]
@@ -133,12 +135,12 @@ class Header:
         path: The file.
         instance: SOP Instance UID.
         series: Series Instance UID.
-        modality: CT, MR or PT.
+        modality: CT, MR, PT or NM.
         sop_class: SOP Class UID.
         is_localizer: Whether Image Type says so.
         is_result: Whether medfuse wrote it.
         frame_of_reference: UID, or empty.
-        slices: Number of Slices (0054,0081) of a PET volume, or 0.
+        slices: Number of Slices (0054,0081) of a PET or SPECT volume, or 0.
         numbering: How it is counted among the images of its acquisition.
         study: Study Instance UID, or empty; a question mark where it is none.
         person: The patient, in digests.
@@ -174,7 +176,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Other:
-    """A file that is no CT, MR or PET image.
+    """A file that is no CT, MR, PET or SPECT image.
 
     Attributes:
         sop_class: SOP Class UID of a DICOM file; empty for another file.
@@ -190,7 +192,7 @@ def read_header(path: Path) -> Header | Other:
 
     Returns:
         Its header, with a problem in it if the file is of a known series but cannot be used; or what it is if it is no
-        CT, MR or PET image.
+        CT, MR, PET or SPECT image.
 
     Raises:
         DicomError: If it is a DICOM file, by its content or its suffix, of which nothing can be said. The message has
@@ -302,7 +304,7 @@ def _read(file: _Budget, path: Path) -> Header | Other:
     modality = values.text("Modality")
     if not sop_class or not modality:
         raise DicomError("must have a SOP class and a modality, got none")
-    if modality not in _MODALITIES:
+    if modality not in _MODALITIES or (modality == "NM" and _SPECT not in values.texts("ImageType")):
         return Other(sop_class, study)
     known = (path, values.uid("SOPInstanceUID"), values.uid("SeriesInstanceUID"), modality, sop_class)
     try:
@@ -314,7 +316,9 @@ def _read(file: _Budget, path: Path) -> Header | Other:
             is_localizer="LOCALIZER" in values.texts("ImageType"),
             is_result=values.text("ManufacturerModelName") == MODEL,
             frame_of_reference=values.uid("FrameOfReferenceUID", needed=False),
-            slices=values.count("NumberOfSlices", default=0) if is_pet and sop_class in _CLASSIC else 0,
+            slices=values.count("NumberOfSlices", default=0)
+            if modality in ("PT", "NM") and sop_class not in _ENHANCED
+            else 0,
             numbering=read_numbering(values),
             study=study,
             person=read_person(values),

@@ -1,4 +1,4 @@
-"""What is said of DICOM that is no CT, MR or PET image: what it is, and the way out."""
+"""What is said of DICOM that is no CT, MR, PET or SPECT image: what it is, and the way out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PICTURES = (
 _REMEDY = {
     **dict.fromkeys(
         _NM,
-        "SPECT or planar nuclear medicine (NM), whose slices have no positions of their own; convert a reconstructed "
-        "SPECT to NIfTI with dcm2niix, and check left and right, and which slice is the first, in a viewer",
+        "planar nuclear medicine, projections or a gated SPECT (NM); give the reconstructed SPECT, whose Image Type "
+        "says RECON TOMO, or convert it to NIfTI with dcm2niix",
     ),
     **dict.fromkeys(_PICTURES, "pictures of a screen (Secondary Capture); give the images that they were made of"),
     uid.RawDataStorage: "raw data; give the reconstructed images",
@@ -58,7 +58,7 @@ def why_none(classes: Mapping[str, int], modality: str | None, *, is_file: bool,
     named = sorted(classes, key=lambda c: (c not in _NM, uid.UID(c) not in _REMEDY))
     if has_series and not (row and row.has_uptake and named and named[0] in _NM):
         return ""
-    what = f"{row.article} {row.title}" if row else "a CT, MR or PET"
+    what = f"{row.article} {row.title}" if row else "a CT, MR, PET or SPECT"
     place = f"The folder must hold {what} series"
     if is_file:
         place = f"The file must be NIfTI (.nii, .nii.gz) or {what} image"

@@ -40,6 +40,8 @@ def read_planes(values: Values, frames: int, *, enhanced: bool, modality: str) -
     """
     if values.raw("ModalityLUTSequence") is not None:
         raise DicomError("must scale by slope and intercept, got a table (ModalityLUTSequence)")
+    if modality == "NM":
+        return _reconstructed(values, frames)
     if not enhanced:
         if frames != 1:
             raise DicomError(f"must hold one frame, as its class says, got {frames}")
@@ -61,12 +63,34 @@ def read_planes(values: Values, frames: int, *, enhanced: bool, modality: str) -
     return _gathered(described, modality)
 
 
+def _reconstructed(values: Values, frames: int) -> Planes:
+    """Read the planes of a reconstructed SPECT, of which the first alone has a position (PS3.3 C.8.4.11, C.8.4.15).
+
+    Slice k lies `(k - 1) SpacingBetweenSlices` along the normal of the first, which is the cross product of the
+    directions of its row and column; the sign of the spacing tells on which side of it.
+    """
+    detectors = values.items("DetectorInformationSequence")
+    place = next((d for d in (*detectors, values) if d.raw("ImagePositionPatient") is not None), None)
+    turn = next((d for d in (*detectors, values) if d.raw("ImageOrientationPatient") is not None), None)
+    if place is None or turn is None:
+        raise DicomError("must have ImagePositionPatient and ImageOrientationPatient of its first slice, got none")
+    step = values.number("SpacingBetweenSlices")
+    if not step:
+        raise DicomError("must have SpacingBetweenSlices, got none; convert it to NIfTI")
+    vector = values.numbers("SliceVector", frames) if values.raw("SliceVector") is not None else range(1, frames + 1)
+    first = _gathered([(place, turn, values, values)], "NM")
+    normal = np.cross(first.orientation[0, :3], first.orientation[0, 3:])
+    position = first.position + (np.asarray(vector, np.float64)[:, None] - 1) * step * normal
+    repeated = (np.repeat(v, frames, 0) for v in (first.orientation, first.spacing, first.slope, first.intercept))
+    return Planes(position, *repeated)
+
+
 def _gathered(frames: Sequence[tuple[Values, ...]], modality: str) -> Planes:
     """Read each frame's position, orientation, spacing and scaling from where they are."""
     table = []
     for position, orientation, measures, scaling in frames:
         slope, intercept = scaling.number("RescaleSlope"), scaling.number("RescaleIntercept")
-        if slope is None and modality != "MR":  # type 1 for CT and PET; classic MR images have none
+        if slope is None and modality not in ("MR", "NM"):  # type 1 for CT and PET; classic MR and NM images have none
             raise DicomError("must have a finite number as RescaleSlope, got none")
         if slope is not None and slope <= 0:
             raise DicomError(f"must have a RescaleSlope above 0, got {slope:g}")

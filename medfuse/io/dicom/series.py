@@ -42,7 +42,7 @@ class Series:
 
     Attributes:
         uid: Series Instance UID.
-        modality: CT, MR or PT.
+        modality: CT, MR, PT or NM.
         headers: Of its files.
         problem: Why it is no usable volume; empty if it is one.
         order: **[Z]**, index of each slice among all frames of all files, in the order of the headers.
@@ -125,7 +125,7 @@ class Folder:
 
     Attributes:
         series: Image series, by modality and UID.
-        others: Number of files that are no CT, MR or PET image.
+        others: Number of files that are no CT, MR, PET or SPECT image.
         unreadable: What is wrong with each DICOM file that could not be read, and belongs to no one knows which series.
         classes: How many of the others are of each SOP class, by its UID.
         is_file: Whether it is no folder, but one file.

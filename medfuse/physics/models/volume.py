@@ -125,14 +125,18 @@ class VolumeModel:
         sigmas = self.noise.voxels(self.operator.range.spacing)
         return self.std * coloured(self.y.shape, sigmas, generator).to(self.std) * self.inside
 
-    def followed(self, draw: Tensor, change: Tensor) -> float:
+    def followed(self, draw: Tensor, change: Tensor, where: Tensor | None = None) -> float:
         """Return the degrees of freedom of an estimate, of the number of data: how far it follows its noise.
 
         Args:
             draw: A draw of the noise **[*data]**.
             change: By how much the estimate changes where the draw is added to the data **[*image]**.
+            where: Voxels of the data to look at, bool **[*data]**; all where None.
         """
         noise, taken = self.white(draw).double(), self.white(self.observe(change) * self.inside).double()
+        if where is not None:
+            part = tuple(slice(n) for n in self.y.shape)
+            noise, taken = noise[part][where], taken[part][where]
         return float((noise * taken).sum() / noise.square().sum())
 
     def corrected(
