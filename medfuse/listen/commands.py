@@ -20,6 +20,7 @@ from medfuse.listen.peers import Peer, Tls, ae_title, peer
 from medfuse.listen.queue import Queue
 from medfuse.listen.status import queue_status
 from medfuse.progress import LINES
+from medfuse.region_arguments import REGIONAL, add_regions_of_studies, check_named
 
 if TYPE_CHECKING:
     from medfuse.listen.service import Service
@@ -65,6 +66,7 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM (default: in the same file)")
     tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who vouches for callers and peers, PEM")
     add_fusing(listen)
+    add_regions_of_studies(listen)
     listen.set_defaults(run=_listen, says_lines=True)
     return listen
 
@@ -72,7 +74,8 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def series_names(bundle: str) -> tuple[str, ...]:
     """Return the names of the series that a bundle writes: those of `medfuse.pipeline.outputs.dicom`, slow to load."""
     uptake = case_keys(bundle)[1]
-    return (f"{uptake}_restored", f"{uptake}_std", "fused", "fused_rgb", "fused_rgb_multiframe")
+    names = ("fused", "fused_std", "fused_rgb", "fused_rgb_multiframe", "regions", "measurements")
+    return (f"{uptake}_restored", f"{uptake}_std", *names)
 
 
 def say_status(folder: Path, *, as_json: bool) -> int:
@@ -99,7 +102,10 @@ def _listen(options: argparse.Namespace) -> int:
         options.host, options.port, options.aet, tuple(options.allow), options.associations, options.timeout, tls
     )
     dispatch = Dispatch(tuple(dict.fromkeys(options.send)), tuple(options.series), options.stow_header, options.retry)
-    how = How(fusing(options) | {"device": options.device}, options.frames)
+    check_named(options, options.mask_of, options.atlas_of)
+    loading = fusing(options) | {"device": options.device} | {name: getattr(options, name) for name in REGIONAL}
+    regions = {"mask": options.mask_of, "atlas": options.atlas_of, "labels": options.labels}
+    how = How(loading, options.frames, {name: str(value) for name, value in regions.items() if value is not None})
     queue = Queue(options.queue)
     held = queue.open()
     _warn_of_others(queue.folder)

@@ -23,6 +23,8 @@ NATIVE = "native"
 """`<key>_native` of a case: JSON of what is known of a source that was restored on its own grid."""
 RESTORED = "restored"
 """`<key>_restored`: that source, restored, on the grid of the reference."""
+DRAWS = 2
+"""Restorations more that the interval of a region asks for; the probe of the degrees of freedom is another draw."""
 
 
 def pair_keys(keys: Sequence[str], degradation: Any) -> list[str]:
@@ -45,6 +47,7 @@ class RestoreNatived(Transform):
         *,
         source_keys: tuple[str, str] = ("mri", "pet"),
         reference: str = "mri",
+        uncertainty: str = "off",
     ) -> None:
         """Make the transform.
 
@@ -52,12 +55,13 @@ class RestoreNatived(Transform):
             degradation: The specification.
             source_keys: Keys of the sources **[1, X, Y, Z]**.
             reference: Which of them the grid of the results belongs to.
+            uncertainty: `off`, `fast` or `full`, see `medfuse.pipeline.SaveFusiond`.
 
         Raises:
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
         """
         self.source_keys = source_keys
-        self.given = native_of(degradation)
+        self.given, self.uncertainty = native_of(degradation), uncertainty
         if self.given is None:
             return
         noise = self.given.get("noise")
@@ -77,6 +81,9 @@ class RestoreNatived(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with `<key>_restored`, `<key>_native` and `<key>_residual` of source 2.
+
+        With an uncertainty `<key>_alone`, `<key>_gate` and `<key>_draws` **[n, X, Y, Z]**, too: what its data alone
+        say, which share of it they decided, and by how much it comes out otherwise.
 
         Raises:
             MedfuseError: As `medfuse.volumes.restore_volume`.
@@ -100,6 +107,7 @@ class RestoreNatived(Transform):
             said.noise,
             refine=not placed,
             guide=bool(registration.get("accepted", True)),
+            draws=DRAWS if self.uncertainty == "full" else 0,
         )
         if found.guided and found.alignment is not None and found.alignment.moved_mm > 0:
             matrix = found.alignment.transform.numpy()
@@ -114,6 +122,9 @@ class RestoreNatived(Transform):
         told = {"psf_fwhm_mm": list(said.psf_fwhm_mm), "noise": _noise(found.noise, origin)}
         result[f"{two}_{NATIVE}"] = json.dumps(told | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
+        if self.uncertainty != "off":
+            result[f"{two}_alone"] = torch.where(found.measured, found.alone, as_given[0])[None]
+            result[f"{two}_gate"], result[f"{two}_draws"] = found.gate[None].half(), found.draws
         return result
 
 

@@ -16,7 +16,9 @@ _BLOCK = 64  # voxels along each axis that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
-def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None) -> list[dict[str, Any]]:
+def region_values(
+    given: Any, restored: Any, *, affine: Any, labels: Any = None, inside: Any = None
+) -> list[dict[str, Any]]:
     """Return the figures of a source and of its restoration, region by region.
 
     Mean, standard deviation (of the voxels, over n), maximum, peak and total. The peak is the largest mean over a
@@ -29,6 +31,7 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
         affine: **[4, 4]**, voxel index to mm.
         labels: Label of each voxel **[X, Y, Z]**, rounded to integers, 0 for none; **[L, X, Y, Z]** where regions
             overlap, each in one layer; or None.
+        inside: Voxels that were measured, bool **[X, Y, Z]**: the others do not count in the whole image; None for all.
 
     Returns:
         The whole image (`label` None), then each label above 0, ascending: `label`, `volume_ml`, and under `given` and
@@ -42,6 +45,7 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
     """
     volumes = {"given": as_array(given), "restored": as_array(restored)}
     layers = layers_of(labels)
+    measured = None if inside is None else as_array(inside).astype(bool)
     shapes = {v.shape for v in (*volumes.values(), *layers)}
     if len(shapes) > 1:
         raise GeometryError(f"Volumes and labels must share a grid, got {sorted(shapes)}; resample them.")
@@ -49,7 +53,7 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
     sphere = _sphere(np.linalg.norm(affine[:3, :3], axis=0))
     millilitres = voxel_ml(affine)
     found = labels_in(layers)
-    figures = {kind: _figures(volume, layers, found, sphere) for kind, volume in volumes.items()}
+    figures = {kind: _figures(volume, layers, found, sphere, measured) for kind, volume in volumes.items()}
     regions = []
     for row, label in enumerate((None, *found)):
         volume_ml = float(figures["given"][row].pop("voxels") * millilitres)
@@ -83,7 +87,11 @@ def voxel_ml(affine: Any) -> float:
 
 
 def _figures(
-    volume: np.ndarray, layers: Sequence[np.ndarray], labels: Sequence[int], sphere: np.ndarray | None
+    volume: np.ndarray,
+    layers: Sequence[np.ndarray],
+    labels: Sequence[int],
+    sphere: np.ndarray | None,
+    measured: np.ndarray | None,
 ) -> list[dict[str, Any]]:
     """Return voxels, mean, deviation, maximum and peak of the whole image, then of each label, in float64."""
     count = len(labels) + 1
@@ -94,7 +102,8 @@ def _figures(
         place = tuple(slice(start, start + _BLOCK) for start in block)
         values = volume[place].astype(np.float64)
         means = None if sphere is None else _means(volume, place, sphere)
-        rows = [np.zeros(values.shape, np.int64), *(_rows(layer[place], known) for layer in layers)]
+        whole = np.zeros(values.shape, np.int64) if measured is None else np.where(measured[place], 0, -1)
+        rows = [whole, *(_rows(layer[place], known) for layer in layers)]
         for own in rows:
             inside = own >= 0
             where, some = own[inside], values[inside] - level
@@ -104,8 +113,8 @@ def _figures(
             np.maximum.at(highest, where, values[inside])
             if means is not None:
                 np.maximum.at(peak, where, means[inside])
-    mean = total / voxels
-    spread = np.sqrt(np.maximum(squares / voxels - mean**2, 0.0))
+    mean = total / np.maximum(voxels, 1)
+    spread = np.sqrt(np.maximum(squares / np.maximum(voxels, 1) - mean**2, 0.0))
     return [
         {
             "voxels": int(voxels[row]),

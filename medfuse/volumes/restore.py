@@ -91,6 +91,9 @@ class RestoredVolume:
         notes: Limits of the data that are no fault, likewise.
         noise: The noise, as it was stated or measured, in the unit of the PET.
         residual: What the restoration leaves of the data, whitened, in std of the noise, interpolated **[*image]**.
+        alone: The MR-free proposal **[*image]**, in its unit: what the data alone say.
+        draws: By how much the restored PET comes out otherwise with other noise **[n, *image]**, likewise: the probe of
+            the degrees of freedom, which costs nothing, then as many as were asked for.
     """
 
     restored: Tensor
@@ -105,6 +108,8 @@ class RestoredVolume:
     notes: tuple[str, ...]
     noise: ScannerNoise
     residual: Tensor
+    alone: Tensor
+    draws: Tensor
 
     @property
     def corrected_chi2(self) -> float:
@@ -125,6 +130,7 @@ def restore_volume(
     refine: bool = True,
     guide: bool = True,
     estimator: Estimator = gated,
+    draws: int = 0,
 ) -> RestoredVolume:
     """Restore a PET on the MRI's grid from its own grid.
 
@@ -141,6 +147,8 @@ def restore_volume(
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
+        draws: Number of times that the restored PET is observed and restored again (parametric bootstrap), each about
+            as long as the first.
 
     Raises:
         GeometryError: Shapes and grids that do not fit, a sheared grid, a transform that is not rigid, fields of view
@@ -187,7 +195,9 @@ def restore_volume(
         opened = gate(model, z)
         doubts = _doubts(model, features, z, float(opened[tissue].mean()))
         if doubts:  # nor is the place believed that the MRI was moved to
-            alone = restore_volume(given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False)
+            alone = restore_volume(
+                given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False, draws=draws
+            )
             return replace(alone, alignment=alignment, findings=tuple(doubts))
         maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
         x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
@@ -200,6 +210,12 @@ def restore_volume(
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
     df = model.followed(draw, other - x)
+    changes = [(other - x) * measured * unit]
+    for seed in range(1, draws + 1):
+        seen = torch.where(model.inside, model.observe(x) + model.at(x).probe(seed), model.y) * unit
+        where = (operator.range, mri, mri_grid, operator.transform, psf_fwhm_mm, noise)
+        again = restore_volume(seen, *where, refine=False, guide=guide, estimator=estimator)
+        changes.append((again.restored - x * unit) * measured)
     final = model.at(x)
     left = final.white(final.residual(x))
     shares = {
@@ -221,6 +237,8 @@ def restore_volume(
         tuple(notes),
         noise,
         operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
+        unguided[0] * measured * unit,
+        torch.stack(changes),
     )
 
 
