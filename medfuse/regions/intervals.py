@@ -117,7 +117,7 @@ def voxel_deviation(
 
 
 def size_of(draws: Any) -> np.ndarray:
-    """Return the local root mean square of draws **[n, X, Y, Z]**, **[X, Y, Z]**: few of them tell little of a voxel."""
+    """Return the local root mean square of draws **[n, X, Y, Z]**: a few of them tell little of a voxel."""
     mean = sum(np.square(as_array(draw), dtype=np.float32) for draw in draws) / len(draws)
     found: np.ndarray = np.sqrt(np.maximum(gaussian_filter(mean, _NEAR), 0.0))
     return found

@@ -296,12 +296,12 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     if record.get("uncertainty", "off") == "off":
         return []
     named, found = restored_sources(record), []
-    for name, source in (record.get("sources") or {}).items():
+    for name in record.get("sources") or {}:
         none = f"No uncertainty of the {_title(name)} was computed"
         if name not in named:
             found.append(Finding("note", f"{none}: it came back as it was."))
     if named and record.get("weights_sha256") != calibration().get("weights_sha256"):
-        text = "The uncertainty was calibrated with other weights than those that were used: how often it holds is not known."
+        text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
     return found
 

@@ -24,8 +24,8 @@ def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
     if cut:
         shares = ", ".join(f"{label} ({share:.0%})" for label, share in cut.items())
         yield (
-            f"Regions lie outside of what both sources show, in part or whole: {shares}. Nothing was measured there; their "
-            "values are of the rest alone."
+            f"Regions lie outside of what both sources show, in part or whole: {shares}. Nothing was measured there; "
+            "their values are of the rest alone."
         )
     if record.get("reference_region") is None:
         return

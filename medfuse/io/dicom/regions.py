@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError, MedfuseError
 from medfuse.io.dicom.header import quiet
-from medfuse.io.labels import region_name
+from medfuse.io.texts import region_name
 
 SEGMENTATION, STRUCTURES = "SEG", "RTSTRUCT"
 _CLASSES = {

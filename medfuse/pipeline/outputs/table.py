@@ -122,7 +122,7 @@ OUTPUTS: tuple[Output, ...] = (
     ),
     Output(
         "gate", "{source2}_gate.nii.gz", write_gate, "0 to 1", "gate",
-        "Share of its data alone in the {title2}, where it was restored on its own grid and the deviation was asked for",
+        "Share of its data alone in the {title2}, where it was restored on its own grid and a deviation was asked for",
     ),
     Output("weight", "weight.nii.gz", write_weight, "0 to 1", "weight", "Weight of the {title1} in the fusion"),
     Output(
