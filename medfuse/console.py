@@ -105,10 +105,11 @@ def result_json(command: str, code: int, error: str | None = None) -> str:
     )
 
 
-def note_error(message: str) -> None:
-    """Print what a command was stopped by, and log it."""
-    logging.getLogger("medfuse").log(_SAID, "error: %s", message)
-    sys.stderr.write(f"medfuse: error: {message}\n")
+def note_error(message: str, page: str | None = None) -> None:
+    """Print in one line what a command was stopped by, and the page that helps; log it."""
+    said = f"{message} (see {page})" if page else message
+    logging.getLogger("medfuse").log(_SAID, "error: %s", said)
+    sys.stderr.write(f"medfuse: error: {said}\n")
 
 
 def _file(path: Path) -> logging.Handler:

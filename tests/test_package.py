@@ -170,8 +170,27 @@ def _normal(name: str) -> str:
 
 @pytest.mark.parametrize("extra", sorted(set(PROJECT["optional-dependencies"]) - {"dev", "docs", "release"}))
 def test_an_extra_is_asked_for_by_the_code_that_needs_it_and_told_in_the_docs(extra: str) -> None:
+    """An extra that is another name of one is told where that is."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "medfuse").rglob("*.py"))
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
-    assert f"medfuse[{extra}]" in code
-    assert f'pip install "medfuse[{extra}]"' in pages
-    assert f"[{extra}]" in (ROOT / "README.md").read_text(encoding="utf-8")
+    other = re.fullmatch(r"medfuse\[(\w+)\]", PROJECT["optional-dependencies"][extra][0])
+    name = other[1] if other else extra
+    assert f"medfuse[{name}]" in code and f"medfuse[{extra}]" in pages
+    assert f'pip install "medfuse[{name}]"' in pages
+    assert f"[{name}]" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_survives_an_index_page(wheel: Path, sdist: Path) -> None:
+    """An index shows the description of the metadata, where a relative link leads nowhere: paths are of the sdist."""
+    with ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        description = archive.read(name).decode().split("\n\n", 1)[1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(description) > 0.9 * len(readme) and "Research use only" in description
+    links = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert links and [link for link in links if not link.startswith("https://")] == []
+    told = {path.split("#")[0] for path in re.findall(r"(?<!!)\[[^\]]*\]\((?!\w+:|#)([^)\s]+)\)", readme)}
+    assert told and [path for path in told if f"(`{path}`)" not in description] == []
+    with tarfile.open(sdist) as archive:
+        held = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
+    assert [path for path in told if not any(n == path or n.startswith(f"{path}/") for n in held)] == []

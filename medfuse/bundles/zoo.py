@@ -128,14 +128,15 @@ def _keys(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     types |= dict.fromkeys(("eval_metrics", "supported_apps"), lambda value: isinstance(value, dict))
     types["references"] = lambda value: isinstance(value, list) and all(map(_is_text, value))
     for key, fits in types.items():
-        if metadata.get(key) is not None and not fits(metadata[key]):
+        missing = key in _REQUIRED and not metadata.get(key)  # told above
+        if key in metadata and not missing and not fits(metadata[key]):
             yield key, f"must be of another type, got {type(metadata[key]).__name__}"
     if "optional_packages_version" in metadata:
         yield "optional_packages_version", "must be required_packages_version, got its name of before"
     version, changelog = metadata.get("version"), metadata.get("changelog")
     if isinstance(version, str) and not re.fullmatch(r"\d+\.\d+\.\d+", version):
         yield "version", f"must be three numbers such as 1.0.0, got {version}"
-    if isinstance(changelog, dict) and version not in changelog:
+    if isinstance(changelog, dict) and isinstance(version, str) and version not in changelog:
         yield "changelog", "must tell of the version, got others"
 
 
@@ -159,8 +160,9 @@ def _formats(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in metadata.items():
         if not key.endswith("_data_format"):
             continue
-        for side in ("inputs", "outputs"):
-            tensors = value.get(side) if isinstance(value, dict) else None
+        sides = value if isinstance(value, dict) else {}
+        for side in ("inputs", "outputs", *({"post_processed_outputs"} & sides.keys())):
+            tensors = sides.get(side)
             if not isinstance(tensors, dict) or not tensors:
                 yield f"{key}::{side}", "must be an object with a format for each name, got none"
                 continue

@@ -19,11 +19,11 @@ from medfuse.errors import BundleError, GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.origin import defaults_taken
-from medfuse.physics import JointDegradation, in_plane, native_of
+from medfuse.physics import JointDegradation, in_plane
 from medfuse.pipeline.certainty import Certainty, certainty_of
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.measured import mask_of, psf_mm
-from medfuse.pipeline.native import NATIVE, RESTORED
+from medfuse.pipeline.native import FOUND, NATIVE, RESTORED
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
@@ -224,11 +224,17 @@ class SaveFusiond(MapTransform):
 
     def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
         """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""
-        if KNOWN not in data:
+        noted = data.get(f"{self.source_keys[1]}_{FOUND}")
+        if KNOWN not in data and noted is None:
             return self.degradation, None
-        known = json.loads(text_of(data[KNOWN]))
-        native = native_of(self.degradation)
-        return known["degradation"] | ({} if native is None else {"source2": dict(native)}), known["estimates"]
+        known = json.loads(text_of(data[KNOWN])) if KNOWN in data else {"degradation": self.degradation}
+        spec, estimates = dict(known["degradation"]), dict(known.get("estimates") or {"source1": [], "source2": []})
+        if isinstance(self.degradation, Mapping) and isinstance(self.degradation.get("source2"), Mapping):
+            spec["source2"] = dict(self.degradation["source2"])
+        if noted is not None:
+            found = json.loads(text_of(noted))
+            spec["source2"], estimates["source2"] = found["stated"], found["estimates"]
+        return spec, estimates
 
     def _native(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
         """Return what is known of source 2 where it was restored on its own grid."""

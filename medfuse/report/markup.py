@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from medfuse.about import NOTICE
+from medfuse.guide import SECTIONS
 
 
 class Markup(str):
@@ -83,8 +84,9 @@ def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], *, caption: str, n
 
 
 def section(identity: str, title: str, *children: Any) -> Markup:
-    """Return a section with a heading."""
-    return element("section", element("h2", title, id=f"{identity}-title"), *children, id=identity,
+    """Return a section with a heading, and the page of the documentation that helps with it where there is one."""
+    more = [element("p", f"Documentation: {SECTIONS[identity]}", class_="hint")] if identity in SECTIONS else []
+    return element("section", element("h2", title, id=f"{identity}-title"), *children, *more, id=identity,
                    aria_labelledby=f"{identity}-title")  # fmt: skip
 
 

@@ -85,6 +85,10 @@ def test_metadata_name_every_dependency_at_the_version_that_was_tested(name):
         ({"required_packages_version": {"medfuse": "0.2.0"}}, "must name pytorch-ignite, whose module ignite"),
         ({"network_data_format": {"inputs": {}}}, "network_data_format::inputs: must be an object with a format"),
         ({"fusion_data_format": []}, "fusion_data_format::outputs: must be an object with a format"),
+        ({"data_source": None}, "data_source: must be of another type, got NoneType"),
+        ({"supported_apps": None}, "supported_apps: must be of another type, got NoneType"),
+        ({"version": ["0.1.0"]}, "version: must be of another type, got list"),
+        ({"changelog": ["0.1.0"]}, "changelog: must be of another type, got list"),
     ],
 )
 def test_metadata_are_held_against_the_schema(bundle, fields, message):
@@ -115,6 +119,16 @@ def test_formats_of_tensors_are_held_against_the_schema(bundle, key, value, mess
     found = [text for text in change(bundle, network_data_format=formats) if "network_data_format" in text]
     assert len(found) == 1 and f"inputs::image::{message.split(':')[0] if ': ' in message else key}" in found[0]
     assert message in found[0]
+
+
+@pytest.mark.parametrize("wrong", [None, {}, {"pred": None}, {"pred": {"type": "image"}}])
+def test_outputs_after_postprocessing_are_held_against_the_schema_where_they_are_told(bundle, wrong):
+    """`network_io` of the schema: `post_processed_outputs` is optional, and formats as those of the outputs."""
+    formats = metadata("ir_vis_fusion")["network_data_format"]
+    right = formats | {"post_processed_outputs": formats["outputs"]}
+    assert change(bundle, network_data_format=right) == []
+    found = change(bundle, network_data_format=formats | {"post_processed_outputs": wrong})
+    assert found and all("network_data_format::post_processed_outputs" in text for text in found)
 
 
 def test_shapes_and_values_that_the_schema_allows_pass(bundle):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from medfuse.bundles import bundle_dir
 from medfuse.errors import BundleError, ImageError
 from medfuse.training.datasets import (
     KIND_WEIGHTS,
@@ -247,6 +248,21 @@ def test_real_train_and_dev_share_neither_subjects_nor_images(shared_data):
 def test_real_patients_held_out_are_not_in_train(shared_data):
     dev = slice_pairs(shared_data, split="dev", kinds=["sts"])
     assert dev.subjects == STS_HELD_OUT
+
+
+def test_the_model_card_counts_slices_and_people_as_the_splits_do(shared_data):
+    """A person who is in two of the sets, as one head is in SPECT and CT, is one person."""
+    card = (bundle_dir("pet_mri_fusion") / "docs" / "README.md").read_text(encoding="utf-8")
+    parts = {
+        split: {kind: slice_pairs(shared_data, split=split, kinds=[kind]) for kind in kinds}
+        for split, kinds in (("train", ("pet", "spect", "ct")), ("dev", ("spect", "ct")))
+    }
+    for kind, part in parts["train"].items():
+        assert f"| brain {kind.upper()}-MRI | {len(part)} | {len(part.subjects)} |" in card
+    train, dev = (len(set().union(*(part.subjects for part in kinds.values()))) for kinds in parts.values())
+    assert f"| {train} for training (one of them is in the SPECT and in the CT), {dev} for validation |" in card
+    spect, ct = (len(parts["dev"][kind]) for kind in ("spect", "ct"))
+    assert f"Validation: {spect} SPECT-MRI and {ct} CT-MRI slices" in card
 
 
 @pytest.fixture
