@@ -24,7 +24,7 @@ from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise
 from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
-from medfuse.regions import compare_regions, correct_by_labels
+from medfuse.regions import compare_regions, correct_by_labels, region_values
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -306,6 +306,41 @@ class TestNames:
         call = ["fuse", "--pet", "a.nii.gz", "--mri", "a.nii.gz", "--out", "out", *options]
         assert cli.main(call) == 2
         assert message in capsys.readouterr().err
+
+
+IBSI = """
+14411 14611 41641 44641
+14411 11611 .1311 44611
+144.. 11111 11.11 11611
+144.. 11111 11111 11611
+"""
+"""The digital phantom of the Image Biomarker Standardisation Initiative: slices, rows, columns; a point is outside."""
+
+
+class TestReferenceValues:
+    def test_ibsi_has_the_same_values_of_its_phantom(self):
+        """Zwanenburg et al. (Radiology 2020), reference manual, digital phantom, voxels of 2 mm, in three digits."""
+        slices = [[list(row) for row in line.split()] for line in IBSI.split("\n") if line]
+        marks = np.array(slices).transpose(2, 1, 0)
+        values = np.where(marks == ".", "0", marks).astype(float)
+        _, region = region_values(values, values, affine=np.diag([2.0, 2, 2, 1]), labels=(marks != ".").astype(int))
+        found = region["given"]
+        assert found["mean"] == pytest.approx(2.15, abs=0.005)
+        assert found["sd"] ** 2 == pytest.approx(3.05, abs=0.005)
+        assert found["max"] == 6
+        assert region["volume_ml"] == pytest.approx(0.592)  # by counting voxels
+
+    def test_the_peak_is_the_highest_mean_over_a_ball_of_1_ml(self):
+        """By an own computation: every voxel within 6.2 mm of every centre in the region."""
+        rng = np.random.default_rng(3)
+        spacing, values = np.array([1.5, 2.0, 2.5]), rng.gamma(2.0, 1.0, (16, 14, 12))
+        labels = np.zeros(values.shape, int)
+        labels[6:9, 5:8, 5:7] = 1
+        places = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1) * spacing
+        radius = (3000 / (4 * np.pi)) ** (1 / 3)
+        means = [values[((places - centre) ** 2).sum(-1) <= radius**2].mean() for centre in places[labels == 1]]
+        _, region = region_values(values, values, affine=np.diag([*spacing, 1]), labels=labels)
+        assert region["given"]["peak"] == pytest.approx(max(means), rel=1e-5)
 
 
 class TestPartialVolume:

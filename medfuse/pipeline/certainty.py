@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medfuse.physics import JointDegradation
 from medfuse.pipeline.native import NATIVE, RESTORED
-from medfuse.pipeline.record import scale_of
+from medfuse.pipeline.record import offset_of, scale_of
 from medfuse.regions import Draws, intervals
 
 
@@ -54,18 +54,24 @@ def certainty_of(
         across: Axis along which the volumes were sliced.
         full: Whether intervals were asked for.
     """
-    stds, deviations, invented, draws = [], [], [], []
+    stds: list[Tensor] = []
+    deviations: list[Tensor | None] = []
+    invented: list[Tensor | None] = []
+    draws: list[Draws | None] = []
     for k, (key, part) in enumerate(zip(keys, degradation, strict=True)):
         native = k == 1 and f"{key}_{NATIVE}" in data and f"{key}_{RESTORED}" in data
         if not (part.steps or native):
-            for row in (deviations, invented, draws):
-                row.append(None)
+            deviations.append(None)
+            invented.append(None)
+            draws.append(None)
             continue
         scale = scale_of(data, key)
+        changes: Tensor | None
         if native:
             kind: int | str = intervals.NATIVE
-            changes = _plain(data[f"{key}_draws"]) / scale
-            std, alone = torch.from_numpy(intervals.size_of(changes)), _plain(data[f"{key}_alone"])[0] / scale
+            probes = changes = _plain(data[f"{key}_draws"]) / scale
+            std = torch.from_numpy(intervals.size_of(probes))
+            alone = (_plain(data[f"{key}_alone"])[0] - offset_of(data, key)) / scale
             level = 1.0
         else:
             kind, std, alone = k, _plain(data[f"std{k + 1}"])[0], _plain(data["alone"])[k]
