@@ -161,7 +161,8 @@ def _blocks(volume: np.ndarray, sphere: np.ndarray | None) -> Iterator[tuple[sli
         reach = [n // 2 for n in sphere.shape]
         around = slice(max(planes.start - reach[2], 0), planes.stop + reach[2])
         seen = volume[..., around].astype(np.float32)
-        x, y, z = (next_fast_len(n + r, real=True) for n, r in zip(seen.shape, reach, strict=True))
+        sides = zip(seen.shape, reach, sphere.shape, strict=True)  # a thin volume is smaller than the sphere
+        x, y, z = (next_fast_len(max(n + r, most), real=True) for n, r, most in sides)
         wanted = (x, y, z)
         if wanted != sizes:  # the first and the last planes have less around them
             centred = np.zeros(wanted, np.float32)
