@@ -59,7 +59,7 @@ def unmeasured(data: Mapping[Hashable, Any], shape: Sequence[int], keys: Sequenc
     whole, rest = mask_of(data, shape), mask_of(data, shape, keys=keys)
     if whole is None or rest is None:
         return None
-    found = {}
+    found: dict[int, float] = {}
     for label in (int(v) for v in torch.unique(whole.round()) if v > 0):
         lost = 1.0 - float((rest.round() == label).sum() / (whole.round() == label).sum())
         found |= {label: lost} if lost > 0 else {}
