@@ -45,8 +45,18 @@ class Regions:
         return cls(of, *(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def fitted_voxels(error: np.ndarray, features: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Return powers and factors: the scale of a Laplace variable by the features, then the quantiles of the ratio."""
+def fitted_voxels(
+    error: np.ndarray, features: np.ndarray, weights: np.ndarray, *, homogeneous: bool = False
+) -> dict[str, Any]:
+    """Return powers and factors: the scale of a Laplace variable by the features, then the quantiles of the ratio.
+
+    Homogeneous: the powers sum up to 1, so that an image of twice the values has twice the deviation.
+    """
+    if homogeneous:
+        own = features[:, :1]
+        found = fitted_voxels(error * np.exp(-own[:, 0]), features[:, 1:] - own, weights)
+        one, two = found["powers"]
+        return {"powers": [round(1 - one - two, 4), one, two], "factors": found["factors"]}
     mean = np.average(features, axis=0, weights=weights)
     known, share = np.column_stack([np.ones(len(error)), features - mean]), weights / weights.sum()
 
@@ -84,6 +94,7 @@ def report(
     calibrating: Callable[[str], bool],
     weight: Callable[[str], float] = lambda of: 1.0,
     plain: bool = False,
+    homogeneous: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what was calibrated, and how often intervals hold, %, by what cases count as and by kind.
 
@@ -92,12 +103,13 @@ def report(
         regions: Likewise.
         calibrating: Whether cases that count as something are of the calibration.
         weight: Share of each voxel and region of those.
+        homogeneous: As `fitted_voxels`.
         plain: The features are the logarithm of a deviation alone; nothing but factors is found.
     """
     own = [v for v in voxels if calibrating(v.of)]
     error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
     weights = np.concatenate([np.full(len(v.error), weight(v.of)) for v in own])
-    known = fitted_voxels(error, features, weights)
+    known = {} if plain else fitted_voxels(error, features, weights, homogeneous=homogeneous)
     if plain:
         known = {"powers": [1.0], "factors": _quantiles(error * np.exp(-features[:, 0]), weights)}
     some = [r for r in regions if calibrating(r.of)]

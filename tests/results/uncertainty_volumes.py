@@ -125,7 +125,7 @@ def main() -> None:
         print(case.of, len(one[1].error), file=sys.stderr, flush=True)
         voxels.append(one[0])
         found.append(one[1])
-    calibrated, table = report(voxels, found, calibrating=lambda of: of == CALIBRATION)
+    calibrated, table = report(voxels, found, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
     if options.write:
         write({f"native_{key}": value for key, value in calibrated.items()})
     json.dump(table, sys.stdout, indent=1)
