@@ -112,7 +112,7 @@ def _listen(options: argparse.Namespace) -> int:
     loading = fusing(options) | {"device": options.device} | {name: getattr(options, name) for name in REGIONAL}
     regions = {"mask": options.mask_of, "atlas": options.atlas_of, "labels": options.labels}
     regions = {name: str(value) for name, value in regions.items() if value is not None}
-    how = How(loading, options.frames, options.time_limit, regions)
+    how = How(loading, options.frames, limit=options.time_limit, regions=regions)
     queue = Queue(options.queue)
     held = queue.open()
     _warn_of_others(queue.folder)
