@@ -46,6 +46,20 @@ def add_regions_of_cases(command: argparse.ArgumentParser) -> None:
     _add_named(command)
 
 
+STUDY = "study"
+"""In place of a path: the regions that came with a study."""
+
+
+def add_regions_of_studies(command: argparse.ArgumentParser) -> None:
+    """Add the options that name the regions of each study that is received."""
+    command.add_argument(
+        "--mask", dest="mask_of", metavar="PATH",
+        help=f"{STUDY}: the SEG or RTSTRUCT that comes with a study, where one does; or a path with {{case}} in it",
+    )  # fmt: skip
+    command.add_argument("--atlas", dest="atlas_of", metavar="PATH", help="a path with {case} in it, for a study's id")
+    _add_named(command)
+
+
 def _add_named(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--labels",

@@ -74,13 +74,25 @@ def test_record_and_report_tell_what_is_known_of_it(written):
 
 def test_python_takes_the_same_specification(files):
     spec = {**NATIVE, "source2": {**NATIVE["source2"], "noise": {"kind": "gaussian", "sigma": SIGMA, "unit": "input"}}}
-    result = fuse(files["pet"], files["mri"], degradation=spec, aligned=True, pet_unit="kBq/ml")
+    ball = files["pet"].parent / "ball.nii.gz"
+    nib.save(nib.Nifti1Image((files["r"] < 13).astype(np.uint8), nib.load(files["mri"]).affine), ball)
+    how = {"aligned": True, "pet_unit": "kBq/ml", "mask": ball, "uncertainty": "full"}
+    result = fuse(files["pet"], files["mri"], degradation=spec, **how)
     native = result.record["sources"]["pet"]["native"]
     assert native["noise"]["sigma"] == pytest.approx(SIGMA)
     assert native["noise"]["origin"] == "given"
     core = files["r"] < 13  # 1, into which the uptake of 4 round it is blurred
     given, restored = (float(v[1][core].mean()) for v in (result.sources, result.restored))
     assert abs(restored - 1) < 0.4 * abs(given - 1)
+    whole, region = result.record["sources"]["pet"]["regions"]
+    assert region["interval"]["low"] < 1 < region["interval"]["high"]
+    assert 0 <= region["invented"]["gate"] <= 1
+    assert "interval" not in whole
+    deviation = result.deviations[1][core]
+    assert 0.2 < float((result.restored[1][core] - 1).abs().mean() / deviation.mean()) < 3
+    assert result.deviations[0] is None  # nothing happened to the MRI
+    assert result.fused_deviation is not None
+    assert float(result.invented[1][core].mean()) == pytest.approx(region["invented"]["mean"], rel=1e-4)
 
 
 def test_a_dry_run_counts_the_restoration(files, tmp_path, capsys):

@@ -21,9 +21,10 @@ from medfuse.errors import BundleError, DicomError, ImageError
 from medfuse.io.dicom.regions import check_regions, read_regions, regions_file
 from medfuse.io.labels import read_labels, region_label
 from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise
-from medfuse.pipeline.measured import psf_mm
+from medfuse.pipeline.compare import compare_cases
+from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
-from medfuse.regions import compare_regions, correct_by_labels
+from medfuse.regions import compare_regions, correct_by_labels, region_values
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -129,10 +130,10 @@ class TestDrawn:
     def test_a_segmentation_keeps_its_voxels_names_and_overlaps(self, tmp_path):
         big, small = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
         big[3:15, 4:20, 1:5], small[5:8, 6:9, 2:4] = True, True
-        write_segmentation(tmp_path / "seg.dcm", {"Tumour <b>": big, "Core": small})
+        write_segmentation(tmp_path / "seg.dcm", {"Tumour <b>": big, "Core & edge's": small})
         found = read_regions(tmp_path / "seg.dcm")
         assert (found.kind, found.frame_of_reference) == ("SEG", FRAME)
-        assert found.names == {1: "Tumour _b_", 2: "Core"}  # what may stand on a page
+        assert found.names == {1: "Tumour _b_", 2: "Core & edge's"}  # what may stand on a page
         assert found.volume.shape[0] == 2  # they overlap
         for label, mask in ((1, big), (2, small)):
             there = np.argwhere((found.volume == label).any(0)) @ found.affine[:3, :3].T + found.affine[:3, 3]
@@ -165,6 +166,12 @@ class TestDrawn:
         r = np.hypot(*(centres()[..., i] - place[i] for i in range(2)))
         truth = (r < 12.3) & (r > 5.1) & (np.arange(6) >= 1) & (np.arange(6) <= 4)
         assert np.array_equal(labels[0] == 3, truth)
+
+    def test_planes_that_are_no_neighbours_enclose_nothing_between_them(self, tmp_path):
+        """Slices 1 and 4 of 3 mm: each is a slice, and the 6 mm between them belong to nobody."""
+        write_structures(tmp_path / "rt.dcm", {"Two": [ring((-8.0, -17.0), 8.0, -9.0 + 3 * k) for k in (1, 4)]})
+        labels = read_regions(tmp_path / "rt.dcm").on(AFFINE, SHAPE)
+        assert np.flatnonzero((labels[0] == 3).any((0, 1))).tolist() == [1, 4]
 
     def test_contours_come_to_a_turned_and_finer_grid(self, tmp_path):
         z = np.arange(-9.0, 7, 3)
@@ -301,6 +308,41 @@ class TestNames:
         assert message in capsys.readouterr().err
 
 
+IBSI = """
+14411 14611 41641 44641
+14411 11611 .1311 44611
+144.. 11111 11.11 11611
+144.. 11111 11111 11611
+"""
+"""The digital phantom of the Image Biomarker Standardisation Initiative: slices, rows, columns; a point is outside."""
+
+
+class TestReferenceValues:
+    def test_ibsi_has_the_same_values_of_its_phantom(self):
+        """Zwanenburg et al. (Radiology 2020), reference manual, digital phantom, voxels of 2 mm, in three digits."""
+        slices = [[list(row) for row in line.split()] for line in IBSI.split("\n") if line]
+        marks = np.array(slices).transpose(2, 1, 0)
+        values = np.where(marks == ".", "0", marks).astype(float)
+        _, region = region_values(values, values, affine=np.diag([2.0, 2, 2, 1]), labels=(marks != ".").astype(int))
+        found = region["given"]
+        assert found["mean"] == pytest.approx(2.15, abs=0.005)
+        assert found["sd"] ** 2 == pytest.approx(3.05, abs=0.005)
+        assert found["max"] == 6
+        assert region["volume_ml"] == pytest.approx(0.592)  # by counting voxels
+
+    def test_the_peak_is_the_highest_mean_over_a_ball_of_1_ml(self):
+        """By an own computation: every voxel within 6.2 mm of every centre in the region."""
+        rng = np.random.default_rng(3)
+        spacing, values = np.array([1.5, 2.0, 2.5]), rng.gamma(2.0, 1.0, (16, 14, 12))
+        labels = np.zeros(values.shape, int)
+        labels[6:9, 5:8, 5:7] = 1
+        places = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1) * spacing
+        radius = (3000 / (4 * np.pi)) ** (1 / 3)
+        means = [values[((places - centre) ** 2).sum(-1) <= radius**2].mean() for centre in places[labels == 1]]
+        _, region = region_values(values, values, affine=np.diag([*spacing, 1]), labels=labels)
+        assert region["given"]["peak"] == pytest.approx(max(means), rel=1e-5)
+
+
 class TestPartialVolume:
     def test_the_gtm_gives_back_uniform_regions(self):
         """y is blurred by an own computation; the values of a model that is true must come back."""
@@ -381,6 +423,66 @@ class TestCompared:
     def test_cases_that_cannot_be_compared_are_refused(self, second, message):
         with pytest.raises(ImageError, match=message):
             compare_regions(case_record(1.0), second)
+
+
+class TestPersons:
+    """Two cases are of one person, and of two scans."""
+
+    @staticmethod
+    def write(folder, name: str, record: dict, patient: str | None = None) -> None:
+        (folder / name).mkdir()
+        (folder / name / f"{name}.json").write_text(json.dumps(record | {"case": name}))
+        if patient is not None:
+            (folder / name / "dicom" / "fused").mkdir(parents=True)
+            (image := source_images(folder)[0]).PatientID = patient
+            image.save_as(folder / name / "dicom" / "fused" / "0001.dcm", enforce_file_format=True)
+
+    @pytest.mark.parametrize(
+        ("names", "patients", "known"),
+        [
+            (("a", "b"), ("P", "P"), True),
+            (("a", "b"), ("P", "Q"), None),
+            (("a", "b"), (None, "P"), False),
+            (("sub-1_ses-1", "sub-1_ses-2"), (None, None), True),
+            (("sub-1_ses-1", "sub-2_ses-1"), (None, None), None),
+        ],
+    )
+    def test_cases_of_two_persons_are_refused(self, tmp_path, names, patients, known):
+        for name, patient in zip(names, patients, strict=True):
+            self.write(tmp_path, name, case_record(2.0), patient)
+        paths = [tmp_path / name for name in names]
+        if known is None:
+            with pytest.raises(BundleError, match="must be of one person, got cases of two"):
+                compare_cases(*paths)
+        else:
+            said = compare_cases(*paths)["sentences"]
+            assert ("of one person is not known" in said[-1]) is not known
+            assert "fuse both with --uncertainty full" in said[1]
+
+    def test_a_scan_is_not_compared_with_itself(self, tmp_path):
+        record = case_record(2.0)
+        record["sources"]["pet"]["sha256"] = "d1"
+        for name in ("a", "b"):
+            self.write(tmp_path, name, record)
+        with pytest.raises(BundleError, match="two scans, got two of one"):
+            compare_cases(tmp_path / "a", tmp_path / "b")
+
+
+class TestFieldOfView:
+    def test_zeros_outside_of_the_pet_count_in_no_region(self):
+        """Half of label 2, and of the image, lie beyond the end of the PET."""
+        labels = np.zeros((1, 8, 4, 4), np.float32)
+        labels[0, :2], labels[0, 2:6] = 1, 2
+        grid, pet = np.eye(4), np.zeros((8, 4, 4))
+        pet[:4] = 3.0
+        fov = json.dumps([np.eye(4).tolist(), [4, 4, 4]])
+        data = {"mask": MetaTensor(labels), "mri": image(affine=grid, shape=(8, 4, 4))}
+        data["pet"] = MetaTensor(pet[None], affine=grid, meta={"field_of_view": fov})
+        found = measure_regions(data, pet, pet, affine=grid, keys=("mri", "pet"))
+        assert [(r["label"], r["given"]["mean"], r["volume_ml"]) for r in found] == [
+            (None, 3.0, pytest.approx(0.064)), (1, 3.0, pytest.approx(0.032)), (2, 3.0, pytest.approx(0.032)),
+        ]  # fmt: skip
+        assert unmeasured(data, pet.shape, ("mri", "pet")) == {2: 0.5}
 
 
 def test_a_case_with_an_atlas_from_files_to_a_comparison(tmp_path, monkeypatch, capsys):

@@ -12,8 +12,15 @@ import torch
 from medfuse import cli
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.physics import parse_degradation
-from medfuse.regions import add_intervals, disagrees, region_values
-from medfuse.regions.intervals import LEVELS, REGION_FACTORS, VOXEL_FACTORS, level_of, voxel_deviation
+from medfuse.regions import Draws, add_intervals, disagrees, region_values
+from medfuse.regions.intervals import (
+    LEVELS,
+    calibration,
+    fused_deviation,
+    level_of,
+    voxel_deviation,
+    voxel_features,
+)
 
 NOISE = {"version": 1, "source2": [{"noise": {"sigma": 0.1}}]}
 
@@ -26,21 +33,34 @@ class TestIntervals:
         draws = rng.normal(0, 1, (200, *labels.shape))
         draws[:, labels == 1] = rng.normal(0, 1, (200, 1))  # all of region 1 err as one
         regions = region_values(labels, labels + 4.0, affine=np.eye(4), labels=labels)
-        add_intervals(regions, labels, draws, level=1.0)
+        add_intervals(regions, labels, Draws(draws, 1.0, 0.0 * labels, 1))
         whole, one, two = regions
         assert "interval" not in whole
-        factor = REGION_FACTORS[LEVELS.index(0.95)] / 1.959964
+        own = calibration()["region"][1]
+        factor = own["draws"] * own["factors"][LEVELS.index(0.95)] / 1.959964
         assert one["interval"]["sd"] == pytest.approx(factor, rel=0.15)
         assert two["interval"]["sd"] == pytest.approx(factor / np.sqrt((labels == 2).sum()), rel=0.15)
         low, high = one["interval"]["low"], one["interval"]["high"]
         assert (low + high) / 2 == pytest.approx(one["restored"]["mean"])
         assert (high - low) / 2 == pytest.approx(1.959964 * one["interval"]["sd"])
 
+    def test_what_the_data_do_not_tell_of_a_region_widens_its_interval(self):
+        """Noise moves it by 0.1, and the network put 0.5 of its mean there."""
+        labels = np.ones((6, 6, 2), int)
+        for source in (0, 1):
+            own = calibration()["region"][source]
+            for invented in (0.0, 0.5):
+                regions = region_values(labels, labels, affine=np.eye(4), labels=labels)
+                draws = 0.1 * np.array([1.0, -1.0])[:, None, None, None] * np.ones((2, *labels.shape))
+                add_intervals(regions, labels, Draws(draws, 2.0, invented * np.ones(labels.shape), source))
+                told = np.hypot(0.2 * own["draws"], invented * own["invented"]) * own["factors"][-1] / 1.959964
+                assert regions[1]["interval"]["sd"] == pytest.approx(told, rel=1e-6)
+
     def test_small_regions_have_none(self):
         labels = np.zeros((8, 8, 2), int)
         labels[0, :8, :2], labels[1, :5, 0] = 1, 2  # 16 voxels, and 5
         regions = region_values(labels, labels, affine=np.eye(4), labels=labels)
-        add_intervals(regions, labels, np.ones((3, *labels.shape)), level=1.0)
+        add_intervals(regions, labels, Draws(np.ones((3, *labels.shape)), 1.0, 0.0 * labels, 1))
         assert ["interval" in region for region in regions] == [False, True, False]
 
     def test_the_level_lifts_draws_that_know_less_than_the_network(self):
@@ -49,9 +69,26 @@ class TestIntervals:
         assert level_of(0.3 * head, np.stack([0 * head] * 2), (head, head)) == 1.0  # nothing was drawn
 
     def test_1_96_deviations_are_the_calibrated_half_width(self):
+        """A flat image of which nothing was invented: both features are at the least that counts, 1/1000."""
+        flat = torch.full((8, 8), 0.5)
         for source in (0, 1):
-            found = voxel_deviation(torch.full((2, 2), 0.1), source)
-            assert 1.959964 * found[0, 0] == pytest.approx(0.1 * VOXEL_FACTORS[source][-1], rel=1e-5)
+            found = voxel_deviation(torch.full((8, 8), 0.1), source, flat, 0 * flat)
+            own = calibration()["voxel"][source]
+            one, two, three = own["powers"]
+            scale = 0.1**one * 1e-3**two * 1e-3**three
+            assert 1.959964 * found[4, 4] == pytest.approx(scale * own["factors"][-1], rel=1e-3)
+
+    def test_features_of_a_volume_are_those_of_its_slices(self):
+        rng = np.random.default_rng(0)
+        std, x, new = (rng.uniform(0.1, 1, (9, 4, 8)) for _ in range(3))
+        found = voxel_features(std, x, new, across=1)
+        for k in range(4):
+            np.testing.assert_allclose(found[:, k], voxel_features(std[:, k], x[:, k], new[:, k]), rtol=1e-5)
+
+    def test_the_fused_image_errs_as_both_sources_together(self):
+        factor = calibration()["fused"]["factors"][-1] / 1.959964
+        found = fused_deviation([torch.full((2, 2), 0.3), torch.full((2, 2), 0.4)])
+        assert found == pytest.approx(0.5 * factor, rel=1e-5)
 
     @pytest.mark.parametrize(("gtm", "verdict"), [(1.5, False), (2.5, True), (None, None)])
     def test_a_correction_by_labels_is_held_against_the_interval(self, gtm, verdict):
@@ -102,6 +139,7 @@ def test_what_is_asked_for_is_written(tmp_path, monkeypatch, how):
     folder = tmp_path / "out/case"
     assert not (folder / "case_mri_std.nii.gz").exists()  # nothing happened to it
     assert (folder / "case_pet_std.nii.gz").exists() == (how != "off")
+    assert (folder / "case_fused_std.nii.gz").exists() == (how != "off")
     regions = record["sources"]["pet"]["regions"]
     assert ["interval" in region for region in regions] == [False, how == "full", how == "full"]
     assert (folder / "case_pet_invented.nii.gz").exists() == (how != "off")

@@ -51,7 +51,8 @@ class VolumeFusionInferer(FusionInferer):
             std: Return `std1` and `std2` of a volume, too; without, it takes less memory.
             agreement: Return how far the restored sources explain the data, whether a call asks for it or not.
             draws: Number of times that a restored volume is observed and restored again, each as long as the first:
-                `draws` **[B, draws, X, Y, Z]**, float16, is by how much source 2 then came out otherwise.
+                `draws1` and `draws2` **[B, draws, X, Y, Z]**, float16, are by how much the sources then came out
+                otherwise.
             alone: Return what the data alone say of both sources of a volume, `alone` **[B, 2, X, Y, Z]**, see
                 `medfuse.physics.data_alone`.
             sensitivity: Restore a volume twice more, widths and levels 20 % less and more, and return what changes,
@@ -142,8 +143,9 @@ class VolumeFusionInferer(FusionInferer):
         result |= with_axes(one, 3)
         if self.draws:
             restored = torch.cat([result["source1"], result["source2"]], 1)
-            result["draws"] = self._drawn(plain(inputs), restored, network, stated, steps=steps)
-            result["draws"] *= one["proven_noise"][:, 1].sqrt().to(result["draws"]).reshape(-1, 1, 1, 1, 1)
+            found_draws = self._drawn(plain(inputs), restored, network, stated, steps=steps)
+            for k, drawn in enumerate(found_draws):
+                result[f"draws{k + 1}"] = drawn * one["proven_noise"][:, k].sqrt().to(drawn).reshape(-1, 1, 1, 1, 1)
         if self.sensitivity:
             result["sensitivity"] = self._sensitivity(inputs, result, network, stated, steps=steps)
         return (result, [*on_the_way, {name: result[name] for name in names}]) if which else result
@@ -167,15 +169,17 @@ class VolumeFusionInferer(FusionInferer):
     def _drawn(
         self, given: Tensor, restored: Tensor, network: Any, stated: JointDegradation, *, steps: int | None
     ) -> Tensor:
-        """Return by how much source 2 of volumes **[B, 2, X, Y, Z]** comes out otherwise when observed again."""
+        """Return by how much volumes **[B, 2, X, Y, Z]** come out otherwise when observed again, **[2, B, n, ...]**."""
         axis, volumes = self.spatial_dim + 2, len(given)
         seen, believed = (v.movedim(axis, 1).flatten(0, 1) for v in (given, restored))
         again = self._again(stated)
         generator = torch.Generator(given.device)
-        found = given.new_empty(volumes, self.draws, *given.shape[2:], dtype=torch.float16)
+        found = given.new_empty(2, volumes, self.draws, *given.shape[2:], dtype=torch.float16)
         for draw in bar(range(self.draws), disable=not self.progress):
             generator.manual_seed(draw)  # the same draws for the same input
             slices = observed_again(believed, seen, stated, generator)
             y = torch.unflatten(slices, 0, (volumes, -1)).movedim(1, axis)
-            found[:, draw] = (again(y, network, steps=steps)["source2"] - restored[:, 1:])[:, 0]
+            result = again(y, network, steps=steps)
+            for k in (0, 1):
+                found[k, :, draw] = (result[f"source{k + 1}"] - restored[:, k : k + 1])[:, 0]
         return found

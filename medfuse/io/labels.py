@@ -11,19 +11,10 @@ from typing import Any
 from medfuse.errors import BundleError
 from medfuse.io.bids_filter import entities_of
 from medfuse.io.sidecars import bids_root
+from medfuse.io.texts import region_name
 
 _PLACES = ("case", "subject", "session")
 _MAX_BYTES = 1 << 20
-_NAME_LENGTH = 64
-
-
-def region_name(text: str) -> str:
-    """Return the name of a region as it is shown: its printable signs, apostrophe and & among them, at most 64.
-
-    `<` and `>` become `_`: a name is shown where nobody may have thought of markup.
-    """
-    shown = "".join(sign if sign.isprintable() else " " for sign in text)
-    return re.sub("[<>]", "_", shown).strip()[:_NAME_LENGTH].strip()
 
 
 def label_file(where: str, case: Mapping[str, Any], suffix: str, option: str) -> str:

@@ -1,10 +1,13 @@
-"""Small JSON files that someone else has written."""
+"""What someone else has written: small JSON files, names of regions."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+_NAME_LENGTH = 64
 
 
 def read_json(path: Path, *, max_bytes: int = 1 << 20) -> Any:
@@ -33,3 +36,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         raise ValueError("each name must come once")
     return result
+
+
+def region_name(text: str) -> str:
+    """Return the name of a region as it is shown: its printable signs, apostrophe and & among them, at most 64.
+
+    `<` and `>` become `_`: a name is shown where nobody may have thought of markup.
+    """
+    shown = "".join(sign if sign.isprintable() else " " for sign in text)
+    return re.sub("[<>]", "_", shown).strip()[:_NAME_LENGTH].strip()

@@ -18,6 +18,7 @@ from medfuse.fusing import add_fusing, fusing
 from medfuse.listen.peers import Peer, Tls, ae_title, peer
 from medfuse.listen.queue import Queue
 from medfuse.progress import LINES
+from medfuse.region_arguments import REGIONAL, add_regions_of_studies, check_named
 
 if TYPE_CHECKING:
     from medfuse.listen.service import Service
@@ -78,6 +79,7 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM (default: in the same file)")
     tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who vouches for callers and peers, PEM")
     add_fusing(listen)
+    add_regions_of_studies(listen)
     listen.set_defaults(run=_listen, says_lines=True)
     return listen
 
@@ -85,8 +87,8 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def series_names(bundle: str) -> tuple[str, ...]:
     """Return the names of the series that a bundle writes: those of `medfuse.pipeline.outputs.dicom`, slow to load."""
     uptake = case_keys(bundle)[1]
-    of_regions = ("regions", "measurements")
-    return (f"{uptake}_restored", f"{uptake}_std", "fused", "fused_rgb", "fused_rgb_multiframe", *of_regions)
+    names = ("fused", "fused_std", "fused_rgb", "fused_rgb_multiframe", "regions", "measurements")
+    return (f"{uptake}_restored", f"{uptake}_std", *names)
 
 
 def _listen(options: argparse.Namespace) -> int:
@@ -106,7 +108,11 @@ def _listen(options: argparse.Namespace) -> int:
         options.host, options.port, options.aet, callers, options.associations, options.timeout, tls, limits
     )
     dispatch = Dispatch(tuple(dict.fromkeys(options.send)), tuple(options.series), options.stow_header, options.retry)
-    how = How(fusing(options) | {"device": options.device}, options.frames, limit=options.time_limit)
+    check_named(options, options.mask_of, options.atlas_of)
+    loading = fusing(options) | {"device": options.device} | {name: getattr(options, name) for name in REGIONAL}
+    regions = {"mask": options.mask_of, "atlas": options.atlas_of, "labels": options.labels}
+    regions = {name: str(value) for name, value in regions.items() if value is not None}
+    how = How(loading, options.frames, limit=options.time_limit, regions=regions)
     queue = Queue(options.queue)
     held = queue.open()
     _warn_of_others(queue.folder)

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ class How:
         loading: Arguments of `medfuse.pipeline.load_workflow`.
         frames: Frames of dynamic PETs, see `medfuse.io.frames`.
         limit: Time that a study may take, s.
+        regions: Where the regions of a study are: `mask` or `atlas`, and `labels`.
     """
 
     loading: Mapping[str, Any]
     frames: str | None = None
     limit: float = 3600.0
+    regions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _work(pipe: Connection, results: str, how: How) -> None:
         return
     pipe.send("" if basis else "no weights")
     while True:
-        pipe.send(_fused(workflow, *tasks.get(), results, how.frames))
+        pipe.send(_fused(workflow, *tasks.get(), results, how))
 
 
 def _listen(pipe: Connection, tasks: queue.SimpleQueue[tuple[str, str]]) -> None:
@@ -202,17 +204,42 @@ def _listen(pipe: Connection, tasks: queue.SimpleQueue[tuple[str, str]]) -> None
             os._exit(0)
 
 
-def _fused(workflow: Any, study: str, folder: str, results: str, frames: str | None) -> Outcome:
+def _fused(workflow: Any, study: str, folder: str, results: str, how: How) -> Outcome:
     from medfuse.pipeline.batch import fuse_case
 
     keys = workflow.writer.source_keys
     item: dict[str, Any] = {"case": study} | dict.fromkeys(keys, folder)
-    if frames is not None:
-        item[f"{keys[1]}_frames"] = frames
+    if how.frames is not None:
+        item[f"{keys[1]}_frames"] = how.frames
     try:
+        item |= _regions_of(item, Path(folder), how.regions)
         summary = fuse_case(workflow, item, results)
     except Exception as error:
         known = known_error(error)
         return Outcome(study, str(known) if known else f"an unexpected error ({type(error).__name__})")
     told = tuple(summary.warned.get(study, ()))
     return Outcome(study, summary.failed.get(study, ""), told, study in summary.unstored)
+
+
+def _regions_of(item: Mapping[str, Any], folder: Path, told: Mapping[str, str]) -> dict[str, str]:
+    """Return the regions of a study, and their names; none where they should have come with it and did not.
+
+    Raises:
+        MedfuseError: There are several, or none where a path was told.
+    """
+    from medfuse.io.dicom.regions import regions_in
+    from medfuse.io.labels import label_file
+    from medfuse.region_arguments import STUDY
+
+    where = told.get("mask") or told.get("atlas")
+    if where is None:
+        return {}
+    suffix, option = ("mask", "--mask") if "mask" in told else ("dseg", "--atlas")
+    if where == STUDY:
+        found = regions_in(folder)
+        if not found:
+            return {}
+        where = str(folder) if len(found) > 1 else str(found[0])
+    else:
+        where = label_file(where, item, suffix, option)
+    return {"mask": where} | ({"labels": told["labels"]} if "labels" in told else {})

@@ -21,6 +21,7 @@ from medfuse.inferers.sensitivity import as_record
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.origin import defaults_taken
 from medfuse.physics import JointDegradation, in_plane
+from medfuse.pipeline.certainty import Certainty, certainty_of
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.measured import mask_of, psf_mm
 from medfuse.pipeline.native import FOUND, NATIVE, RESTORED, SENSITIVITY
@@ -28,7 +29,7 @@ from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
 from medfuse.pipeline.result import CaseResult, SourceAgreement
-from medfuse.regions.intervals import UNCERTAINTY, level_of, voxel_deviation
+from medfuse.regions.intervals import UNCERTAINTY
 from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class SaveFusiond(MapTransform):
             spatial_dim: Axis along which the volume was sliced.
             reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
             uncertainty: `off`; `fast`, a standard deviation of each voxel, for which the data hold `std1` and `std2`;
-                or `full`, an interval of each region, too, for which they hold `draws`.
+                or `full`, an interval of each region, too, for which they hold `draws1` and `draws2`.
             sr: Write the values of regions as a DICOM measurement report, too, where a source was DICOM.
             palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
             blend: How a palette other than `OKLAB` lies over the anatomy: `luma` or `alpha`.
@@ -123,8 +124,10 @@ class SaveFusiond(MapTransform):
         scales = [data[f"{k}_scale"] for k in self.source_keys]
         degradation = self._degradation(data)
         agreements = _agreements(data, degradation)
-        deviations, drawn = self._uncertainty(data, degradation, (restored1, restored2))
-        invented = self._invented(data, degradation, (restored1, restored2))
+        sure = Certainty()
+        if self.uncertainty != "off":
+            how: dict[str, Any] = {"across": self.spatial_dim, "full": self.uncertainty == "full"}
+            sure = certainty_of(data, degradation, (restored1, restored2), keys=self.source_keys, **how)
         if native is not None:
             residual = torch.as_tensor(data[f"{self.source_keys[1]}_residual"]).as_subclass(Tensor)[0]
             agreements = agreements[0], SourceAgreement(native["corrected_chi2"], None, True, residual)
@@ -150,8 +153,9 @@ class SaveFusiond(MapTransform):
             known |= {} if changed is None else {SENSITIVITY: changed}
         regional: dict[str, Any] = {
             "psf": self._psf(data, degradation, agreements[1]),
-            "drawn": drawn,
-            "invented": invented[1],
+            "draws": sure.draws,
+            "invented": sure.invented,
+            "gate": sure.gate,
             "reference_region": self.reference_region,
         }
         record = make_record(data, told, agreed, sources, restored, keys=names, reference=reference, **regional)
@@ -175,12 +179,14 @@ class SaveFusiond(MapTransform):
             record=record,
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
-            mask=mask_of(data, restored[0].shape),
+            mask=mask_of(data, restored[0].shape, keys=self.source_keys),
             sr=self.sr,
             deidentified=self.deidentified,
             before=partial(self._before, data),
-            deviations=deviations,
-            invented=invented,
+            deviations=sure.deviations,
+            fused_deviation=sure.fused,
+            invented=sure.invented,
+            gate=sure.gate,
         )
 
     @cached_property
@@ -203,39 +209,6 @@ class SaveFusiond(MapTransform):
         return case_degradation(
             in_plane(self._known(data)[0]), spacing=spacing, spatial_dim=self.spatial_dim, scales=scales
         )
-
-    def _uncertainty(
-        self, data: Mapping[Hashable, Any], degradation: JointDegradation, restored: Sequence[Tensor]
-    ) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor, float] | None]:
-        """Return the standard deviation of each voxel of both restored sources, in their units, and draws of source 2.
-
-        Restored sources are still 0..1. None of a source to which nothing happened: it comes back as it was given.
-        """
-        if self.uncertainty == "off":
-            return (None, None), None
-        std = [_volume(data[key]) for key in ("std1", "std2")]
-        drawn = None
-        if "draws" in data and degradation.source2.steps:
-            draws = torch.as_tensor(data["draws"]).as_subclass(Tensor).cpu()
-            drawn = draws.float() * scale_of(data, self.source_keys[1]), level_of(std[1], draws, restored)
-        first, second = (
-            torch.from_numpy(voxel_deviation(std[k], k)).mul_(scale_of(data, key)) if part.steps else None
-            for k, (key, part) in enumerate(zip(self.source_keys, degradation, strict=True))
-        )
-        return (first, second), drawn
-
-    def _invented(
-        self, data: Mapping[Hashable, Any], degradation: JointDegradation, restored: Sequence[Tensor]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return both restored sources less what their data alone say, in their units; restored ones are still 0..1."""
-        if "alone" not in data or self.uncertainty == "off":
-            return None, None
-        alone = torch.as_tensor(data["alone"]).as_subclass(Tensor).cpu().float()
-        first, second = (
-            (restored[k] - alone[k]) * scale_of(data, key) if part.steps else None
-            for k, (key, part) in enumerate(zip(self.source_keys, degradation, strict=True))
-        )
-        return first, second
 
     def _psf(
         self, data: Mapping[Hashable, Any], degradation: JointDegradation, agreement: SourceAgreement | None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from medfuse.errors import BundleError
 from medfuse.io.atomic import atomic_file
+from medfuse.io.dicom.identity import person_of_results
 from medfuse.io.modalities import title
+from medfuse.io.places import DICOM_FOLDER
 from medfuse.regions import compare_regions, tsv
 from medfuse.regions.comparison import COLUMNS, change_row, change_sentence
 
@@ -18,6 +22,9 @@ _MAX_BYTES = 64 << 20
 
 def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:
     """Compare the regions of source 2 of two cases, the earlier first.
+
+    Both must be of one person, which their DICOM results tell, where they have some, and the ids of BIDS. Records hold
+    no name; where neither tells it, a sentence says so.
 
     Args:
         first: Folder of the earlier case, or its record.
@@ -28,11 +35,14 @@ def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | No
         `source`, `unit`, `regions` as `medfuse.regions.compare_regions` returns them, and `sentences`, one for each.
 
     Raises:
-        MedfuseError: There are no such records, or they cannot be compared.
+        MedfuseError: There are no such records, they cannot be compared, are of one scan, or of two persons.
     """
     if out is not None and Path(out).suffix != ".tsv":
         raise BundleError("--out of a comparison must end in .tsv, got another name; rename it.")
-    records = [_record(Path(path)) for path in (first, second)]
+    found = [_record(Path(path)) for path in (first, second)]
+    records = [record for record, _ in found]
+    _require_two_scans(*records)
+    known = _of_one_person(*found)
     regions = compare_regions(*records)
     name = list(records[0]["sources"])[1]
     unit = str(records[0]["sources"][name]["unit"])
@@ -40,13 +50,49 @@ def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | No
         with atomic_file(out) as file:
             file.write(tsv(COLUMNS, [change_row(region) for region in regions]).encode())
     sentences = [change_sentence(region, title(name), unit) for region in regions]
-    return {"source": name, "unit": unit, "regions": regions, "sentences": sentences}
+    if not known:
+        sentences.append(
+            "That both cases are of one person is not known: neither DICOM results nor ids of BIDS tell it."
+        )
+    return {"source": name, "unit": unit, "regions": regions, "one_person": known or None, "sentences": sentences}
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """Return the record of a case: that of a path, or the only one in a folder."""
+def _require_two_scans(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Raise where both cases were made of one scan.
+
+    Raises:
+        BundleError: They were, by the hash of source 2.
+    """
+    hashes = [list(record["sources"].values())[1:2] for record in (first, second)]
+    one, two = (found[0].get("sha256") if found and isinstance(found[0], dict) else None for found in hashes)
+    if one and one == two:
+        raise BundleError("Both cases must be of two scans, got two of one; name the earlier and the later case.")
+
+
+def _of_one_person(first: tuple[dict[str, Any], Path], second: tuple[dict[str, Any], Path]) -> bool:
+    """Return whether two cases are known to be of one person; False where nothing tells it.
+
+    Raises:
+        BundleError: They are of two.
+    """
+    other = BundleError("Both cases must be of one person, got cases of two; name two cases of one.")
+    subjects = [re.match(r"sub-[0-9A-Za-z]+(?=_|$)", str(record.get("case", ""))) for record, _ in (first, second)]
+    one, two = (match and match[0] for match in subjects)
+    if one and two and one != two:
+        raise other
+    people = [person_of_results(folder / DICOM_FOLDER) for _, folder in (first, second)]
+    if people[0] is None or people[1] is None:
+        return bool(one and two)
+    if people[0].is_another(people[1]):
+        raise other
+    told = [any(astuple(person)) for person in people if person is not None]
+    return all(told) or bool(one and two)
+
+
+def _record(path: Path) -> tuple[dict[str, Any], Path]:
+    """Return the record of a case: that of a path, or the only one in a folder; and the folder."""
     if not path.is_dir():
-        return _read(path)
+        return _read(path), path.parent
     found = []
     for file in sorted(path.glob("*.json")):
         with suppress(BundleError):  # another file
@@ -55,7 +101,7 @@ def _record(path: Path) -> dict[str, Any]:
                 found.append(record)
     if len(found) != 1:
         raise BundleError(f"CASE must be the folder of one case, got {len(found)} records in it; name the record.")
-    return found[0]
+    return found[0], path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,19 +14,72 @@ from torch import Tensor
 from medfuse.io.labels import region_label
 from medfuse.physics import Degradation, Downsample, GaussianBlur, Noise
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
-from medfuse.regions import add_intervals, add_invented, correct_by_labels, region_values
+from medfuse.regions import Draws, add_intervals, add_invented, correct_by_labels, region_values
+from medfuse.transforms.spatial import FIELD_OF_VIEW
+
+_ROUNDING = 1e-6  # voxels
 
 NAMES, KIND, WORLD, OUTSIDE = "region_names", "region_kind", "region_world", "region_outside"
 """Entries of the meta data of regions: their names, as JSON; what the file was; in whose world they lay; which share of
 each lies outside of the grid of the results, as JSON."""
 
 
-def mask_of(data: Mapping[Hashable, Any], shape: Sequence[int]) -> Tensor | None:
-    """Return the labels of a case **[X, Y, Z]**, or **[L, X, Y, Z]** where regions overlap; None without."""
+def mask_of(data: Mapping[Hashable, Any], shape: Sequence[int], *, keys: Sequence[str] = ()) -> Tensor | None:
+    """Return the labels of a case **[X, Y, Z]**, or **[L, X, Y, Z]** where regions overlap; None without.
+
+    Args:
+        data: What the bundle's transforms know of it.
+        shape: Of the grid of the results.
+        keys: Names of the sources: what lies outside of the field of view of one of them belongs to no region.
+    """
     if data.get("mask") is None:
         return None
     mask = torch.as_tensor(data["mask"]).as_subclass(Tensor).reshape(-1, *shape)
+    inside = measured_in(data, shape, keys)
+    if inside is not None:
+        mask = mask * torch.from_numpy(inside)
     return mask[0] if len(mask) == 1 else mask
+
+
+def measured_in(data: Mapping[Hashable, Any], shape: Sequence[int], keys: Sequence[str]) -> np.ndarray | None:
+    """Return which voxels lie in the field of view of each source, bool **[X, Y, Z]**; None where all do."""
+    found = None
+    for meta in (data[key].meta for key in keys if hasattr(data.get(key), "meta")):
+        if FIELD_OF_VIEW in meta:
+            text = meta[FIELD_OF_VIEW]
+            affine, own = json.loads(text if isinstance(text, str) else text[0])
+            grid = np.asarray(next(data[key] for key in keys).affine, dtype=np.float64)
+            inside = within(np.linalg.solve(np.asarray(affine), grid), own, shape)
+            found = inside if found is None else found & inside
+    return None if found is None or found.all() else found
+
+
+def unmeasured(data: Mapping[Hashable, Any], shape: Sequence[int], keys: Sequence[str]) -> dict[int, float] | None:
+    """Return which share of each region lies outside of the field of view of a source; None without regions."""
+    whole, rest = mask_of(data, shape), mask_of(data, shape, keys=keys)
+    if whole is None or rest is None:
+        return None
+    found: dict[int, float] = {}
+    for label in (int(v) for v in torch.unique(whole.round()) if v > 0):
+        lost = 1.0 - float((rest.round() == label).sum() / (whole.round() == label).sum())
+        found |= {label: lost} if lost > 0 else {}
+    return found
+
+
+def within(index: np.ndarray, size: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Tell which voxels of a grid have their centre in the field of view of another, **[*shape]**.
+
+    Args:
+        index: **[4, 4]**, from the voxels of the grid to those of the other.
+        size: Of the other.
+        shape: Of the grid.
+    """
+    inside = np.ones(tuple(shape), bool)
+    for row, most in zip(index, size, strict=False):
+        i, j, k = (step * np.arange(n) for step, n in zip(row, shape, strict=False))
+        place = i[:, None, None] + j[:, None] + k + row[3]
+        inside &= (place >= -0.5 - _ROUNDING) & (place <= most - 0.5 + _ROUNDING)
+    return inside
 
 
 def measure_regions(
@@ -35,33 +88,40 @@ def measure_regions(
     restored: Tensor,
     *,
     affine: Any,
+    keys: Sequence[str] = (),
     psf: Sequence[float] | None = None,
     reference_region: str | int | None = None,
-    drawn: tuple[Tensor, float] | None = None,
+    drawn: Draws | None = None,
     invented: Tensor | None = None,
+    gate: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the values of the regions of a case, for its record.
+    """Return the values of a source in the regions of a case, for its record.
+
+    What lies outside of the field of view of a source, where there are zeros for it, counts in none of them.
 
     Args:
         data: What the bundle's transforms know of it.
-        given: Source 2 **[X, Y, Z]**, in its unit.
+        given: The source **[X, Y, Z]**, in its unit; source 2 where not said otherwise.
         restored: The same, restored.
         affine: **[4, 4]**, voxel index to mm.
+        keys: Names of the sources.
         psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
         reference_region: Label or name of the region by whose mean the others are divided (SUVR).
-        drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level; None for none.
-        invented: Source 2 restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
+        drawn: What intervals follow from; None for none.
+        invented: The source restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
+        gate: Share of the data alone in it **[X, Y, Z]**, 0..1; None where unknown.
 
     Returns:
         As `medfuse.regions.region_values`; with `name` where a table names a region, `suvr` of a reference region, and
         `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`; and `interval` where there
-        are draws, see `medfuse.regions.add_intervals`; `invented` where it is known, see
-        `medfuse.regions.add_invented`.
+        are draws, see `medfuse.regions.add_intervals`; `invented` and `gate` where they are
+        known, see `medfuse.regions.add_invented`.
     """
-    mask = mask_of(data, restored.shape)
-    regions = region_values(given, restored, affine=affine, labels=mask)
+    mask = mask_of(data, restored.shape, keys=keys)
+    inside = measured_in(data, restored.shape, keys)
+    regions = region_values(given, restored, affine=affine, labels=mask, inside=inside)
     if invented is not None:
-        add_invented(regions, mask, invented)
+        add_invented(regions, mask, invented, gate=gate)
     if mask is None:
         return regions
     names = {int(label): name for label, name in json.loads(data["mask"].meta.get(NAMES, "{}")).items()}
@@ -80,8 +140,7 @@ def measure_regions(
         for region in regions[1:]:
             region |= {"gtm": corrected.gtm[region["label"]], "rbv": corrected.rbv[region["label"]]}
     if drawn is not None:
-        draws, level = drawn
-        add_intervals(regions, mask, draws, level=level)
+        add_intervals(regions, mask, drawn)
     return regions
 
 

@@ -28,6 +28,8 @@ NATIVE = "native"
 """`<key>_native` of a case: JSON of what is known of a source that was restored on its own grid."""
 RESTORED = "restored"
 """`<key>_restored`: that source, restored, on the grid of the reference."""
+DRAWS = 2
+"""Restorations more that the interval of a region asks for; the probe of the degrees of freedom is another draw."""
 
 
 FOUND = "found"
@@ -77,6 +79,7 @@ class RestoreNatived(Transform):
         *,
         source_keys: tuple[str, str] = ("mri", "pet"),
         reference: str = "mri",
+        uncertainty: str = "off",
         sensitivity: bool = False,
     ) -> None:
         """Make the transform.
@@ -85,13 +88,14 @@ class RestoreNatived(Transform):
             degradation: The specification.
             source_keys: Keys of the sources **[1, X, Y, Z]**.
             reference: Which of them the grid of the results belongs to.
+            uncertainty: `off`, `fast` or `full`, see `medfuse.pipeline.SaveFusiond`.
             sensitivity: Restore twice more, PSF and noise 20 % less and more, and note what that changes.
 
         Raises:
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
         """
         self.source_keys, self.sensitivity = source_keys, sensitivity
-        self.given = native_of(degradation)
+        self.given, self.uncertainty = native_of(degradation), uncertainty
         row = MODALITIES.get(source_keys[1])
         if self.given is None:
             first = MODALITIES.get(source_keys[0])
@@ -118,6 +122,9 @@ class RestoreNatived(Transform):
         """Return the data with `<key>_restored`, `<key>_native` and `<key>_residual` of source 2.
 
         Where its PSF was measured, also `<key>_found`.
+
+        With an uncertainty `<key>_alone`, `<key>_gate` and `<key>_draws` **[n, X, Y, Z]**, too: what its data alone
+        say, which share of it they decided, and by how much it comes out otherwise.
 
         Raises:
             MedfuseError: As `medfuse.volumes.restore_volume`.
@@ -162,11 +169,13 @@ class RestoreNatived(Transform):
         values = _plain(pet)
         guide, name = bool(registration.get("accepted", True)), title(two)
 
-        def restored(widths: Sequence[float], noise: ScannerNoise | None) -> RestoredVolume:
+        def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            return restore_volume(values, *grids, None, widths, noise, refine=not placed, guide=guide, name=name)
+            return restore_volume(
+                values, *grids, None, widths, noise, refine=not placed, guide=guide, name=name, draws=draws
+            )
 
-        found = restored(psf, said.noise)
+        found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
         if self.sensitivity:
             least, top, told = narrowest_psf(grid_of(pet), grid_of(mri)), float(found.restored.max()), []
             for factor in FACTORS.values():
@@ -187,6 +196,9 @@ class RestoreNatived(Transform):
         known = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
         result[f"{two}_{NATIVE}"] = json.dumps(known | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
+        if self.uncertainty != "off":
+            result[f"{two}_alone"] = torch.where(found.measured, found.alone, as_given[0])[None]
+            result[f"{two}_gate"], result[f"{two}_draws"] = found.gate[None].half(), found.draws
         return result
 
 

@@ -16,7 +16,8 @@ from medfuse.io.dynamic import FRAMES
 from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
-from medfuse.pipeline.measured import KIND, OUTSIDE, WORLD, measure_regions
+from medfuse.pipeline.measured import KIND, OUTSIDE, WORLD, measure_regions, unmeasured
+from medfuse.regions import Draws
 from medfuse.report import warnings
 from medfuse.transforms import BIAS_FIELD
 
@@ -34,8 +35,9 @@ def make_record(
     reference: str,
     psf: Sequence[float] | None = None,
     reference_region: str | int | None = None,
-    drawn: tuple[Tensor, float] | None = None,
-    invented: Tensor | None = None,
+    draws: tuple[Draws | None, Draws | None] = (None, None),
+    invented: tuple[Tensor | None, Tensor | None] = (None, None),
+    gate: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the record of a case.
 
@@ -49,18 +51,22 @@ def make_record(
         reference: Which of them the grid belongs to.
         psf: FWHM of the blur that was stated of source 2, along each axis, mm; None for none.
         reference_region: Label or name of the region for SUVR.
-        drawn: By how much source 2 came out otherwise **[n, X, Y, Z]**, in its unit, and its level, see
-            `medfuse.regions.intervals`; None for none.
-        invented: Source 2 restored less what its data alone say **[X, Y, Z]**, in its unit; None where unknown.
+        draws: What intervals of the regions of both sources follow from; None for none.
+        invented: Both restored sources less what their data alone say **[X, Y, Z]**, each in its unit; None where
+            unknown.
+        gate: Share of the data alone in source 2 **[X, Y, Z]**, 0..1; None where unknown.
     """
     first, pet = data[keys[0]], keys[1]
     moving = next(key for key in keys if key != reference)
     named = {
         name: _of_source(data, name, scale_of(data, name), agreement[k], restored[k]) for k, name in enumerate(keys)
     }
-    options: dict[str, Any] = {"psf": psf, "reference_region": reference_region, "drawn": drawn}
-    options["invented"] = invented
-    named[pet]["regions"] = measure_regions(data, sources[1], restored[1], affine=first.affine, **options)
+    options: dict[str, Any] = {"affine": first.affine, "keys": keys, "drawn": draws[1], "invented": invented[1]}
+    options |= {"psf": psf, "reference_region": reference_region, "gate": gate}
+    named[pet]["regions"] = measure_regions(data, sources[1], restored[1], **options)
+    if draws[0] is not None and "mask" in data:
+        options = {"affine": first.affine, "keys": keys, "drawn": draws[0], "invented": invented[0]}
+        named[keys[0]]["regions"] = measure_regions(data, sources[0], restored[0], **options)
     record = {
         "case": str(data["case"]),
         "notice": NOTICE,
@@ -78,6 +84,7 @@ def make_record(
         "mask_sha256": text_of(data["mask_sha256"]) if "mask_sha256" in data else None,
         "mask_placement": _placement(data, "mask"),
         **{name: data["mask"].meta[key] for name, key in _OF_MASK if "mask" in data and key in data["mask"].meta},
+        "mask_unmeasured": unmeasured(data, restored[1].shape, keys),
         "mask_outside": json.loads(data["mask"].meta.get(OUTSIDE, "{}")) if "mask" in data else None,
         "reference_region": reference_region,
         "psf_mm": None if psf is None else list(psf),

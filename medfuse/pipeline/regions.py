@@ -21,7 +21,7 @@ from medfuse.io.labels import label_names, read_labels, region_label
 from medfuse.io.modalities import title
 from medfuse.pipeline.describe import DescribeSourcesd
 from medfuse.pipeline.facts import sha256
-from medfuse.pipeline.measured import KIND, NAMES, OUTSIDE, WORLD
+from medfuse.pipeline.measured import KIND, NAMES, OUTSIDE, WORLD, within
 from medfuse.transforms import ResampleToReference
 from medfuse.transforms.spatial import FRAME_OF_REFERENCE
 
@@ -197,11 +197,7 @@ class PlaceRegionsd(MapTransform):
 def _outside(labels: MetaTensor, placed: MetaTensor) -> dict[int, float]:
     """Return which share of each label lies outside of the grid to which it was brought; 1 of those that are gone."""
     own, grid = (np.asarray(image.affine, dtype=np.float64) for image in (labels, placed))
-    index, inside = np.linalg.solve(grid, own), np.ones(labels.shape[1:], bool)
-    for row, size in zip(index, placed.shape[1:], strict=False):
-        i, j, k = (step * np.arange(n) for step, n in zip(row, labels.shape[1:], strict=False))
-        place = i[:, None, None] + j[:, None] + k + row[3]
-        inside &= (place >= -0.5) & (place <= size - 0.5)
+    inside = within(np.linalg.solve(grid, own), placed.shape[1:], labels.shape[1:])
     marks = labels.as_tensor().round()
     beyond = marks[:, torch.from_numpy(~inside)]
     cut = {int(v): float((beyond == v).sum() / (marks == v).sum()) for v in torch.unique(beyond) if v > 0}

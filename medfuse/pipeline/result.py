@@ -60,8 +60,12 @@ class CaseResult:
             registration, or where it lay outside the grid.
         deviations: Standard deviation of each voxel of both restored sources **[X, Y, Z]**, in their units; None where
             none was asked for, or nothing happened to the source.
+        fused_deviation: Standard deviation of each voxel of the fused image **[X, Y, Z]**, in its own display units;
+            likewise.
         invented: What was invented of both: restored less what the data alone say **[X, Y, Z]**, in their units;
             likewise.
+        gate: Share of the data alone in source 2 **[X, Y, Z]**, 0..1, where it was restored on its own grid and an
+            uncertainty was asked for; else None.
     """
 
     case: str
@@ -83,7 +87,9 @@ class CaseResult:
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
     deviations: tuple[Tensor | None, Tensor | None] = (None, None)
+    fused_deviation: Tensor | None = None
     invented: tuple[Tensor | None, Tensor | None] = (None, None)
+    gate: Tensor | None = None
 
     @property
     def window(self) -> tuple[float, float]:

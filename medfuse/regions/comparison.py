@@ -100,7 +100,7 @@ def change_sentence(region: Mapping[str, Any], title: str, unit: str) -> str:
         f"{name}: the mean of the restored {title} went from {first} to {second} {unit}, by {difference}{percent}"
     )
     if "sd" not in restored:
-        return f"{sentence}; how sure that is was not computed."
+        return f"{sentence}; how sure that is was not computed: fuse both with --uncertainty full."
     verdict = "more than its error explains" if restored["changed"] else "which its error alone can explain"
     return f"{sentence}, {verdict} (95 % interval {restored['low']:.4g} to {restored['high']:.4g})."
 

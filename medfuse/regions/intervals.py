@@ -1,13 +1,18 @@
-"""How far a restored source may be off: of voxels by the deviation of the network, of regions by draws.
+"""How far a restored image may be off: of voxels by what the network predicts, of regions by draws.
 
-    voxel:   s = a_v std                        std, that the network predicts
-    region:  s = a_r (l / n sum_k m_k^2)^(1/2)   m_k, mean over the region of draw k of n: x again, less x
-             l = |std| / |draws|                 root mean squares over the head
+    voxel:   s = a std^b1 q^b2 g^b3              std, that the network predicts; q, local size of what was invented;
+                                                 g, local gradient of the restored image
+    fused:   s = a (std_1^2 + std_2^2)^(1/2)     the fusion adds the details of both
+    region:  s = a ((t l)^2 / n sum_k m_k^2 + (u i)^2)^(1/2)
+             m_k, mean over the region of draw k of n: x again, less x;  l = |std| / |draws|, root mean squares over the
+             head;  i, mean over the region of what was invented
 
 Voxels of a restored image err together, so that the deviation of a mean does not fall with the root of their number;
 the draws (observed again, restored again) err together in the same way. What they do not know of is what a restoration
-leaves out; `l` is for that. The factors a are conformal: they are the quantiles of |error| / s on people of a
-calibration half, so that the interval holds its share of them whatever their distribution.
+leaves out at an edge, a bias; what the data do not tell, `i`, is the measure of it. Powers and terms are fitted, and
+the factors a are conformal: they are the quantiles of |error| / s on people of a calibration half and on phantoms of
+the training, so that the interval holds its share of them whatever their distribution. All are in `calibration.json`,
+with the hash of the weights of which they are; `tests/results/uncertainty.py` writes it.
 
 Reference:
     Lei et al., Distribution-free predictive inference for regression (JASA 2018), section 5.2: locally weighted.
@@ -15,8 +20,12 @@ Reference:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -27,24 +36,103 @@ from medfuse.regions.values import as_array, layers_of
 UNCERTAINTY = ("off", "fast", "full")
 """What may be asked for: nothing, deviations of voxels, intervals of regions as well."""
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-VOXEL_FACTORS = ((0.597, 1.191, 1.595, 1.989), (0.718, 1.362, 1.734, 2.065))
-"""Half widths of the intervals of `LEVELS` of a voxel of each source, in `std`."""
-REGION_FACTORS = (0.561, 1.151, 1.640, 2.129)
-"""Half widths of the intervals of `LEVELS` of a region of source 2, in the deviation of its draws."""
 NORMAL = 1.959963984540054  # half width of an interval of 95 %, in standard deviations
 LEAST = 16
 """Voxels of the smallest regions that were calibrated."""
+NATIVE = "native"
+"""In place of the number of a source: one that was restored on its own grid."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What the interval of a region follows from.
+
+    Attributes:
+        changes: By how much a restored source came out otherwise **[n, X, Y, Z]**, in its unit.
+        level: As `level_of`; 1 of `NATIVE`.
+        invented: The source less what its data alone say **[X, Y, Z]**, in its unit.
+        source: 0 or 1, or `NATIVE`.
+    """
+
+    changes: Any
+    level: float
+    invented: Any
+    source: int | str
+
+
 _HEAD, _UPTAKE, _SMOOTH = 0.06, 0.01, 2.0  # of full range, and voxels
+_FAINT = 1e-3  # of full range: below it a feature tells nothing
+_NEAR, _SHARP, _ABOUT = 1.5, 0.7, 2.0  # voxels, widths of the local means of the features
 
 
-def voxel_deviation(std: Any, source: int) -> np.ndarray:
-    """Return the standard deviation of each voxel: 1.96 of it are half of the interval of 95 %.
+@cache
+def calibration() -> dict[str, Any]:
+    """Return what was calibrated: `weights_sha256`, `voxel`, `fused`, `region`, `native_voxel` and `native_region`."""
+    found: dict[str, Any] = json.loads((files("medfuse.regions") / "calibration.json").read_text(encoding="utf-8"))
+    return found
+
+
+def voxel_features(std: Any, restored: Any, invented: Any, *, across: int | None = None) -> np.ndarray:
+    """Return the logarithms of `std`, of the local size of what was invented, and of the local gradient **[..., 3]**.
 
     Args:
-        std: What the network predicts, of any shape and unit.
-        source: 0 or 1.
+        std: What the network predicts, fraction of full range, an image or a volume.
+        restored: The restored source, likewise.
+        invented: It less what its data alone say, likewise.
+        across: Axis of a volume along which it is sliced: features are those of slices; None: of all axes.
     """
-    found: np.ndarray = as_array(std) * np.float32(VOXEL_FACTORS[source][-1] / NORMAL)
+    values, other = as_array(restored).astype(np.float32), as_array(invented).astype(np.float32)
+    axes = [axis for axis in range(values.ndim) if axis != across]
+
+    def smooth(image: np.ndarray, width: float) -> np.ndarray:
+        return np.asarray(gaussian_filter(image, [width if axis in axes else 0.0 for axis in range(image.ndim)]))
+
+    sharp = smooth(values, _SHARP)
+    steep = sum(np.square(np.gradient(sharp, axis=axis)) for axis in axes if sharp.shape[axis] > 1)
+    sizes = [
+        as_array(std).astype(np.float32) ** 2,
+        smooth(other**2, _NEAR),
+        smooth(steep * np.ones_like(sharp), _ABOUT),
+    ]
+    return np.stack([0.5 * np.log(np.maximum(size, 0) + _FAINT**2) for size in sizes], -1)
+
+
+def voxel_deviation(
+    std: Any, source: int | str, restored: Any, invented: Any, *, across: int | None = None
+) -> np.ndarray:
+    """Return the standard deviation of each voxel, float32: 1.96 of it are half of the interval of 95 %.
+
+    Args:
+        std: What the network predicts, fraction of full range, an image or a volume; of `NATIVE` the local size of a
+            draw.
+        source: 0 or 1, or `NATIVE`.
+        restored: The restored source, likewise.
+        invented: It less what its data alone say, likewise.
+        across: As `voxel_features`.
+    """
+    own = calibration()["native_voxel"] if source == NATIVE else calibration()["voxel"][int(source)]
+    features = voxel_features(std, restored, invented, across=across)
+    found: np.ndarray = np.exp(features @ np.array(own["powers"], np.float32)) * own["factors"][-1] / NORMAL
+    return found.astype(np.float32)
+
+
+def size_of(draws: Any) -> np.ndarray:
+    """Return the local root mean square of draws **[n, X, Y, Z]**: a few of them tell little of a voxel."""
+    mean = sum(np.square(as_array(draw), dtype=np.float32) for draw in draws) / len(draws)
+    found: np.ndarray = np.sqrt(np.maximum(gaussian_filter(mean, _NEAR), 0.0))
+    return found
+
+
+def fused_deviation(stds: Sequence[Any]) -> np.ndarray:
+    """Return the standard deviation of each voxel of the fused image, in its own display units.
+
+    It is that of the error against what the same rule makes of the true sources.
+
+    Args:
+        stds: What the network predicts of the sources to which something happened, fraction of full range.
+    """
+    squares = sum(np.square(as_array(std), dtype=np.float32) for std in stds)
+    found: np.ndarray = np.sqrt(squares) * np.float32(calibration()["fused"]["factors"][-1] / NORMAL)
     return found
 
 
@@ -52,7 +140,7 @@ def level_of(std: Any, draws: Any, restored: Sequence[Any]) -> float:
     """Return the root mean square of what the network predicts over that of the draws, within the head.
 
     Args:
-        std: Predicted for source 2 **[X, Y, Z]**, fraction of full range.
+        std: Predicted of a source **[X, Y, Z]**, fraction of full range.
         draws: **[n, X, Y, Z]**, likewise.
         restored: Both sources **[X, Y, Z]**, 0..1: they show where the head is.
     """
@@ -66,32 +154,35 @@ def level_of(std: Any, draws: Any, restored: Sequence[Any]) -> float:
     return math.sqrt(predicted / mean) if mean > 0 else 1.0
 
 
-def add_intervals(regions: Sequence[dict[str, Any]], labels: Any, draws: Any, *, level: float) -> None:
-    """Add to each region the interval of the mean of the restored source 2: `interval`, with `sd`, `low`, `high`.
+def add_intervals(regions: Sequence[dict[str, Any]], labels: Any, drawn: Draws) -> None:
+    """Add to each region the interval of the mean of a restored source: `interval`, with `sd`, `low`, `high`.
 
     Regions of fewer than 16 voxels, which were not calibrated, and the whole image get none.
 
     Args:
         regions: As `region_values` returns them.
         labels: **[X, Y, Z]** or **[L, X, Y, Z]**, as it got them.
-        draws: **[n, X, Y, Z]**, in the unit of the source.
-        level: As `level_of`.
+        drawn: What they follow from.
     """
     known = {region["label"]: region for region in regions if region["label"] is not None}
     if not known:
         return
+    own = calibration()["native_region"] if drawn.source == NATIVE else calibration()["region"][int(drawn.source)]
     size = max(known) + 1
-    squares, voxels = np.zeros(size), np.zeros(size)
     marks = [np.rint(layer).astype(np.int64).ravel() for layer in layers_of(labels)]
+    voxels = np.zeros(size)
     for layer in marks:
         voxels += np.bincount(layer, minlength=size)
-    for draw in draws:
-        values = as_array(draw).astype(np.float64).ravel()
-        total = sum(np.bincount(layer, values, size) for layer in marks)
-        squares += (total / np.maximum(voxels, 1)) ** 2
+
+    def means(values: Any) -> np.ndarray:
+        flat = as_array(values).astype(np.float64).ravel()
+        return np.asarray(sum(np.bincount(layer, flat, size) for layer in marks) / np.maximum(voxels, 1))
+
+    squares = sum(means(change) ** 2 for change in drawn.changes) / len(drawn.changes)
+    told = np.sqrt((own["draws"] * drawn.level) ** 2 * squares + (own["invented"] * means(drawn.invented)) ** 2)
     for label, region in known.items():
         if voxels[label] >= LEAST:
-            sd = float(math.sqrt(level * squares[label] / len(draws)) * REGION_FACTORS[-1] / NORMAL)
+            sd = float(told[label] * own["factors"][-1] / NORMAL)
             mean = region["restored"]["mean"]
             region["interval"] = {"level": LEVELS[-1], "sd": sd, "low": mean - NORMAL * sd, "high": mean + NORMAL * sd}
 

@@ -65,6 +65,7 @@ COLUMNS: tuple[Column, ...] = (
         "invented_mean", _of("invented", "mean"), "Mean of the {title}, restored, less that by its data alone", "unit"
     ),
     Column("invented_share", _of("invented", "share"), "Root mean square of that of the voxels over the mean", "ratio"),
+    Column("gate", _of("invented", "gate"), "Mean of the gate: 1, the data alone; 0, the other source guides", "ratio"),
     Column("gtm_mean", _of("gtm"), "Value of the region by the geometric transfer matrix (Rousset 1998)", "unit"),
     Column("rbv_mean", _of("rbv"), "Mean after region-based voxel-wise correction (Thomas 2011)", "unit"),
 )

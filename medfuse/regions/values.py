@@ -15,7 +15,9 @@ _BLOCK = 1 << 22  # voxels that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
-def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None) -> list[dict[str, Any]]:
+def region_values(
+    given: Any, restored: Any, *, affine: Any, labels: Any = None, inside: Any = None
+) -> list[dict[str, Any]]:
     """Return the figures of a source and of its restoration, region by region.
 
     Mean, standard deviation (of the voxels, over n), maximum, peak and total. The peak is the largest mean over a
@@ -28,6 +30,7 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
         affine: **[4, 4]**, voxel index to mm.
         labels: Label of each voxel **[X, Y, Z]**, rounded to integers, 0 for none; **[L, X, Y, Z]** where regions
             overlap, each in one layer; or None.
+        inside: Voxels that were measured, bool **[X, Y, Z]**: the others do not count in the whole image; None for all.
 
     Returns:
         The whole image (`label` None), then each label above 0, ascending: `label`, `volume_ml`, and under `given` and
@@ -41,6 +44,7 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
     """
     volumes = {"given": as_array(given), "restored": as_array(restored)}
     layers = layers_of(labels)
+    measured = None if inside is None else as_array(inside).astype(bool)
     shapes = {v.shape for v in (*volumes.values(), *layers)}
     if len(shapes) > 1:
         raise GeometryError(f"Volumes and labels must share a grid, got {sorted(shapes)}; resample them.")
@@ -48,7 +52,7 @@ def region_values(given: Any, restored: Any, *, affine: Any, labels: Any = None)
     sphere = _sphere(np.linalg.norm(affine[:3, :3], axis=0))
     millilitres = voxel_ml(affine)
     found = labels_in(layers)
-    figures = {kind: _figures(volume, layers, found, sphere) for kind, volume in volumes.items()}
+    figures = {kind: _figures(volume, layers, found, sphere, measured) for kind, volume in volumes.items()}
     regions = []
     for row, label in enumerate((None, *found)):
         volume_ml = float(figures["given"][row].pop("voxels") * millilitres)
@@ -82,7 +86,11 @@ def voxel_ml(affine: Any) -> float:
 
 
 def _figures(
-    volume: np.ndarray, layers: Sequence[np.ndarray], labels: Sequence[int], sphere: np.ndarray | None
+    volume: np.ndarray,
+    layers: Sequence[np.ndarray],
+    labels: Sequence[int],
+    sphere: np.ndarray | None,
+    measured: np.ndarray | None,
 ) -> list[dict[str, Any]]:
     """Return voxels, mean, deviation, maximum and peak of the whole image, then of each label, in float64.
 
@@ -94,11 +102,17 @@ def _figures(
     highest, peak = np.full(count, -np.inf), np.full(count, -np.inf)
     for planes, means in _blocks(volume, sphere):
         values = volume[..., planes].astype(np.float64)
-        voxels[0] += values.size
-        highest[0] = max(highest[0], values.max())
         off = values.ravel() - level
-        total[0] += off.sum()
-        squares[0] += off @ off
+        seen = np.arange(off.size) if measured is None else np.flatnonzero(measured[..., planes])
+        whole = off[seen]
+        if whole.size:
+            voxels[0] += whole.size
+            highest[0] = max(highest[0], values.ravel()[seen].max())
+            total[0] += whole.sum()
+            squares[0] += whole @ whole
+            if means is not None and sphere is not None:
+                place = int(seen[means.ravel()[seen].argmax()])
+                peak[0] = max(peak[0], _mean_about(volume, place, planes, sphere))
         for layer in layers:
             own = _rows(layer[..., planes], known).ravel()
             (inside,) = np.nonzero(own >= 0)
@@ -116,8 +130,8 @@ def _figures(
                     peak[row] = max(peak[row], _mean_about(volume, int(place), planes, sphere))
         if means is not None and sphere is not None:
             peak[0] = max(peak[0], _mean_about(volume, int(means.argmax()), planes, sphere))
-    mean = total / voxels
-    spread = np.sqrt(np.maximum(squares / voxels - mean**2, 0.0))
+    mean = total / np.maximum(voxels, 1)
+    spread = np.sqrt(np.maximum(squares / np.maximum(voxels, 1) - mean**2, 0.0))
     return [
         {
             "voxels": int(voxels[row]),
@@ -151,7 +165,8 @@ def _blocks(volume: np.ndarray, sphere: np.ndarray | None) -> Iterator[tuple[sli
         reach = [n // 2 for n in sphere.shape]
         around = slice(max(planes.start - reach[2], 0), planes.stop + reach[2])
         seen = volume[..., around].astype(np.float32)
-        x, y, z = (next_fast_len(n + r, real=True) for n, r in zip(seen.shape, reach, strict=True))
+        sides = zip(seen.shape, reach, sphere.shape, strict=True)  # a thin volume is smaller than the sphere
+        x, y, z = (next_fast_len(max(n + r, most), real=True) for n, r, most in sides)
         wanted = (x, y, z)
         if wanted != sizes:  # the first and the last planes have less around them
             centred = np.zeros(wanted, np.float32)

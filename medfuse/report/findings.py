@@ -13,6 +13,7 @@ from typing import Any, Literal
 from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
+from medfuse.regions.intervals import calibration
 from medfuse.report.degradations import restored_sources
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.regions import region_warnings
@@ -295,12 +296,13 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     if record.get("uncertainty", "off") == "off":
         return []
     named, found = restored_sources(record), []
-    for name, source in (record.get("sources") or {}).items():
+    for name in record.get("sources") or {}:
         none = f"No uncertainty of the {_title(name)} was computed"
-        if source.get("native"):
-            found.append(Finding("warning", f"{none}: of a source that is restored on its own grid none is known yet."))
-        elif name not in named:
+        if name not in named:
             found.append(Finding("note", f"{none}: it came back as it was."))
+    if named and record.get("weights_sha256") != calibration().get("weights_sha256"):
+        text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
+        found.append(Finding("warning", text))
     return found
 
 

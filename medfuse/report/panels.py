@@ -32,6 +32,7 @@ from medfuse.report.canvas import (
 from medfuse.report.paper import INK, MARK, SMALL, SOFT, TITLE, Colours, Panel, Paper, Resampling
 
 _ROW, _WIDTH, _BAR, _HISTOGRAM = 400.0, 1440.0, 66.0, 300.0  # px
+_LEAST_ROW = 280.0  # px, with a distribution
 _EDGE_MM, _STRONG = 1.8, 82.0  # smoothing before edges are sought; percentile of the gradient that counts as one
 _LINE = "#7fe7ff"
 _FINE = 3  # times as fine as px a distribution is drawn
@@ -134,7 +135,7 @@ def _table(rows: Sequence[tuple[str, Draw]], planes: ThreePlanes, *, extra: floa
     tallest = max(shape_mm[up] for _, _, _, up in PLANES)
     free = _WIDTH - 2 * MARGIN - SIDE - 3 * GAP - (extra + 60 if extra else 0)
     scale = min(free / sum(widths), _ROW / tallest)  # px per mm
-    height = scale * tallest
+    height = max(scale * tallest, _LEAST_ROW if extra else 0.0)  # a distribution of few slices is to be read, too
     spare = (free - scale * sum(widths)) / 3
     paper = Paper(_WIDTH, HEADER + len(rows) * (height + GAP) + _BAR + FOOT)
     for row, (name, draw) in enumerate(rows):

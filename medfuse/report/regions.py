@@ -20,6 +20,13 @@ def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
             f"Regions lie outside the field of view of the {where}, or are too small for its grid, in part or whole: "
             f"{shares}. Their values are of the rest alone."
         )
+    cut = {label: share for label, share in (record.get("mask_unmeasured") or {}).items() if share > _CUT}
+    if cut:
+        shares = ", ".join(f"{label} ({share:.0%})" for label, share in cut.items())
+        yield (
+            f"Regions lie outside of what both sources show, in part or whole: {shares}. Nothing was measured there; "
+            "their values are of the rest alone."
+        )
     if record.get("reference_region") is None:
         return
     for name, source in (record.get("sources") or {}).items():

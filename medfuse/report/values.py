@@ -11,6 +11,7 @@ from medfuse.report.degradations import restored_sources
 from medfuse.report.markup import Markup, element, section, table
 from medfuse.report.numbers import number_text
 
+_MUCH = 0.2  # share of what was invented, from which a sentence says so
 _HINT = (
     "SD is the standard deviation of the voxels of a region. The peak is the largest mean over a sphere of 1 ml with "
     "its centre in the region. The total is mean times volume: of an SUV of FDG, the total lesion glycolysis (TLG). "
@@ -83,20 +84,32 @@ def _corrections(regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any]
 
 def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup]:
     """Return how much of each region is not told by the data."""
-    rows = []
-    for region in (region for region in regions if region.get("invented")):
-        share = region["invented"]["share"]
+    rows, sentences = [], []
+    told = [region for region in regions if region.get("invented")]
+    gated = any("gate" in region["invented"] for region in told)
+    for region in told:
+        share, gate = region["invented"]["share"], region["invented"].get("gate")
         rows.append([
             named(region), number_text(region["restored"]["mean"]), number_text(region["invented"]["mean"]),
             "-" if share is None else f"{100 * share:.0f} %",
+            *(["-" if gate is None else f"{100 * gate:.0f} %"] if gated else []),
         ])  # fmt: skip
+        if share is not None and share > _MUCH:
+            text = (
+                f"{named(region)}: {100 * share:.0f} % of the level is not told by the data; do not rely on its detail."
+            )
+            sentences.append(element("li", text))
     text = (
         "Invented is the restored image less what the data alone say of it, by the same blur and noise and a prior "
         "without any image: it came from what the network has learned, and the data cannot contradict it. That is no "
         "proof that it is wrong. The share is the root mean square of the voxels over the mean of the region."
     )
     head = ["Region", "Mean, restored", "of which invented", "Share"]
-    return [table(head, rows, caption=caption), element("p", text)]
+    if gated:
+        head.append("Gate")
+        text += " The gate says where the data alone decided (100 %), and where the other source guided (0 %)."
+    found = [element("ul", *sentences)] if sentences else []
+    return [table(head, rows, caption=caption), *found, element("p", text)]
 
 
 def _intervals(
@@ -113,13 +126,14 @@ def _intervals(
             verdict = "the value as given lies within: the restoration changed it by no more than its own error"
         sentences.append(element("li", f"{named(region)}: between {low} and {high} {unit} with 95 %; {verdict}."))
     text = (
-        "The interval holds the error of noise and restoration together, as seen on heads of other people; it does not "
-        "hold a wrong registration, a wrong point spread function, or what differs between two scans."
+        "The interval holds the error of noise and restoration together, as seen on heads of other people and on "
+        "phantoms, and is wider where more of the region was invented; it does not hold a wrong registration, a wrong "
+        "point spread function, or what differs between two scans."
     )
     if record.get("psf_mm"):
         text += (
             " The source was blurred: what the restoration did not bring back at the edge of a region (partial volume) "
-            "is not in the interval either, and on phantoms with sharp edges it held far too few; see GTM below."
+            "is in the interval in part alone, and on phantoms with sharp edges it held too few; see GTM below."
         )
     head = ["Region", "Mean", "SD of the mean", "95 % interval"]
     return [table(head, rows, caption=caption), element("ul", *sentences), element("p", text)]

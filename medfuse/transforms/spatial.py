@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Mapping
 from inspect import signature
@@ -23,6 +24,8 @@ from medfuse.registration.ahead import Pair, registered
 from medfuse.registration.files import read_rigid
 from medfuse.transforms.typed import NUMPY, copy_of, traced, with_meta_of
 
+FIELD_OF_VIEW = "field_of_view"
+"""Entry of the meta data of what was resampled: affine and shape of its own grid, as JSON."""
 FRAME_OF_REFERENCE = "frame_of_reference"
 _PLANES = 32  # of the reference that are sampled at once
 _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -211,6 +214,7 @@ class ResampleToReference(InvertibleTransform):
         result = traced(self, result, orig_size=own.shape, extra_info=info)
         result.affine = reference.affine.clone()
         result.meta["outside_fraction"] = outside
+        result.meta[FIELD_OF_VIEW] = json.dumps([own.affine.tolist(), list(own.shape)])
         return _described(result)
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
@@ -223,6 +227,7 @@ class ResampleToReference(InvertibleTransform):
         restored.affine = affine
         earlier = info[TraceKeys.EXTRA_INFO]["outside_fraction"]
         restored.meta.pop("outside_fraction", None)
+        restored.meta.pop(FIELD_OF_VIEW, None)
         if earlier >= 0:
             restored.meta["outside_fraction"] = earlier
         return _described(restored)

@@ -92,6 +92,9 @@ class RestoredVolume:
         notes: Limits of the data that are no fault, likewise.
         noise: The noise, as it was stated or measured, in the unit of the PET.
         residual: What the restoration leaves of the data, whitened, in std of the noise, interpolated **[*image]**.
+        alone: The MR-free proposal **[*image]**, in its unit: what the data alone say.
+        draws: By how much the restored PET comes out otherwise with other noise **[n, *image]**, likewise: the probe of
+            the degrees of freedom, which costs nothing, then as many as were asked for.
     """
 
     restored: Tensor
@@ -106,6 +109,8 @@ class RestoredVolume:
     notes: tuple[str, ...]
     noise: ScannerNoise
     residual: Tensor
+    alone: Tensor
+    draws: Tensor
 
     @property
     def corrected_chi2(self) -> float:
@@ -127,6 +132,7 @@ def restore_volume(
     guide: bool = True,
     estimator: Estimator = gated,
     name: str = "PET",
+    draws: int = 0,
 ) -> RestoredVolume:
     """Restore a PET on the MRI's grid from its own grid.
 
@@ -144,6 +150,8 @@ def restore_volume(
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
         name: What the first volume is called in findings and errors.
+        draws: Number of times that the restored PET is observed and restored again (parametric bootstrap), each about
+            as long as the first.
 
     Raises:
         GeometryError: Shapes and grids that do not fit, a sheared grid, a transform that is not rigid, fields of view
@@ -194,7 +202,7 @@ def restore_volume(
         doubts = _doubts(model, features, z, float(opened[tissue].mean()), name)
         if doubts:  # nor is the place believed that the MRI was moved to
             alone = restore_volume(
-                given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False, name=name
+                given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False, name=name, draws=draws
             )
             return replace(alone, alignment=alignment, findings=tuple(doubts))
         maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
@@ -207,6 +215,12 @@ def restore_volume(
         result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
+    changes = [(other - x) * measured * unit]
+    for seed in range(1, draws + 1):
+        seen = torch.where(model.inside, model.observe(x) + model.at(x).probe(seed), model.y) * unit
+        where = (operator.range, mri, mri_grid, operator.transform, psf_fwhm_mm, noise)
+        again = restore_volume(seen, *where, refine=False, guide=guide, estimator=estimator, name=name)
+        changes.append((again.restored - x * unit) * measured)
     final = model.at(x)
     left, told = final.white(final.residual(x)), _told(final, x)
     df = model.followed(draw, other - x, told)
@@ -229,6 +243,8 @@ def restore_volume(
         tuple(notes),
         noise,
         operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
+        unguided[0] * measured * unit,
+        torch.stack(changes),
     )
 
 

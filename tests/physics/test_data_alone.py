@@ -47,6 +47,15 @@ def test_it_is_the_least_squares_estimate_of_an_image_of_that_spectrum(steps):
         assert error < float((other - image).square().mean())
 
 
+@pytest.mark.parametrize("size", [8, 24, 32, 48])
+def test_a_small_image_is_more_than_its_mean(size):
+    """Its lowest band must hold waves beside the mean: with 32 bands that of 32 px holds none."""
+    image = torch.full((1, 1, size, size), 0.2, dtype=torch.float64)
+    image[..., size // 4 : -size // 4, size // 4 : -size // 4] = 0.8
+    found = told(Degradation((GaussianNoise(0.05),)), image)
+    assert float((found - image).square().mean().sqrt()) < 0.12  # of 0.26 by the mean alone
+
+
 def test_without_degradation_it_is_the_data():
     image = smooth_image()
     assert torch.allclose(told(Degradation(), image), image, atol=1e-4)

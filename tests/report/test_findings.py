@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from medfuse import NOTICE
+from medfuse.regions.intervals import calibration
 from medfuse.report import degradation_name, findings, methods_text, warnings
 from medfuse.report.methods import describe_steps
 
@@ -206,13 +207,17 @@ def test_a_chi_square_below_1_blames_the_noise_whence_it_is(make_record, origin,
 
 
 def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
-    """One of a source on its own grid is a warning; a source that came back as it was has no error to tell."""
+    """A source that came back as it was has no error to tell; that of other weights was calibrated for others."""
     native = {"corrected_chi2": 1.0}
     record = changed(make_record(), "sources/pet/native", native)
     assert not [t for level in ("warning", "note") for t in texts(record, level) if "uncertainty" in t]
     record["uncertainty"] = "full"
-    assert [t for t in texts(record, "warning") if "No uncertainty of the PET" in t]
+    assert not [t for level in ("warning", "note") for t in texts(record, level) if "No uncertainty of the PET" in t]
     assert [t for t in texts(record, "note") if "No uncertainty of the MRI" in t]
+    record["weights_sha256"] = calibration()["weights_sha256"]
+    assert not [t for t in texts(record, "warning") if "other weights" in t]
+    record["weights_sha256"] = "0"
+    assert [t for t in texts(record, "warning") if "other weights" in t]
 
 
 @pytest.mark.parametrize(("asked", "suvr", "told"), [(3, None, 1), (3, 1.0, 0), (None, None, 0)])

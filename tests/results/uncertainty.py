@@ -1,8 +1,10 @@
-"""Calibrates how sure a restoration is, and checks it on others: `python tests/results/uncertainty.py BENCH`.
+"""Calibrates how sure a restoration is, and checks it on others: `python tests/results/uncertainty.py BENCH DATA`.
 
-BENCH is the folder of the instrument, with `dev/` and `phantom.py`. The people of the dev set are parted in two halves;
-the factors of `medfuse.regions.intervals` are the quantiles on the first, the coverage is counted on the second, and on
-phantoms. Printed as JSON. With `--most N`, N pairs of each set alone, to try it out.
+BENCH is the folder of the instrument, with `dev/` and `phantom.py`; DATA that with `volumes/mni152`. The people of dev
+are parted in two halves. On the first, and of the function on phantoms of the training as well, powers, terms and
+factors of `medfuse.regions.intervals` are found; the coverage is counted on the second, and on the phantoms of the
+instrument. Printed as JSON; `--write` puts what was found into `medfuse/regions/calibration.json`. With `--most N`, N
+pairs of each set alone, to try it out. All of it takes ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,25 +24,34 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.calibrated import Regions, Voxels, report, write
 from results.images import load_module
-from results.phantoms import SPEC
+from results.phantoms import REGIONS, SPEC
 
 from medfuse.bundles import load_spec
+from medfuse.fusion.rule import TwoScale
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.io import read_image
-from medfuse.physics import JointDegradation, parse_degradation
+from medfuse.physics import JointDegradation, data_alone, fit, parse_degradation
 from medfuse.pipeline import Fusion, load_fusion
-from medfuse.regions.intervals import LEAST, LEVELS, REGION_FACTORS, VOXEL_FACTORS, level_of
+from medfuse.pipeline.facts import sha256
+from medfuse.regions.intervals import LEAST, level_of, voxel_features
+from medfuse.training.phantoms import load_atlas, random_phantoms
 
 PRESETS = ("noise", "blur", "composite")
 FIRST_HALF = ("ct_21", "spect_36")  # people on whom the factors are found
+FIRST, SECOND, TRAINING = "first half", "second half", "training phantoms"
 DRAWS, RADII, PER_RADIUS, ALIKE = 6, (3, 5, 8, 13, 22, 36), 14, 0.12
+SAMPLED = 1500  # voxels of a case
 PHANTOMS = {
     "phantoms": (0.0, 1.0),
+    "MRI off by 1 px": (1.0, 1.0),
     "MRI off by 2 px": (2.0, 1.0),
     "PSF 10 % wide": (0.0, 1.1),
     "PSF 10 % narrow": (0.0, 0.9),
 }
+_LESION = 10  # labels from which on a region of a phantom is a lesion
+_WIDTHS = (1.0, 1.1, 0.9)
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,25 @@ def dev_cases(bench: Path, most: int | None) -> Iterator[Case]:
     for preset in PRESETS:
         for name in names:
             truth, given = (_pair(bench / "dev" / folder, name) for folder in ("clean", f"deg/{preset}"))
-            half = "first half" if name.startswith(FIRST_HALF) else "second half"
+            half = FIRST if name.startswith(FIRST_HALF) else SECOND
             yield Case(f"{half}, {preset}", name, truth, given, parse_degradation(load_spec(preset)))
+
+
+def training_cases(data: Path, most: int | None) -> Iterator[Case]:
+    """Give phantoms as the training draws them, PET blurred by 2.4 to 5.2 px FWHM, told right or 10 % wrong."""
+    rng = np.random.default_rng(11)
+    phantoms = random_phantoms(load_atlas(data / "volumes" / "mni152"), most or 27, seed=77)
+    for number, phantom in enumerate(phantoms):
+        images = [phantom.mri / phantom.mri.max(), phantom.pet / phantom.pet.max() / 1.1]
+        truth = torch.from_numpy(np.stack(images).clip(0, 1)).float()[None]
+        width, counts = rng.uniform(0.6, 1.3), float(np.exp(rng.uniform(np.log(20), np.log(200))))
+        given = _observed(truth, _specification(width, counts), number)
+        told = _specification(width * _WIDTHS[number % 3], counts)
+        yield Case(TRAINING, str(number), truth, given, parse_degradation(told))
 
 
 def phantom_cases(bench: Path, most: int | None) -> Iterator[Case]:
     maker = load_module(bench / "phantom.py")
-    true = parse_degradation(SPEC)
     for of, (shift, width) in PHANTOMS.items():
         for case in range(min(most or 5, 5)):
             images, labels, _ = maker.case(256, np.random.default_rng([7, case]))
@@ -75,44 +98,62 @@ def phantom_cases(bench: Path, most: int | None) -> Iterator[Case]:
             pet = images["pet"] / images["pet"].max() * (1 + 0.08 * texture / texture.std()) / 1.24
             mri = np.roll(images["mr"] / images["mr"].max(), round(shift), 0)
             truth = torch.from_numpy(np.stack([mri, pet])).float()[None]
-            generator = torch.Generator().manual_seed(50 + case)
-            given = torch.cat([part.simulate(truth[:, i : i + 1], generator) for i, part in enumerate(true)], 1)
-            blur, noise = SPEC["source2"]
-            wide = [{"blur": {"sigma_px": blur["blur"]["sigma_px"] * width}}, noise]
-            yield Case(of, str(case), truth, given, parse_degradation({**SPEC, "source2": wide}), labels)
+            given = _observed(truth, SPEC, 50 + case)
+            yield Case(of, str(case), truth, given, parse_degradation(_specification(width)), labels)
 
 
-def measured(fusion: Fusion, case: Case) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return errors and deviations of the voxels of the head, of both sources, and of regions of source 2."""
+def restored(fusion: Fusion, case: Case) -> dict[str, np.ndarray]:
+    """Return what is restored of a case: `x`, `std`, `alone` **[2, H, W]**, `draws` **[n, 2, H, W]**, `fused`."""
     found = fusion(case.given, degradation=case.stated, steps=1)
-    x, std = (torch.cat([found[f"{name}{k}"] for k in (1, 2)], 1)[0] for name in ("source", "std"))
+    x, std = (torch.cat([found[f"{name}{k}"] for k in (1, 2)], 1)[0].numpy() for name in ("source", "std"))
+    models = fit(case.stated, case.given).models
+    alone = np.stack([data_alone(model)[0, 0, : x.shape[1], : x.shape[2]].numpy() for model in models])
     draws = []
     for seed in range(DRAWS):
-        again = observed_again(x[None], case.given, case.stated, torch.Generator().manual_seed(seed))
-        draws.append((fusion(again, degradation=case.stated, steps=1)["source2"][0, 0] - x[1]).numpy())
-    error = (x - case.truth[0]).numpy()
-    head = binary_fill_holes(gaussian_filter(x[0].numpy(), 2.0) > 0.06)
-    voxels = []
+        restored = torch.from_numpy(x)[None]
+        again = observed_again(restored, case.given, case.stated, torch.Generator().manual_seed(seed))
+        again = fusion(again, degradation=case.stated, steps=1)
+        draws.append(torch.cat([again["source1"], again["source2"]], 1)[0].numpy() - x)
+    return {"x": x, "std": std, "alone": alone, "draws": np.stack(draws), "fused": found["fused"][0, 0].numpy()}
+
+
+def measured(case: Case, found: dict[str, np.ndarray]) -> dict[str, tuple[Voxels, Regions | None]]:
+    """Return errors and what is known of them, of the voxels of the head and of regions: of both sources, and fused."""
+    x, std, alone, draws = (found[key] for key in ("x", "std", "alone", "draws"))
+    error, invented = x - case.truth[0].numpy(), x - alone
+    head = binary_fill_holes(gaussian_filter(x[0], 2.0) > 0.06)
+    rng, result = np.random.default_rng(0), {}
     for k in (0, 1):
-        inside = head & (x[k].numpy() > 0.01)
-        voxels.append({"of": case.of, "source": k, "error": np.abs(error[k][inside]), "std": std[k].numpy()[inside]})
-    inside = head & (x[1].numpy() > 0.01)
-    level = level_of(std[1][..., None], [draw[..., None] for draw in draws], (x[0][..., None], x[1][..., None]))
-    regions = []
-    for region in _regions(inside, x[0].numpy(), case.labels):
-        means = [draw[region].mean() for draw in draws]
-        regions.append({
-            "of": case.of,
-            "voxels": int(region.sum()),
-            "error": abs(float(error[1][region].mean())),
-            "drawn": float(np.sqrt(level * np.mean(np.square(means)))),
-            "independent": float(np.sqrt(np.square(std[1].numpy()[region]).mean() / region.sum())),
-        })  # fmt: skip
-    return voxels, regions
+        inside = head & (x[k] > 0.01)
+        places = rng.choice(np.flatnonzero(inside), SAMPLED)
+        features = voxel_features(std[k], x[k], invented[k]).reshape(-1, 3)[places]
+        kind = None if case.labels is None else np.array([_tissue(v) for v in case.labels.ravel()[places]])
+        voxels = Voxels(case.of, np.abs(error[k]).ravel()[places], features, kind)
+        level = level_of(std[k][..., None], [draw[k][..., None] for draw in draws], [v[..., None] for v in x])
+        rows = [
+            (
+                kind, int(region.sum()), abs(float(error[k][region].mean())),
+                level * float(np.sqrt(np.mean([draw[k][region].mean() ** 2 for draw in draws]))),
+                abs(float(invented[k][region].mean())),
+                float(np.sqrt(np.square(std[k][region]).mean() / region.sum())),
+            )
+            for kind, region in _regions(inside, x[0], case.labels)
+        ]  # fmt: skip
+        result[f"source {k + 1}"] = voxels, Regions.of_rows(case.of, rows)
+    truth = TwoScale()(case.truth[:, :1], case.truth[:, 1:])[0, 0].numpy()
+    places = rng.choice(np.flatnonzero(head), SAMPLED)
+    told = np.sqrt(sum(std[k] ** 2 for k, part in enumerate(case.stated) if part.steps) + 0 * std[0])
+    error = np.abs(found["fused"] - truth).ravel()[places]
+    result["fused"] = Voxels(case.of, error, np.log(told.ravel()[places] + 1e-6)[:, None]), None
+    return result
 
 
-def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Give discs of one tissue, as the MRI shows it, about random places; then labels."""
+def _tissue(label: int) -> str:
+    return "lesion" if label >= _LESION else REGIONS.get(int(label), "other")
+
+
+def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Give discs of one tissue, as the MRI shows it, about random places; then lesions and whole tissues."""
     rng = np.random.default_rng(1)
     places, (y, x) = np.argwhere(inside), np.mgrid[: mri.shape[0], : mri.shape[1]]
     for radius in RADII:
@@ -120,9 +161,24 @@ def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> 
             disc = inside & ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2)
             disc &= np.abs(mri - mri[tuple(centre)]) < ALIKE
             if disc.sum() >= LEAST:
-                yield disc
-    if labels is not None:
-        yield from (region for label in np.unique(labels[labels > 0]) if (region := labels == label).sum() >= LEAST)
+                yield "disc", disc
+    for label in () if labels is None else np.unique(labels[labels > 0]):
+        if (region := labels == label).sum() >= LEAST:
+            yield ("lesion" if label >= _LESION else "tissue"), region
+
+
+def _specification(width: float = 1.0, counts: float | None = None) -> dict[str, Any]:
+    """Return that of the phantoms with another width of the PET's blur, and other counts."""
+    blur, noise = SPEC["source2"]
+    wide = {"blur": {"sigma_px": blur["blur"]["sigma_px"] * width}}
+    seen = noise if counts is None else {"noise": {"kind": "poisson", "counts": counts}}
+    return {**SPEC, "source2": [wide, seen]}
+
+
+def _observed(truth: Tensor, spec: dict[str, Any], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    parts = enumerate(parse_degradation(spec))
+    return torch.cat([part.simulate(truth[:, i : i + 1], generator) for i, part in parts], 1)
 
 
 def _pair(folder: Path, name: str) -> Tensor:
@@ -132,54 +188,48 @@ def _pair(folder: Path, name: str) -> Tensor:
     return torch.from_numpy(np.stack(images)).float()[None]
 
 
-def coverage(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> list[float]:
-    """Return the share of errors within each factor of the deviation, %."""
-    return [round(100 * float((error <= factor * deviation).mean()), 1) for factor in factors]
+def calibrated(cases: list[dict[str, tuple[Voxels, Regions | None]]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what was calibrated, and the tables: the MRI and the fused image on people alone.
+
+    Phantoms of the training count half as much as the people: of the MRI they are easier than people, of the function
+    they have the sharp edges that the dev set lacks.
+    """
+    people = sum(v["source 2"][0].of.startswith(FIRST) for v in cases)
+    phantoms = sum(v["source 2"][0].of == TRAINING for v in cases)
+    known: dict[str, Any] = {"voxel": [], "region": []}
+    tables = {}
+    for k in (1, 2):
+        voxels, regions = ([v[f"source {k}"][i] for v in cases] for i in (0, 1))
+        found, tables[f"source {k}"] = report(
+            voxels,
+            regions,
+            calibrating=lambda of, k=k: of.startswith(FIRST) or (k == 2 and of == TRAINING),
+            weight=lambda of: 1.0 if of.startswith(FIRST) else 0.5 * people / max(phantoms, 1),
+        )
+        for key in ("voxel", "region"):
+            known[key].append(found[key])
+    fused = [v["fused"][0] for v in cases]
+    known["fused"], tables["fused"] = report(fused, [], calibrating=lambda of: of.startswith(FIRST), plain=True)
+    return known, tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path)
+    parser.add_argument("data", type=Path)
     parser.add_argument("--most", type=int)
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     fusion = load_fusion("pet_mri_fusion", device="cpu")
-    voxels: list[dict[str, Any]] = []
-    regions: list[dict[str, Any]] = []
-    for cases in (dev_cases, phantom_cases):
-        for case in cases(options.bench, options.most):
-            for all_, own in zip((voxels, regions), measured(fusion, case), strict=True):
-                all_ += own
-    report: dict[str, Any] = {"levels": LEVELS}
-    for source in (0, 1):
-        own = [v for v in voxels if v["source"] == source and v["of"].startswith("first half")]
-        if own:
-            ratio = np.concatenate([v["error"] / v["std"] for v in own])
-            report[f"voxel_factors_{source + 1}"] = np.quantile(ratio, LEVELS).round(3).tolist()
-        for of in dict.fromkeys(v["of"] for v in voxels):
-            some = [v for v in voxels if v["source"] == source and v["of"] == of]
-            error, std = (np.concatenate([v[key] for v in some]) for key in ("error", "std"))
-            thirds = np.array_split(np.argsort(std), 3)
-            found = coverage(error, std, VOXEL_FACTORS[source])
-            width = VOXEL_FACTORS[source][-1] * std.mean() / max(float(np.quantile(error, found[-1] / 100)), 1e-9)
-            report[f"voxels of source {source + 1}, {of}"] = {
-                "coverage": found,
-                "thirds at 95": [coverage(error[t], std[t], VOXEL_FACTORS[source][-1:])[0] for t in thirds],
-                "width over constant": round(float(width), 2),
-            }
-    own_regions = [r for r in regions if r["of"].startswith("first half")]
-    if own_regions:
-        ratio = np.array([r["error"] / r["drawn"] for r in own_regions])
-        report["region_factors"] = np.quantile(ratio, LEVELS).round(3).tolist()
-    for of in dict.fromkeys(r["of"] for r in regions):
-        error, drawn, independent = (
-            np.array([r[key] for r in regions if r["of"] == of]) for key in ("error", "drawn", "independent")
-        )
-        report[f"regions, {of}"] = {
-            "count": len(error),
-            "coverage": coverage(error, drawn, REGION_FACTORS),
-            "as if voxels were independent, 95": coverage(error, independent, (1.96,))[0],
-        }
-    json.dump(report, sys.stdout, indent=1)
+    cases = []
+    sets = ((dev_cases, options.bench), (training_cases, options.data), (phantom_cases, options.bench))
+    for number, case in enumerate(case for of, folder in sets for case in of(folder, options.most)):
+        cases.append(measured(case, restored(fusion, case)))
+        print(number + 1, case.of, case.name, file=sys.stderr, flush=True)
+    known, tables = calibrated(cases)
+    if options.write:
+        write(known | {"weights_sha256": sha256(fusion.weights)})
+    json.dump(tables, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ MAKER = "The medfuse authors"  # dcm2niix takes a maker whose name begins with "
 LINEAR = "LINEAR_EXACT"  # windows may be narrower than 1 (C.11.2.1.3.2)
 _NUMBERS = {  # of series
     "restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004, "std": 9005, "regions": 9006,
-    "measurements": 9007,
+    "measurements": 9007, "fused_std": 9008,
 }  # fmt: skip
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "medfuse")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
 from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
 
 from medfuse.errors import DicomError
 from medfuse.io.dicom.values import Values
 
+_PERSONAL = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "SpecificCharacterSet")
 _KEY = secrets.token_bytes(32)
 
 
@@ -78,6 +85,16 @@ def read_person(values: Values) -> Person:
         birth=_digest(_text(values, "PatientBirthDate")),
         sex=_digest(sex if sex in ("M", "F") else ""),
     )
+
+
+def person_of_results(folder: Path) -> Person | None:
+    """Return who the DICOM results in a folder are of, by the first of its files that can be read; None without any."""
+    names = [cast(int, tag_for_keyword(name)) for name in _PERSONAL]
+    for path in sorted(folder.rglob("*.dcm")):
+        with suppress(Exception):  # of whatever kind; another file may be sound
+            read = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=cast(Any, names))
+            return read_person(Values(read))
+    return None
 
 
 def _text(values: Values, name: str) -> str:

@@ -2,7 +2,8 @@
 
 Both say in which frame of reference they lie. A segmentation has a grid of its own; contours have none, and are brought
 to voxels on any, by the centre of each voxel: a polygon counts where the number of polygons around the centre is odd
-(C.8.8.6), so that a hole is a polygon in another, and a plane reaches half way to the next.
+(C.8.8.6), so that a hole is a polygon in another, and a plane reaches half way to the next. A plane
+without a neighbour is as thick as a voxel of the grid.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError, MedfuseError
 from medfuse.io.dicom.header import quiet
-from medfuse.io.labels import region_name
+from medfuse.io.texts import region_name
 
 SEGMENTATION, STRUCTURES = "SEG", "RTSTRUCT"
 _CLASSES = {
@@ -33,6 +34,7 @@ _MAX_VOXELS = 1 << 29  # of all frames of a segmentation
 _MOST = 1000  # regions
 _LAYERS = 32  # volumes that regions which overlap may need
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_THICKEST = 6.0  # mm between neighbouring planes; those that lie farther apart, and than two voxels, are no neighbours
 _FLAT = 0.05  # mm, by which points of a contour may leave its plane, and contours of one plane lie apart
 
 
@@ -90,12 +92,17 @@ def regions_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = [file for file in sorted(path.rglob("*")) if file.is_file() and _kind_of(file) is not None]
+    found = regions_in(path)
     if len(found) != 1:
         raise DicomError(
             f"A folder of regions must hold one SEG or RTSTRUCT, got {len(found)}; name the file that is meant."
         )
     return found[0]
+
+
+def regions_in(folder: Path) -> list[Path]:
+    """Return the files of regions in a folder and all folders in it, by name."""
+    return [file for file in sorted(folder.rglob("*")) if file.is_file() and _kind_of(file) is not None]
 
 
 def check_regions(path: Path) -> str:
@@ -233,8 +240,10 @@ def _inside(contours: Sequence[np.ndarray], affine: np.ndarray, shape: Sequence[
     order = np.argsort(depths, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(depths[order]) > _FLAT) + 1)  # contours of one plane each
     places = np.array([depths[part].mean() for part in parts])
-    voxel = np.linalg.norm(affine[:3, :3].T @ across)  # one voxel of the grid, where there is one plane alone
-    step = float(np.median(np.diff(places))) if len(places) > 1 else float(voxel)
+    voxel = float(np.linalg.norm(affine[:3, :3].T @ across))  # one voxel of the grid, where a plane stands alone
+    gaps = np.diff(places)
+    near_ones = gaps[gaps <= max(2 * voxel, _THICKEST)]
+    step = float(np.median(near_ones)) if len(near_ones) else voxel
     found = np.zeros(tuple(shape), bool)
     box = _box(contours, affine, shape, step)
     index = np.stack(np.meshgrid(*(np.arange(s.start, s.stop) for s in box), indexing="ij"), -1)

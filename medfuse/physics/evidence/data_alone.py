@@ -17,7 +17,8 @@ from medfuse.physics.models.source import SourceModel, spread
 from medfuse.physics.models.spectral import SpectralModel
 from medfuse.physics.operators.cosine import cosine_waves
 
-_BANDS = 32  # of equal width, up to the Nyquist frequency
+_BANDS = 32  # of equal width, up to the Nyquist frequency, at most
+_WAVES = 4  # along the shortest side that a band holds at least: the first, without the mean, must tell something
 _PRESENT = 3.0  # standard deviations of the power of noise in a band from which an image is seen
 _PASSES = 1e-3  # mean power that passes, from which a band tells of the image
 
@@ -40,7 +41,8 @@ def data_alone(model: SourceModel) -> Tensor:
     gain, noise = (v.expand_as(waves) for v in (model.gains(model.operator), model.noises()))
     scale = [large / small for large, small in zip(model.spatial, waves.shape[2:], strict=True)]
     of_data, of_image = _rates(waves.shape[2:], scale, waves), _rates(model.spatial, [1.0] * len(scale), waves)
-    power = _spectrum(waves.square(), gain, noise, of_data)
+    bands = max(min(_BANDS, min(waves.shape[2:]) // _WAVES), 1)
+    power = _spectrum(waves.square(), gain, noise, of_data, bands)
     u = waves / (_at(power, of_data) * gain + noise)
     # the pixels are the data space of a plain model, the waves of any other: `back` takes its own
     pulled = model.back(u if not model.operator.is_identity else cosine_waves(u, inverse=True))
@@ -53,12 +55,12 @@ def _rates(sizes: torch.Size | tuple[int, ...], scale: list[float], like: Tensor
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
 
 
-def _spectrum(found: Tensor, gain: Tensor, noise: Tensor, rates: Tensor) -> Tensor:
+def _spectrum(found: Tensor, gain: Tensor, noise: Tensor, rates: Tensor, bands: int) -> Tensor:
     """Return the power of the image in each band, **[B, bands]**."""
-    band = (rates * _BANDS).long().clamp_max(_BANDS - 1).flatten()
+    band = (rates * bands).long().clamp_max(bands - 1).flatten()
 
     def banded(values: Tensor) -> Tensor:
-        total = values.new_zeros(len(values), _BANDS)
+        total = values.new_zeros(len(values), bands)
         return total.index_add_(1, band, values.flatten(1))
 
     count = banded(torch.ones_like(found)).clamp_min(1)
@@ -69,12 +71,13 @@ def _spectrum(found: Tensor, gain: Tensor, noise: Tensor, rates: Tensor) -> Tens
     power = torch.where(present, excess / passes.clamp_min(torch.finfo(found.dtype).tiny), 0.0)
     power = torch.where(present, power.cummin(1).values, 0.0)
     last = (present.sum(1, keepdim=True) - 1).clamp_min(0)
-    place = torch.arange(_BANDS, device=found.device, dtype=found.dtype) + 0.5
+    place = torch.arange(bands, device=found.device, dtype=found.dtype) + 0.5
     falls = power.gather(1, last) * ((last + 0.5) / place) ** 2
     return torch.where(present, power, falls)
 
 
 def _at(power: Tensor, rates: Tensor) -> Tensor:
     """Return the power of a band at each wave, **[B, 1, *sizes]**."""
-    band = (rates * _BANDS).long().clamp_max(_BANDS - 1)
+    bands = power.shape[1]
+    band = (rates * bands).long().clamp_max(bands - 1)
     return power[:, band][:, None]

@@ -93,6 +93,17 @@ def _deviation(result: CaseResult, folder: Path, filing: Filing) -> None:
         )  # fmt: skip
 
 
+def _fused_deviation(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the standard deviation of the fused volume as a Parametric Map, where it is known."""
+    from medfuse.io.dicom import write
+
+    if result.fused_deviation is not None:
+        write.write_parametric_map(
+            folder, result.fused_deviation.numpy(), result.affine, filing.derivation,
+            origin=filing.origin, name=folder.name, explanation=f"standard deviation of fused, {DIMENSIONLESS}"[:64],
+        )  # fmt: skip
+
+
 def _fused(result: CaseResult, folder: Path, filing: Filing) -> None:
     """Write the fused volume as a Parametric Map."""
     from medfuse.io.dicom import write
@@ -169,6 +180,7 @@ def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]
         f"{key}_restored": _restored,
         f"{key}_std": _deviation,
         "fused": _fused,
+        "fused_std": _fused_deviation,
         "fused_rgb": _color,
         "fused_rgb_multiframe": _color_multiframe,
         "regions": _regions,

@@ -25,6 +25,8 @@ from medfuse.pipeline.outputs.volumes import (
     write_color,
     write_deviation,
     write_fused,
+    write_fused_deviation,
+    write_gate,
     write_invented,
     write_restored,
     write_weight,
@@ -115,6 +117,14 @@ OUTPUTS: tuple[Output, ...] = (
     Output(
         "invented2", "{source2}_invented.nii.gz", partial(write_invented, source=1), None, "invented",
         "Restored {title2} less what its data alone say, where the deviation was asked for",
+    ),
+    Output(
+        "fused_deviation", "fused_std.nii.gz", write_fused_deviation, DIMENSIONLESS, "fusedstd",
+        "Standard deviation of each voxel of the fused image, where it was asked for",
+    ),
+    Output(
+        "gate", "{source2}_gate.nii.gz", write_gate, "0 to 1", "gate",
+        "Share of its data alone in the {title2}, where it was restored on its own grid and a deviation was asked for",
     ),
     Output("weight", "weight.nii.gz", write_weight, "0 to 1", "weight", "Weight of the {title1} in the fusion"),
     Output(

@@ -39,6 +39,18 @@ def write_invented(result: CaseResult, path: Path, *, source: int) -> None:
         write_nifti(path, invented, result.affine, unit_description=f"invented, {result.units[source]}")
 
 
+def write_fused_deviation(result: CaseResult, path: Path) -> None:
+    """Write the standard deviation of each voxel of the fused image, in its display units, where it is known."""
+    if result.fused_deviation is not None:
+        write_nifti(path, result.fused_deviation, result.affine, unit_description=f"std, {DIMENSIONLESS}")
+
+
+def write_gate(result: CaseResult, path: Path) -> None:
+    """Write where the data alone decided on source 2, and where the other source guided, where it is known."""
+    if result.gate is not None:
+        write_nifti(path, result.gate, result.affine, unit_description="gate, 0 guided to 1 data alone")
+
+
 def write_weight(result: CaseResult, path: Path) -> None:
     """Write the weight of source 1 in the fusion."""
     write_nifti(path, result.weight, result.affine, unit_description=f"weight of {result.names[0]}, 0 to 1")

@@ -1,0 +1,169 @@
+"""Fits what `medfuse.regions.intervals` needs, and counts how often its intervals hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from medfuse.regions.intervals import LEVELS
+
+CALIBRATION = Path(__file__).resolve().parents[2] / "medfuse" / "regions" / "calibration.json"
+_TINY = 1e-4  # of full range: below it no error is told from another
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """Voxels of a case: what it counts as, size of their errors **[N]**, features **[N, 3]**, and a kind **[N]**."""
+
+    of: str
+    error: np.ndarray
+    features: np.ndarray
+    kind: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of a case: what it counts as; kinds, voxels, sizes of errors, of draws, of what was invented **[N]**."""
+
+    of: str
+    kind: np.ndarray
+    voxels: np.ndarray
+    error: np.ndarray
+    drawn: np.ndarray
+    invented: np.ndarray
+    independent: np.ndarray
+
+    @classmethod
+    def of_rows(cls, of: str, rows: Sequence[tuple[Any, ...]]) -> Regions:
+        """Make them of a row for each region."""
+        return cls(of, *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def fitted_voxels(
+    error: np.ndarray, features: np.ndarray, weights: np.ndarray, *, homogeneous: bool = False
+) -> dict[str, Any]:
+    """Return powers and factors: the scale of a Laplace variable by the features, then the quantiles of the ratio.
+
+    Homogeneous: the powers sum up to 1, so that an image of twice the values has twice the deviation.
+    """
+    if homogeneous:
+        own = features[:, :1]
+        found = fitted_voxels(error * np.exp(-own[:, 0]), features[:, 1:] - own, weights)
+        one, two = found["powers"]
+        return {"powers": [round(1 - one - two, 4), one, two], "factors": found["factors"]}
+    mean = np.average(features, axis=0, weights=weights)
+    known, share = np.column_stack([np.ones(len(error)), features - mean]), weights / weights.sum()
+
+    def loss(b: np.ndarray) -> tuple[float, np.ndarray]:
+        log = known @ b
+        ratio = (error + _TINY) * np.exp(-log)
+        return float(share @ (log + ratio)), known.T @ (share * (1 - ratio))
+
+    start = np.zeros(known.shape[1])
+    start[0] = np.log(np.average(error + _TINY, weights=weights))
+    powers = minimize(loss, start, jac=True, method="L-BFGS-B").x[1:]
+    ratio = error * np.exp(-features @ powers)
+    return {"powers": powers.round(4).tolist(), "factors": _quantiles(ratio, weights)}
+
+
+def fitted_regions(found: Regions, weights: np.ndarray) -> dict[str, Any]:
+    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale."""
+    squares = np.stack([found.drawn**2, found.invented**2], 1)
+
+    def loss(t: np.ndarray) -> float:
+        scale = np.sqrt(squares @ np.exp(2 * t) + 1e-8)
+        return float(np.average(np.log(scale) + 1.4 * found.error / scale, weights=weights))
+
+    terms = minimize(loss, np.array([0.0, 0.0]), method="Nelder-Mead").x
+    invented = float(np.exp(terms[1] - terms[0]))
+    deviation = np.sqrt(squares @ np.array([1.0, invented**2]))
+    factors = _quantiles(found.error / np.maximum(deviation, 1e-9), weights)
+    return {"draws": 1.0, "invented": round(invented, 3), "factors": factors}
+
+
+def report(
+    voxels: Sequence[Voxels],
+    regions: Sequence[Regions],
+    *,
+    calibrating: Callable[[str], bool],
+    weight: Callable[[str], float] = lambda of: 1.0,
+    plain: bool = False,
+    homogeneous: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what was calibrated, and how often intervals hold, %, by what cases count as and by kind.
+
+    Args:
+        voxels: Of all cases.
+        regions: Likewise.
+        calibrating: Whether cases that count as something are of the calibration.
+        weight: Share of each voxel and region of those.
+        homogeneous: As `fitted_voxels`.
+        plain: The features are the logarithm of a deviation alone; nothing but factors is found.
+    """
+    own = [v for v in voxels if calibrating(v.of)]
+    error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
+    weights = np.concatenate([np.full(len(v.error), weight(v.of)) for v in own])
+    known = {} if plain else fitted_voxels(error, features, weights, homogeneous=homogeneous)
+    if plain:
+        known = {"powers": [1.0], "factors": _quantiles(error * np.exp(-features[:, 0]), weights)}
+    some = [r for r in regions if calibrating(r.of)]
+    terms: dict[str, Any] = {}
+    if some:
+        terms = fitted_regions(_joined(some), np.concatenate([np.full(len(r.error), weight(r.of)) for r in some]))
+    table: dict[str, Any] = {"levels": LEVELS, "voxel": known, "region": terms}
+    for of in dict.fromkeys(v.of for v in voxels):
+        same = [v for v in voxels if v.of == of]
+        error, features = (np.concatenate([getattr(v, key) for v in same]) for key in ("error", "features"))
+        std = np.exp(features @ np.array(known["powers"]))
+        row = _held(error, std, known["factors"])
+        row["thirds"] = [coverage(error[t], std[t], known["factors"])[-1] for t in np.array_split(np.argsort(std), 3)]
+        if same[0].kind is not None:
+            kinds = np.concatenate([v.kind for v in same if v.kind is not None])
+            row["kinds"] = {
+                str(k): coverage(error[kinds == k], std[kinds == k], known["factors"])[-1] for k in np.unique(kinds)
+            }
+        table[f"voxels, {of}"] = row
+    for of in dict.fromkeys(r.of for r in regions):
+        found = _joined([r for r in regions if r.of == of])
+        std = np.sqrt(found.drawn**2 + (terms["invented"] * found.invented) ** 2)
+        for kind in np.unique(found.kind):
+            i = found.kind == kind
+            alone = coverage(found.error[i], found.independent[i], (1.96,))[0]
+            held = {"count": int(i.sum()), **_held(found.error[i], std[i], terms["factors"])}
+            table[f"regions, {of}, {kind}"] = held | {"as if voxels were independent, 95": alone}
+    return ({"factors": known["factors"]} if plain else {"voxel": known, "region": terms}), table
+
+
+def coverage(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> list[float]:
+    """Return the share of errors within each factor of the deviation, %."""
+    return [round(100 * float((error <= factor * deviation).mean()), 1) for factor in factors]
+
+
+def write(found: dict[str, Any]) -> None:
+    """Put what was calibrated into the package, beside what is there."""
+    known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
+    CALIBRATION.write_text(json.dumps(known | found, indent=1, sort_keys=True) + "\n")
+
+
+def _held(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> dict[str, Any]:
+    """Return the coverage, and the mean width at 95 % over that of a constant of the same coverage."""
+    found = coverage(error, deviation, factors)
+    constant = max(float(np.quantile(error, found[-1] / 100)), 1e-9)
+    return {"coverage": found, "width over constant": round(float(factors[-1] * deviation.mean()) / constant, 2)}
+
+
+def _quantiles(ratio: np.ndarray, weights: np.ndarray) -> list[float]:
+    order = np.argsort(ratio)
+    share = np.cumsum(weights[order]) / weights.sum()
+    return [round(float(np.interp(level, share, ratio[order])), 4) for level in LEVELS]
+
+
+def _joined(regions: Sequence[Regions]) -> Regions:
+    keys = ("kind", "voxels", "error", "drawn", "invented", "independent")
+    return Regions(regions[0].of, *(np.concatenate([getattr(r, key) for r in regions]) for key in keys))

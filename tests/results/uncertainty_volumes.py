@@ -1,0 +1,135 @@
+"""How sure a PET on its own grid is, on phantoms of whole heads: `python tests/results/uncertainty_volumes.py DATA`.
+
+DATA is the folder with `volumes/mni152`. Powers, terms and factors are found on scans drawn at random (PSF told
+up to 10 % wrong, registered up to 2 mm off, textures of 8 and 15 %), the coverage is counted on scans of other heads,
+of which one thing each is wrong. Regions are balls of one tissue of 1 to 100 ml, and the lesions. Printed as JSON;
+`--write` puts what was found into `medfuse/regions/calibration.json`. `--spacing MM` is the grid of the heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results.calibrated import Regions, Voxels, report, write
+from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head
+
+from medfuse.pipeline.native import DRAWS
+from medfuse.regions.intervals import size_of, voxel_features
+from medfuse.training.brains import Brain
+from medfuse.training.scans import ScanSetting, random_setting, scan
+from medfuse.volumes import restore_volume
+
+CALIBRATION = "calibration"
+TOLD: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "1 mm off": {"misplaced_mm": (1.0, 0.0, 0.0)},
+    "2 mm off": {"misplaced_mm": (0.0, 2.0, 0.0)},
+    "PSF 10 % wide": {"psf_error": 0.1},
+    "PSF 10 % narrow": {"psf_error": -0.1},
+}
+VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
+_BALLS, _SAMPLED, _LEAST = 24, 6000, 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan: what it counts as, the seed of its head, how it is taken, texture."""
+
+    of: str
+    seed: int
+    setting: ScanSetting
+    texture: float
+
+
+def cases(calibrating: int, repeats: int) -> Iterator[Case]:
+    """Give the scans: those of the calibration, then those of other heads."""
+    for k in range(calibrating):
+        yield Case(CALIBRATION, 100 + k, random_setting((17, k)), TEXTURES[k % 2])
+    for repeat in range(repeats):
+        for k, (of, told) in enumerate(TOLD.items()):
+            texture = TEXTURES[(k + repeat) % 2]
+            yield Case(of, 10 * repeat + k, SETTINGS[(k + repeat) % len(SETTINGS)].told(**told), texture)
+
+
+def measured(brain: Brain, case: Case, spacing: float) -> tuple[Voxels, Regions]:
+    """Return errors and what is known of them, of voxels of the brain and of regions."""
+    shape = tuple(round(n * SPACING / spacing) for n in SHAPE)
+    one = head(brain, case.seed, shape=shape, spacing=spacing)
+    phantom = one.phantom(without=(), texture=case.texture)
+    taken = scan(phantom, case.setting, seed=case.seed)
+    found = restore_volume(
+        torch.from_numpy(taken.data), taken.grid, torch.from_numpy(phantom.mri), one.grid, taken.transform.tolist(),
+        taken.fwhm_mm, taken.noise, draws=DRAWS,
+    )  # fmt: skip
+    top = float(taken.data.max())
+    x, alone, truth = (np.asarray(v) / top for v in (found.restored, found.alone, phantom.pet))
+    draws, inside = found.draws.numpy() / top, brain_mask(phantom.labels) & found.measured.numpy()
+    std = size_of(draws)
+    rng = np.random.default_rng(case.seed)
+    places = rng.choice(np.flatnonzero(inside), _SAMPLED, replace=False)
+    features = voxel_features(std, x, x - alone).reshape(-1, 3)[places]
+    tissue = phantom.labels.ravel()[places]
+    voxels = Voxels(case.of, np.abs(x - truth).ravel()[places], features, tissue)
+    rows = []
+    for kind, region in regions(phantom.labels, phantom.marks, inside, spacing, rng):
+        rows.append((
+            kind, int(region.sum()), abs(float((x - truth)[region].mean())),
+            float(np.sqrt(np.mean([draw[region].mean() ** 2 for draw in draws]))),
+            abs(float((x - alone)[region].mean())), float(std[region].mean() / np.sqrt(region.sum())),
+        ))  # fmt: skip
+    return voxels, Regions.of_rows(case.of, rows)
+
+
+def regions(
+    labels: np.ndarray, marks: np.ndarray, inside: np.ndarray, spacing: float, rng: np.random.Generator
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Give balls of one tissue about random places, then lesions."""
+    places = np.argwhere(inside)
+    grids = np.indices(labels.shape)
+    for volume in VOLUMES_ML:
+        radius = (0.75 * 1000 * volume / np.pi) ** (1 / 3) / spacing
+        for centre in places[rng.integers(len(places), size=_BALLS)]:
+            far = sum((grid - c) ** 2 for grid, c in zip(grids, centre, strict=True))
+            ball = inside & (far <= radius**2) & (labels == labels[tuple(centre)])
+            if ball.sum() >= _LEAST:
+                yield "ball", ball
+    for number in np.unique(marks[marks > 0]):
+        lesion = inside & (marks == number)
+        if lesion.sum() >= _LEAST:
+            yield "lesion", lesion
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--calibrating", type=int, default=4, help="scans of the calibration")
+    parser.add_argument("--repeats", type=int, default=1, help="of the other scans")
+    parser.add_argument("--spacing", type=float, default=3.0, help="mm")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    brain = brains(options.data)[0]
+    voxels, found = [], []
+    for case in cases(options.calibrating, options.repeats):
+        one = measured(brain, case, options.spacing)
+        print(case.of, len(one[1].error), file=sys.stderr, flush=True)
+        voxels.append(one[0])
+        found.append(one[1])
+    calibrated, table = report(voxels, found, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
+    if options.write:
+        write({f"native_{key}": value for key, value in calibrated.items()})
+    json.dump(table, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
