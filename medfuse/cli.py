@@ -46,13 +46,16 @@ from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
+from medfuse.early import early_start
 from medfuse.errors import MedfuseError, known_error
 from medfuse.fusing import add_batch, fusing
 from medfuse.listen.commands import add_listen
 from medfuse.lists import list_changes, list_dicom, list_estimates, list_findings, list_versions
 from medfuse.origin import taken_from
+from medfuse.progress import counted
 from medfuse.psf import add_psf, with_psf
-from medfuse.region_arguments import add_compare, regions_of
+from medfuse.region_arguments import REGIONAL, add_compare, regions_of
+from medfuse.standing import add_status
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +134,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
     add_psf(fuse)
     batch.set_defaults(run=_batch)
     add_cohort(commands, parse=parser.parse_args, check=check_arguments, add_input=add_bids, find=_found)
-
+    add_status(commands)
     listen = add_listen(commands)
 
     images = commands.add_parser("images", help="fuse pairs of 2-D images, two folders or a table", description=NOTICE)
@@ -196,7 +199,9 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
 
 def _fuse(options: argparse.Namespace) -> int | None:
     from medfuse.io.places import require_apart
-    from medfuse.pipeline.sources import mask_entry, source_entries
+
+    with early_start(options):
+        from medfuse.pipeline.sources import mask_entry, source_entries
 
     degradation = with_psf(options.degradation, options.psf)
     item: dict[str, object] = {"case": options.case or "case"}
@@ -216,11 +221,11 @@ def _fuse(options: argparse.Namespace) -> int | None:
         item["aligned"] = True
     require_apart([item], options.out, options.out.joinpath)
     if options.dry_run:
-        return say_plan([item], options.out, source_keys(options.bundle), options.steps)
+        return say_plan("", [item], options.out, source_keys(options.bundle), options.steps)
     dicom = {"dicom_output": not options.no_dicom, "deidentified": options.deidentified}
     reading = {"suv": options.suv, "n4": options.n4, "nonfinite": options.nonfinite, "strict": options.strict}
     given: dict[str, Any] = reading | dicom | looks(options) | {"replace": options.replace}
-    for name in ("reference_region", "uncertainty"):
+    for name in REGIONAL:
         given |= {} if getattr(options, name) is None else {name: getattr(options, name)}
     _run(options.bundle, [item], degradation, options.out, options.steps, options.device, **given)
     return None
@@ -290,14 +295,15 @@ def _batch(options: argparse.Namespace) -> int:
         failed = sum(row["state"] == "failed" for row in rows)
         warned = sum(bool(row.get("warnings")) for row in rows)
         tell(cases=rows)
-        print(f"{len(rows)} cases: {len(rows) - failed} done, {failed} failed, {warned} with warnings; see cases.tsv")
+        done = f"{len(rows) - failed} done, {failed} failed, {warned} with warnings"
+        print(f"{counted(len(rows), 'case')}: {done}; see cases.tsv")
         if missing := missing_line(options.out):
             print(missing)
         return 0
     layout, cases, part = _cases(options)
     cases = completed(cases, options)
     if options.dry_run:
-        return say_plan(cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
+        return say_plan(layout, cases, options.out, source_keys(options.bundle), options.steps, part or (1, 1))
     summary = run_batch(
         cases,
         options.out,
@@ -309,8 +315,7 @@ def _batch(options: argparse.Namespace) -> int:
         workers=options.workers,
         tables=options.shard is None or part is not None,
         replace=options.replace,
-        reference_region=options.reference_region,
-        uncertainty=options.uncertainty,
+        **{name: getattr(options, name) for name in REGIONAL},
         **fusing(options),
     )
     tell(**asdict(summary))
@@ -332,13 +337,14 @@ def _cases(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]], tupl
     selection = selection_of(options)
     if options.shard is None or not has_plan(options.out):
         found = _found(options)
-        print(f"{found.layout}: {len(found.cases)} cases")
+        print(f"{found.layout}: {counted(len(found.cases), 'case')}")
         return found.layout, found.cases, options.shard
     if options.participant_label or options.session_label or (selection and selection.wanted):
         raise MedfuseError("Labels must come with `medfuse plan`, got some with a part of its plan; leave them out.")
     plan = read_plan(options.out)
     cases = cases_of(plan, options.input, options.shard, sources=source_keys(options.bundle))
-    print(f"{plan.layout}: part {options.shard[0]} of {options.shard[1]} of {plan.packs} packs, {len(cases)} cases")
+    which = f"part {options.shard[0]} of {options.shard[1]} of {counted(plan.packs, 'pack')}"
+    print(f"{plan.layout}: {which}, {counted(len(cases), 'case')}")
     return plan.layout, cases, None
 
 
@@ -385,7 +391,7 @@ def _print_images(record: dict[str, Any], out: Path) -> int:
     for name, message in record["failed"].items():
         print(f"medfuse: {name} failed: {message}", file=sys.stderr)
     failed = f", {len(record['failed'])} failed" if record["failed"] else ""
-    print(f"{len(record['images'])} images{failed}, {speed:.3g} megapixels per second: {out.resolve()}")
+    print(f"{counted(len(record['images']), 'image')}{failed}, {speed:.3g} megapixels per second: {out.resolve()}")
     print(f"warnings: {len(record['warnings'])}")
     for source, figures in record["against_truth"].items():
         print(f"{source}: PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f} (mean)")
@@ -422,7 +428,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         others = (summary[m].get(name) for m in METHODS[1:])
         floors = "".join(f"{o['mean']:>10.4f}" if o else f"{'-':>10}" for o in others)
         print(f"{name:<10}{figures['mean']:>10.4f}{interval:>21}{floors}  {better[METRICS[name].direction]}")
-    print(f"{record['images']} images, all {len(record['metrics'])} metrics: {options.out.resolve()}")
+    print(f"{counted(record['images'], 'image')}, all {len(record['metrics'])} metrics: {options.out.resolve()}")
     print(NOTICE)
 
 

@@ -23,7 +23,7 @@ COMMANDS = ("fuse", "batch", "images", "listen", "evaluate", "plan")
 FIELDS = (
     "bundle", "degradation", "steps", "device", "fusion_rule", "palette", "blend", "suv", "frames", "n4", "nonfinite",
     "strict", "no_dicom", "deidentified", "format", "workers", "minutes", "associations", "stable", "timeout", "retry",
-    "quiet", "verbose",
+    "largest", "room", "keep_free", "time_limit", "quiet", "verbose",
 )  # fmt: skip
 """Options that a file may hold, their hyphens as underscores."""
 _MOST = 1 << 16  # bytes of a file

@@ -7,6 +7,7 @@ import argparse
 from medfuse.about import NOTICE, __version__
 from medfuse.bundles import bundle_dir, bundle_metadata, bundle_names, preset_names, share_dir
 from medfuse.console import tell
+from medfuse.progress import counted
 
 
 def list_dicom(options: argparse.Namespace) -> None:
@@ -26,7 +27,8 @@ def list_findings(options: argparse.Namespace) -> int:
     listed = [": ".join(part) for part in report.code] if options.list else []
     for line in [*listed, *report.findings]:
         print(line)
-    print(f"{len(report.code)} expressions and targets, {len(report.findings)} findings")
+    code, findings = len(report.code), len(report.findings)
+    print(f"{counted(code, 'expression or target', 'expressions and targets')}, {counted(findings, 'finding')}")
     return 1 if report.findings else 0
 
 

@@ -1,4 +1,4 @@
-"""Progress of a long run: a bar on a terminal, a line for each case where there is none."""
+"""Progress of a long run: a bar on a terminal, a line for each case where there is none; how many are told."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ def bar(*args: Any, disable: bool = False, **options: Any) -> Any:
 
     silent = disable or not logging.getLogger(BAR).isEnabledFor(logging.WARNING)
     return tqdm(*args, disable=True if silent else None, **options)
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return so many of something in words, such as `1 case` or `4,812 cases`.
+
+    Args:
+        number: How many.
+        noun: What one is called.
+        nouns: What several are called, if not by an s.
+    """
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def line(number: int, count: int, name: str, state: str, seconds: float | None = None) -> None:

@@ -10,6 +10,8 @@ from medfuse.about import NOTICE
 from medfuse.errors import BundleError, MedfuseError
 
 UNCERTAINTY = ("off", "fast", "full")  # those of medfuse.regions, which is slow to load
+REGIONAL = ("reference_region", "uncertainty", "sr")
+"""What of them is a key of a bundle."""
 _REFERENCE = "region by whose mean the others are divided (SUVR), by its label or name"
 
 
@@ -58,6 +60,13 @@ def _add_named(command: argparse.ArgumentParser) -> None:
         "repetitions (default: the bundle's, off)",
     )
     command.add_argument("--reference", dest="reference_region", metavar="LABEL", help=_REFERENCE)
+    command.add_argument(
+        "--sr",
+        action="store_true",
+        default=None,
+        help="write the values of the regions as a DICOM measurement report, too, with the regions as a segmentation, "
+        "where a source was DICOM (default: the bundle's, no)",
+    )
 
 
 def regions_of(options: argparse.Namespace) -> Path | None:
@@ -83,7 +92,8 @@ def check_named(options: argparse.Namespace, mask: Any, atlas: Any) -> None:
 
     if mask and atlas:
         raise MedfuseError("Of --mask and --atlas one must be given, got both; leave one out.")
-    for name, value in (("--labels", options.labels), ("--reference", options.reference_region)):
+    named = {"--labels": options.labels, "--reference": options.reference_region, "--sr": options.sr}
+    for name, value in named.items():
         if value is not None and not (mask or atlas):
             raise MedfuseError(f"{name} must come with --mask or --atlas, got neither; add one.")
     if options.labels is not None:

@@ -32,11 +32,11 @@ class Pacs:
                 s.bind(("127.0.0.1", 0))
             self.http, self.dicom, self.back = (s.getsockname()[1] for s in (a, b, c))
         modalities = {"medfuse": ["MEDFUSE", "127.0.0.1", self.back]}
-        settings = {"DicomModalities": modalities} | more | {
+        settings = {"DicomModalities": modalities, "Plugins": []} | more | {
             "HttpPort": self.http, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
             "DicomPort": self.dicom, "DicomAet": "ORTHANC", "DicomAlwaysAllowStore": False,
             "DicomCheckModalityHost": True,
-            "StorageDirectory": str(folder), "IndexDirectory": str(folder), "Plugins": [],
+            "StorageDirectory": str(folder), "IndexDirectory": str(folder),
         }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(settings))
         command = [tool("Orthanc"), str(folder / "orthanc.json")]

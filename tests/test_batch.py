@@ -230,7 +230,7 @@ def test_group_makes_the_table_anew(quick, data, tmp_path, capsys):
     (tmp_path / "out" / "cases.tsv").unlink()
     (tmp_path / "out" / "index.html").unlink()
     assert cli.main(["batch", str(data), str(tmp_path / "out"), "group"]) == 0
-    assert "1 cases: 1 done, 0 failed" in capsys.readouterr().out
+    assert "1 case: 1 done, 0 failed" in capsys.readouterr().out
     assert (tmp_path / "out" / "cases.tsv").read_bytes() == before
     assert (tmp_path / "out" / "index.html").is_file()
 

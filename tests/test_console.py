@@ -132,3 +132,7 @@ def test_a_dry_run_does_nothing_and_says_what_would_be(quick, data, images, tmp_
     assert not out.exists()
     run(capsys, *words, "--steps", "1")
     assert "results are there" in run(capsys, *words, "--dry-run")[1]
+    elsewhere = tmp_path / "other" / "old" / "a"  # another OUT, below this one
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "a_done.json").write_text("{}")
+    assert "results are there" not in run(capsys, "batch", data, tmp_path / "other", "participant", "--dry-run")[1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_an_abbreviation_is_refused_and_loud_words_beat_a_quiet_default(pair, pl
     assert cli.main(["images", *pair, "--out", str(tmp_path / "a"), "--no-def"]) == 2
     assert "must be spelled out" in capsys.readouterr().err
     assert list(fused(pair, tmp_path / "b", "--verbose")["defaults"]["values"]) == ["steps"]
-    assert "images" in capsys.readouterr().out
+    assert "1 image," in capsys.readouterr().out
     fused(pair, tmp_path / "c")
     assert capsys.readouterr().out == ""
 
@@ -186,6 +187,24 @@ def test_bash_completes_a_command(tmp_path, capsys):
     ask += "while [ $1 != -F ]; do shift; done; $2 medfuse est medfuse; echo ${COMPREPLY[@]}"
     done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["estimate"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "ask", "told"),
+    [
+        ("zsh", "fpath=($PWD $fpath); autoload -Uz compinit; compinit -D -u; print -r -- $_comps[medfuse]", "_medfuse"),
+        ("tcsh", "source _medfuse; complete medfuse", "estimate"),
+    ],
+)
+def test_the_other_shells_take_their_scripts(tmp_path, capsys, shell, ask, told):
+    pytest.importorskip("shtab")
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed; its Debian package is in .ci/run")
+    cli.main(["completion", shell])
+    (tmp_path / "_medfuse").write_text(capsys.readouterr().out)
+    done = subprocess.run([shell, "-f", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told in done.stdout
+    assert done.stderr == ""
 
 
 def test_completion_without_shtab_says_what_to_install(monkeypatch, capsys):

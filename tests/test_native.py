@@ -8,12 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from medfuse.cli import main
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import in_plane, native_of, parse_degradation
-from medfuse.pipeline import RestoreNatived, fuse, pair_keys
+from medfuse.pipeline import PairSourcesd, RestoreNatived, fuse
 
 NATIVE = {"version": 1, "source1": [], "source2": {"grid": "native", "psf": {"fwhm_mm": [6, 6, 6]}}}
 SIGMA = 0.05
@@ -83,8 +84,10 @@ def test_python_takes_the_same_specification(files):
 
 
 def test_what_is_fused_is_the_restored_source():
-    assert pair_keys(("mri", "pet"), NATIVE) == ["mri", "pet_restored"]
-    assert pair_keys(("mri", "pet"), None) == ["mri", "pet"]
+    one, two, three = (torch.full((1, 2, 2, 2), float(v)) for v in (1, 2, 3))
+    pair = PairSourcesd(("mri", "pet"))
+    assert pair({"mri": one, "pet": two, "pet_restored": three})["image"][:, 0, 0, 0].tolist() == [1, 3]
+    assert pair({"mri": one, "pet": two})["image"][:, 0, 0, 0].tolist() == [1, 2]
     assert in_plane(NATIVE) == {**NATIVE, "source2": []}
     assert native_of("auto") is None
 
@@ -92,7 +95,7 @@ def test_what_is_fused_is_the_restored_source():
 @pytest.mark.parametrize(
     ("source2", "words"),
     [
-        ({"grid": "native"}, "missing"),
+        ({"grid": "native", "psf": {}}, "missing"),
         ({"grid": "mri", "psf": {"fwhm_mm": 6}}, "must be `native`"),
         ({"grid": "native", "psf": {"fwhm_mm": 25}}, "at most 20 mm"),
         ({"grid": "native", "psf": {"fwhm_mm": 0}}, "above 0"),
@@ -131,3 +134,50 @@ def test_a_pet_that_lies_elsewhere_is_refused(files, tmp_path):
     nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), affine), tmp_path / "far.nii.gz")
     with pytest.raises(GeometryError, match=r"field of view|overlap"):
         fuse(Path(tmp_path / "far.nii.gz"), files["mri"], degradation=NATIVE, aligned=True, pet_unit="kBq/ml")
+
+
+def saved(folder, image, spacing, name):
+    affine = np.diag([spacing] * 3 + [1.0])
+    affine[:3, 3] = -spacing * (np.array(image.shape) - 1) / 2
+    nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """A ball of 40 mm with folds of 8 mm of grey and white matter; PET of 3 mm with a PSF of 6 mm and 3 % of noise."""
+    folder, rng, n = tmp_path_factory.mktemp("folded"), np.random.default_rng(1), 48
+    at = (np.indices((n, n, n)) - (n - 1) / 2) * 2.0
+    ball = np.sqrt((at**2).sum(0)) < 40
+    grey = ndimage.gaussian_filter(rng.standard_normal((n, n, n)), 2) > 0
+    mri = np.where(ball, np.where(grey, 500, 800), 0) + rng.normal(0, 8, ball.shape)
+    pet = ndimage.gaussian_filter(np.where(ball, np.where(grey, 4.0, 1.0), 0), 6 / 2.3548 / 2)
+    index = (np.indices((32, 32, 32)) - 15.5) * 1.5 + (n - 1) / 2
+    pet = ndimage.map_coordinates(pet, index, order=3) + rng.normal(0, 0.1, (32, 32, 32))
+    return saved(folder, mri.clip(0), 2.0, "mri"), saved(folder, pet, 3.0, "pet")
+
+
+def test_who_states_nothing_has_the_psf_found_and_undone(folded):
+    """`auto` is the default: the MRI tells the PSF, 6 mm, and the record says what was found and what was stated."""
+    mri, pet = folded
+    result = fuse(pet, mri, aligned=True, pet_unit="kBq/ml")
+    psf, noise = result.record["degradation"]["estimates"]["source2"]
+    assert psf["value"] == pytest.approx([6, 6, 6], abs=0.5)
+    assert psf["refused"] == ""
+    assert noise["stated"]["sigma"] == pytest.approx(0.1, rel=0.3)
+    assert result.record["degradation"]["source2"]["psf"]["fwhm_mm"] == psf["stated"]["fwhm_mm"]
+    assert max(a / b for a, b in zip(psf["stated"]["fwhm_mm"], psf["value"], strict=True)) < 1
+    assert float(result.restored[1].std()) > 1.05 * float(result.sources[1].std())
+
+
+def test_where_the_mri_does_not_tell_the_psf_the_pet_comes_back_as_it_was(files):
+    """A ball of 28 mm has too few voxels: refused, said, with the way to state it; nothing is changed."""
+    spec = {"version": 1, "source1": [], "source2": {"grid": "native"}}
+    result = fuse(files["pet"], files["mri"], degradation=spec, aligned=True, pet_unit="kBq/ml")
+    psf, noise = result.record["degradation"]["estimates"]["source2"]
+    assert psf["stated"] is None
+    assert "--psf" in psf["refused"]
+    assert "Which degradation is mine?" in psf["refused"]
+    assert noise["stated"] is None
+    assert result.record["degradation"]["source2"] == []
+    assert torch.allclose(result.restored[1], result.sources[1], atol=1e-5)

@@ -21,6 +21,7 @@ from medfuse.errors import BundleError, ImageError
 from medfuse.io import discover
 from medfuse.io.bids_derivatives import find_derivatives, with_derivatives
 from medfuse.io.labels import label_file, label_names
+from medfuse.io.pet_sidecar import read_pet_sidecar
 
 VALIDATOR = Path(sys.executable).parent / "bids-validator-deno"
 ALIGNED = share_dir() / "configs" / "run" / "aligned.yaml"
@@ -198,6 +199,18 @@ class TestDerivatives:
         assert sidecar["Sources"][0].endswith(
             "petprep/sub-01/ses-01/pet/sub-01_ses-01_space-T1w_desc-preproc_pet.nii.gz"
         )
+
+    @pytest.mark.parametrize("told", [{}, {"DatasetLinks": {"raw": "/of/another/machine"}}])
+    def test_derivatives_that_lie_elsewhere_are_completed_by_the_dataset_that_is_given(self, raw, petprep, told):
+        place = raw.parent / "elsewhere"
+        petprep.rename(place)
+        about = json.loads((place / "dataset_description.json").read_text())
+        (place / "dataset_description.json").write_text(json.dumps(about | told))
+        case = with_derivatives(self.case(raw), find_derivatives([f"petprep={place}"], raw))
+        found = read_pet_sidecar(Path(case["pet"]))
+        assert case["pet"].startswith(str(place))
+        assert (found.fields["InjectedRadioactivity"], found.fields["ImageDecayCorrected"]) == (573, True)
+        assert found.body == {"weight": 58.0, "sex": "M"}
 
     def test_a_transform_stands_in_for_the_registration(self, quick, raw, petprep, tmp_path):
         for path in (petprep / "sub-01/ses-01/pet").iterdir():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -187,15 +189,21 @@ def load_spec(name: str | Path, bundle: str | None = None) -> dict[str, Any]:
         content = file.read(_MAX_SPEC + 1)
     if len(content) > _MAX_SPEC:
         raise DegradationError(f"a degradation file must have at most {_MAX_SPEC} bytes, got more in {path.name}.")
+    return deepcopy(_spec(content, path.name))
+
+
+@lru_cache(maxsize=16)
+def _spec(content: bytes, name: str) -> dict[str, Any]:
+    """Return the specification that a file says; presets are asked for again and again, and YAML is slow."""
     try:
         spec = yaml.load(content.decode("utf-8"), UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DegradationError(f"a degradation file must be valid YAML, got {path.name}: {error}.") from error
+        raise DegradationError(f"a degradation file must be valid YAML, got {name}: {error}.") from error
     spec = spec.get("degradation", spec) if isinstance(spec, dict) else spec
     if not isinstance(spec, dict):
-        raise DegradationError(f"a degradation file must hold a mapping, got {path.name} with {type(spec).__name__}.")
+        raise DegradationError(f"a degradation file must hold a mapping, got {name} with {type(spec).__name__}.")
     if _count(spec) > _MAX_PARTS:
-        raise DegradationError(f"a degradation file must hold at most {_MAX_PARTS} values, got more in {path.name}.")
+        raise DegradationError(f"a degradation file must hold at most {_MAX_PARTS} values, got more in {name}.")
     return spec
 
 

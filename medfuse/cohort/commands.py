@@ -1,9 +1,8 @@
-"""The commands `plan`, `status` and `slurm`."""
+"""The commands `plan` and `slurm`, and what is missing of a plan."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -19,8 +18,7 @@ from medfuse.cohort.status import status
 from medfuse.errors import BundleError
 from medfuse.io.atomic import require_writable
 from medfuse.io.places import require_apart
-from medfuse.listen.commands import say_status
-from medfuse.listen.queue import is_queue
+from medfuse.progress import counted
 
 if TYPE_CHECKING:
     from medfuse.io import Discovery
@@ -65,15 +63,6 @@ def add_cohort(
     plan.add_argument("--bundle", default=DEFAULT_BUNDLE, help=f"bundle (default: {DEFAULT_BUNDLE})")
     plan.set_defaults(run=_plan, find=find)
 
-    told = commands.add_parser(
-        "status",
-        help="say which cases of a plan, or studies of a queue, are done, failed and missing",
-        description=f"Exit code: 0 all are done, 1 some failed, 3 some are missing, or wait, 2 a wrong call. {NOTICE}",
-    )
-    told.add_argument("out", type=Path, help="folder for the results, or queue of `medfuse listen`")
-    told.add_argument("--json", action="store_true", help="print JSON")
-    told.set_defaults(run=_status)
-
     slurm = commands.add_parser(
         "slurm",
         help="print an array script for Slurm: a task for each pack of the plan in OUT",
@@ -104,26 +93,14 @@ def _plan(options: argparse.Namespace) -> int:
     require_apart(found.cases, options.out, lambda case: homes[case])
     write_plan(plan, options.out)
     problems = [case for case in plan.cases if "problem" in case.item]
-    print(f"{plan.layout}: {len(plan.cases):,} cases, {len(problems):,} of which cannot be fused")
+    print(f"{plan.layout}: {counted(len(plan.cases), 'case')}, {len(problems):,} of which cannot be fused")
     packs = [sum(case.seconds for case in plan.pack(number)) for number in range(1, min(plan.packs, 1000) + 1)]
     print(
-        f"{plan.packs:,} packs of about {total([min(packs)])} to {total([max(packs)])}, {total([plan.seconds])} in all "
-        f"on one core, {plan.memory_mib:,} MiB of memory; see {TABLE}"
+        f"{counted(plan.packs, 'pack')} of about {total([min(packs)])} to {total([max(packs)])}, "
+        f"{total([plan.seconds])} in all on one core, {plan.memory_mib:,} MiB of memory; see {TABLE}"
     )
     print(NOTICE)
     return 0
-
-
-def _status(options: argparse.Namespace) -> int:
-    if is_queue(options.out):
-        return say_status(options.out, as_json=options.json)
-    found = status(read_plan(options.out), options.out)
-    if options.json:
-        print(json.dumps({"notice": NOTICE, **found.record()}, indent=2))
-    else:
-        for line in found.lines():
-            print(line)
-    return found.exit_code
 
 
 def _slurm(options: argparse.Namespace) -> int:
@@ -144,8 +121,7 @@ def _slurm(options: argparse.Namespace) -> int:
 def missing_line(out: Path) -> str:
     """Return how much of a plan is missing in a folder for results; empty without a plan, or where nothing is."""
     found = status(read_plan(out), out) if has_plan(out) else None
-    return (
-        f"{found.missing:,} of {found.cases:,} cases are missing; see `medfuse status`"
-        if found and found.missing
-        else ""
-    )
+    if found is None or not found.missing:
+        return ""
+    are = "is" if found.missing == 1 else "are"
+    return f"{found.missing:,} of {counted(found.cases, 'case')} {are} missing; see `medfuse status`"

@@ -92,7 +92,12 @@ class Plan:
 
     def home(self, out: str | Path, case: str) -> Path:
         """Return where the records of a case lie."""
-        return Path(out) / case_folder(case) / EXTRAS if self.layout == BIDS else Path(out) / case
+        return home_of(self.layout, out, case)
+
+
+def home_of(layout: str, out: str | Path, case: str) -> Path:
+    """Return where the records of a case lie, by what the input is."""
+    return Path(out) / case_folder(case) / EXTRAS if layout == BIDS else Path(out) / case
 
 
 def make_plan(
@@ -225,11 +230,10 @@ def sizes_of(item: Mapping[str, Any], keys: Sequence[str]) -> list[float]:
 
 def _pace(layout: str, items: Sequence[Mapping[str, Any]], seconds: Sequence[float], out: Path) -> float:
     """Return by how much the cases that are done in a folder took longer than expected, 1 where there is none."""
-    homes = Plan(layout, ("", ""), 1, ())
     ratios: list[float] = []
     for item, expected in zip(items, seconds, strict=True):
         if expected and len(ratios) < 1000:
-            taken = taken_seconds(homes.home(out, str(item["case"])), str(item["case"]))
+            taken = taken_seconds(home_of(layout, out, str(item["case"])), str(item["case"]))
             ratios += [taken / expected] if taken else []
     return median(ratios) if ratios else 1.0
 

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfuse.cohort.plan import sizes_of
+from medfuse.cohort.plan import home_of, sizes_of
 from medfuse.cohort.sizes import expected_memory, expected_seconds
 from medfuse.console import tell
+from medfuse.progress import counted
 
 _STEPS = 1  # where the command names none
 
 
 def say_plan(
+    layout: str,
     cases: Sequence[Mapping[str, Any]],
     out: Path,
     keys: Sequence[str],
@@ -23,6 +25,7 @@ def say_plan(
     """Print a line for each case that would be fused, and one for all, and return the exit code.
 
     Args:
+        layout: What the input is, see `medfuse.io.Discovery`.
         cases: Items of a `datalist`, some with a "problem".
         out: Folder for the results.
         keys: Of the sources.
@@ -30,7 +33,10 @@ def say_plan(
         shard: I and N: only each N-th case from the I-th on, by sorted ids.
     """
     number, count = shard
-    rows = [_row(item, out, keys, steps or _STEPS) for item in sorted(cases, key=lambda i: str(i["case"]))]
+    rows = [
+        _row(item, home_of(layout, out, str(item["case"])), keys, steps or _STEPS)
+        for item in sorted(cases, key=lambda i: str(i["case"]))
+    ]
     rows = rows[number - 1 :: count]
     for row in rows:
         if "problem" in row:
@@ -41,8 +47,7 @@ def say_plan(
             print(f"{row['case']}: {sizes}; about {row['seconds']:.0f} s, {row['memory_mib']} MiB{there}")
     bad = sum("problem" in row for row in rows)
     seconds = sum(row.get("seconds", 0.0) for row in rows)
-    many = "case" if len(rows) - bad == 1 else "cases"
-    what = f"{len(rows) - bad} {many} would be fused into {out.resolve()}, {bad} cannot be"
+    what = f"{counted(len(rows) - bad, 'case')} would be fused into {out.resolve()}, {bad} cannot be"
     print(f"{what}; about {seconds:.0f} s on a core")
     tell(dry_run=True, cases=rows, seconds=seconds)
     return int(bad > 0)
@@ -58,12 +63,12 @@ def say_pairs(source1: Path | None, source2: Path | None, manifest: Path | None)
     ]
     for row in rows:
         print(f"{row['name']}: {' and '.join(f'{size / 1e6:.3g}' for size in row['bytes'])} MB")
-    print(f"{len(rows)} pairs would be fused; the images themselves were not read")
+    print(f"{counted(len(rows), 'pair')} would be fused; the images themselves were not read")
     tell(dry_run=True, pairs=rows)
     return 0
 
 
-def _row(item: Mapping[str, Any], out: Path, keys: Sequence[str], steps: int) -> dict[str, Any]:
+def _row(item: Mapping[str, Any], home: Path, keys: Sequence[str], steps: int) -> dict[str, Any]:
     case = str(item["case"])
     if "problem" in item:
         return {"case": case, "problem": str(item["problem"])}
@@ -73,5 +78,5 @@ def _row(item: Mapping[str, Any], out: Path, keys: Sequence[str], steps: int) ->
         "megavoxels": sizes,
         "seconds": expected_seconds(max(sizes.values()), steps),
         "memory_mib": expected_memory(sizes.values()),
-        "has_results": any(out.glob(f"**/{case}_done.json")) or (out / case / f"{case}.json").is_file(),
+        "has_results": any((home / f"{case}{suffix}.json").is_file() for suffix in ("", "_done")),
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from medfuse.about import NOTICE, __version__
 from medfuse.cohort.plan import Plan, total
 from medfuse.errors import BundleError
+from medfuse.progress import counted
 
 _MARGIN = 3.0  # by which the time limit exceeds what is expected
 _LEAST = 30 * 60  # seconds of a time limit
@@ -66,8 +67,8 @@ def slurm_script(
     shard = f'"${{SLURM_ARRAY_TASK_ID:?submit this with sbatch}}/{plan.packs}"'
     lines = [
         "#!/bin/bash",
-        f"# medfuse {__version__}: {len(plan.cases):,} cases in {plan.packs} packs, about {total(seconds)} of work, at "
-        f"most {total([max(seconds)])} a pack.",
+        f"# medfuse {__version__}: {counted(len(plan.cases), 'case')} in {counted(plan.packs, 'pack')}, about "
+        f"{total(seconds)} of work, at most {total([max(seconds)])} a pack.",
         f"# {NOTICE}",
         "# Submit it, then merge the tables:",
         "#   job=$(sbatch --parsable THIS_FILE)",

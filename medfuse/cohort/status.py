@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from medfuse.cohort.plan import Plan, PlannedCase, taken_seconds, total
+from medfuse.progress import counted
 
 ALL_DONE, SOME_FAILED, SOME_MISSING = 0, 1, 3
 """Exit codes of `medfuse status`; 2 is a wrong call."""
@@ -67,7 +68,8 @@ class Status:
 
     def lines(self) -> Iterator[str]:
         """Give the status in words."""
-        yield f"{self.cases:,} cases: {self.done:,} done, {len(self.failed):,} failed, {self.missing:,} missing"
+        what = f"{self.done:,} done, {len(self.failed):,} failed, {self.missing:,} missing"
+        yield f"{counted(self.cases, 'case')}: {what}"
         for case, why in self.failed.items():
             yield f"{case} failed: {why}"
         open_ = [pack for pack in self.packs if pack.missing]
@@ -75,8 +77,8 @@ class Status:
             yield f"part {pack.number} of {len(self.packs)}; {len(pack.missing):,} missing"
         if open_:
             left = [pack.seconds_left for pack in open_]
-            longest = total([max(left)])
-            yield f"left: about {total(left)} for one process, {longest} with one for each of {len(open_)} parts"
+            longest, parts = total([max(left)]), counted(len(open_), "part")
+            yield f"left: about {total(left)} for one process, {longest} with one for each of {parts}"
 
     def record(self) -> dict[str, Any]:
         """Return the status for JSON."""

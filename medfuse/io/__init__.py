@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from medfuse.io.foreign import require_volume
     from medfuse.io.image_pairs import check_pair, match_folders, match_manifest, size_factor
     from medfuse.io.images import Image2D, check_range, read_image, write_image
-    from medfuse.io.nifti import NiftiReader, check_nifti, check_nifti_header, write_nifti, write_rgb_nifti
+    from medfuse.io.nifti import NiftiReader, write_nifti, write_rgb_nifti
+    from medfuse.io.nifti_files import check_nifti, check_nifti_header
     from medfuse.io.nonfinite import NONFINITE
 
 __all__ = [
@@ -75,7 +76,9 @@ _HOMES = {  # by module, the names that are asked for here
     "foreign": "require_volume",
     "image_pairs": "check_pair match_folders match_manifest size_factor",
     "images": "Image2D check_range read_image write_image",
-    "nifti": "NONFINITE NiftiReader check_nifti check_nifti_header write_nifti write_rgb_nifti",
+    "nifti": "NiftiReader write_nifti write_rgb_nifti",
+    "nifti_files": "check_nifti check_nifti_header",
+    "nonfinite": "NONFINITE",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -20,6 +20,7 @@ from typing import Any
 from medfuse.errors import BundleError
 from medfuse.io.bids_filter import entities_of
 from medfuse.io.modalities import ANATOMY, UPTAKE
+from medfuse.io.sidecars import note_source
 from medfuse.io.texts import read_json
 
 PACKAGES = ("fmriprep", "smriprep", "petprep")
@@ -41,7 +42,7 @@ class Derivatives:
 
 
 def find_derivatives(words: Sequence[str], root: Path) -> list[Derivatives]:
-    """Return datasets of derivatives.
+    """Return datasets of derivatives; what their sidecars lack is told by those of the raw dataset from now on.
 
     Args:
         words: Each `PACKAGE` for `ROOT/derivatives/PACKAGE`, `PACKAGE=FOLDER`, or a folder whose description tells it.
@@ -66,6 +67,7 @@ def find_derivatives(words: Sequence[str], root: Path) -> list[Derivatives]:
             )
         if not place.is_dir():
             raise BundleError(f"The derivatives of {name} must be a folder, got none there; write {name}=FOLDER.")
+        note_source(place, root)
         found.append(Derivatives(name, place.absolute()))
     return found
 

@@ -14,7 +14,16 @@ from medfuse.io.sidecars import bids_root
 
 _PLACES = ("case", "subject", "session")
 _MAX_BYTES = 1 << 20
-_NAME = re.compile(r"[\w .,:()/+-]{1,64}")  # of a region, to be shown on pages
+_NAME_LENGTH = 64
+
+
+def region_name(text: str) -> str:
+    """Return the name of a region as it is shown: its printable signs, apostrophe and & among them, at most 64.
+
+    `<` and `>` become `_`: a name is shown where nobody may have thought of markup.
+    """
+    shown = "".join(sign if sign.isprintable() else " " for sign in text)
+    return re.sub("[<>]", "_", shown).strip()[:_NAME_LENGTH].strip()
 
 
 def label_file(where: str, case: Mapping[str, Any], suffix: str, option: str) -> str:
@@ -122,7 +131,8 @@ def _read(table: Path) -> dict[int, str]:
             rows = list(csv.DictReader(file, delimiter="\t"))
         names: dict[int, str] = {}
         for row in rows:
-            if _NAME.fullmatch(row["name"] or "") and names.setdefault(int(row["index"]), row["name"]) != row["name"]:
+            name = region_name(row["name"] or "")
+            if name and names.setdefault(int(row["index"]), name) != name:
                 return {}  # nobody knows which of two names is meant
         return names
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError):

@@ -12,7 +12,7 @@ from typing import Any
 from medfuse.errors import BundleError
 from medfuse.io.modalities import MODALITIES
 from medfuse.io.texts import read_json
-from medfuse.io.units import find_unit
+from medfuse.io.units import FILE_UNITS, find_unit
 from medfuse.schema import UNIT, checked_unit
 
 _ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -21,6 +21,7 @@ _ADDED = ("space", "desc", "res")  # entities that a derivative adds to those of
 UNIT_KEYS = ("Units", "Unit")
 """Of BIDS, and of its drafts for PET; also read in small or capital letters."""
 _SETTLED = 3 * 10**9  # ns
+_MADE_OF: dict[Path, Path] = {}  # raw datasets, by the folder of derivatives of which somebody has told it
 NO_VALUE = (None, "", "n/a")
 """What says that nothing is known."""
 
@@ -80,8 +81,15 @@ def source_root(image: Path) -> Path | None:
     return None if root is None else _raw_root(root) or root
 
 
+def note_source(derivatives: Path, raw: Path) -> None:
+    """Note what dataset derivatives were made of: what they say themselves may be a path of another machine."""
+    _MADE_OF[derivatives.resolve()] = raw.resolve()
+
+
 def _raw_root(root: Path) -> Path | None:
     """Return the folder of the dataset that one of derivatives was made of; None for a raw one, or where it is not."""
+    if (noted := _MADE_OF.get(root.resolve())) is not None:
+        return noted
     try:
         about = read_json(root / "dataset_description.json")
         if about.get("DatasetType") != "derivative":
@@ -179,8 +187,8 @@ def sidecar_units(paths: Mapping[str, Any], stated: Mapping[str, Any], keys: Seq
 
 
 def _stated(value: Any, what: str) -> str:
-    """Return a unit as it is written; by its own name where its spelling, as {SUVbw}g/ml, is none for outputs."""
+    """Return a unit as it is written; by its own name where it is written as none for outputs: {SUVbw}g/ml, BQML."""
     known = find_unit(value) if isinstance(value, str) else None
-    if known is not None and (not UNIT.fullmatch(value) or not known.is_comparable):
+    if known is not None and (value in FILE_UNITS or not UNIT.fullmatch(value) or not known.is_comparable):
         return known.name
     return checked_unit(value, what)

@@ -1,10 +1,9 @@
-"""The command `listen`, and what `status` says of its queue."""
+"""The command `listen`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import signal
 import warnings
@@ -18,12 +17,12 @@ from medfuse.errors import MedfuseError
 from medfuse.fusing import add_fusing, fusing
 from medfuse.listen.peers import Peer, Tls, ae_title, peer
 from medfuse.listen.queue import Queue
-from medfuse.listen.status import queue_status
 from medfuse.progress import LINES
 
 if TYPE_CHECKING:
     from medfuse.listen.service import Service
 _PORT, _COUNT, _SECONDS = integer(0, 65535), integer(1, 1000), positive(86400, "seconds")
+_MB, _GB = positive(1e6, "MB"), positive(1e6, "GB")
 
 
 def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -44,6 +43,20 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     come.add_argument(
         "--stable", type=_SECONDS, default=60.0, metavar="S",
         help="a study is whole when nothing of it has come for so long (default: 60)",
+    )  # fmt: skip
+    come.add_argument(
+        "--largest", type=_MB, default=2048.0, metavar="MB", help="an object may have so many MB (default: 2048)"
+    )
+    come.add_argument(
+        "--room", type=_GB, metavar="GB",
+        help="all objects that are kept may have so many GB (default: what the disk has)",
+    )  # fmt: skip
+    come.add_argument(
+        "--keep-free", type=_GB, default=1.0, metavar="GB", help="leave so many GB of the disk free (default: 1)"
+    )
+    come.add_argument(
+        "--time-limit", type=_SECONDS, default=3600.0, metavar="S",
+        help="a study that is not fused within so long fails (default: 3600)",
     )  # fmt: skip
     out = listen.add_argument_group("what goes out")
     out.add_argument(
@@ -75,31 +88,24 @@ def series_names(bundle: str) -> tuple[str, ...]:
     return (f"{uptake}_restored", f"{uptake}_std", "fused", "fused_rgb", "fused_rgb_multiframe")
 
 
-def say_status(folder: Path, *, as_json: bool) -> int:
-    """Say what became of a queue; return the exit code."""
-    found = queue_status(folder)
-    if as_json:
-        print(json.dumps({"notice": NOTICE, **found.record()}, indent=2))
-    else:
-        for line in found.lines():
-            print(line)
-    return found.exit_code
-
-
 def _listen(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("pynetdicom") is None:
         raise MedfuseError("`medfuse listen` must have pynetdicom, got none; install medfuse[pacs].")
     tls = Tls(options.tls_cert, options.tls_key, options.tls_ca)
     _check(options, tls)
+    from medfuse.listen.intake import Limits
     from medfuse.listen.receive import Entrance
     from medfuse.listen.service import Dispatch, Service
     from medfuse.listen.work import How
 
+    room = {} if options.room is None else {"all": round(options.room * 1e9)}
+    limits = Limits(one=round(options.largest * 1e6), free=round(options.keep_free * 1e9), **room)
+    callers = tuple(options.allow)
     entrance = Entrance(
-        options.host, options.port, options.aet, tuple(options.allow), options.associations, options.timeout, tls
+        options.host, options.port, options.aet, callers, options.associations, options.timeout, tls, limits
     )
     dispatch = Dispatch(tuple(dict.fromkeys(options.send)), tuple(options.series), options.stow_header, options.retry)
-    how = How(fusing(options) | {"device": options.device}, options.frames)
+    how = How(fusing(options) | {"device": options.device}, options.frames, options.time_limit)
     queue = Queue(options.queue)
     held = queue.open()
     _warn_of_others(queue.folder)
@@ -148,6 +154,11 @@ def _check(options: argparse.Namespace, tls: Tls) -> None:
     header = options.stow_header
     if header is not None and not header.is_file():
         raise MedfuseError("--stow-header must be a file, got none there; check the path.")
+    if header is not None:
+        for plain in (p.text for p in options.send if p.url.startswith("http:")):
+            logging.getLogger("medfuse").warning(
+                "--stow-header should go over https, got %s: whoever is in between can read it; use https", plain
+            )
     if options.host not in ("127.0.0.1", "::1", "localhost") and not options.allow and tls.authority is None:
         logging.getLogger("medfuse").warning(
             "everybody who reaches %s may send studies; name callers with --allow, or ask for certificates with "

@@ -96,11 +96,23 @@ class Outbox:
         return sorted(self._parcels(), key=age)
 
     def left(self, parcel: Parcel, peer: str) -> dict[str, Path]:
-        """Return the objects of a parcel that a peer has not answered for yet, by UID."""
+        """Return the objects of a parcel that a peer has not answered for yet, by UID; those that can be read."""
         settled = self.settled(parcel.study)
+        return {uid: path for uid, path in self.read(parcel)[0].items() if (uid, peer) not in settled}
+
+    def read(self, parcel: Parcel) -> tuple[dict[str, Path], list[Path]]:
+        """Return the objects of a parcel by UID, and files that are none: something has damaged them."""
+        objects: dict[str, Path] = {}
+        damaged: list[Path] = []
         with suppress(FileNotFoundError):  # it was replaced by a newer one
-            return {uid: path for path in parcel.files if (uid := instance_of(path), peer) not in settled}
-        return {}
+            for path in parcel.files:
+                uid = instance_of(path)
+                if uid is None:
+                    damaged.append(path)
+                else:
+                    objects[uid] = path
+            return objects, damaged
+        return {}, []
 
     def begin(self, parcel: Parcel) -> bool:
         """Note that something of a parcel may have been sent from now on; return whether it is still there."""
@@ -148,15 +160,15 @@ class Outbox:
     def close(self, parcel: Parcel) -> bool:
         """Take out a parcel of which every peer has every object; return whether it was.
 
-        One of which a peer refused something stays, for `forget_refusals`.
+        One of which a peer refused something stays, for `forget_refusals`; one with a damaged object, for people.
         """
         settled = self.settled(parcel.study)
-        with self._lock, suppress(FileNotFoundError):
-            wanted = [(instance_of(path), peer) for path in parcel.files for peer in self.peers]
-            if wanted and all(settled.get(key) == SENT for key in wanted):
-                shutil.rmtree(parcel.folder, ignore_errors=True)
-                return True
-        return False
+        with self._lock:
+            objects, damaged = self.read(parcel)
+            if not objects or damaged or any(settled.get((u, peer)) != SENT for u in objects for peer in self.peers):
+                return False
+            shutil.rmtree(parcel.folder, ignore_errors=True)
+        return True
 
     def _parcels(self) -> Iterator[Parcel]:
         for folder in self.queue.outbox.iterdir() if self.queue.outbox.is_dir() else ():
@@ -165,9 +177,18 @@ class Outbox:
                 yield Parcel(folder, study)
 
 
-def instance_of(path: Path) -> str:
-    """Return the SOP Instance UID of a result."""
-    return str(dcmread(path, specific_tags=[_INSTANCE], stop_before_pixels=True)[_INSTANCE].value)
+def instance_of(path: Path) -> str | None:
+    """Return the SOP Instance UID of a result; None where it cannot be read.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    try:
+        return str(dcmread(path, specific_tags=[_INSTANCE], stop_before_pixels=True)[_INSTANCE].value)
+    except FileNotFoundError:
+        raise
+    except Exception:  # pydicom has many for what is broken
+        return None
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -141,6 +141,15 @@ class Queue:
         """Return the number of objects of a study."""
         return sum(1 for _ in self._objects(study))
 
+    def size(self) -> int:
+        """Return the bytes of all objects, of those on their way in too."""
+        total = 0
+        for folder in (self.incoming, self.studies):
+            for path in folder.rglob("*.dcm"):
+                with suppress(FileNotFoundError):  # it was placed, or replaced
+                    total += path.stat().st_size
+        return total
+
     def new_file(self) -> Path:
         """Return where an object may be written before it is placed."""
         return self.incoming / f"{secrets.token_hex(8)}.dcm"

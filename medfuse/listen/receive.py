@@ -1,14 +1,13 @@
 """Receive objects by C-STORE, and answer C-ECHO (PS3.4 annexes A and B).
 
 An object is acknowledged when it is on the disk, whole. What cannot be kept is refused with a status that says why:
-0xA700 where the disk is full, 0xA900 where an object is not what its request says, 0xC000 where it is broken.
+0xA700 where disk or queue are full, or it is too large, 0xA900 where it is not what its request says, 0xC000 where it
+is broken.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import socket
 import ssl
 import threading
@@ -30,6 +29,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from medfuse.errors import DicomError, MedfuseError
 from medfuse.io.dicom.header import CLASSES, CODECS, JPEG_LOSSLESS, MODEL, NATIVE, Header, quiet, read_header
 from medfuse.io.dicom.values import Values
+from medfuse.listen.intake import Incoming, Intake, Limits
 from medfuse.listen.peers import Tls
 from medfuse.listen.queue import Queue, study_id
 from medfuse.progress import LINES
@@ -50,8 +50,9 @@ class Entrance:
         aet: AE title, which callers must name.
         callers: AE titles that may call; all where none is named.
         most: Associations at a time.
-        timeout: Of a negotiation, and between two messages, s.
+        timeout: Of a negotiation, between two messages, and for each fragment of one, s.
         tls: Files of TLS.
+        limits: What callers may fill.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +62,7 @@ class Entrance:
     most: int = 10
     timeout: float = 60.0
     tls: Tls = field(default_factory=Tls)
+    limits: Limits = field(default_factory=Limits)
 
 
 class Receiver:
@@ -75,6 +77,7 @@ class Receiver:
     def __init__(self, queue: Queue, entrance: Entrance, arrived: Callable[[str], None]) -> None:
         self.queue, self.entrance, self.arrived = queue, entrance, arrived
         self._counts: dict[int, Counter[int]] = {}
+        self._intake = Intake(queue, entrance.limits, entrance.timeout)
         entity = AE(ae_title=entrance.aet)
         entity.add_supported_context(Verification, list(NATIVE))
         # the first that a caller offers, too, is agreed on: explicit ones keep what private elements are
@@ -100,6 +103,7 @@ class Receiver:
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, lambda _: _TAKEN), (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_REJECTED, self._rejected), (evt.EVT_CONN_CLOSE, self._closed),
+            (evt.EVT_CONN_OPEN, self._intake.opened), (evt.EVT_PDU_RECV, self._intake.fragment),
         ]  # fmt: skip
         where = (self.entrance.host, self.entrance.port)
         context = self.entrance.tls.server()
@@ -122,11 +126,11 @@ class Receiver:
             self._server = None
 
     def _store(self, event: Any) -> Dataset:
-        request = event.request
+        request, incoming = event.request, self._intake.taken(event)
         status, comment = _FAILURE, ""
         try:
             instance, sop_class = str(request.AffectedSOPInstanceUID), str(request.AffectedSOPClassUID)
-            status, comment = self._kept(event.encoded_dataset(), instance, sop_class)
+            status, comment = self._kept(incoming, instance, sop_class)
         except OSError as error:
             status, comment = _NO_ROOM, (error.strerror or type(error).__name__).lower()
             _logger.error("an object was refused: %s", comment)
@@ -141,31 +145,31 @@ class Receiver:
             answer.ErrorComment = comment[:_COMMENT]
         return answer
 
-    def _kept(self, content: bytes, instance: str, sop_class: str) -> tuple[int, str]:
+    def _kept(self, incoming: Incoming, instance: str, sop_class: str) -> tuple[int, str]:
         """Keep an object, and return a status and a comment."""
-        file = self.queue.new_file()
         try:
-            with file.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+            if incoming.problem:
+                _logger.error("an object was refused: %s", incoming.problem)
+                return _NO_ROOM, incoming.problem
+            digest = incoming.finish()
             try:
-                found = _read(file)
+                found = _read(incoming.path)
             except DicomError as error:
                 return _BROKEN, str(error)
             if found.instance != instance or found.sop_class != sop_class:
                 return _MISMATCH, "SOP class and instance must be those of the request"
             if not found.study:
                 return _MISMATCH, "must have a Study Instance UID, got none"
-            digest = hashlib.sha256(content).hexdigest()
             is_new = self.queue.place(
-                file, study=found.study, instance=instance, content=digest, is_result=found.is_result
+                incoming.path, study=found.study, instance=instance, content=digest, is_result=found.is_result
             )
+            if is_new:
+                incoming.keep()
             if is_new and not found.is_result:
                 self.arrived(study_id(found.study))
             return _TAKEN, ""
         finally:
-            file.unlink(missing_ok=True)
+            incoming.drop()
 
     def _accepted(self, event: Any) -> None:
         self._counts[id(event.assoc)] = Counter()
@@ -174,6 +178,7 @@ class Receiver:
         _logger.warning("an association was rejected: %s", _caller(event))
 
     def _closed(self, event: Any) -> None:
+        self._intake.closed(event)
         counts = self._counts.pop(id(event.assoc), Counter())
         if counts:
             refused = {f"0x{status:04X}": n for status, n in sorted(counts.items()) if status != _TAKEN}

@@ -74,6 +74,7 @@ class Sender(threading.Thread):
         self.outbox, self.peer, self.stop, self.pause = outbox, peer, stop, pause
         self.wake = threading.Event()
         self._refusals: Counter[str] = Counter()
+        self._told: set[Path] = set()
         encrypted = peer.tls or peer.url.startswith("https:")
         context = tls.client() if encrypted else None
         self._store: Callable[[dict[str, Path]], Answers]
@@ -136,9 +137,16 @@ class Sender(threading.Thread):
             finally:
                 if len(left) < before:
                     _logger.info("%s: %d objects sent to %s", parcel.study, before - len(left), self.peer.text)
-        if not left:
-            self.outbox.close(parcel)
+        if not left and not self.outbox.close(parcel):
+            self._tell_damage(parcel)
         return len(left)
+
+    def _tell_damage(self, parcel: Parcel) -> None:
+        """Say once which results cannot be sent."""
+        damaged = self.outbox.read(parcel)[1]
+        if damaged and parcel.folder not in self._told:
+            self._told.add(parcel.folder)
+            _logger.error("%s: %d of its results cannot be read; see `medfuse status`", parcel.study, len(damaged))
 
     def _is_settled(self, parcel: Parcel, uid: str, answer: str) -> bool:
         """Note an answer, unless it is a refusal that may be none the next time; return whether it was noted."""

@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,10 +34,12 @@ class How:
     Attributes:
         loading: Arguments of `medfuse.pipeline.load_workflow`.
         frames: Frames of dynamic PETs, see `medfuse.io.frames`.
+        limit: Time that a study may take, s.
     """
 
     loading: Mapping[str, Any]
     frames: str | None = None
+    limit: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Worker:
         self._process: Any = None
         self._pipe: Connection | None = None
         self.study: str | None = None
+        self._last = 0.0
 
     def start(self) -> None:
         """Start the process, and wait until the bundle is loaded.
@@ -105,12 +109,14 @@ class Worker:
         """
         if self._process is None or not self._process.is_alive():
             self.start()
-        self.study = study
+        self.study, self._last = study, time.monotonic() + self._how.limit
         with suppress(OSError):  # it has ended since: `outcome` says so
             self._sender.send((study, str(folder)))
 
     def outcome(self, wait: float) -> Outcome | None:
         """Return what became of the study that was begun; None while it is fused.
+
+        One that takes longer than it may has failed, and its process ends.
 
         Args:
             wait: For how long, s.
@@ -118,7 +124,11 @@ class Worker:
         study = self.study or ""
         try:
             if not self._sender.poll(wait):
-                return None
+                if time.monotonic() < self._last:
+                    return None
+                self.stop()
+                self.study = None
+                return Outcome(study, message=_late(self._how.limit))
             found: Outcome = self._sender.recv()
         except (EOFError, OSError):
             self._process.join(10)
@@ -148,6 +158,13 @@ def _ended(code: int | None) -> str:
     """Return how a process ended that fused a study."""
     how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
     return f"The study must leave the program whole, got one with which it ended {how}; is there memory enough?"
+
+
+def _late(limit: float) -> str:
+    return (
+        f"The study must be fused within {limit:g} s, got one that was not; raise --time-limit, and start the service "
+        "with --again."
+    )
 
 
 def _work(pipe: Connection, results: str, how: How) -> None:

@@ -66,16 +66,19 @@ class _Settling:
         """Refuse an impossible settling, with a `DegradationError`."""
         check_settle(self.settle)
 
-    def _settled(self, sources: Sequence[SourceModel], predicted: Prediction) -> tuple[list[Tensor], list[Tensor]]:
-        """Return `x0` and the variances; in the last step settled, and raised to where the data are explained."""
-        x = predicted.x0 if isinstance(predicted.x0, list) else list(predicted.x0)
-        variances = list(predicted.variances)
-        for i, (source, deviations) in enumerate(zip(sources, self.settle, strict=True) if predicted.last else ()):
-            x[i] = settled_slowly(source, x[i])
-            if deviations is not None:
-                x[i] = settled_in_place(source, x[i], deviations)
-            variances[i] = torch.maximum(variances[i], source.consistency(x[i]))
-        return x, variances
+    def _settled(self, i: int, source: SourceModel, predicted: Prediction) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return `x0` and the variance of source i, and the residual of `x0` where it was needed.
+
+        In the last step `x0` is settled, and the variance raised to where the data are explained.
+        """
+        x, variance = predicted.x0[i], predicted.variances[i]
+        if not predicted.last:
+            return x, variance, None
+        x, deviations = settled_slowly(source, x), self.settle[i]
+        if deviations is not None:
+            x = settled_in_place(source, x, deviations)
+        residual = source.residual(x)
+        return x, torch.maximum(variance, source.consistency(x, residual)), residual
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ class Cut(_Settling):
 
     def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
         """Correct a prediction."""
-        x, variances = self._settled(sources, predicted)
+        x = predicted.x0 if isinstance(predicted.x0, list) else list(predicted.x0)
         converged = []
-        for i, (source, variance) in enumerate(zip(sources, variances, strict=True)):
-            x[i], solved = source.update(x[i], variance)
+        for i, source in enumerate(sources):
+            x[i], solved = source.update(*self._settled(i, source, predicted._replace(x0=x)))
             converged.append(solved)
         x1, x2, f = x
         fused = torch.lerp(f, torch.lerp(x2, x1, predicted.weight), spread(predicted.gain, f))
@@ -116,7 +119,9 @@ class Joint(_Settling):
 
     def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
         """Correct a prediction."""
-        x, variances = self._settled(sources, predicted)
+        x, variances = list(predicted.x0), list(predicted.variances)
+        for i, source in enumerate(sources):
+            x[i], variances[i], _ = self._settled(i, source, predicted)
         start, weight = torch.cat(x, 1), predicted.weight
         p1, p2 = (spread(v, start) for v in variances)
         pf = 0.5 * (p1 + p2)

@@ -80,7 +80,8 @@ class JointObservation(NamedTuple):
         largest = torch.finfo(torch.float16).max
         for i, (model, x) in enumerate(zip(self, sources, strict=True)):
             if model.degradation.steps:
-                chi2[:, i] = model.chi2(x)
+                mean = model.observe(x)
+                chi2[:, i] = model.chi2(x, mean)
                 if shown is not None:
-                    shown[:, i] = (model.misfit(x) / model.sigma())[:, 0].clamp(-largest, largest)
+                    shown[:, i] = (model.misfit(x, mean) / model.sigma())[:, 0].clamp(-largest, largest)
         return Agreement(chi2, shown)

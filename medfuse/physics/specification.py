@@ -111,11 +111,12 @@ class NativeSource(NamedTuple):
     """A PET as its scanner measured it.
 
     Attributes:
-        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm.
+        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm; None where it is not stated:
+            it is to be measured.
         noise: Its noise, in its unit; None where it is not stated: it is to be measured.
     """
 
-    psf_fwhm_mm: tuple[float, float, float]
+    psf_fwhm_mm: tuple[float, float, float] | None
     noise: ScannerNoise | None
 
 
@@ -136,9 +137,9 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     `{grid: native, psf: {fwhm_mm: [6, 6, 5]}, noise: {kind: poisson, sigma: 0.1, unit: input, fwhm_mm: [5, 5, 4]}}`
 
     Args:
-        values: As above. `sigma` of Poisson-like noise is the std where the signal is one unit: of the file with
-            `unit: input`, of full range with `unit: fraction`, the default. `fwhm_mm` of the noise is 0, white, by
-            default; one number stands for all three axes.
+        values: As above. `psf` is `auto` where it is left out. `sigma` of Poisson-like noise is the std where the
+            signal is one unit: of the file with `unit: input`, of full range with `unit: fraction`, the default.
+            `fwhm_mm` of the noise is 0, white, by default; one number stands for all three axes.
         source: Its name, for errors.
         scale: Full range of the source in its unit; needed for `unit: fraction`.
 
@@ -148,19 +149,14 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     context = _Context(source, None, scale)
     if not isinstance(values, Mapping):
         raise DegradationError(f"`{source}` on its own grid must be a mapping, got {_short(values)}.")
-    given = _take(dict(values), source, context, grid=..., psf=..., noise=None)
+    given = _take(dict(values), source, context, grid=..., psf=AUTO, noise=None)
     if given["grid"] != "native":
         raise DegradationError(f"`grid` of `{source}` must be `native`, got {_short(given['grid'])}; write it so.")
     for name in ("psf", "noise"):
-        if not isinstance(given[name], Mapping) and (name == "psf" or name in values):
-            raise DegradationError(f"`{name}` of `{source}` must be a mapping, got {_short(given[name])}.")
-    psf = _per_axis(_take(dict(given["psf"]), "psf", context, fwhm_mm=...)["fwhm_mm"], context)
-    if min(psf) <= 0 or max(psf) > _WIDEST_PSF:
-        raise DegradationError(
-            f"`fwhm_mm` of the psf of `{source}` must be above 0 and at most {_WIDEST_PSF:g} mm, got "
-            f"{_short(list(psf))}; check the unit."
-        )
-    if given["noise"] is None:
+        if name in values and given[name] != AUTO and not isinstance(given[name], Mapping):
+            raise DegradationError(f"`{name}` of `{source}` must be a mapping or `{AUTO}`, got {_short(given[name])}.")
+    psf = None if given["psf"] == AUTO else _psf(dict(given["psf"]), context)
+    if given["noise"] in (None, AUTO):
         return NativeSource(psf, None)
     noise = _take(dict(given["noise"]), "noise", context, kind="gaussian", sigma=..., unit="fraction", fwhm_mm=0.0)
     if noise["unit"] not in ("fraction", "input"):
@@ -176,6 +172,16 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
             "use `unit: input`."
         )
     return NativeSource(psf, found.scaled(1 / scale))
+
+
+def _psf(values: dict[str, Any], context: _Context) -> tuple[float, float, float]:
+    psf = _per_axis(_take(values, "psf", context, fwhm_mm=...)["fwhm_mm"], context)
+    if min(psf) <= 0 or max(psf) > _WIDEST_PSF:
+        raise DegradationError(
+            f"`fwhm_mm` of the psf of `{context.source}` must be above 0 and at most {_WIDEST_PSF:g} mm, got "
+            f"{_short(list(psf))}; check the unit."
+        )
+    return psf
 
 
 def _per_axis(value: Any, context: _Context) -> tuple[float, float, float]:

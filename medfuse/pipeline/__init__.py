@@ -14,7 +14,7 @@ from medfuse.pipeline.group import write_group_page
 from medfuse.pipeline.images import fuse_images, require_all
 from medfuse.pipeline.ledger import case_warnings
 from medfuse.pipeline.load import LoadSourcesd
-from medfuse.pipeline.native import RestoreNatived, pair_keys
+from medfuse.pipeline.native import PairSourcesd, RestoreNatived
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.regions import DescribeRegionsd, LoadRegionsd, PlaceRegionsd
 from medfuse.pipeline.result import CaseResult, SourceAgreement
@@ -31,6 +31,7 @@ __all__ = [
     "LoadRegionsd",
     "LoadSourcesd",
     "Output",
+    "PairSourcesd",
     "PlaceRegionsd",
     "RestoreNatived",
     "SaveFusiond",
@@ -46,7 +47,6 @@ __all__ = [
     "fuse_images",
     "load_fusion",
     "load_workflow",
-    "pair_keys",
     "require_all",
     "require_own_results",
     "require_weights",

@@ -90,6 +90,7 @@ def run_batch(
     replace: bool = False,
     reference_region: str | int | None = None,
     uncertainty: str | None = None,
+    sr: bool | None = None,
 ) -> BatchSummary:
     """Fuse cases one after the other, with the bundle loaded once; the next is read while one is computed.
 
@@ -124,8 +125,9 @@ def run_batch(
             own; each takes memory. 0: one thing after another. The results are the same.
         tables: Make table and page; else `collect` does so when all parts are done.
         replace: Replace results of other sources under the name of a case, too; else the case fails, and they stay.
-        reference_region: Label or name of the region for SUVR. This and the next: see `load_workflow`.
+        reference_region: Label or name of the region for SUVR. This and the next two: see `load_workflow`.
         uncertainty: `off`, `fast` or `full`.
+        sr: Write the values of regions as a DICOM measurement report, too.
 
     Returns:
         What became of each case.
@@ -158,6 +160,7 @@ def run_batch(
         blend=blend,
         reference_region=reference_region,
         uncertainty=uncertainty,
+        sr=sr,
     )
     layout.prepare()
     summary = BatchSummary()

@@ -19,10 +19,10 @@ from medfuse.errors import BundleError, GeometryError
 from medfuse.fusion import ColourFusion, to_uint8
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.origin import defaults_taken
-from medfuse.physics import JointDegradation, in_plane, native_of
+from medfuse.physics import JointDegradation, in_plane
 from medfuse.pipeline.facts import noise_of_data, sha256, stated
 from medfuse.pipeline.measured import mask_of, psf_mm
-from medfuse.pipeline.native import NATIVE, RESTORED
+from medfuse.pipeline.native import FOUND, NATIVE, RESTORED
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
@@ -53,6 +53,7 @@ class SaveFusiond(MapTransform):
         spatial_dim: int = 2,
         reference_region: str | int | None = None,
         uncertainty: str = "off",
+        sr: bool = False,
         palette: str = "OKLAB",
         blend: str | None = None,
         outputs: Sequence[Output] = OUTPUTS,
@@ -77,6 +78,7 @@ class SaveFusiond(MapTransform):
             reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
             uncertainty: `off`; `fast`, a standard deviation of each voxel, for which the data hold `std1` and `std2`;
                 or `full`, an interval of each region, too, for which they hold `draws`.
+            sr: Write the values of regions as a DICOM measurement report, too, where a source was DICOM.
             palette: Colour map of the colour fusion, see `medfuse.fusion.ColourFusion`.
             blend: How a palette other than `OKLAB` lies over the anatomy: `luma` or `alpha`.
             outputs: What to write beside the JSON sidecar.
@@ -87,7 +89,7 @@ class SaveFusiond(MapTransform):
         super().__init__(keys)
         if uncertainty not in UNCERTAINTY:
             raise BundleError(f"uncertainty must be one of {', '.join(UNCERTAINTY)}, got another; change it.")
-        self.uncertainty = uncertainty
+        self.uncertainty, self.sr = uncertainty, sr and dicom_output
         self.output_dir, self.weights, self.degradation, self.steps = Path(output_dir), weights, degradation, steps
         self.settings = settings
         self.source_keys, self.reference = source_keys, reference
@@ -171,6 +173,7 @@ class SaveFusiond(MapTransform):
             files=(_files(data, self.source_keys[0]), _files(data, self.source_keys[1])),
             agreements=agreements,
             mask=mask_of(data, restored[0].shape),
+            sr=self.sr,
             deidentified=self.deidentified,
             before=partial(self._before, data),
             deviations=deviations,
@@ -248,11 +251,17 @@ class SaveFusiond(MapTransform):
 
     def _known(self, data: Mapping[Hashable, Any]) -> tuple[Mapping[str, Any] | str | None, Mapping[str, Any] | None]:
         """Return the specification, what was estimated of this case in the place of what is unknown; the estimates."""
-        if KNOWN not in data:
+        noted = data.get(f"{self.source_keys[1]}_{FOUND}")
+        if KNOWN not in data and noted is None:
             return self.degradation, None
-        known = json.loads(text_of(data[KNOWN]))
-        native = native_of(self.degradation)
-        return known["degradation"] | ({} if native is None else {"source2": dict(native)}), known["estimates"]
+        known = json.loads(text_of(data[KNOWN])) if KNOWN in data else {"degradation": self.degradation}
+        spec, estimates = dict(known["degradation"]), dict(known.get("estimates") or {"source1": [], "source2": []})
+        if isinstance(self.degradation, Mapping) and isinstance(self.degradation.get("source2"), Mapping):
+            spec["source2"] = dict(self.degradation["source2"])
+        if noted is not None:
+            found = json.loads(text_of(noted))
+            spec["source2"], estimates["source2"] = found["stated"], found["estimates"]
+        return spec, estimates
 
     def _native(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
         """Return what is known of source 2 where it was restored on its own grid."""

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Transform
+from monai.transforms import ConcatItemsd, MapTransform, Transform
 from torch import Tensor
 
 from medfuse.errors import DegradationError
 from medfuse.io.modalities import MODALITIES, title
-from medfuse.physics import Grid, ScannerNoise, native_of, parse_native
+from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
+from medfuse.physics.specification import AUTO
 from medfuse.transforms.spatial import ResampleToReference
 from medfuse.transforms.typed import with_meta_of
-from medfuse.volumes import RestoredVolume, restore_volume
+from medfuse.volumes import PsfEstimate, RestoredVolume, measure_psf, narrowest_psf, restore_volume
 
 NATIVE = "native"
 """`<key>_native` of a case: JSON of what is known of a source that was restored on its own grid."""
@@ -25,18 +27,43 @@ RESTORED = "restored"
 """`<key>_restored`: that source, restored, on the grid of the reference."""
 
 
-def pair_keys(keys: Sequence[str], degradation: Any) -> list[str]:
-    """Return the keys of the images that are fused: of a source on its own grid the restored one."""
-    first, second = keys
-    return [first, second if native_of(degradation) is None else f"{second}_{RESTORED}"]
+FOUND = "found"
+"""`<key>_found`: JSON of what is `stated` of a source on its own grid by what was found of it, and the `estimates`."""
+_REMEDY = (
+    "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where "
+    "it is found"
+)
+_STATED = 0.97  # of a width that is found: one that is too wide rings
+
+
+class PairSourcesd(MapTransform):
+    """Put the images that are fused into one, **[2, X, Y, Z]**: of a source on its own grid the restored one."""
+
+    def __init__(self, keys: KeysCollection, *, name: str = "image") -> None:
+        """Make the transform.
+
+        Args:
+            keys: Keys of both sources.
+            name: Key of the pair.
+        """
+        super().__init__(keys)
+        self.name = name
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the pair."""
+        keys = [f"{key}_{RESTORED}" if f"{key}_{RESTORED}" in data else key for key in self.keys]
+        return dict(ConcatItemsd(keys=keys, name=self.name)(data))
 
 
 class RestoreNatived(Transform):
     """Restore source 2 on the grid of source 1 from its own grid, where the degradation says `grid: native`.
 
+    Where it states no PSF, and where source 2 is `auto` and shows uptake beside an MRI, the PSF is measured by the MRI,
+    see `medfuse.volumes.measure_psf`; if the MRI does not tell it, source 2 passes as it is, and that is said.
+
     It comes after the registration, which corrects the affine of source 2 and interpolates nothing, and before the
     resampling for display. Where the data place source 2 better than the registration did, its affine and the record of
-    the registration follow. Without `grid: native` a case passes as it is.
+    the registration follow. Without `grid: native` or `auto` a case passes as it is.
     """
 
     def __init__(
@@ -58,12 +85,17 @@ class RestoreNatived(Transform):
         """
         self.source_keys = source_keys
         self.given = native_of(degradation)
+        row = MODALITIES.get(source_keys[1])
         if self.given is None:
+            first = MODALITIES.get(source_keys[0])
+            unknown = degradation == AUTO or (isinstance(degradation, Mapping) and degradation.get("source2") == AUTO)
+            told = first is not None and first.has_bias_field and row is not None and row.has_uptake  # an MRI, a PET
+            if unknown and told and reference == source_keys[0]:
+                self.given = {"grid": "native"}
             return
         noise = self.given.get("noise")
         unit = noise.get("unit", "fraction") if isinstance(noise, Mapping) else ""
         parse_native(self.given, scale=1.0 if unit == "fraction" else None)  # what depends on the range comes later
-        row = MODALITIES.get(source_keys[1])
         if row is not None and not row.has_uptake:
             raise DegradationError(
                 f"`grid: native` must be of a source that shows uptake, such as a PET or SPECT, got {title(row.key)}; "
@@ -78,6 +110,8 @@ class RestoreNatived(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with `<key>_restored`, `<key>_native` and `<key>_residual` of source 2.
 
+        Where its PSF was measured, also `<key>_found`.
+
         Raises:
             MedfuseError: As `medfuse.volumes.restore_volume`.
         """
@@ -90,13 +124,42 @@ class RestoreNatived(Transform):
         said = parse_native(self.given, scale=float(values.max()))
         registration = dict(result.get(f"{two}_registration") or {})
         placed = not registration.get("performed", False)  # by the user, or by the scanner
+        if said.psf_fwhm_mm is not None:
+            return self._restored(result, said, said.psf_fwhm_mm, placed, registration)
+        found = _measured(values, pet, mri, refine=not placed)
+        if not found.refused:
+            psf = _stated(found, grid_of(pet), grid_of(mri))
+            try:
+                result = self._restored(result, said, psf, placed, registration)
+            except DegradationError as error:  # of the noise: too little tissue, or none
+                found = found._replace(refused=str(error))
+        native = json.loads(result[f"{two}_{NATIVE}"]) if f"{two}_{NATIVE}" in result else None
+        stated: dict[str, Any] | list[Any] = []
+        if native is not None:
+            noise = {k: v for k, v in native["noise"].items() if k != "origin"}
+            stated = {"grid": "native", "psf": {"fwhm_mm": native["psf_fwhm_mm"]}, "noise": noise}
+        records = [psf_record(found, native), *([] if said.noise else [_noise_record(native)])]
+        result[f"{two}_{FOUND}"] = json.dumps({"stated": stated, "estimates": records})
+        return result
+
+    def _restored(
+        self,
+        result: dict[Hashable, Any],
+        said: NativeSource,
+        psf: Sequence[float],
+        placed: bool,
+        registration: dict[str, Any],
+    ) -> dict[Hashable, Any]:
+        one, two = self.source_keys
+        mri, pet = result[one], result[two]
+        values = _plain(pet)
         found = restore_volume(
             values,
             grid_of(pet),
             _plain(mri),
             grid_of(mri),
             None,
-            said.psf_fwhm_mm,
+            psf,
             said.noise,
             refine=not placed,
             guide=bool(registration.get("accepted", True)),
@@ -111,10 +174,65 @@ class RestoreNatived(Transform):
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
         origin = "measured" if said.noise is None else "given"
-        told = {"psf_fwhm_mm": list(said.psf_fwhm_mm), "noise": _noise(found.noise, origin)}
+        told = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
         result[f"{two}_{NATIVE}"] = json.dumps(told | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         return result
+
+
+def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what was found of a PSF as the record of an estimate, see `medfuse.estimation.Estimate`; values are mm.
+
+    Args:
+        found: What was found.
+        native: What is known of the source that was restored by it; None where it was not.
+    """
+    known = bool(found.fwhm_mm)
+    rests = (
+        "how far the MRI must be blurred to explain the data; it explains "
+        f"{found.explained:.0%} of what is faster than 14 mm; in the place that was given the widths are "
+        f"{_times(found.given)} mm, in the one that fits best, {found.moved_mm:.1f} mm away, {_times(found.refined)} mm"
+    )
+    return {
+        "step": "psf",
+        "value": list(found.fwhm_mm) if known else None,
+        "interval": [list(found.low), list(found.high)] if known else None,
+        "kind": None,
+        "stated": None if native is None else {"fwhm_mm": native["psf_fwhm_mm"]},
+        "rests_on": rests if known else "",
+        "refused": f"{found.refused}; {_REMEDY}" if found.refused else "",
+    }
+
+
+def _noise_record(native: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what was found of the noise of a source on its own grid, in its unit."""
+    if native is None:
+        refused = "without a PSF, noise that neighbours share cannot be told from the image"
+        return {"step": "noise", "value": None, "interval": None, "stated": None, "rests_on": "", "refused": refused}
+    stated = {k: v for k, v in native["noise"].items() if k != "origin"}
+    return {
+        "step": "noise",
+        "value": stated["sigma"],
+        "interval": None,
+        "kind": stated["kind"],
+        "stated": stated,
+        "rests_on": "what an estimate of the data alone leaves of them, on their own grid",
+        "refused": "",
+    }
+
+
+def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> PsfEstimate:
+    return measure_psf(values, grid_of(pet), _plain(mri), grid_of(mri), refine=refine)
+
+
+def _stated(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
+    """Return the PSF that is stated: a little less than what was found, and not below what the grids can hold."""
+    least = narrowest_psf(pet, mri)
+    return [max(_STATED * width, low) for width, low in zip(found.fwhm_mm, least, strict=True)]
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{v:.1f}" for v in values)
 
 
 def described(found: RestoredVolume) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class CaseResult:
         files: DICOM files of each source; none for a NIfTI.
         agreements: What the data say of each restoration; None where nothing happened to it.
         mask: Labels **[X, Y, Z]**; None without.
+        sr: Write the values of regions as DICOM, too.
         deidentified: Leave blank what names the patient, wherever it would be written.
         before: Gives the registered source as it lay before, interpolated once, in its unit; None without a
             registration, or where it lay outside the grid.
@@ -78,6 +79,7 @@ class CaseResult:
     files: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     agreements: tuple[SourceAgreement | None, SourceAgreement | None] = (None, None)
     mask: Tensor | None = None
+    sr: bool = False
     deidentified: bool = False
     before: Callable[[], Tensor | None] = lambda: None
     deviations: tuple[Tensor | None, Tensor | None] = (None, None)

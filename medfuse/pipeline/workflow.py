@@ -125,6 +125,7 @@ def load_workflow(
     blend: str | None = None,
     reference_region: str | int | None = None,
     uncertainty: str | None = None,
+    sr: bool | None = None,
 ) -> Workflow:
     """Load a bundle's inference; what is not given is as the bundle and the overlays say.
 
@@ -145,6 +146,7 @@ def load_workflow(
         reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
         uncertainty: `off`; `fast`: the standard deviation of each voxel; `full`: the interval of each region as well,
             which takes seven times as long.
+        sr: Write the values of regions as a DICOM measurement report, too, where a source was DICOM.
 
     Raises:
         MedfuseError: There is no such bundle, preset or overlay, the bundle has no weights or does not end with
@@ -159,7 +161,7 @@ def load_workflow(
         set_values(parser, {"degradation": spec})
     given = {"steps": steps, "suv": suv, "n4": n4 or None, "nonfinite": nonfinite, "strict": strict or None}
     given |= {"fusion_rule": fusion_rule, "palette": palette, "blend": blend, "reference_region": reference_region}
-    given |= {"uncertainty": uncertainty}
+    given |= {"uncertainty": uncertainty, "sr": sr}
     for key, value in ((k, v) for k, v in given.items() if v is not None):
         if key not in parser:
             raise BundleError(f"The bundle must have the key {key} to set it, got none; leave it out.")

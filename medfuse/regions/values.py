@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.signal import oaconvolve
+from scipy.fft import irfftn, next_fast_len, rfftn
 
 from medfuse.errors import GeometryError
 
 PEAK_ML = 1.0
-_BLOCK = 64  # voxels along each axis that are looked at at once
+_BLOCK = 1 << 22  # voxels that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
@@ -85,25 +84,36 @@ def voxel_ml(affine: Any) -> float:
 def _figures(
     volume: np.ndarray, layers: Sequence[np.ndarray], labels: Sequence[int], sphere: np.ndarray | None
 ) -> list[dict[str, Any]]:
-    """Return voxels, mean, deviation, maximum and peak of the whole image, then of each label, in float64."""
+    """Return voxels, mean, deviation, maximum and peak of the whole image, then of each label, in float64.
+
+    Where the highest mean over the sphere lies is found in float32; its value is then taken in float64.
+    """
     count = len(labels) + 1
     known, level = np.array(labels), float(volume.mean(dtype=np.float64))  # squares are taken about it
     voxels, total, squares = np.zeros(count), np.zeros(count), np.zeros(count)
     highest, peak = np.full(count, -np.inf), np.full(count, -np.inf)
-    for block in product(*(range(0, n, _BLOCK) for n in volume.shape)):
-        place = tuple(slice(start, start + _BLOCK) for start in block)
-        values = volume[place].astype(np.float64)
-        means = None if sphere is None else _means(volume, place, sphere)
-        rows = [np.zeros(values.shape, np.int64), *(_rows(layer[place], known) for layer in layers)]
-        for own in rows:
-            inside = own >= 0
-            where, some = own[inside], values[inside] - level
+    for planes, means in _blocks(volume, sphere):
+        values = volume[..., planes].astype(np.float64)
+        voxels[0] += values.size
+        highest[0] = max(highest[0], values.max())
+        off = values.ravel() - level
+        total[0] += off.sum()
+        squares[0] += off @ off
+        for layer in layers:
+            own = _rows(layer[..., planes], known).ravel()
+            (inside,) = np.nonzero(own >= 0)
+            where, some = own[inside], off[inside]
             voxels += np.bincount(where, minlength=count)
             total += np.bincount(where, some, count)
             squares += np.bincount(where, some**2, count)
-            np.maximum.at(highest, where, values[inside])
-            if means is not None:
-                np.maximum.at(peak, where, means[inside])
+            np.maximum.at(highest, where, values.ravel()[inside])
+            if means is not None and sphere is not None:
+                for row in np.unique(where):
+                    own_places = inside[where == row]
+                    place = own_places[means.ravel()[own_places].argmax()]
+                    peak[row] = max(peak[row], _mean_about(volume, place, planes, sphere))
+        if means is not None and sphere is not None:
+            peak[0] = max(peak[0], _mean_about(volume, int(means.argmax()), planes, sphere))
     mean = total / voxels
     spread = np.sqrt(np.maximum(squares / voxels - mean**2, 0.0))
     return [
@@ -124,12 +134,49 @@ def _rows(marks: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(own > 0, np.searchsorted(known, own) + 1, -1)
 
 
-def _means(volume: np.ndarray, place: Sequence[slice], sphere: np.ndarray) -> np.ndarray:
-    """Return the mean over a sphere about each voxel of a block; beyond the volume there is zero."""
-    reach = [n // 2 for n in sphere.shape]
-    around = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(place, reach, strict=True))
-    own = tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(place, around, strict=True))
-    return np.asarray(oaconvolve(volume[around].astype(np.float64), sphere, mode="same")[own])
+def _blocks(volume: np.ndarray, sphere: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray | None]]:
+    """Give some planes after others, and the mean over a sphere about each of their voxels, float32; None without one.
+
+    Beyond the volume there is zero.
+    """
+    many = max(1, _BLOCK // (volume.shape[0] * volume.shape[1]))
+    spectrum, sizes = np.empty(0), (0, 0, 0)
+    for first in range(0, volume.shape[2], many):
+        planes = slice(first, min(first + many, volume.shape[2]))
+        if sphere is None:
+            yield planes, None
+            continue
+        reach = [n // 2 for n in sphere.shape]
+        around = slice(max(planes.start - reach[2], 0), planes.stop + reach[2])
+        seen = volume[..., around].astype(np.float32)
+        x, y, z = (next_fast_len(n + r, real=True) for n, r in zip(seen.shape, reach, strict=True))
+        wanted = (x, y, z)
+        if wanted != sizes:  # the first and the last planes have less around them
+            centred = np.zeros(wanted, np.float32)
+            centred[tuple(slice(n) for n in sphere.shape)] = sphere
+            spectrum, sizes = rfftn(np.roll(centred, [-r for r in reach], (0, 1, 2))), wanted
+        means = irfftn(rfftn(seen, sizes) * spectrum, sizes)
+        yield (
+            planes,
+            means[: volume.shape[0], : volume.shape[1], planes.start - around.start : planes.stop - around.start],
+        )
+
+
+def _mean_about(volume: np.ndarray, place: int, planes: slice, sphere: np.ndarray) -> float:
+    """Return the mean over a sphere about one voxel, in float64.
+
+    Args:
+        volume: **[X, Y, Z]**.
+        place: Number of the voxel among those of the planes.
+        planes: Some planes of the volume.
+        sphere: Weights.
+    """
+    x, y, z = np.unravel_index(place, (*volume.shape[:2], planes.stop - planes.start))
+    starts = [int(c) - n // 2 for c, n in zip((x, y, z + planes.start), sphere.shape, strict=True)]
+    around = volume[tuple(slice(max(s, 0), s + n) for s, n in zip(starts, sphere.shape, strict=True))]
+    cut = [max(-s, 0) for s in starts]
+    part = tuple(slice(c, c + n) for c, n in zip(cut, around.shape, strict=True))
+    return float((around.astype(np.float64) * sphere[part]).sum())
 
 
 def _sphere(spacing: np.ndarray) -> np.ndarray | None:

@@ -16,9 +16,14 @@ def degradation_name(degradation: Mapping[str, Any]) -> str:
     """Return what a record's degradation is called on pages and pictures, and whence it is known."""
     parts, estimates = ("source1", "source2"), degradation.get("estimates") or {}
     found = sum(row.get("stated") is not None for part in parts for row in estimates.get(part) or ())
-    steps = sum(1 if isinstance(said, Mapping) else len(said) for said in (degradation.get(p) or () for p in parts))
+    steps = sum(_steps(degradation.get(part) or ()) for part in parts)
     if not steps:
         return "none found" if estimates else "none stated"
     if not found:
         return f"{degradation.get('name', 'as specified')} (given)"
     return "estimated from the images" if found == steps else "in part given, in part estimated from the images"
+
+
+def _steps(said: Any) -> int:
+    """Return how many steps a source was said to have gone through; of one on its own grid, PSF and noise."""
+    return len({"psf", "noise"} & set(said)) if isinstance(said, Mapping) else len(said)

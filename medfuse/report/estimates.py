@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_NAMES = {"psf": "PSF"}
 COLUMNS = ("Step", "Estimate", "90 % interval", "Stated", "Rests on, or why not stated")
 
 
@@ -16,11 +17,11 @@ def estimate_cells(estimate: Mapping[str, Any]) -> list[str]:
     """
     step, value, interval = str(estimate.get("step", "")), estimate.get("value"), estimate.get("interval")
     found = "-" if value is None else _quantity(estimate, value)
-    between = "-" if not interval else f"{_number(estimate, interval[0])} to {_number(estimate, interval[1])}"
+    between = "-" if not interval else " to ".join(_number(estimate, end) for end in interval)
     stated = estimate.get("stated") or {}
     told = next((_quantity(estimate, v) for k, v in stated.items() if k != "kind"), "nothing")
     reasons = [str(v) for v in (estimate.get("refused"), estimate.get("rests_on")) if v]
-    return [step, found, between, told, "; ".join(reasons) or "-"]
+    return [_NAMES.get(step, step), found, between, told, "; ".join(reasons) or "-"]
 
 
 def estimate_sentence(name: str, estimate: Mapping[str, Any]) -> str:
@@ -31,10 +32,16 @@ def estimate_sentence(name: str, estimate: Mapping[str, Any]) -> str:
         return f"{what} could not be estimated and was taken as none: {why}."
     if told == "nothing":
         return f"{what} was estimated as {found} ({between}) and taken as none: {why}."
-    return f"{what} was estimated as {found} ({between}); {told} was stated. It rests on {why}."
+    within = "" if between == "-" else f" ({between})"
+    return f"{what} was estimated as {found}{within}; {told} was stated. It rests on {why}."
 
 
-def _quantity(estimate: Mapping[str, Any], value: float) -> str:
+def _quantity(estimate: Mapping[str, Any], value: Any) -> str:
+    if estimate.get("step") == "psf":
+        return f"{_number(estimate, value)} mm (FWHM of the whole PSF along the axes of its grid)"
+    if (estimate.get("stated") or {}).get("unit") == "input":
+        at = " at a signal of 1" if estimate.get("kind") == "poisson" else ""
+        return f"{value:.3g} in the unit of the input{at} ({estimate.get('kind')})"
     if estimate.get("step") == "blur":
         return f"{_number(estimate, value)} px (std of the whole PSF)"
     kind = str(estimate.get("kind") or "gaussian")
@@ -43,5 +50,7 @@ def _quantity(estimate: Mapping[str, Any], value: float) -> str:
     return f"{_number(estimate, value)} of full range ({255 * value:.1f} of 255, {kind.capitalize()})"
 
 
-def _number(estimate: Mapping[str, Any], value: float) -> str:
+def _number(estimate: Mapping[str, Any], value: Any) -> str:
+    if estimate.get("step") == "psf":
+        return " x ".join(f"{v:.1f}" for v in value)
     return f"{value:.2f}" if estimate.get("step") == "blur" else f"{value:.3g}"

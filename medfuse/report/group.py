@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import DEFAULT_PAIR, titles
+from medfuse.progress import counted
 from medfuse.report.degradations import degradation_name
 from medfuse.report.findings import CHI2_HIGH, Finding, findings
 from medfuse.report.html import registration_state
@@ -44,7 +45,7 @@ def save_group_page(
     kind = element("p", f"{second}-{first} fusion", class_="kind")
     body = join(
         [
-            element("header", kind, element("h1", _count(len(cases), "case"))),
+            element("header", kind, element("h1", counted(len(cases), "case"))),
             _summary(cases, failed),
             _failures(failed),
             _plots([record for record, _ in cases], names),
@@ -69,10 +70,6 @@ def _head(names: tuple[str, str]) -> tuple[str, ...]:
         "Case", "Warnings", "Registration", "Moved [mm]", f"Chi-square {first}", f"Chi-square {second}",
         f"{second} max, given", f"{second} max, restored", f"{second} unit", "Degradation",
     )  # fmt: skip
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _warnings(found: Sequence[Finding]) -> list[str]:
@@ -171,7 +168,7 @@ def _table(cases: Sequence[Case], previews: Mapping[str, bytes], names: tuple[st
     return section(
         "cases",
         "Cases",
-        element("div", search, element("output", _count(len(cases), "case"), id="shown"), class_="controls"),
+        element("div", search, element("output", counted(len(cases), "case"), id="shown"), class_="controls"),
         element(
             "div",
             element("table", element("caption", caption), element("thead", element("tr", *head)),

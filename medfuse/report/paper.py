@@ -26,6 +26,7 @@ TITLE, LABEL, SMALL = 20.0, 17.0, 15.0  # px, height of letters; a page shows th
 _DPI = 100
 _NEAR_END = 0.03  # share of a bar within which a number is at its end
 _TICK, _PAD = 4.0, 3.0  # px, length of a mark and its distance from the number
+_FLAT, _FAR = 1e-30, 1e6  # width of a window that has none; how many windows away a value counts, were it infinite
 _PLAIN = 1e-4, 1e6  # numbers between them are written without an exponent
 _PNG_LEVEL = 4  # of 9: 6, the default, takes twice as long for a file 5 % smaller
 
@@ -142,17 +143,22 @@ class Paper:
         ends: tuple[float, float],
         resampling: Resampling = Resampling.BILINEAR,
     ) -> None:
-        """Show values **[H, W]** in a palette over a window, or colours **[H, W, 3]**, uint8 or 0..1, on a panel."""
+        """Show values **[H, W]** in a palette over a window, or colours **[H, W, 3]**, uint8 or 0..1, on a panel.
+
+        What is not a number is shown as the empty sheet.
+        """
         panel.image = image
         x, y, *size = panel.pixels
         if image.ndim == 3:
             shown = _bytes(image) if image.dtype != np.uint8 else image
             scaled = Image.fromarray(np.ascontiguousarray(shown)).resize(size, resampling)
         else:
-            values = np.asarray(
-                Image.fromarray(np.float32((image - ends[0]) / (ends[1] - ends[0]))).resize(size, resampling)
-            )
+            within = np.clip((image - ends[0]) / max(ends[1] - ends[0], _FLAT), -_FAR, _FAR)
+            void = np.isnan(within)
+            values = np.asarray(Image.fromarray(np.float32(np.where(void, 0.0, within))).resize(size, resampling))
             scaled = Image.fromarray(_looked_up(values, colours))
+            if void.any():
+                scaled.paste(PAPER, (0, 0), Image.fromarray(np.uint8(255 * void)).resize(size, Resampling.NEAREST))
         self.picture.paste(scaled, (x, y))
 
     def cover(self, panel: Panel, mask: np.ndarray, color: str) -> None:

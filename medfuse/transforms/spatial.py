@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medfuse.errors import GeometryError, RegistrationError
 from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
+from medfuse.registration.ahead import Pair, registered
 from medfuse.registration.files import read_rigid
 from medfuse.transforms.typed import NUMPY, copy_of, traced, with_meta_of
 
@@ -54,7 +55,7 @@ class RegisterRigid(InvertibleTransform):
         """
         fixed_array, fixed_grid = _volume(fixed, "fixed image")
         array, grid = _volume(moving, "moving image")
-        result = register_rigid(fixed_array, fixed_grid.affine, array, grid.affine, **self.options)
+        result = registered(Pair(fixed_array, fixed_grid.affine, array, grid.affine), **self.options)
         return self.move(moving, result.matrix), result
 
     def move(self, image: MetaTensor, matrix: np.ndarray) -> MetaTensor:

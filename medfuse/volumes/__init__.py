@@ -1,5 +1,16 @@
 """Volumes as their scanner measured them: restored from proposals, on the grid of the MRI, by the data on their own."""
 
+from medfuse.physics.operators.scanner import narrowest_psf
 from medfuse.volumes.restore import Estimator, Proposals, RestoredVolume, gated, restore_volume
+from medfuse.volumes.width import PsfEstimate, measure_psf
 
-__all__ = ["Estimator", "Proposals", "RestoredVolume", "gated", "restore_volume"]
+__all__ = [
+    "Estimator",
+    "Proposals",
+    "PsfEstimate",
+    "RestoredVolume",
+    "gated",
+    "measure_psf",
+    "narrowest_psf",
+    "restore_volume",
+]

@@ -178,7 +178,7 @@ def replaced(bench: Bench) -> str:
 
 
 def full(bench: Bench) -> str:
-    """Let a disk be full at each page of what a case writes: with so much space, and a little more, and more."""
+    """Let a disk be full at the beginning, within and at the end of each file that a case writes."""
     place = bench.folder / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", place]
@@ -193,8 +193,13 @@ def full(bench: Bench) -> str:
 def _full(bench: Bench, place: Path) -> str:
     page, failed, done = 4096, 0, 0
     case = discover(bench.data).cases[:1]
-    need = sum(path.stat().st_size // page + 2 for path in (bench.whole / "case0").rglob("*"))
-    for free in sorted({*range(0, min(need, 48), 2), *range(48, need + 64, max((need - 48) // 24, 1)), need + 400}):
+    points, used = {0}, 0
+    files = [path for path in (bench.whole / "case0").rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda p: p.stat().st_mtime_ns):  # as they were written
+        size = -(-path.stat().st_size // page)
+        points |= {*range(used - 2, used + 4), *(used + size * part // 4 for part in (1, 2, 3))}
+        used += size
+    for free in sorted(point for point in {*points, *range(used, used + 16), used + 400} if point >= 0):
         for path in place.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         space = os.statvfs(place)
@@ -214,11 +219,15 @@ def _full(bench: Bench, place: Path) -> str:
             assert summary is None or "space left" in summary.failed["case0"], summary
             failed += 1
     assert failed and done
-    return f"a disk full at {failed} points of a case: refused in a sentence, nothing half-written; {done} had room"
+    where = f"{failed} points of the {len(files)} files of a case"
+    return f"a disk full at {where}: refused in a sentence, nothing half-written; {done} had room"
 
 
 def many(bench: Bench) -> str:
-    """Fuse many tiny cases: memory stays, and none takes longer than the first ones."""
+    """Fuse many tiny cases: memory stays, and none takes longer than the first ones.
+
+    Pages and mosaics, 3 MB a case, are written in full, and then replaced by links to the first case's.
+    """
     data, count = bench.folder / "many", bench.options.cases
     for number in range(count):
         (data / f"case{number:05d}").mkdir(parents=True)
@@ -229,8 +238,16 @@ def many(bench: Bench) -> str:
 
     def counted(self, result, folder) -> None:
         write(self, result, folder)
+        for path in [p for p in folder.rglob("*") if p.stat().st_size > 100_000]:
+            kept = bench.folder / f"kept{path.suffix}"
+            if not kept.exists():
+                shutil.copyfile(path, kept)
+            path.unlink()
+            os.link(kept, path)
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
         seen.append((time.process_time(), rss))
+        if len(seen) % max(count // 10, 1) == 0:
+            print(f"{len(seen)} of {count} cases: {rss:.0f} MiB", file=sys.stderr, flush=True)
 
     Workflow.write = counted
     try:

@@ -85,6 +85,7 @@ def test_the_nearest_sidecar_wins(tmp_path):
         ({"Units": "Bq/ml", "Unit": "Bq/ml"}, "Bq/ml"),
         ({"units": "Bq/ml"}, "Bq/ml"),  # as some converters and hands write it
         ({"UNITS": "SUV"}, "SUV"),
+        ({"Units": "BQML"}, "Bq/ml"),  # the code of DICOM, as some converters leave it
         ({"Units": "n/a", "Unit": "SUV"}, "SUV"),  # BIDS: n/a is no value
         ({"Units": "n/a"}, None),
         ({"Units": None}, None),

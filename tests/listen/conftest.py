@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from malformed.dicom import SLICES, scans, study
 from pydicom import config, uid
@@ -20,6 +23,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.presentation import build_context
 
 from medfuse.listen.queue import Queue, study_id
+from medfuse.listen.receive import Entrance, Receiver
 
 STEM = "1.2.826.0.1.3680043.8.498"  # as of those that may be made at will
 
@@ -74,6 +78,27 @@ def collected() -> Iterator[None]:
     """Collect what tests have left while their filters of warnings count: later it would be a fault of others."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory) -> Path:
+    """Return a folder with an authority, and a certificate of this machine and of a caller that it vouches for."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def run(*words: str) -> None:
+        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
+
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    run("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    for name in ("server", "caller"):
+        run("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+            "-out", f"{name}.pem", "-days", "2", "-extfile", "names")  # fmt: skip
+    return folder
 
 
 class Listening:
@@ -134,7 +159,7 @@ def send(datasets: list[Dataset], port: int, aet: str = "MODALITY", called: str 
 class Archive:
     """A peer that keeps what it gets: UID and how often; `answer` may refuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.objects: dict[str, list[Dataset]] = {}
         self.answer: Callable[[Dataset], int] = lambda _: 0
         self.entity = AE(ae_title="ARCHIVE")
@@ -143,7 +168,7 @@ class Archive:
             self.entity.add_supported_context(context.abstract_syntax, [uid.ExplicitVRLittleEndian, *native])
         self.lock = threading.Lock()
         self.server = self.entity.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)], ssl_context=tls
         )
         self.port = self.server.server_address[1]
 
@@ -159,6 +184,39 @@ class Archive:
             with self.lock:
                 self.objects.setdefault(str(dataset.SOPInstanceUID), []).append(dataset)
         return status
+
+
+class Open:
+    """A receiver in this process."""
+
+    def __init__(self, folder: Path, **options) -> None:
+        self.queue, self.arrived = Queue(folder / "queue"), []
+        self.held = self.queue.open()
+        self.receiver = Receiver(self.queue, Entrance(port=0, **options), self.arrived.append)
+        self.host, self.port = self.receiver.start()
+
+    def close(self) -> None:
+        self.receiver.stop()
+        self.held.release()
+
+    def objects(self, number: int) -> dict[str, Dataset]:
+        folder = self.queue.studies / case_of(number)
+        found = [pydicom.dcmread(path) for path in folder.iterdir()] if folder.is_dir() else []
+        return {str(d.SOPInstanceUID): d for d in found}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Return a function that opens a receiver, which ends with the test."""
+    made = []
+
+    def make(**options) -> Open:
+        made.append(Open(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for receiver in made:
+        receiver.close()
 
 
 def until(what: Callable[[], object], seconds: float = 60.0) -> object:
@@ -194,4 +252,4 @@ def listening(tmp_path) -> Iterator[Callable[..., Listening]]:
             service.kill()
 
 
-__all__ = ["Archive", "Listening", "case_of", "make_study", "scans", "send", "until"]
+__all__ = ["Archive", "Listening", "Open", "case_of", "make_study", "scans", "send", "until"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from listen.conftest import Archive, Listening, case_of, make_study, until
 
 from medfuse import cli
 from medfuse.bundles import case_keys
-from medfuse.listen.commands import series_names
+from medfuse.listen.commands import _check, series_names
+from medfuse.listen.peers import Tls
 from medfuse.listen.queue import FAILED, FUSED, Queue
+from medfuse.listen.work import How, Worker
 
 CANARIES = ("CANARY", "MRN-", "19010203", "20240229")  # of tests/io/conftest.py
 RESULTS = 14  # objects of six slices: restored PET 6, colours 6, one of all slices, one map
@@ -65,6 +68,35 @@ def test_a_slip_is_said_before_anything_is_made(options, message, tmp_path, caps
     assert code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "queue").exists()
+
+
+def test_a_header_that_goes_over_plain_http_is_a_warning(tmp_path, caplog):
+    (tmp_path / "header").write_text("Bearer abc")
+    parse = cli._parser().parse_args
+    words = ["listen", str(tmp_path / "queue"), "--stow-header", str(tmp_path / "header"), "--send"]
+    for url, warned in (("http://pacs:8042/dicom-web", 1), ("https://pacs/dicom-web", 0), ("A@pacs:104", 0)):
+        caplog.clear()
+        _check(parse([*words, url]), Tls())
+        assert len([r for r in caplog.records if "should go over https" in r.getMessage()]) == warned
+
+
+def _stuck(pipe, *_: object) -> None:
+    """A process that fuses nothing, as one in an endless loop."""
+    pipe.send("")
+    time.sleep(600)
+
+
+def test_a_study_that_takes_too_long_fails_and_its_process_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("medfuse.listen.work._work", _stuck)
+    worker = Worker(tmp_path, How({}, limit=0.3))
+    for study in ("study-1", "study-2"):  # the next one gets a process of its own
+        worker.begin(study, tmp_path)
+        process = worker._process
+        outcome = until(lambda: worker.outcome(0.1), 60)
+        assert (outcome.study, outcome.died, outcome.is_unstored) == (study, False, False)
+        assert outcome.message.startswith("The study must be fused within 0.3 s, got one that was not; raise --time-l")
+        assert not process.is_alive()
+    worker.stop()
 
 
 def test_a_study_that_comes_is_fused_and_sent_and_a_bad_one_stops_no_other(listening, archive, capsys):

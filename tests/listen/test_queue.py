@@ -142,7 +142,7 @@ def test_status_says_what_waits_failed_and_is_to_be_sent(queue):
     found = queue_status(queue.folder)
     assert found.exit_code == SOME_FAILED
     assert list(found.lines()) == [
-        "1 studies: 0 fused, 1 failed, 0 waiting",
+        "1 study: 0 fused, 1 failed, 0 waiting",
         f"{study} failed: the folder must hold one PT series, got 0.",
     ]
     queue.note(Entry(study, queue.version(study), FUSED))

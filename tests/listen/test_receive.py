@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from copy import deepcopy
-from pathlib import Path
 
-import pydicom
 import pytest
 from listen.conftest import STEM, case_of, make_study, send, until
 from pydicom import config, uid
@@ -21,47 +17,12 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from medfuse.listen.peers import Tls
-from medfuse.listen.queue import Queue
-from medfuse.listen.receive import Entrance, Receiver
 
 # pynetdicom 3.0.4 leaves sockets to the collector where a connection was refused
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.usefixtures("collected"),
 ]
-
-
-class Open:
-    """A receiver in this process."""
-
-    def __init__(self, folder: Path, **options) -> None:
-        self.queue, self.arrived = Queue(folder / "queue"), []
-        self.held = self.queue.open()
-        self.receiver = Receiver(self.queue, Entrance(port=0, **options), self.arrived.append)
-        self.host, self.port = self.receiver.start()
-
-    def close(self) -> None:
-        self.receiver.stop()
-        self.held.release()
-
-    def objects(self, number: int) -> dict[str, Dataset]:
-        folder = self.queue.studies / case_of(number)
-        found = [pydicom.dcmread(path) for path in folder.iterdir()] if folder.is_dir() else []
-        return {str(d.SOPInstanceUID): d for d in found}
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """Return a function that opens a receiver, which ends with the test."""
-    made = []
-
-    def make(**options) -> Open:
-        made.append(Open(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for receiver in made:
-        receiver.close()
 
 
 def association(port: int, aet: str = "MODALITY", called: str = "MEDFUSE", tls=None):
@@ -247,27 +208,6 @@ def test_identifiers_that_look_like_paths_stay_in_the_queue(opened, tmp_path):
     (status,) = send([dataset], receiver.port)
     assert status == 0xC000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["queue"]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """Return a folder with an authority, and a certificate of this machine and of a caller that it vouches for."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def run(*words: str) -> None:
-        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
-
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    run("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for name in ("server", "caller"):
-        run("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-out", f"{name}.pem", "-days", "2", "-extfile", "names")  # fmt: skip
-    return folder
 
 
 def test_tls_lets_in_whom_the_authority_vouches_for(opened, certificates):

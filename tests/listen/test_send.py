@@ -17,6 +17,7 @@ from medfuse.listen.outbox import SENT, Outbox
 from medfuse.listen.peers import Tls, peer
 from medfuse.listen.queue import Queue
 from medfuse.listen.send import Sender
+from medfuse.listen.status import SOME_FAILED, queue_status
 
 # pynetdicom 3.0.4 leaves sockets to the collector where a connection was refused
 pytestmark = [
@@ -197,7 +198,43 @@ def test_results_that_cannot_be_read_stop_no_other_study(queue, results, archive
     sending = Sending(queue, archive.name)
     until(lambda: [p.study for p in outbox.parcels()] == [STUDY], 30)
     sending.end()
+    assert len(archive.objects) == 12
+
+
+def test_over_tls_a_peer_that_the_authority_vouches_for_gets_all_and_another_nothing(queue, results, certificates):
+    mine = Tls(certificates / "caller.pem", certificates / "caller.key", certificates / "ca.pem")
+    theirs = Tls(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
+    archive = Archive(theirs.server())
+    text = f"tls:{archive.name}"
+    stranger = Sending(queue, text, tls=Tls())  # knows no authority that vouches for the peer
+    stranger.outbox.put(STUDY, "1", [results])
+    stranger.wake()
+    until(lambda: stranger.outbox.parcels()[0].folder.joinpath("begun").exists(), 30)
+    stranger.end()
+    assert archive.objects == {}
+    sending = Sending(queue, text, tls=mine)
+    until(lambda: not sending.outbox.parcels(), 30)
+    sending.end()
+    archive.entity.shutdown()
     assert once(archive.objects) == 12
+
+
+def test_a_damaged_result_is_told_and_the_others_are_sent(queue, results, archive):
+    outbox = Outbox(queue, [archive.name])
+    outbox.put(STUDY, "1", [results])
+    queue.note_peers([archive.name])
+    damaged = queue.outbox / f"{STUDY}.1" / "00003.dcm"
+    damaged.unlink()
+    damaged.write_bytes(b"no DICOM")
+    sending = Sending(queue, archive.name)
+    until(lambda: len(archive.objects) == 11 and not outbox.left(*outbox.parcels(), archive.name), 30)
+    sending.end()
+    found = queue_status(queue.folder)
+    assert found.exit_code == SOME_FAILED
+    assert list(found.lines())[1:] == [
+        f"{STUDY}: 1 result in outbox/{STUDY}.1 cannot be read; to have the study fused again, stop the service, and "
+        f"remove outbox/{STUDY}.1 and ledger/{STUDY}.json"
+    ]
 
 
 class _Web(http.server.BaseHTTPRequestHandler):

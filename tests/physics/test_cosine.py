@@ -8,7 +8,8 @@ from torch import Tensor
 from medfuse.physics import Downsample, GaussianBlur
 from medfuse.physics.operators.cosine import apply_along, cosine_transform
 
-lengths = pytest.mark.parametrize("n", [1, 2, 5, 64, 257, 300])  # a product with the basis up to 256
+# a product with the basis up to 128, with its halves up to 256
+lengths = pytest.mark.parametrize("n", [1, 2, 5, 64, 129, 256, 257, 300])
 
 
 def rand(*shape: int) -> Tensor:

@@ -6,12 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
 from medfuse.fusion.color import fuse_color, to_uint8
-from medfuse.report.paper import numbers
+from medfuse.report.paper import PAPER, Panel, Paper, numbers
 from medfuse.report.qc import _mosaic, save_contact_sheet, save_mosaic, save_preview
 
 SHAPE = (20, 24, 16)
@@ -129,6 +129,19 @@ def test_tensors_and_constant_volumes_are_drawn(tmp_path):
         **call(sources=(flat, flat), restored=(flat, flat), fused=flat, rgb=torch.zeros(*SHAPE, 3), weight=flat),
     )
     assert (tmp_path / "a.png").exists()
+
+
+def test_what_is_no_number_is_shown_as_the_empty_sheet():
+    paper = Paper(8, 8)
+    panel = Panel(0, 0, 8, 8)
+    image = np.array([[np.nan, 1.0], [np.inf, -np.inf]])
+    white = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    paper.show(panel, image, white, (0.0, 1.0), Image.Resampling.NEAREST)
+    shown = np.asarray(paper.picture.convert("RGB"))[::4, ::4]
+    empty = list(ImageColor.getrgb(PAPER))
+    assert shown.tolist() == [[empty, [255, 255, 255]], [[255, 255, 255], [0, 0, 0]]]
+    paper.show(panel, np.full((2, 2), 3.0), white, (3.0, 3.0))  # a window without width
+    assert np.asarray(paper.picture.convert("RGB")).max() == 0
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ from medfuse.io.dicom.reference import SourceReference
 
 MAKER = "The medfuse authors"  # dcm2niix takes a maker whose name begins with "med" for Mediso
 LINEAR = "LINEAR_EXACT"  # windows may be narrower than 1 (C.11.2.1.3.2)
-_NUMBERS = {"restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004, "std": 9005}  # of series
+_NUMBERS = {  # of series
+    "restored": 9001, "fused": 9002, "fused_rgb": 9003, "fused_rgb_multiframe": 9004, "std": 9005, "regions": 9006,
+    "measurements": 9007,
+}  # fmt: skip
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "medfuse")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ANGLE = 1e-3  # cosine that rows and columns may have, as in series that are read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -104,9 +105,8 @@ def _map(
     """Return a Parametric Map by highdicom, of no one and from nowhere yet."""
     ends = (float(frames.min()), float(frames.max()))
     center, width = display_window(window or ends)
-    patient = highdicom.CoordinateSystemNames.PATIENT
     return highdicom.pm.ParametricMap(
-        [_template(common, grid, frames.shape)],
+        [template(common, grid, frames.shape)],
         np.ascontiguousarray(frames),
         series_instance_uid=common.SeriesInstanceUID,
         series_number=common.SeriesNumber,
@@ -127,17 +127,24 @@ def _map(
         ],
         content_label=label,
         content_description=explanation,
-        pixel_measures=highdicom.PixelMeasuresSequence(
-            [float(s) for s in grid.pixel_spacing], float(grid.thickness), float(grid.thickness)
-        ),
-        plane_orientation=highdicom.PlaneOrientationSequence(patient, [float(v) for v in grid.orientation]),
-        plane_positions=[
-            highdicom.PlanePositionSequence(patient, [float(v) for v in position]) for position in grid.positions
-        ],
+        **frames_at(grid),
     )
 
 
-def _template(common: Dataset, grid: Grid, shape: tuple[int, ...]) -> Dataset:
+def frames_at(grid: Grid) -> dict[str, Any]:
+    """Return where the frames of a grid lie, as highdicom's objects take it."""
+    patient = highdicom.CoordinateSystemNames.PATIENT
+    spacing, thickness = [float(s) for s in grid.pixel_spacing], float(grid.thickness)
+    return {
+        "pixel_measures": highdicom.PixelMeasuresSequence(spacing, thickness, thickness),
+        "plane_orientation": highdicom.PlaneOrientationSequence(patient, [float(v) for v in grid.orientation]),
+        "plane_positions": [
+            highdicom.PlanePositionSequence(patient, [float(v) for v in position]) for position in grid.positions
+        ],
+    }
+
+
+def template(common: Dataset, grid: Grid, shape: tuple[int, ...]) -> Dataset:
     """Return a nameless image on the grid, from which highdicom takes the world; who the patient is comes after."""
     image = Dataset()
     for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):

@@ -7,7 +7,6 @@ to voxels on any, by the centre of each voxel: a polygon counts where the number
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError, MedfuseError
 from medfuse.io.dicom.header import quiet
+from medfuse.io.labels import region_name
 
 SEGMENTATION, STRUCTURES = "SEG", "RTSTRUCT"
 _CLASSES = {
@@ -34,8 +34,6 @@ _MOST = 1000  # regions
 _LAYERS = 32  # volumes that regions which overlap may need
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _FLAT = 0.05  # mm, by which points of a contour may leave its plane, and contours of one plane lie apart
-_UNNAMED = re.compile(r"[^\w .,:()/+-]")
-_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +207,7 @@ def _check_labels(labels: Sequence[int] | Mapping[int, str]) -> None:
 
 def _name(text: str, label: int) -> str:
     """Return a name that may stand on a page."""
-    return _UNNAMED.sub("_", text).strip()[:_NAME_LENGTH] or f"region {label}"
+    return region_name(text) or f"region {label}"
 
 
 def _contours(item: Dataset) -> Iterator[np.ndarray]:

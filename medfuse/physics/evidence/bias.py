@@ -109,8 +109,14 @@ def bias_of_noise(model: SourceModel) -> StoredNoise | None:
 
 def _around(at: Tensor) -> Tensor:
     """Return where all of a neighbourhood is so."""
-    pool = F.max_pool2d if at.ndim == 4 else F.max_pool3d
-    return pool((~at).to(torch.float32), _AROUND, stride=1, padding=_AROUND // 2) == 0
+    some = ~at
+    for axis in range(2, at.ndim):  # by shifts, axis by axis; beyond the border there is nothing that is not so
+        n = some.shape[axis]
+        wide = F.pad(some, [0, 0] * (at.ndim - 1 - axis) + [_AROUND // 2] * 2)
+        some = wide.narrow(axis, 0, n)
+        for shift in range(1, _AROUND):
+            some = some | wide.narrow(axis, shift, n)
+    return ~some
 
 
 def upper_end(y: Tensor, std: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ power that the blur lets through, rises instead, the blur was narrower than stat
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,8 @@ def allowed_share(data: Tensor, noise: Tensor, gram: Callable[[Tensor], Tensor],
         return share
     steps = [-(-n // _MOST) for n in data.shape[2:]]
     picked = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
-    members = _members(data.shape[2:], steps, data)
+    made = _members if data.ndim == 4 else _members.__wrapped__  # of a volume too large to be kept
+    members = made(tuple(data.shape[2:]), tuple(steps), data.dtype, data.device)
 
     def banded(values: Tensor) -> Tensor:
         return values.expand_as(data)[picked].mean(1).flatten(1) @ members
@@ -113,10 +115,11 @@ def _rise(level: Tensor, last: Tensor) -> Tensor:
     return torch.where(below.any(1), level.gather(1, last).squeeze(1) - least, -torch.inf)
 
 
-def _members(sizes: torch.Size, steps: list[int], like: Tensor) -> Tensor:
+@lru_cache(maxsize=2)
+def _members(sizes: tuple[int, ...], steps: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return which band each coefficient belongs to, **[coefficients, bands - 1]**; the lowest band is left out."""
-    axes = [torch.arange(0, n, step, device=like.device) / n for n, step in zip(sizes, steps, strict=True)]
+    axes = [torch.arange(0, n, step, device=device) / n for n, step in zip(sizes, steps, strict=True)]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     rate = grid.square().sum(0).sqrt()
     band = torch.where(grid.amin(0) < _LEAST_RATE, 0, (rate * _BANDS).long().clamp_max(_BANDS))
-    return F.one_hot(band, _BANDS + 1)[:, 1:_BANDS].to(like)
+    return F.one_hot(band, _BANDS + 1)[:, 1:_BANDS].to(dtype)

@@ -48,13 +48,18 @@ class KrylovModel(SourceModel):
             max_iterations=self._max_iterations,
         )
 
+    @property
+    def data(self) -> Tensor:
+        """The observation."""
+        return self.y
+
     def observe(self, x: Tensor) -> Tensor:
         """Return `A x`."""
         return self.operator.forward(x)
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         """Return `y - E y`."""
-        signal = self.observe(x)
+        signal = self.observe(x) if mean is None else mean
         return self.y - signal if self.bias is None else self.y - signal - self.bias(signal.detach())
 
     def pixels(self, r: Tensor) -> Tensor:

@@ -83,13 +83,23 @@ class SourceModel(ABC):
         """Return the model of the same data under a degradation of the same steps with other parameters."""
 
     # ---- the data space of the model
+    @property
+    @abstractmethod
+    def data(self) -> Tensor:
+        """The observation in data space."""
+
     @abstractmethod
     def observe(self, x: Tensor) -> Tensor:
         """Return `A x` in data space."""
 
     @abstractmethod
-    def residual(self, x: Tensor) -> Tensor:
-        """Return `y - E y` in data space, where `E y` is the mean observation of `x`: `A x` unless noise is biased."""
+    def residual(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+        """Return `y - E y` in data space, where `E y` is the mean observation of `x`: `A x` unless noise is biased.
+
+        Args:
+            x: The image.
+            mean: `A x` in data space, where it is known.
+        """
 
     @abstractmethod
     def pixels(self, r: Tensor) -> Tensor:
@@ -161,9 +171,10 @@ class SourceModel(ABC):
         """The bias of the noise; None for nothing."""
         return None if self._find_bias is None else self._find_bias(self)
 
-    def misfit(self, x: Tensor) -> Tensor:
-        """Return `y - A x` on the grid of the image, replicated where the observation is coarser."""
-        return replicate(self.y - self.operator.forward(x), self.operator, self.spatial)
+    def misfit(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+        """Return `y - A x` on the grid of the image, replicated where the observation is coarser; see `residual`."""
+        left = self.y - self.operator.forward(x) if mean is None else self.pixels(self.data - mean)
+        return replicate(left, self.operator, self.spatial)
 
     @property
     def lifted(self) -> Tensor:
@@ -174,26 +185,32 @@ class SourceModel(ABC):
         """Return `A' (A x - y)`: what the data say about an estimate, as an image."""
         return -self.back(self.residual(x))
 
-    def chi2(self, x: Tensor) -> Tensor:
+    def chi2(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         """Return `(y - E y)' R^-1 (y - E y) / n` of each sample, **[B]**: 1 on average for the true image.
 
         `R` is that of the stated noise, whatever the data have proven. Where values were cut off, less of its variance
-        is left, see `Bias.share`, and chi-square is what it is over what it should be.
+        is left, see `Bias.share`, and chi-square is what it is over what it should be. For `mean` see `residual`.
         """
-        r = self.residual(x)
-        chi2 = _mean(r, self.solve(r.new_zeros(len(r)), r).x) / self._left(x)
+        r = self.residual(x, mean)
+        chi2 = _mean(r, self.solve(r.new_zeros(len(r)), r).x) / self._left(x, mean)
         excess = self.degradation.excess
         return chi2 if excess is None else chi2 * excess
 
-    def _left(self, x: Tensor) -> Tensor:
+    def _left(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         """Return the share of the variance of the noise that is left in the data, **[B]**; 1 where none is cut."""
         if self.bias is None or self.degradation.excess is not None:  # proven by the data as they were stored
             return x.new_ones(len(x))
-        return self.bias.share(self.operator.forward(x.detach()))
+        return self.bias.share(self.operator.forward(x.detach()) if mean is None else self.pixels(mean.detach()))
 
-    def update(self, x0: Tensor, variance: Tensor) -> Solution:
-        """Return `x0 + P A' (P A A' + R)^-1 (y - A x0)`, the best estimate when `x0` has the error variance P."""
-        u, converged = self.solve(variance, self.residual(x0))
+    def update(self, x0: Tensor, variance: Tensor, residual: Tensor | None = None) -> Solution:
+        """Return `x0 + P A' (P A A' + R)^-1 (y - A x0)`, the best estimate when `x0` has the error variance P.
+
+        Args:
+            x0: The estimate before.
+            variance: P, **[B]**.
+            residual: That of `x0`, where it is known.
+        """
+        u, converged = self.solve(variance, self.residual(x0) if residual is None else residual)
         return Solution(x0 + spread(variance, x0) * self.back(u), converged)
 
     def inverse(self) -> Tensor:
@@ -212,13 +229,16 @@ class SourceModel(ABC):
         """
         return r
 
-    def discrepancy(self, x0: Tensor, *, target: float = 1.0, iterations: int = 8) -> Tensor:
+    def discrepancy(
+        self, x0: Tensor, *, target: float = 1.0, iterations: int = 8, residual: Tensor | None = None
+    ) -> Tensor:
         """Return the smallest variance **[B]** whose update of `x0` leaves a chi-square of at most `target`.
 
         With `u = (P A A' + R)^-1 r` the residual after the update is `R u`, so its chi-square is `u' R u / n`, over the
         share of the noise that is left at `x0`. Newton's method runs on its inverse square root, which is nearly linear
         in P. Under an operator that share is taken for 1: of the waves that it hides all noise remains, and where that
-        is stated a little too low, the others would be asked for what is not in them, and be blown up.
+        is stated a little too low, the others would be asked for what is not in them, and be blown up. The residual
+        is that of `x0`, where it is known.
 
         Reference:
             Morozov, On the solution of functional equations by the method of regularization (1966);
@@ -226,7 +246,7 @@ class SourceModel(ABC):
         """
         with torch.no_grad():
             allowed = target * self._left(x0) if self.operator.is_identity else target
-            r = self.condensed(self.residual(x0))
+            r = self.condensed(self.residual(x0) if residual is None else residual.detach())
             variance = r.new_zeros(len(r))
             for _ in range(iterations):
                 u = self.solve(variance, r).x
@@ -240,15 +260,15 @@ class SourceModel(ABC):
                 variance = torch.where(open_, (variance + step).clamp(0.0, _LARGEST_VARIANCE), variance)
             return variance
 
-    def consistency(self, x0: Tensor) -> Tensor:
-        """Return the variance **[B]** that the last step needs.
+    def consistency(self, x0: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return the variance **[B]** that the last step needs; the residual is that of `x0`, where it is known.
 
         It is that of `discrepancy`; where nothing at all happened to the source, it is so large that the update returns
         the observation itself.
         """
         if not self.degradation.steps:
             return self.y.new_full((len(self.y),), _LARGEST_VARIANCE)
-        return self.discrepancy(x0)
+        return self.discrepancy(x0, residual=residual)
 
 
 def smooth(x: Tensor) -> Tensor:

@@ -59,15 +59,20 @@ class SpectralModel(SourceModel):
         """Eigenvalues of `A A'`, made anew each time: they are as many as the data."""
         return _outer([along.gram for along in self._analysis]) if self._analysis else self.y.new_ones(())
 
+    @property
+    def data(self) -> Tensor:
+        """The cosine coefficients of the observation; without blur and decimation the observation itself."""
+        return self._data
+
     def observe(self, x: Tensor) -> Tensor:
         """Return the cosine coefficients of `A x`."""
         for axis, along in enumerate(self._analysis):
             x = along.forward(x, axis)
         return x
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         """Return the cosine coefficients of `y - E y`."""
-        mean = self.observe(x)
+        mean = self.observe(x) if mean is None else mean
         if self.bias is not None:
             bias = self.bias(self.pixels(mean.detach()))
             mean = mean + (bias if self._plain else cosine_waves(bias))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import partial, reduce
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial, reduce
 
 import torch
 from torch import Tensor
@@ -57,11 +58,16 @@ class SpectralOperator(LinearOperator):
         """Tell whether the decimation divides the shape, so that `A A'` is diagonal."""
         return all(n % s == 0 for n, s in zip(spatial, self.factors(len(spatial)), strict=True))
 
+    @property
+    def signature(self) -> Hashable | None:
+        """What is equal for operators of equal responses and factors; None where that cannot be told cheaply."""
+        return None
+
     def analysis(self, spatial: Sequence[int], like: Tensor) -> list[Analysis]:
-        """Return `B` of each axis of an image of shape `spatial`."""
-        ndim = len(spatial)
-        axes = zip(range(ndim), spatial, self.factors(ndim), strict=True)
-        return [Analysis(partial(self.response, axis=d, ndim=ndim), n, s, like) for d, n, s in axes]
+        """Return `B` of each axis of an image of shape `spatial`; it is kept for operators of equal responses."""
+        if self.signature is None:
+            return _analysis(self, spatial, like)
+        return _kept_analysis(_Wanted((type(self), self.signature), tuple(spatial), like.dtype, like.device, self))
 
     def out_spatial(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Return the decimated shape, rounded up."""
@@ -108,10 +114,39 @@ class SpectralOperator(LinearOperator):
         return y
 
 
+def _analysis(operator: SpectralOperator, spatial: Sequence[int], like: Tensor) -> list[Analysis]:
+    ndim = len(spatial)
+    axes = zip(range(ndim), spatial, operator.factors(ndim), strict=True)
+    return [Analysis(partial(operator.response, axis=d, ndim=ndim), n, s, like) for d, n, s in axes]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What an analysis depends on, and an operator of that signature to make it by."""
+
+    signature: Hashable
+    spatial: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    operator: SpectralOperator = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _kept_analysis(wanted: _Wanted) -> list[Analysis]:
+    """Return the analysis of operators that are met again and again, made once; gradients of others may pass it."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _analysis(wanted.operator, wanted.spatial, torch.empty(0, dtype=wanted.dtype, device=wanted.device))
+
+
 class Identity(SpectralOperator):
     """The source as it is."""
 
     is_identity = True
+
+    @property
+    def signature(self) -> Hashable | None:
+        """Nothing."""
+        return ()
 
     def response(self, omega: Tensor, axis: int, ndim: int) -> Tensor:
         """Return ones."""
@@ -141,6 +176,13 @@ class GaussianBlur(SpectralOperator):
         """
         self.sigma = _per_axis(sigma, "the blur's sigma")
         self._radius = max(1, math.ceil(5.0 * float(self.sigma.max())))
+
+    @property
+    def signature(self) -> Hashable | None:
+        """Its widths, where they are at hand: those on another device would have to be fetched."""
+        if self.sigma.device.type != "cpu" or self.sigma.requires_grad:
+            return None
+        return self.sigma.dtype, *map(tuple, self.sigma.tolist())
 
     @classmethod
     def from_fwhm(cls, fwhm: Parameter, spacing: Sequence[float]) -> GaussianBlur:
@@ -177,6 +219,11 @@ class Downsample(SpectralOperator):
             raise DegradationError(f"the kind of down-sampling must be `average` or `bicubic`, got {kind!r}.")
         self.kind = kind
 
+    @property
+    def signature(self) -> Hashable | None:
+        """Its factors and its filter."""
+        return self.factor, self.kind
+
     def factors(self, ndim: int) -> tuple[int, ...]:
         """Return the factor of each axis."""
         if len(self.factor) not in (1, ndim):
@@ -203,6 +250,12 @@ class SpectralChain(SpectralOperator):
 
     def __init__(self, operators: Sequence[SpectralOperator]) -> None:
         self.operators = tuple(operators)
+
+    @property
+    def signature(self) -> Hashable | None:
+        """Those of its operators, in order, if all have one."""
+        each = [(type(op), op.signature) for op in self.operators]
+        return None if any(signature is None for _, signature in each) else tuple(each)
 
     def factors(self, ndim: int) -> tuple[int, ...]:
         """Return the product of the decimations."""

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _AT_ONCE = 2**21  # samples that a Fourier transform takes at once
-_SHORT = 256  # samples, up to which a product with the basis is faster than a Fourier transform
+_SHORT = 256  # samples, up to which products with halves of the basis are faster than a Fourier transform
+_SHORTEST = 128  # samples, up to which one product with the whole basis is faster
 
 
 def cosine_basis(n: int, like: Tensor, frequencies: Tensor | None = None) -> Tensor:
@@ -48,7 +49,14 @@ def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
 
 def slow_waves(sizes: Sequence[int], counts: Sequence[int], like: Tensor) -> list[Tensor]:
     """Return the lowest rows of the cosine basis of each axis, **[count, n]**."""
-    return [cosine_basis(n, like, torch.arange(k, device=like.device)) for n, k in zip(sizes, counts, strict=True)]
+    return [_slowest(n, k, like.dtype, like.device) for n, k in zip(sizes, counts, strict=True)]
+
+
+@lru_cache(maxsize=16)
+def _slowest(n: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the lowest rows of the basis of an axis, made once; gradients of others may pass through it."""
+    with torch.inference_mode(False):
+        return cosine_basis(n, torch.empty(0, dtype=dtype, device=device), torch.arange(count, device=device))
 
 
 def along_all(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -62,12 +70,15 @@ def cosine_transform(x: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
     """Return the orthonormal type-II cosine transform of `x` **[B, C, *spatial]** along a spatial axis, or its inverse.
 
     Reference:
-        Makhoul, A fast cosine transform in one and two dimensions (IEEE TASSP 1980).
+        Makhoul, A fast cosine transform in one and two dimensions (IEEE TASSP 1980); for the halves, Chen, Smith and
+        Fralick, A fast computational algorithm for the discrete cosine transform (IEEE Trans Commun 1977).
     """
     n = x.shape[axis + 2]
-    if n <= _SHORT:
+    if n <= _SHORTEST:
         basis = _short_basis(n, x.dtype, x.device)
         return apply_along(basis.T if inverse else basis, x, axis)
+    if n <= _SHORT and (inverse or axis < x.ndim - 3):
+        return _transform_by_halves(x, axis, inverse=inverse)
     x = x.movedim(axis + 2, -1)
     if x.numel() > _AT_ONCE and x.shape[-2] > 1:  # large images leave room for little beside themselves
         y, rows = torch.empty_like(x), max(1, _AT_ONCE * x.shape[-2] // x.numel())
@@ -84,6 +95,35 @@ def _short_basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return cosine_basis(n, torch.empty(0, dtype=dtype, device=device))
 
 
+@lru_cache(maxsize=8)
+def _halves(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return even and odd rows of a basis up to the middle of the axis; even ones once more, the middle halved."""
+    with torch.inference_mode(False):
+        half = cosine_basis(n, torch.empty(0, dtype=dtype, device=device))[:, : (n + 1) // 2]
+        even, odd = half[::2].contiguous(), half[1::2].contiguous()
+        once = even.clone()
+        if n % 2:
+            once[:, -1] *= 0.5
+        return even, odd, once
+
+
+def _transform_by_halves(x: Tensor, axis: int, *, inverse: bool) -> Tensor:
+    """Transform by half as many products: even waves are the same from both ends of an axis, odd ones change sign."""
+    d, n = axis + 2, x.shape[axis + 2]
+    even, odd, once = _halves(n, x.dtype, x.device)
+    every = [slice(None)] * d
+    if inverse:
+        same = apply_along(even.mT, x[(*every, slice(0, None, 2))], axis)
+        other = apply_along(odd.mT, x[(*every, slice(1, None, 2))], axis)
+        back = (same - other).narrow(d, 0, n // 2).flip(d)
+        return torch.cat([same + other, back], d)
+    there, back = x.narrow(d, 0, (n + 1) // 2), x.narrow(d, n // 2, (n + 1) // 2).flip(d)
+    same, other = apply_along(once, there + back, axis), apply_along(odd, there - back, axis)
+    if n % 2:
+        other = torch.cat([other, torch.zeros_like(other.narrow(d, 0, 1))], d)
+    return torch.stack([same, other], d + 1).flatten(d, d + 1).narrow(d, 0, n)
+
+
 def cosine_waves(x: Tensor, *, inverse: bool = False) -> Tensor:
     """Return the cosine coefficients of an image **[B, C, *spatial]**, or the image of its coefficients."""
     for axis in range(x.ndim - 2):
@@ -95,10 +135,7 @@ def _fast_cosine_transform(x: Tensor, *, inverse: bool) -> Tensor:
     """Transform along the last axis by a Fourier transform of its length."""
     n = x.shape[-1]
     half = n // 2
-    k = torch.arange(half + 1, device=x.device, dtype=torch.float64)
-    turn = torch.polar(torch.full_like(k, math.sqrt(2.0 / n)), -0.5 * math.pi / n * k)
-    turn[0] *= math.sqrt(0.5)
-    turn = turn.to(x.dtype.to_complex())
+    turn = _turn(n, x.dtype, x.device)
     if inverse:
         waves = torch.complex(x[..., : half + 1], F.pad(-x[..., n - half :].flip(-1), (1, 0))).div_(turn)
         x = torch.fft.irfft(waves, n)
@@ -107,6 +144,16 @@ def _fast_cosine_transform(x: Tensor, *, inverse: bool) -> Tensor:
     # there along the even samples, and back along the odd ones
     waves = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)).mul_(turn)
     return torch.cat([waves.real, -waves.imag[..., 1 : n - half].flip(-1)], -1)
+
+
+@lru_cache(maxsize=8)
+def _turn(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return what makes cosine waves of the Fourier coefficients of n samples, **[n // 2 + 1]**, complex."""
+    with torch.inference_mode(False):
+        k = torch.arange(n // 2 + 1, device=device, dtype=torch.float64)
+        turn = torch.polar(torch.full_like(k, math.sqrt(2.0 / n)), -0.5 * math.pi / n * k)
+        turn[0] *= math.sqrt(0.5)
+        return turn.to(dtype.to_complex())
 
 
 def reflect_index(n: int, radius: int, device: torch.device | None = None) -> Tensor:
@@ -149,6 +196,7 @@ class Analysis:
         h = torch.where(h.abs() < torch.finfo(h.dtype).tiny ** 0.25, 0.0, h)  # no subnormal numbers: they are slow
         self._gains = h[:, self._order].reshape(len(h), factor, small)
         self.gram = self._gains.square().sum(1)
+        self._slow: dict[int, Tensor] = {}
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """Apply `B` along a spatial axis of `x` **[B, C, *spatial]**."""
@@ -173,8 +221,10 @@ class Analysis:
 
     def slow(self, count: int, like: Tensor) -> Tensor:
         """Return the rows of `B` that give the lowest coefficients, **[b, count, size]**, for a size it divides."""
-        frequencies = self._order.reshape(self._gains.shape[1:])[:, :count]
-        return (self._gains[..., :count, None] * cosine_basis(self._size, like, frequencies)).sum(1)
+        if count not in self._slow:
+            frequencies = self._order.reshape(self._gains.shape[1:])[:, :count]
+            self._slow[count] = (self._gains[..., :count, None] * cosine_basis(self._size, like, frequencies)).sum(1)
+        return self._slow[count]
 
     def _along(self, axis: int, ndim: int) -> Tensor:
         """Return the gains, shaped for coefficients **[B, C, *spatial]** whose `axis` is cut in `factor` parts."""

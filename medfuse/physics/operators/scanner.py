@@ -39,6 +39,7 @@ _WITHIN = 0.99  # share of a voxel's kernel that must lie in the image's field o
 _NEGLIGIBLE = 0.03  # correlation of a PSF between axes of the image that is left out
 _WIDEST = 20.0  # mm, beyond all scanners
 _ORTHOGONAL = 1e-3
+_NARROWEST = 0.75  # voxels of the image, at which the Gaussian between box and spline vanishes
 
 # Nodes and weights of Gauss-Hermite quadrature for a normal variable, exact to the degrees 5, 9 and 13.
 _QUADRATURE = {
@@ -97,7 +98,7 @@ class ScannerSampling(LinearOperator):
         gaussian = along - node.square() / 3 - spacing.square() / 12
         if bool((gaussian <= 0).any()):
             narrow = [round(v, 2) for v in self.fwhm_mm]
-            least = [round(0.75 * h, 2) for h in image.spacing]
+            least = [round(_NARROWEST * h, 2) for h in image.spacing]
             raise DegradationError(
                 f"a PSF must be at least 0.75 voxels of the image wide, {least} mm along its axes, got {narrow} mm; "
                 "check the PSF, or give an image with finer voxels."
@@ -315,13 +316,24 @@ def _rigid(transform: Sequence[Sequence[float]] | Tensor | None) -> Tensor:
     return matrix
 
 
+def narrowest_mean(data: Grid) -> list[float]:
+    """Return the FWHM of the mean over a voxel along each axis, mm: no PSF of voxels is narrower."""
+    return [FWHM_PER_SIGMA * step / math.sqrt(12.0) for step in data.spacing]
+
+
+def narrowest_psf(data: Grid, image: Grid) -> list[float]:
+    """Return the least FWHM of a PSF along each axis of the data's grid that `ScannerSampling` takes, mm."""
+    least = 1.001 * _NARROWEST * max(image.spacing)
+    return [max(width, least) for width in narrowest_mean(data)]
+
+
 def _widths(fwhm_mm: float | Sequence[float], image: Grid, data: Grid) -> tuple[float, ...]:
     several = [fwhm_mm] * 3 if isinstance(fwhm_mm, (int, float)) else list(fwhm_mm)
     if len(several) != 3 or not all(math.isfinite(v) and v > 0 for v in several):
         raise DegradationError(f"the FWHM of a PSF must be one positive number or three, in mm, got {fwhm_mm}.")
     if max(several) > _WIDEST:
         raise DegradationError(f"the FWHM of a PSF must be at most {_WIDEST:g} mm, got {several}; check its unit.")
-    least = [FWHM_PER_SIGMA * step / math.sqrt(12.0) for step in data.spacing]
+    least = narrowest_mean(data)
     if any(v < 0.999 * low for v, low in zip(several, least, strict=True)):
         raise DegradationError(
             "the FWHM of a PSF must be at least that of the mean over a voxel, "

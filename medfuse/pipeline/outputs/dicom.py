@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medfuse.errors import DicomError
+from medfuse.io.labels import region_label
 from medfuse.io.modalities import title, titles
 from medfuse.pipeline.facts import DIMENSIONLESS
 from medfuse.pipeline.result import CaseResult
+from medfuse.report.degradations import restored_sources
 
 if TYPE_CHECKING:
+    from medfuse.io.dicom.measurements import Measured
     from medfuse.io.dicom.write import Derivation, SourceReference
 
 
@@ -36,7 +39,9 @@ class Filing:
 
 
 def write_dicom(result: CaseResult, folder: Path) -> None:
-    """Write restored source 2, fused volume and colour fusion as DICOM series, where a source was DICOM.
+    """Write restored source 2, fused volume and colour fusion as DICOM series, where a source was DICOM; and more.
+
+    Where it was asked for, its standard deviation, and its values in regions, with the regions.
 
     Each of `series_of` is a folder under `folder`. All lie in the frame of reference of the source with the grid; the
     fused series belong to its study, restored source 2 to that of source 2.
@@ -116,6 +121,48 @@ def _color_multiframe(result: CaseResult, folder: Path, filing: Filing) -> None:
     )
 
 
+def _regions(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the regions as a segmentation, where their values were asked for as DICOM."""
+    if result.sr and result.mask is not None:
+        from medfuse.io.dicom import measurements as write
+
+        write.write_segmentation(
+            folder, result.mask.numpy(), result.affine, **_measured(result, filing, write.Measured)
+        )
+
+
+def _measurements(result: CaseResult, folder: Path, filing: Filing) -> None:
+    """Write the values of those regions as a measurement report, likewise."""
+    if result.sr and result.mask is not None:
+        from medfuse.io.dicom import measurements as write
+
+        write.write_report(folder, folder.with_name(write.REGIONS), **_measured(result, filing, write.Measured))
+
+
+def _measured(result: CaseResult, filing: Filing, kind: type[Measured]) -> dict[str, Any]:
+    """Return what regions are, and how they are filed.
+
+    Both series have UIDs of their own for other regions or values; the images that these are of keep theirs.
+    """
+    name, record = result.names[1], result.record
+    source = record["sources"][name]
+    regions = [region for region in source["regions"] if region["label"] is not None]
+    of = json.dumps([filing.derivation.key, record.get("mask_sha256"), regions], sort_keys=True)
+    suv, reference = (source.get("suv") or {}).get("kind"), record.get("reference_region")
+    names = {region["label"]: region["name"] for region in regions if region.get("name")}
+    measured = kind(
+        title=title(name),
+        unit=result.units[1],
+        suv_kind=None if suv in (None, "none") else suv,
+        regions=regions,
+        restored=filing.derivation.uid(f"{name}_restored") if name in restored_sources(record) else None,
+        given=filing.second.series if filing.second else None,
+        reference_region=None if reference is None else region_label(reference, [r["label"] for r in regions], names),
+    )
+    derivation = replace(filing.derivation, key=hashlib.sha256(of.encode()).hexdigest())
+    return {"derivation": derivation, "origin": filing.second or filing.origin, "measured": measured}
+
+
 def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]:
     """Return what is written as DICOM for a source 2 of a modality, by the name of the series and of its folder."""
     return {
@@ -124,6 +171,8 @@ def series_of(key: str) -> dict[str, Callable[[CaseResult, Path, Filing], None]]
         "fused": _fused,
         "fused_rgb": _color,
         "fused_rgb_multiframe": _color_multiframe,
+        "regions": _regions,
+        "measurements": _measurements,
     }
 
 

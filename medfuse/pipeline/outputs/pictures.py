@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.report import degradation_name, save_mosaic, save_preview, save_report
 
 _drawn: WeakKeyDictionary[CaseResult, bytes] = WeakKeyDictionary()  # file and report show one mosaic
+_drawing = Lock()  # whichever comes first draws it
 
 
 def write_mosaic(result: CaseResult, path: Path) -> None:
@@ -26,20 +28,21 @@ def write_mosaic(result: CaseResult, path: Path) -> None:
 
 def _mosaic(result: CaseResult) -> bytes:
     """Return the mosaic of a case, drawn when it is first asked for."""
-    if result not in _drawn:
-        buffer = BytesIO()
-        save_mosaic(
-            buffer,
-            fused=result.fused,
-            weight=result.weight,
-            names=result.names,
-            units=result.units,
-            title=result.case,
-            notes=_notes(result.record),
-            **_shown(result),
-        )
-        _drawn[result] = buffer.getvalue()
-    return _drawn[result]
+    with _drawing:
+        if result not in _drawn:
+            buffer = BytesIO()
+            save_mosaic(
+                buffer,
+                fused=result.fused,
+                weight=result.weight,
+                names=result.names,
+                units=result.units,
+                title=result.case,
+                notes=_notes(result.record),
+                **_shown(result),
+            )
+            _drawn[result] = buffer.getvalue()
+        return _drawn[result]
 
 
 def write_preview(result: CaseResult, path: Path) -> None:

@@ -6,6 +6,7 @@ import glob
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from medfuse.pipeline.outputs.volumes import (
 from medfuse.pipeline.provenance import require_own
 from medfuse.pipeline.result import CaseResult
 
+_AT_ONCE = 2  # outputs: the report takes about as long as all others together
 Write = Callable[[CaseResult, Path], None]
 """Writes one output of a case to its path, whole or not at all; nothing where the case has none."""
 
@@ -139,7 +141,7 @@ OUTPUTS: tuple[Output, ...] = (
     ),
     Output("report", "report.html", write_report, "", None, "One page that opens offline"),
 )  # fmt: skip
-"""All outputs of a case, in the order in which they are written; its record follows."""
+"""All outputs of a case; its record follows."""
 
 
 def write_outputs(
@@ -147,7 +149,8 @@ def write_outputs(
 ) -> None:
     """Write outputs of a case into a folder, its record last: a case with a record is complete.
 
-    What an earlier run wrote of the case goes first.
+    What an earlier run wrote of the case goes first. Outputs are written two at a time, the report, which takes the
+    longest, beside the others: packing and drawing leave the interpreter to each other for most of their time.
 
     Args:
         result: The case.
@@ -160,8 +163,15 @@ def write_outputs(
     """
     require_own(folder, result.case, {k: s["sha256"] for k, s in result.record["sources"].items()}, replace=replace)
     clear(folder, result.case, outputs)
-    for output in outputs:
-        output.write(result, folder / output.file(result.record))
+    begun = sorted(outputs, key=lambda output: output.write is not write_report)
+    with ThreadPoolExecutor(_AT_ONCE, "medfuse-output") as pool:
+        written = [pool.submit(output.write, result, folder / output.file(result.record)) for output in begun]
+        try:
+            for one in written:
+                one.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     write_json(folder / f"{result.case}.json", result.record)
 
 

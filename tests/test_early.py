@@ -1,0 +1,86 @@
+"""A registration begun while MONAI is loaded: the same result as one that is begun later, and no error of its own."""
+
+import sys
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from medfuse.early import early_start
+from medfuse.errors import MedfuseError
+from medfuse.io import write_nifti
+from medfuse.registration import ahead
+from medfuse.registration.ahead import Pair, begun, registered
+
+
+def pair(value=0.0):
+    rng = np.random.default_rng(0)
+    still, mobile = (rng.random((8, 9, 10), dtype=np.float32) for _ in range(2))
+    still[0, 0, 0] += value
+    return Pair(still, np.eye(4), mobile, np.diag([2.0, 2, 2, 1]))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    made = []
+
+    def register(*volumes, **options):
+        made.append(options)
+        return float(volumes[0].sum() - volumes[2].sum())
+
+    monkeypatch.setattr(ahead, "register_rigid", register)
+    return made
+
+
+def test_what_was_begun_is_taken_once(calls):
+    interval = sys.getswitchinterval()
+    with begun(pair):
+        assert sys.getswitchinterval() < interval
+    assert sys.getswitchinterval() == interval
+    first = registered(pair())
+    assert len(calls) == 1
+    assert registered(pair()) == first  # and done again where it is asked for again
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [pair(1.0), pair()._replace(moving_affine=np.eye(4)), pair()._replace(fixed=pair().fixed.transpose(1, 0, 2))],
+)
+def test_another_pair_is_registered_by_itself(calls, other):
+    with begun(pair):
+        pass
+    assert registered(other) == pytest.approx(other.fixed.sum() - other.moving.sum(), abs=1e-5)
+
+
+def test_other_options_are_not_those_that_were_begun_with(calls):
+    with begun(pair):
+        pass
+    registered(pair(), seed=2)
+    assert {"seed": 2} in calls
+
+
+def test_an_error_while_reading_is_left_to_who_reads_later(calls):
+    def read():
+        raise MedfuseError("no such file")
+
+    with begun(read):
+        pass
+    registered(pair())
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("change", [{}, {"aligned": True}, {"n4": True}, {"dry_run": True}, {"pet": None}])
+def test_two_nifti_that_are_not_aligned_are_begun_with(calls, tmp_path, change):
+    ahead._begun.clear()
+    for name, values in (("mri", pair().fixed), ("pet", pair().moving)):
+        write_nifti(tmp_path / f"{name}.nii.gz", values, np.eye(4))
+    given = {name: tmp_path / f"{name}.nii.gz" for name in ("mri", "pet")}
+    given |= {"bundle": "pet_mri_fusion", "aligned": False, "n4": False, "dry_run": False}
+    given |= {"nonfinite": "error", "strict": False} | change
+    with early_start(Namespace(**given)):
+        pass
+    assert len(ahead._begun) == (not change)
+    if not change:  # what is read early is what MONAI's reader gives later
+        registered(pair()._replace(moving_affine=np.eye(4)))
+        assert len(calls) == 1
