@@ -153,7 +153,7 @@ class Paper:
             shown = _bytes(image) if image.dtype != np.uint8 else image
             scaled = Image.fromarray(np.ascontiguousarray(shown)).resize(size, resampling)
         else:
-            within = np.clip((image - ends[0]) / max(ends[1] - ends[0], _FLAT), -_FAR, _FAR)
+            within = np.clip((np.float64(image) - ends[0]) / max(ends[1] - ends[0], _FLAT), -_FAR, _FAR)
             void = np.isnan(within)
             values = np.asarray(Image.fromarray(np.float32(np.where(void, 0.0, within))).resize(size, resampling))
             scaled = Image.fromarray(_looked_up(values, colours))

@@ -150,6 +150,13 @@ def test_the_caption_says_how_the_colours_were_made(tmp_path, volumes, read_page
     assert said in read_page(report(tmp_path / "r.html", volumes, make_record(), colours=colours)).text
 
 
+def test_residuals_in_float16_are_drawn(tmp_path, volumes, make_record):
+    """They are kept in 16 bit, whose largest number is 65504."""
+    left = np.linspace(-3, 3, np.prod(SHAPE), dtype=np.float16).reshape(SHAPE)
+    shown = report(tmp_path / "a.html", volumes, make_record(), residuals=(left, None))
+    assert shown == report(tmp_path / "b.html", volumes, make_record(), residuals=(left.astype(np.float32), None))
+
+
 def test_doubts_of_a_registration_and_a_known_truth_are_shown(tmp_path, volumes, read_page, make_record):
     record = make_record()
     record["registration"] = {**record["registration"], "warnings": ["another place fits nearly as well"]}
