@@ -157,7 +157,9 @@ def write_report(
         )
         content = sr.MeasurementReport(
             observation_context=sr.ObservationContext(
-                observer_device_context=sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+                observer_device_context=sr.ObserverContext(
+                    observer_type=codes.DCM.Device, observer_identifying_attributes=device
+                )
             ),
             procedure_reported=Code("363679005", "SCT", "Imaging procedure"),
             title=codes.DCM.ImagingMeasurementReport,
