@@ -40,7 +40,7 @@ from medfuse.bundles import (
     preset_names,
     source_keys,
 )
-from medfuse.cohort.commands import add_cohort, missing_line, split_passed
+from medfuse.cohort.commands import add_cohort, missing_line, say_group, split_passed
 from medfuse.cohort.plan import BIDS, cases_of, has_plan, read_plan
 from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.completion import add_completion, completion_script
@@ -287,19 +287,11 @@ def _run(
 
 def _batch(options: argparse.Namespace) -> int:
     from medfuse.io import require_writable
-    from medfuse.pipeline import collect, run_batch
+    from medfuse.pipeline import run_batch
 
     require_writable(options.out)
     if options.level == "group":
-        rows = collect(options.out)
-        failed = sum(row["state"] == "failed" for row in rows)
-        warned = sum(bool(row.get("warnings")) for row in rows)
-        tell(cases=rows)
-        done = f"{len(rows) - failed} done, {failed} failed, {warned} with warnings"
-        print(f"{counted(len(rows), 'case')}: {done}; see cases.tsv")
-        if missing := missing_line(options.out):
-            print(missing)
-        return 0
+        return say_group(options.out)
     layout, cases, part = _cases(options)
     cases = completed(cases, options)
     if options.dry_run:

@@ -277,7 +277,7 @@ class TestLabels:
         assert found.endswith("anat/sub-01_dseg.nii.gz")
         assert label_names(Path(found)) == {}
         (tmp_path / "dseg.tsv").write_text("index\tname\n1\tgrey matter\n2\twhite matter\n3\t<script>\n")
-        assert label_names(Path(found)) == {1: "grey matter", 2: "white matter"}
+        assert label_names(Path(found)) == {1: "grey matter", 2: "white matter", 3: "_script_"}  # no markup
         (anat / "sub-01_desc-aseg_dseg.nii.gz").write_bytes(b"")
         with pytest.raises(BundleError, match="must name one image for each case, got 2"):
             label_file(str(tmp_path), {"case": "sub-01"}, "dseg", "--atlas")

@@ -1,4 +1,4 @@
-"""The commands `plan` and `slurm`, and what is missing of a plan."""
+"""The commands `plan` and `slurm`, the level `group` of `batch`, and what is missing of a plan."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from medfuse.bundles import DEFAULT_BUNDLE, case_keys
 from medfuse.cohort.plan import TABLE, has_plan, make_plan, read_plan, total, write_plan
 from medfuse.cohort.slurm import slurm_script
 from medfuse.cohort.status import status
+from medfuse.console import tell
 from medfuse.errors import BundleError
 from medfuse.io.atomic import require_writable
 from medfuse.io.places import require_apart
@@ -115,6 +116,21 @@ def _slurm(options: argparse.Namespace) -> int:
     command = [script] if script else [sys.executable, "-m", "medfuse"]
     how = {"threads": options.threads, "at_once": options.at_once, "image": options.image}
     print(slurm_script(plan, options.input, options.out, command=command, options=options.passed, **how), end="")
+    return 0
+
+
+def say_group(out: Path) -> int:
+    """Merge the tables and the page of a folder for results, say what is in them, and return the exit code."""
+    from medfuse.pipeline import collect
+
+    rows = collect(out)
+    failed = sum(row["state"] == "failed" for row in rows)
+    warned = sum(bool(row.get("warnings")) for row in rows)
+    tell(cases=rows)
+    done = f"{len(rows) - failed} done, {failed} failed, {warned} with warnings"
+    print(f"{counted(len(rows), 'case')}: {done}; see cases.tsv")
+    if missing := missing_line(out):
+        print(missing)
     return 0
 
 

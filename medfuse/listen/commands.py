@@ -85,7 +85,8 @@ def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def series_names(bundle: str) -> tuple[str, ...]:
     """Return the names of the series that a bundle writes: those of `medfuse.pipeline.outputs.dicom`, slow to load."""
     uptake = case_keys(bundle)[1]
-    return (f"{uptake}_restored", f"{uptake}_std", "fused", "fused_rgb", "fused_rgb_multiframe")
+    of_regions = ("regions", "measurements")
+    return (f"{uptake}_restored", f"{uptake}_std", "fused", "fused_rgb", "fused_rgb_multiframe", *of_regions)
 
 
 def _listen(options: argparse.Namespace) -> int:
@@ -105,7 +106,7 @@ def _listen(options: argparse.Namespace) -> int:
         options.host, options.port, options.aet, callers, options.associations, options.timeout, tls, limits
     )
     dispatch = Dispatch(tuple(dict.fromkeys(options.send)), tuple(options.series), options.stow_header, options.retry)
-    how = How(fusing(options) | {"device": options.device}, options.frames, options.time_limit)
+    how = How(fusing(options) | {"device": options.device}, options.frames, limit=options.time_limit)
     queue = Queue(options.queue)
     held = queue.open()
     _warn_of_others(queue.folder)

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -93,29 +94,24 @@ class Incoming(BytesIO):
     Attributes:
         path: The file.
         problem: Why it is not kept; empty where it is.
+        wasted: Bytes that came nevertheless.
     """
 
     def __init__(self, queue: Queue, room: Room, meta: Callable[[], bytes | None]) -> None:
         super().__init__()
-        self.path, self.problem = queue.new_file(), ""
+        self.path, self.problem, self.wasted = queue.new_file(), "", 0
         self._room, self._meta, self._size = room, meta, 0
         self._digest = hashlib.sha256()
         self._file: Any = None
 
     def write(self, data: Any, /) -> int:
         """Take a fragment in, or throw it away."""
-        if not self.problem:
-            try:
-                if self._file is None:
-                    head = self._meta()
-                    if head is None:
-                        self.problem = "must be a request to store an object"
-                        return len(data)
-                    self._file = self.path.open("wb")
-                    self._add(head)
-                self._add(data)
-            except OSError as error:
-                self.drop((error.strerror or type(error).__name__).lower())
+        try:
+            if self._file is None and not self.problem:
+                self._begin()
+            self._add(data)
+        except OSError as error:
+            self.drop((error.strerror or type(error).__name__).lower())
         return len(data)
 
     def finish(self) -> str:
@@ -140,13 +136,24 @@ class Incoming(BytesIO):
         """Remove it."""
         self.problem = self.problem or problem or "it was not finished"
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk has no room for the last bytes, either
+                self._file.close()
         self.path.unlink(missing_ok=True)
         self._room.give(self._size)
         self._size = 0
 
+    def _begin(self) -> None:
+        head = self._meta()
+        if head is None:
+            self.problem = "must be a request to store an object"
+            return
+        self._file = self.path.open("wb")
+        self._add(head)
+
     def _add(self, data: bytes) -> None:
-        if self._size + len(data) > self._room.limits.one:
+        if self.problem:
+            self.wasted += len(data)
+        elif self._size + len(data) > self._room.limits.one:
             self.drop(f"must have at most {self._room.limits.one:,} bytes")
         elif problem := self._room.take(len(data)):
             self.drop(problem)
@@ -188,7 +195,8 @@ class Intake:
             assoc.dimse.message = message
         values = (item.presentation_data_value for item in event.pdu.presentation_data_value_items)
         self._commands[key] += sum(len(value) for value in values if value and value[0] & 1)
-        if self._commands[key] > _COMMAND or assoc.dimse.msg_queue.qsize() > _AHEAD:
+        endless = self._commands[key] > _COMMAND or self._open[key][-1].wasted > self.room.limits.one
+        if endless or assoc.dimse.msg_queue.qsize() > _AHEAD:
             assoc.abort(block=False)
 
     def taken(self, event: Any) -> Incoming:

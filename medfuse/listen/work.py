@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from medfuse.errors import MedfuseError, known_error
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -173,6 +175,7 @@ def _work(pipe: Connection, results: str, how: How) -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)  # what is to be said is in the ledger
     warnings.simplefilter("ignore")
+    tqdm.set_lock(threading.RLock())  # its own is one between processes, which outlives a process that is ended
     tasks: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import threading
 import time
 import tracemalloc
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
@@ -125,6 +128,31 @@ def test_a_disk_keeps_what_must_stay_free(opened):
     assert size_of(receiver) == 0
 
 
+def test_a_disk_that_is_full_to_the_last_byte_is_told(opened, monkeypatch):
+    """Neither a fragment nor the end of the file finds room; then there is some."""
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        flush = close = lambda self: self.write(b"")
+
+    receiver, study = opened(), make_study(1)
+    begin = Incoming._begin
+    monkeypatch.setattr(Incoming, "_begin", lambda self: setattr(self, "_file", Full()))
+    assert send(study[:2], receiver.port) == [NO_ROOM] * 2
+    assert incoming(receiver) == []
+    monkeypatch.setattr(Incoming, "_begin", begin)
+    assert send(study[:2], receiver.port) == [0] * 2
+    assert receiver.receiver._intake.room._taken == size_of(receiver)
+
+
+def test_a_limit_below_the_head_of_a_file_is_one_too(opened):
+    receiver, study = opened(limits=Limits(one=10)), make_study(1)
+    assert send(study[:2], receiver.port) == [NO_ROOM] * 2
+    assert incoming(receiver) == []
+
+
 def test_a_caller_that_ends_within_an_object_leaves_nothing(opened):
     receiver, (dataset, *_) = opened(), make_study(1)
     for end in ("abort", "close"):
@@ -180,6 +208,19 @@ def test_a_command_without_end_is_left(opened):
             break
     until(lambda: not link.is_established, 20)
     assert incoming(receiver) == []
+
+
+def test_an_object_without_end_is_left(opened):
+    receiver, (dataset, *_) = opened(limits=Limits(one=100_000)), make_study(1)
+    link = open_link(receiver.port, larger(dataset, 1_000_000))
+    line = link.dul.socket.socket
+    with suppress(OSError):
+        for part in fragments(dataset)[:-1]:
+            line.sendall(part)
+    until(lambda: not link.is_established, 20)
+    until(lambda: not receiver.receiver._entity.active_associations, 10)
+    assert incoming(receiver) == []
+    assert send([make_study(1)[1]], receiver.port) == [0]
 
 
 def test_a_caller_that_waits_for_no_answer_is_left(opened, monkeypatch):

@@ -18,6 +18,11 @@ from medfuse.listen.peers import Tls
 from medfuse.listen.queue import FAILED, FUSED, Queue
 from medfuse.listen.work import How, Worker
 
+# pynetdicom 3.0.4 leaves sockets to the collector where a connection was refused
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 CANARIES = ("CANARY", "MRN-", "19010203", "20240229")  # of tests/io/conftest.py
 RESULTS = 14  # objects of six slices: restored PET 6, colours 6, one of all slices, one map
 
