@@ -12,12 +12,18 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?!\w+:|#)(?P<path>[^)#\s]+)(?:#[^)\s]*)?\)")
+_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?!\w+:)(?P<path>[^)#\s]*)(?:#[^)\s]*)?\)")
 
 
 def index_page(readme: str) -> str:
     """Return a README without links that are relative."""
-    return _LINK.sub(lambda m: f"*{m['text']}.*" if m["picture"] else f"{m['text']} (`{m['path']}`)", readme)
+
+    def plain(link: re.Match[str]) -> str:
+        if link["picture"]:
+            return f"*{link['text']}.*"
+        return f"{link['text']} (`{link['path']}`)" if link["path"] else link["text"]  # a heading of the page itself
+
+    return _LINK.sub(plain, readme)
 
 
 class ReadmeOnAnIndex(MetadataHookInterface):

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Mapping
 
 from medfuse.errors import (
-    BundleError,
     DegradationError,
     DicomError,
     MedfuseError,
@@ -46,7 +45,6 @@ _ERRORS: dict[type[MedfuseError], str] = {
     DicomError: "docs/how-to/fuse-dicom.md",
     RegistrationError: "docs/how-to/check-the-registration.md",
     OthersResultsError: "docs/reference/outputs.md",
-    BundleError: "docs/how-to/run-the-bundle.md",
 }
 
 

@@ -213,6 +213,7 @@ def test_completion_without_shtab_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'medfuse[completion]'" in capsys.readouterr().err
 
 
+@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="`make coverage` takes processor time of its own")
 @pytest.mark.parametrize("words", [["fuze"], ["batch", "a", "b", "particpant"], ["images", "--sorce1", "a"]])
 def test_a_typo_costs_less_than_three_tenths_of_a_second_of_cpu(place, words):
     """With a file of defaults to read; the least of three, as other work on the machine only adds to it."""

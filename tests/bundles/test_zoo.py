@@ -121,6 +121,33 @@ def test_formats_of_tensors_are_held_against_the_schema(bundle, key, value, mess
     assert message in found[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "configs/metadata.json: must be readable JSON, got"),
+        ("[1]", "configs/metadata.json: must be an object, got list"),
+    ],
+)
+def test_metadata_that_are_no_object_are_told(bundle, text, message):
+    (bundle / "configs" / "metadata.json").write_text(text)
+    assert any(found.startswith(message) for found in messages(bundle))
+
+
+def test_packages_and_tensors_of_another_type_are_told(bundle):
+    assert "configs/metadata.json: required_packages_version: must be of another type, got list" in change(
+        bundle, required_packages_version=["medfuse"]
+    )
+    formats = metadata("ir_vis_fusion")["network_data_format"]
+    formats["inputs"]["image"] = ["image"]
+    told = "configs/metadata.json: network_data_format::inputs::image: must be an object, got list"
+    assert told in change(bundle, network_data_format=formats)
+
+
+def test_modalities_that_nobody_knows_are_told(bundle):
+    found = change(bundle, modalities=["visible", "sonar"])
+    assert any("modalities: must be two of medfuse.io.modalities, got others" in text for text in found)
+
+
 @pytest.mark.parametrize("wrong", [None, {}, {"pred": None}, {"pred": {"type": "image"}}])
 def test_outputs_after_postprocessing_are_held_against_the_schema_where_they_are_told(bundle, wrong):
     """`network_io` of the schema: `post_processed_outputs` is optional, and formats as those of the outputs."""

@@ -72,6 +72,23 @@ def test_usual_transfer_syntaxes_are_taken_as_they_are(opened, syntax):
     assert kept.PixelData == dataset.PixelData
 
 
+@pytest.mark.parametrize("offered", [[uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian], None])
+def test_private_numbers_arrive_as_numbers(opened, offered):
+    """PS3.5 6.2.2: in Implicit VR what is in no dictionary is UN; where Explicit VR is offered, it is agreed on."""
+    receiver, (dataset, *_) = opened(), make_study(1)
+    block = dataset.private_block(0x0077, "PHANTOM 1.0", create=True)
+    block.add_new(1, "FD", 0.5)
+    block.add_new(2, "SQ", [Dataset()])
+    entity = AE(ae_title="MODALITY")
+    entity.add_requested_context(dataset.SOPClassUID, offered)  # None: all that pynetdicom proposes, implicit first
+    link = entity.associate("127.0.0.1", receiver.port, ae_title="MEDFUSE")
+    assert link.send_c_store(dataset).Status == 0
+    link.release()
+    (kept,) = receiver.objects(1).values()
+    assert (kept[0x0077, 0x1001].VR, kept[0x0077, 0x1001].value) == ("FD", 0.5)
+    assert len(kept[0x0077, 0x1002].value) == 1 and kept[0x0077, 0x1002].VR == "SQ"
+
+
 def test_a_transfer_syntax_that_cannot_be_read_is_not_agreed_to(opened):
     """So that the sender knows at once, or sends another."""
     receiver, (dataset, *_) = opened(), make_study(1)

@@ -11,6 +11,7 @@ import pytest
 
 from medfuse import NOTICE
 from medfuse.errors import GeometryError, ImageError
+from medfuse.fusion import ColourFusion
 from medfuse.report import save_group_page, save_report
 from medfuse.report.markup import Markup, element, json_block
 from medfuse.report.viewer import nifti_base64
@@ -135,6 +136,34 @@ def test_a_registration_is_shown_before_and_after(tmp_path, volumes, text, read_
     after = report(tmp_path / "r.html", volumes, make_record(), before=lambda: PET)
     assert "Above as the PET lay, below registered." in read_page(after).text
     assert len(after) > len(text)
+
+
+@pytest.mark.parametrize(
+    ("blend", "said"),
+    [
+        ("luma", "the palette of the PET lies over the fused structure"),
+        ("alpha", "the palette of the PET is mixed with the MRI, half of each"),
+    ],
+)
+def test_the_caption_says_how_the_colours_were_made(tmp_path, volumes, read_page, make_record, blend, said):
+    colours = ColourFusion("HOT_IRON", blend)
+    assert said in read_page(report(tmp_path / "r.html", volumes, make_record(), colours=colours)).text
+
+
+def test_residuals_in_float16_are_drawn(tmp_path, volumes, make_record):
+    """They are kept in 16 bit, whose largest number is 65504."""
+    left = np.linspace(-3, 3, np.prod(SHAPE), dtype=np.float16).reshape(SHAPE)
+    shown = report(tmp_path / "a.html", volumes, make_record(), residuals=(left, None))
+    assert shown == report(tmp_path / "b.html", volumes, make_record(), residuals=(left.astype(np.float32), None))
+
+
+def test_doubts_of_a_registration_and_a_known_truth_are_shown(tmp_path, volumes, read_page, make_record):
+    record = make_record()
+    record["registration"] = {**record["registration"], "warnings": ["another place fits nearly as well"]}
+    record["sources"]["mri"]["against_truth"] = {"psnr": 31.256, "ssim": 0.98765}
+    shown = read_page(report(tmp_path / "r.html", volumes, record)).text
+    assert "Doubts" in shown and "another place fits nearly as well" in shown
+    assert "31.26 dB, SSIM 0.9877" in shown
 
 
 def test_a_case_without_degradation_offers_each_volume_once(tmp_path, volumes, read_page, make_record):
