@@ -25,6 +25,7 @@ def write_places(folder: Path, *, infrared: bool = False, dicom: bool = False) -
     """
     write_head(folder)
     write_study(folder / "STUDY")
+    write_study(folder / "LATER", study="1.2.826.0.1.8", seed=1)
     shutil.copytree(folder / "STUDY", folder / "STUDIES" / "a")
     write_study(folder / "STUDIES" / "b", study="1.2.826.0.1.8")
     for seed, name in enumerate(("case_a", "case_b")):
@@ -74,10 +75,10 @@ def write_head(folder: Path) -> None:
         nib.save(nib.Nifti1Image(factor * blocks, affine), folder / f"{name}.nii.gz")
 
 
-def write_study(folder: Path, *, study: str = "1.2.826.0.1.7") -> None:
+def write_study(folder: Path, *, study: str = "1.2.826.0.1.7", seed: int = 0) -> None:
     """Write an MRI and a PET of one patient and one world as DICOM, the PET in Bq/ml."""
     r = np.linalg.norm((np.indices((6, 40, 36)) - np.reshape((2.5, 19.5, 17.5), (3, 1, 1, 1))) / 14, axis=0)
-    noise = np.random.default_rng(0).uniform(0, 40, r.shape)
+    noise = np.random.default_rng(seed).uniform(0, 40, r.shape)
     mri = scans.Scan(stored=(900.0 * (r < 1) + noise).astype(np.int16), series="1.2.840.1.1")
     uptake = (20000.0 * (r < 1) + 20 * noise)[:, ::2, ::2].astype(np.int16)
     pet = mri.change(modality="PT", stored=uptake, spacing=(3.0, 5.0, 3.0), slopes=(1.0,) * 6, series="1.2.840.1.2")

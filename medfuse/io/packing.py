@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 try:
     from isal import igzip
-except ImportError:  # the extra `fast` is not installed, or not made for this processor
+except ImportError:  # medfuse[fast] is not installed, or not made for this processor
     igzip = None
 
 _LEVELS = {"zlib": 1, "isal": 2}  # measured on volumes: more packs hardly more, and takes longer

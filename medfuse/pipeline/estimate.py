@@ -158,9 +158,10 @@ def phantom_sentence(found: Mapping[str, Any]) -> str:
 
 def _psf(pet: MetaTensor, mri: MetaTensor, *, aligned: bool) -> dict[str, Any]:
     """Return what an MRI tells of the PSF of a PET."""
+    one, two = DEFAULT_PAIR
     with unwrapped():
-        placed = RegisterRigidd("mri", "pet", aligned=aligned or None)({"mri": mri, "pet": pet})
-    return measured_psf(placed["pet"], mri, refine=bool(placed["pet_registration"].get("performed", False)))
+        placed = RegisterRigidd(one, two, aligned=aligned or None)({one: mri, two: pet})
+    return measured_psf(placed[two], mri, refine=bool(placed[f"{two}_registration"].get("performed", False)))
 
 
 def _thickness(volume: MetaTensor) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
     Returns:
         **[2 K, *image]**, or the features where nothing lies beyond.
     """
-    kernel = [max(1, round(_BLOCK_MM / s)) for s in spacing]
+    kernel = _block(_BLOCK_MM, spacing, uptake.shape)
     low = F.avg_pool3d(uptake[None, None], kernel, ceil_mode=True, count_include_pad=False)[0, 0]
     signal = low[low > 0.05 * low.max()]
     hot = (low > _HOT * torch.quantile(signal[:: max(1, len(signal) // 200_000)], 0.9)).float()
@@ -111,7 +111,7 @@ def _beyond(mask: Tensor) -> Tensor:
 
 def _bias(v: Tensor, count: int, spacing: Sequence[float]) -> Tensor:
     """Return the smooth factor by which an MRI is off the levels of its classes: a Gaussian mean of 20 mm std."""
-    kernel = [max(1, round(_BIAS_BLOCK_MM / s)) for s in spacing]
+    kernel = _block(_BIAS_BLOCK_MM, spacing, v.shape)
     bias = torch.ones_like(v)
     for _ in range(_BIAS_ROUNDS):
         flat = v / bias
@@ -128,6 +128,11 @@ def _bias(v: Tensor, count: int, spacing: Sequence[float]) -> Tensor:
         total, weight = along_all(rows, pooled)
         bias = _stretched((total / weight.clamp_min(1e-3))[None].exp(), kernel, v.shape)
     return bias
+
+
+def _block(width_mm: float, spacing: Sequence[float], shape: Sequence[int]) -> list[int]:
+    """Return how many voxels along each axis make a block of a width, no more than there are."""
+    return [min(n, max(1, round(width_mm / s))) for s, n in zip(spacing, shape, strict=True)]
 
 
 def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -108,10 +108,13 @@ def measure_psf(
         GeometryError: The PET lies outside the MRI's field of view.
         ImageError: An MRI without signal.
     """
+    why = f"too few voxels of tissue are in both fields of view (less than {_FEWEST}) to tell the PSF"
+    few = PsfEstimate((), (), (), (), (), 0.0, 0.0, why)
+    if pet.numel() < _FEWEST:
+        return few
     scene = _Scene(pet, pet_grid, mri, mri_grid, transform)
     if scene.counted_at_first() < _FEWEST:
-        why = f"too few voxels of tissue are in both fields of view (less than {_FEWEST}) to tell the PSF"
-        return PsfEstimate((), (), (), (), (), 0.0, 0.0, why)
+        return few
     start = torch.tensor([max(6.0, 1.5 * s) / FWHM_PER_SIGMA for s in pet_grid.spacing]).double().square()
     here = scene.fit(start, scene.place, moving=False)
     there = scene.fit(here.variances, scene.place, moving=True) if refine else here
