@@ -40,8 +40,7 @@ from medfuse.physics.scanner_noise import ScannerNoise
 SPEC_VERSION = 1
 _WIDEST_PSF = 20.0  # mm, beyond all scanners
 Parsed = LinearOperator | Noise | Unknown | Gamma
-AUTO = "auto"
-"""Stands for what is to be estimated."""
+AUTO = "auto"  # stands for what is to be estimated
 _KINDS = ("gaussian", "poisson", "rician")
 _KEYS = ("version", "name", "description", "source1", "source2")
 _MOST_LETTERS = 1000  # of a name or a description, which are copied into records
