@@ -484,6 +484,13 @@ class TestFieldOfView:
         ]  # fmt: skip
         assert unmeasured(data, pet.shape, ("mri", "pet")) == {2: 0.5}
 
+    def test_the_peak_of_the_whole_image_is_one_that_was_measured(self):
+        """What lies beyond is 9, what was measured 3: a sphere of 1 ml (radius 6.2 mm) that ends before it has 3."""
+        volume, inside = np.full((32, 12, 12), 3.0), np.zeros((32, 12, 12), bool)
+        volume[20:], inside[:12] = 9.0, True
+        whole = region_values(volume, volume, affine=np.diag([2.0, 2.0, 2.0, 1.0]), inside=inside)[0]
+        assert [whole["given"][name] for name in ("mean", "max", "peak")] == pytest.approx([3.0, 3.0, 3.0], rel=1e-6)
+
 
 def test_a_case_with_an_atlas_from_files_to_a_comparison(tmp_path, monkeypatch, capsys):
     """SUVR, GTM, table and dictionary, by the command line; then two time points."""

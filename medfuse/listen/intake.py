@@ -104,6 +104,11 @@ class Incoming(BytesIO):
         self._digest = hashlib.sha256()
         self._file: Any = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is, or was, anything of it on the disk."""
+        return self._file is not None
+
     def write(self, data: Any, /) -> int:
         """Take a fragment in, or throw it away."""
         try:
@@ -190,7 +195,11 @@ class Intake:
         if assoc.dimse.message is None:
             message = DIMSEMessage()
             message.data_set = Incoming(self.queue, self.room, lambda: _meta_of(message, assoc))
-            self._open.setdefault(key, []).append(message.data_set)
+            before = self._open.setdefault(key, [])
+            for one in [one for one in before if not one.begun]:  # such as those of echoes, which nobody takes
+                with suppress(ValueError):  # it was taken meanwhile
+                    before.remove(one)
+            before.append(message.data_set)
             self._commands[key] = 0
             assoc.dimse.message = message
         values = (item.presentation_data_value for item in event.pdu.presentation_data_value_items)

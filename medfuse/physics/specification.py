@@ -40,8 +40,7 @@ from medfuse.physics.scanner_noise import ScannerNoise
 SPEC_VERSION = 1
 _WIDEST_PSF = 20.0  # mm, beyond all scanners
 Parsed = LinearOperator | Noise | Unknown | Gamma
-AUTO = "auto"
-"""Stands for what is to be estimated."""
+AUTO = "auto"  # stands for what is to be estimated
 _KINDS = ("gaussian", "poisson", "rician")
 _KEYS = ("version", "name", "description", "source1", "source2")
 _MOST_LETTERS = 1000  # of a name or a description, which are copied into records
@@ -111,9 +110,8 @@ class NativeSource(NamedTuple):
     """A PET as its scanner measured it.
 
     Attributes:
-        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm; None where it is not stated:
-            it is to be measured.
-        noise: Its noise, in its unit; None where it is not stated: it is to be measured.
+        psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm; None: to be measured.
+        noise: Its noise, in its unit; None: to be measured.
     """
 
     psf_fwhm_mm: tuple[float, float, float] | None
@@ -137,10 +135,9 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     `{grid: native, psf: {fwhm_mm: [6, 6, 5]}, noise: {kind: poisson, sigma: 0.1, unit: input, fwhm_mm: [5, 5, 4]}}`
 
     Args:
-        values: As above. `psf` is `auto` where it is left out. `sigma` of Poisson-like noise is the std where the
-            signal is one unit: of the file with `unit: input`, of full range with `unit: fraction`, the default, and
-            `growth` the power of the signal with which it grows, 0.5 by default. `fwhm_mm` of the noise is 0, white, by
-            default; one number stands for all three axes.
+        values: As above; `psf` and `noise` are `auto` where left out. `sigma` of Poisson-like noise is the std where
+            the signal is one unit, of the file with `unit: input`, of full range with `fraction`, the default; `growth`
+            its power of the signal, by default 0.5; `fwhm_mm` of noise, by default 0: white. One number: of all axes.
         source: Its name, for errors.
         scale: Full range of the source in its unit; needed for `unit: fraction`.
 
@@ -162,9 +159,8 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     stated = {"kind": "gaussian", "sigma": ..., "unit": "fraction", "fwhm_mm": 0.0, "growth": None}
     noise = _take(dict(given["noise"]), "noise", context, **stated)
     if noise["unit"] not in ("fraction", "input"):
-        raise DegradationError(
-            f"`unit` of the noise of `{source}` must be `fraction` or `input`, got {_short(noise['unit'])}."
-        )
+        unit = _short(noise["unit"])
+        raise DegradationError(f"`unit` of noise of `{source}` must be `fraction` or `input`, got {unit}; change it.")
     if noise["growth"] is not None and noise["kind"] != "poisson":
         raise DegradationError(f"`growth` of the noise of `{source}` must come with `kind: poisson`; leave it out.")
     growth = 0.5 if noise["growth"] is None else _number(noise["growth"], "growth", context)

@@ -128,8 +128,6 @@ def _figures(
                 rows, first = np.unique(where[tops], return_index=True)
                 for row, place in zip(rows, inside[tops[first]], strict=True):
                     peak[row] = max(peak[row], _mean_about(volume, int(place), planes, sphere))
-        if means is not None and sphere is not None:
-            peak[0] = max(peak[0], _mean_about(volume, int(means.argmax()), planes, sphere))
     mean = total / np.maximum(voxels, 1)
     spread = np.sqrt(np.maximum(squares / np.maximum(voxels, 1) - mean**2, 0.0))
     return [

@@ -21,6 +21,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import Verification
 
 from medfuse.listen.intake import Incoming, Limits, Room
 
@@ -126,6 +127,18 @@ def test_a_disk_keeps_what_must_stay_free(opened):
     receiver, study = opened(limits=Limits(free=1 << 60)), make_study(1)
     assert send(study[:2], receiver.port) == [NO_ROOM] * 2
     assert size_of(receiver) == 0
+
+
+def test_echoes_on_one_connection_leave_nothing_in_memory(opened):
+    """Each is a message, too, and none is an object that anybody takes."""
+    receiver = opened()
+    entity = AE(ae_title="CALLER")
+    entity.add_requested_context(Verification)
+    link = entity.associate("127.0.0.1", receiver.port, ae_title="MEDFUSE")
+    assert [link.send_c_echo().Status for _ in range(20)] == [0] * 20
+    (open_,) = receiver.receiver._intake._open.values()
+    assert len(open_) == 1
+    link.release()
 
 
 def test_a_disk_that_is_full_to_the_last_byte_is_told(opened, monkeypatch):

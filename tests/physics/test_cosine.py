@@ -74,6 +74,27 @@ def test_slow_rows_are_the_lowest_of_the_map(operator):
     torch.testing.assert_close(slow, whole[..., :5, :4])
 
 
+def test_slow_rows_that_were_made_in_inference_serve_training():
+    """They are kept with the map, which is kept for all operators of the same width."""
+    x = torch.ones(1, 1, 48, 48, requires_grad=True)
+    with torch.inference_mode():
+        (rows, _) = (along.slow(5, x) for along in GaussianBlur(1.37).analysis((48, 48), x.detach()))
+    (again, _) = (along.slow(5, x) for along in GaussianBlur(1.37).analysis((48, 48), x.detach()))
+    assert torch.equal(rows, again)
+    apply_along(again, x, 0).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_slow_rows_that_were_made_without_gradients_do_not_take_them_from_a_width():
+    blur = GaussianBlur(1.5)
+    blur.sigma.requires_grad_()
+    first, _ = blur.analysis((48, 48), torch.empty(0))
+    with torch.no_grad():
+        first.slow(5, torch.empty(0))
+    (gradient,) = torch.autograd.grad(first.slow(5, torch.empty(0)).square().sum(), blur.sigma)
+    assert gradient.abs().sum() > 0
+
+
 def test_a_basis_that_was_made_in_inference_serves_training():
     n = 97  # a length that no other test has made a basis of
     with torch.inference_mode():

@@ -221,10 +221,16 @@ class Analysis:
 
     def slow(self, count: int, like: Tensor) -> Tensor:
         """Return the rows of `B` that give the lowest coefficients, **[b, count, size]**, for a size it divides."""
+        if self._gains.requires_grad:  # what is made without gradients must not stand in for what has them
+            return self._lowest(count, like)
         if count not in self._slow:
-            frequencies = self._order.reshape(self._gains.shape[1:])[:, :count]
-            self._slow[count] = (self._gains[..., :count, None] * cosine_basis(self._size, like, frequencies)).sum(1)
+            with torch.inference_mode(False), torch.no_grad():  # it is kept: gradients of others may pass it later
+                self._slow[count] = self._lowest(count, torch.empty(0, dtype=like.dtype, device=like.device))
         return self._slow[count]
+
+    def _lowest(self, count: int, like: Tensor) -> Tensor:
+        frequencies = self._order.reshape(self._gains.shape[1:])[:, :count]
+        return (self._gains[..., :count, None] * cosine_basis(self._size, like, frequencies)).sum(1)
 
     def _along(self, axis: int, ndim: int) -> Tensor:
         """Return the gains, shaped for coefficients **[B, C, *spatial]** whose `axis` is cut in `factor` parts."""
