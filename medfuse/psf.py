@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfuse.errors import DegradationError
+from medfuse.io.modalities import MODALITIES
 
 AUTO = "auto"  # of `medfuse.physics.specification`, which loads torch
 _WIDEST = 20.0  # mm
@@ -54,7 +55,15 @@ def with_psf(spec: Mapping[str, Any] | None, fwhm_mm: list[float] | None) -> dic
     return {"version": 1, "source1": [], **named, "source2": {"grid": "native", "psf": {"fwhm_mm": fwhm_mm}}}
 
 
-def is_native(spec: Mapping[str, Any] | None) -> bool:
-    """Return whether a specification says that source 2 is on its scanner's own grid."""
-    steps = spec.get("source2") if spec is not None else None
+def is_native(spec: Mapping[str, Any] | None, keys: Sequence[str]) -> bool:
+    """Return whether source 2 may be restored on its scanner's own grid: where that is said, or its MRI tells its PSF.
+
+    Args:
+        spec: Degradation; None: `auto`.
+        keys: Of the sources.
+    """
+    steps = AUTO if spec is None else spec.get("source2")
+    if steps == AUTO:
+        first, second = (MODALITIES.get(key) for key in keys)
+        return first is not None and first.has_bias_field and second is not None and second.has_uptake
     return isinstance(steps, Mapping) and "grid" in steps

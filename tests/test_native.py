@@ -98,11 +98,12 @@ def test_python_takes_the_same_specification(files):
 def test_a_dry_run_counts_the_restoration(files, tmp_path, capsys):
     given = ["fuse", "--mri", str(files["mri"]), "--pet", str(files["pet"]), "--out", str(tmp_path), "--dry-run"]
     seconds = []
-    for more in ([], ["--psf", "6"]):
+    for more in (["--degradation", "none"], ["--psf", "6"], []):
         assert main([*given, *more, "--json"]) == 0
         seconds.append(json.loads(capsys.readouterr().out)["seconds"])
     voxels = (40**3 + 20**3) / 1e6
     assert seconds[1] - seconds[0] == pytest.approx(21 * voxels)
+    assert seconds[2] == seconds[1]  # `auto` restores it there, too, where the MRI tells the PSF
 
 
 def test_what_is_fused_is_the_restored_source():

@@ -26,6 +26,7 @@ from medfuse.errors import BundleError
 from medfuse.io.atomic import atomic_file, write_json
 from medfuse.io.derivative import EXTRAS, case_folder
 from medfuse.io.places import input_paths
+from medfuse.psf import is_native
 from medfuse.schema import checked_items
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def make_plan(
         raise BundleError("The input must hold a case, got none; check it.")
     root = Path(source)
     sizes = [sizes_of(item, sources) for item in items]
-    seconds = [expected_seconds(s[0], steps) if any(s) else 0.0 for s in sizes]
+    native = is_native(None, sources)  # no more is known here
+    seconds = [expected_seconds(s[0], steps, native=sum(s) if native else 0.0) if any(s) else 0.0 for s in sizes]
     scale = _pace(found.layout, items, seconds, Path(out))
     seconds = [round(scale * s, 2) for s in seconds]
     count = min(packs or math.ceil(sum(seconds) / (60 * minutes)) or 1, len(items))

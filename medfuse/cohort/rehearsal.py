@@ -34,9 +34,9 @@ def say_plan(
         keys: Of the sources.
         steps: Number of reverse steps; None: the bundle's.
         shard: I and N: only each N-th case from the I-th on, by sorted ids.
-        spec: Degradation; with `grid: native` the restoration on the scanner's own grid counts.
+        spec: Degradation; where the restoration on the scanner's own grid may come of it, that counts.
     """
-    number, count, native = *shard, is_native(spec)
+    number, count, native = *shard, is_native(spec, keys)
     rows = [
         _row(item, home_of(layout, out, str(item["case"])), keys, steps or _STEPS, native=native)
         for item in sorted(cases, key=lambda i: str(i["case"]))
