@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from scipy import ndimage
 
 from medfuse.cli import main
@@ -204,6 +205,20 @@ def test_where_the_mri_does_not_tell_the_psf_the_pet_comes_back_as_it_was(files)
     assert noise["stated"] is None
     assert result.record["degradation"]["source2"] == []
     assert torch.allclose(result.restored[1], result.sources[1], atol=1e-5)
+
+
+def test_an_mri_that_does_not_guide_the_restoration_tells_no_psf(folded):
+    """A registration that was not accepted: the place is in doubt, and so is what the MRI says of the PSF by it."""
+    mri, pet = (MetaTensor(nib.load(p).get_fdata(dtype=np.float32)[None], nib.load(p).affine) for p in folded)
+    registration = {"performed": True, "accepted": False, "matrix": np.eye(4).tolist()}
+    given = {"mri": mri, "pet": pet, "pet_registration": registration}
+    result = RestoreNatived("auto")(given)
+    found = json.loads(result["pet_found"])
+    assert found["stated"] == []
+    assert "registration was not accepted" in found["estimates"][0]["refused"]
+    assert set(result) == {*given, "pet_found"}
+    assert torch.equal(result["pet"], pet)
+    assert "pet_restored" in RestoreNatived("auto")({**given, "pet_registration": registration | {"accepted": True}})
 
 
 def test_what_changes_where_what_was_stated_is_wrong_is_told_on_request(files):

@@ -66,7 +66,8 @@ class RestoreNatived(Transform):
     """Restore source 2 on the grid of source 1 from its own grid, where the degradation says `grid: native`.
 
     Where it states no PSF, and where source 2 is `auto` and shows uptake beside an MRI, the PSF is measured by the MRI,
-    see `medfuse.volumes.measure_psf`; if the MRI does not tell it, source 2 passes as it is, and that is said.
+    see `medfuse.volumes.measure_psf`; if the MRI does not tell it, or does not guide the restoration by it, source 2
+    passes as it is, and that is said.
 
     It comes after the registration, which corrects the affine of source 2 and interpolates nothing, and before the
     resampling for display. Where the data place source 2 better than the registration did, its affine and the record of
@@ -144,9 +145,12 @@ class RestoreNatived(Transform):
         if not found.refused:
             psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
-                result = self._restored(result, said, psf, placed, registration)
+                restored = self._restored(dict(result), said, psf, placed, dict(registration))
             except DegradationError as error:  # of the noise: too little tissue, or none
                 found = found._replace(refused=str(error))
+            else:
+                doubt = _not_guided(restored[f"{two}_{NATIVE}"], registration)
+                found, result = (found._replace(refused=doubt), result) if doubt else (found, restored)
         native = json.loads(result[f"{two}_{NATIVE}"]) if f"{two}_{NATIVE}" in result else None
         stated: dict[str, Any] | list[Any] = []
         if native is not None:
@@ -200,6 +204,16 @@ class RestoreNatived(Transform):
             result[f"{two}_alone"] = torch.where(found.measured, found.alone, as_given[0])[None]
             result[f"{two}_gate"], result[f"{two}_draws"] = found.gate[None].half(), found.draws
         return result
+
+
+def _not_guided(native: str, registration: Mapping[str, Any]) -> str:
+    """Return why a PSF that the MRI told should not be used: the MRI did not guide the restoration by it either."""
+    known = json.loads(native)
+    if known["guided"]:
+        return ""
+    if not registration.get("accepted", True):
+        return "the registration was not accepted, and a PSF is told by an MRI that is in its place"
+    return f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
 
 
 def filter_of(image: MetaTensor) -> float | None:

@@ -366,6 +366,6 @@ def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str
         widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
         found.append(
             f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
-            "stated"
+            "undone"
         )
     return found
