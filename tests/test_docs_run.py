@@ -116,7 +116,7 @@ REMARKS = {
     (DESCRIBE, "MRI"),
     (DESCRIBE, "PET"),
     (DESCRIBE, "SUV"),
-    (DESCRIBE, "along the axes of its own grid; one number stands for all three"),
+    (DESCRIBE, "along the axes of its own grid; one number stands for all three; left out: measured by the MRI"),
     (DESCRIBE, "left out: measured"),
     (PYTHON, "MRI and PET on one grid, full range 0..1"),
     (PYTHON, "closed form here, conjugate gradients elsewhere"),
