@@ -50,7 +50,8 @@ _ERRORS: dict[type[MedfuseError], str] = {
 
 def page(command: str, error: MedfuseError | None = None) -> str:
     """Return the page that helps with an error: that of its kind, else that of the command in which it arose."""
-    return _ERRORS.get(type(error), COMMANDS.get(command, HOME)) if error else COMMANDS.get(command, HOME)
+    kinds = (_ERRORS[kind] for kind in type(error).__mro__ if kind in _ERRORS)
+    return next(kinds, COMMANDS.get(command, HOME))
 
 
 def add_pages(parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from medfuse import cli, guide
-from medfuse.errors import BundleError, DegradationError, ImageError, MedfuseError
+from medfuse.errors import BundleError, DegradationError, DicomError, ImageError, MedfuseError
+from medfuse.io.suv.tags import UnknownError
 from medfuse.report.markup import section
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,8 @@ def test_every_kind_of_error_leads_to_a_page() -> None:
         kinds += kind.__subclasses__()
         assert (ROOT / guide.page("batch", kind("x"))).is_file()
     assert guide.page("fuse", DegradationError("x")) == "docs/how-to/describe-a-degradation.md"
+    for kind in (DicomError, UnknownError):  # a kind of a kind has its page, too
+        assert guide.page("fuse", kind("x")) == "docs/how-to/fuse-dicom.md"
     assert guide.page("batch", BundleError("no such input")) == "docs/how-to/fuse-many-cases.md"
     assert guide.page("images", ImageError("x")) == "docs/how-to/fuse-image-folders.md"
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import gzip
+from importlib import import_module
 from io import IOBase
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-try:
-    from isal import igzip
-except ImportError:  # medfuse[fast] is not installed, or not made for this processor
-    igzip = None
 
+def _isal() -> Any:
+    """Return `isal.igzip`, or None where medfuse[fast] is not installed, or not made for this processor."""
+    try:
+        return import_module("isal.igzip")
+    except ImportError:
+        return None
+
+
+igzip = _isal()
 _LEVELS = {"zlib": 1, "isal": 2}  # measured on volumes: more packs hardly more, and takes longer
 
 

@@ -133,11 +133,9 @@ def fuse_images(
     noted = {"notice": NOTICE, "sources": {pair.name: pair.sources for pair in pairs}}
     write_json(out / _UNFINISHED, noted, durable=True)
 
-    run = _Run(fusion, out, degradation, steps, file_format, stated_degradation, look)
-    run.sensitive = sensitivity
-    together = (
-        1 if fusion.device.type == "cpu" or run.unknown or sensitivity else batch
-    )  # on a CPU no result depends on other images
+    run = _Run(fusion, out, degradation, steps, file_format, stated_degradation, look, sensitive=sensitivity)
+    alone = fusion.device.type == "cpu" or run.unknown or sensitivity  # on a CPU no result depends on other images
+    together = 1 if alone else batch
     for group in bar(list(groups(pairs, together)), desc="fusing", unit="batch", disable=len(pairs) < 2 * batch):
         run.fuse(group)
         for pair in group:
@@ -167,6 +165,8 @@ class _Run:
         file_format: str | None,
         parsed: JointDegradation,
         look: ColourFusion | None,
+        *,
+        sensitive: bool,
     ) -> None:
         self.fusion, self.out, self.degradation, self.steps = fusion, out, degradation, steps
         self.file_format, self.parsed, self.unknown = file_format, parsed, bool(parsed.unknown)
@@ -178,7 +178,7 @@ class _Run:
         self.warnings: list[str] = []
         self.estimates: dict[str, Any] = {}
         self.seconds = 0.0
-        self.sensitive, self.sensitivity = False, dict[str, Any]()
+        self.sensitive, self.sensitivity = sensitive, dict[str, Any]()
 
     def fuse(self, group: Sequence[ImagePair]) -> None:
         """Fuse and write pairs of one kind; where that fails, each by itself, so that one does not stop the others."""

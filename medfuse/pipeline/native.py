@@ -30,8 +30,6 @@ RESTORED = "restored"
 """`<key>_restored`: that source, restored, on the grid of the reference."""
 DRAWS = 2
 """Restorations more that the interval of a region asks for; the probe of the degrees of freedom is another draw."""
-
-
 FOUND = "found"
 """`<key>_found`: JSON of what is `stated` of a source on its own grid by what was found of it, and the `estimates`."""
 SENSITIVITY = "sensitivity"

@@ -60,7 +60,7 @@ def begun(read: Callable[[], Pair]) -> Iterator[None]:
     """Read and register a pair in a thread, with the default options, while the block runs.
 
     The block is to import what is needed next. An error in the thread is none of the block's: who asks for the
-    registration later does all of it again, and meets the error where it belongs.
+    registration later meets it there, or reads again and meets it then.
 
     Args:
         read: Returns the pair. It should import nothing: what it needs is loaded before.
