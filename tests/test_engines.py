@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,11 @@ def test_both_containers_take_the_same_steps_of_files_that_are_there():
     placed = re.findall(r"^ {4}(\S+) /opt/medfuse/", apptainer, re.MULTILINE)
     assert sorted(copied) == sorted(placed)
     assert all((ROOT / name).exists() for name in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    hooks = ["hatch_build.py"] if "custom" in project["tool"]["hatch"]["metadata"]["hooks"] else []
+    read = ["pyproject.toml", "README.md", *project["project"]["license-files"], *wheel, *hooks]
+    assert set(read) <= set(copied), "a build within the container reads these"
     assert re.search("^FROM (.*)$", docker, re.MULTILINE)[1] == re.search("^From: (.*)$", apptainer, re.MULTILINE)[1]
 
 
@@ -140,13 +146,17 @@ def test_snakebids_runs_its_workflow(tmp_path):
 
 
 @pytest.mark.full
-def test_the_recipes_are_read_and_their_steps_run_in_a_clean_folder(tmp_path):
-    """No builder of containers is asked for: the steps are run on copies of what goes in, and nothing else is there."""
+def test_the_recipes_are_read_by_parsers_of_theirs():
     read = "import sys; from dockerfile_parse import DockerfileParser as P; p = P(fileobj=open(sys.argv[1], 'rb')); "
     shown = tool("python", "-c", read + "print([s['instruction'] for s in p.structure])", ENGINES / "Dockerfile").stdout
     assert {"FROM", "COPY", "RUN", "ENTRYPOINT"} < set(re.findall(r"'([A-Z]+)'", shown))
     recipe = tool("spython", "recipe", "--parser", "singularity", ENGINES / "apptainer.def").stdout
     assert 'CMD exec medfuse batch "$@"' in recipe
+
+
+@pytest.mark.full
+def test_the_steps_of_the_recipes_run_in_a_clean_folder(tmp_path):
+    """No builder of containers is asked for: the steps are run on copies of what goes in, and nothing else is there."""
     place = tmp_path / "opt"
     for name in re.findall(r"^ {4}(\S+) /opt/medfuse/", (ENGINES / "apptainer.def").read_text(), re.MULTILINE):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
