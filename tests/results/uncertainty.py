@@ -4,7 +4,8 @@ BENCH is the folder of the instrument, with `dev/` and `phantom.py`; DATA that w
 are parted in two halves. On the first, and of the function on phantoms of the training as well, powers, terms and
 factors of `medfuse.regions.intervals` are found; the coverage is counted on the second, and on the phantoms of the
 instrument. Printed as JSON; `--write` puts what was found into `medfuse/regions/calibration.json`. With `--most N`, N
-pairs of each set alone, to try it out. All of it takes ten minutes of one core.
+pairs of each set alone, to try it out; with `--keep FOLDER` what was restored is kept there, so that another run of the
+same weights goes on where one was ended. All of it takes ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_fill_holes, gaussian_filter
+from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,6 +33,7 @@ from medfuse.bundles import load_spec
 from medfuse.fusion.rule import TwoScale
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.io import read_image
+from medfuse.io.atomic import atomic_file
 from medfuse.physics import JointDegradation, data_alone, fit, parse_degradation
 from medfuse.pipeline import Fusion, load_fusion
 from medfuse.pipeline.facts import sha256
@@ -81,11 +83,13 @@ def training_cases(data: Path, most: int | None) -> Iterator[Case]:
     phantoms = random_phantoms(load_atlas(data / "volumes" / "mni152"), most or 27, seed=77)
     for number, phantom in enumerate(phantoms):
         images = [phantom.mri / phantom.mri.max(), phantom.pet / phantom.pet.max() / 1.1]
+        lesions, _ = label(phantom.labels)
         truth = torch.from_numpy(np.stack(images).clip(0, 1)).float()[None]
         width, counts = rng.uniform(0.6, 1.3), float(np.exp(rng.uniform(np.log(20), np.log(200))))
         given = _observed(truth, _specification(width, counts), number)
         told = _specification(width * _WIDTHS[number % 3], counts)
-        yield Case(TRAINING, str(number), truth, given, parse_degradation(told))
+        marks = np.where(lesions > 0, lesions + _LESION, 0)
+        yield Case(TRAINING, str(number), truth, given, parse_degradation(told), marks)
 
 
 def phantom_cases(bench: Path, most: int | None) -> Iterator[Case]:
@@ -102,8 +106,21 @@ def phantom_cases(bench: Path, most: int | None) -> Iterator[Case]:
             yield Case(of, str(case), truth, given, parse_degradation(_specification(width)), labels)
 
 
-def restored(fusion: Fusion, case: Case) -> dict[str, np.ndarray]:
+def restored(fusion: Fusion, case: Case, keep: Path | None = None) -> dict[str, np.ndarray]:
     """Return what is restored of a case: `x`, `std`, `alone` **[2, H, W]**, `draws` **[n, 2, H, W]**, `fused`."""
+    path = None if keep is None else keep / f"{case.of} {case.name} {sha256(fusion.weights)[:12]}.npz"
+    if path is None or not path.exists():
+        found = _restored(fusion, case)
+        if path is None:
+            return found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            np.savez(file, **found)
+    with np.load(path) as kept:
+        return dict(kept)
+
+
+def _restored(fusion: Fusion, case: Case) -> dict[str, np.ndarray]:
     found = fusion(case.given, degradation=case.stated, steps=1)
     x, std = (torch.cat([found[f"{name}{k}"] for k in (1, 2)], 1)[0].numpy() for name in ("source", "std"))
     models = fit(case.stated, case.given).models
@@ -162,9 +179,9 @@ def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> 
             disc &= np.abs(mri - mri[tuple(centre)]) < ALIKE
             if disc.sum() >= LEAST:
                 yield "disc", disc
-    for label in () if labels is None else np.unique(labels[labels > 0]):
-        if (region := labels == label).sum() >= LEAST:
-            yield ("lesion" if label >= _LESION else "tissue"), region
+    for mark in () if labels is None else np.unique(labels[labels > 0]):
+        if (region := labels == mark).sum() >= LEAST:
+            yield ("lesion" if mark >= _LESION else "tissue"), region
 
 
 def _specification(width: float = 1.0, counts: float | None = None) -> dict[str, Any]:
@@ -218,13 +235,14 @@ def main() -> None:
     parser.add_argument("bench", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--most", type=int)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     fusion = load_fusion("pet_mri_fusion", device="cpu")
     cases = []
     sets = ((dev_cases, options.bench), (training_cases, options.data), (phantom_cases, options.bench))
     for number, case in enumerate(case for of, folder in sets for case in of(folder, options.most)):
-        cases.append(measured(case, restored(fusion, case)))
+        cases.append(measured(case, restored(fusion, case, options.keep)))
         print(number + 1, case.of, case.name, file=sys.stderr, flush=True)
     known, tables = calibrated(cases)
     if options.write:
