@@ -24,7 +24,7 @@ from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise
 from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
-from medfuse.regions import compare_regions, correct_by_labels, region_values
+from medfuse.regions import compare_regions, correct_by_labels, dictionary, region_rows, region_values
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -330,6 +330,31 @@ class TestReferenceValues:
         assert found["max"] == 6
         assert region["volume_ml"] == pytest.approx(0.592)  # by counting voxels
 
+    def test_the_sphere_of_a_peak_at_the_border_counts_what_was_measured(self):
+        """By an own computation, as MIRP and MITK do for IBSI (0F91): the voxels of the sphere that are in the image.
+
+        Label 1 lies in a corner of the image, label 2 where the field of view of the PET ends, beyond which there are
+        zeros that nobody measured. With these as values, a uniform 5 would have a peak of 2.
+        """
+        rng = np.random.default_rng(4)
+        spacing, values = np.array([2.0, 2.0, 3.0]), rng.gamma(2.0, 1.0, (14, 13, 9))
+        inside = np.zeros(values.shape, bool)
+        inside[:10] = True
+        values[~inside] = 0.0
+        labels = np.zeros(values.shape, int)
+        labels[:2, :2, :1], labels[8:10, 6:8, 4:6] = 1, 2
+        places = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1) * spacing
+        radius = (3000 / (4 * np.pi)) ** (1 / 3)
+
+        def peak(label):
+            near = [((places - centre) ** 2).sum(-1) <= radius**2 for centre in places[labels == label]]
+            return max(values[ball & inside].mean() for ball in near)
+
+        affine = np.diag([*spacing, 1])
+        regions = region_values(values, 5.0 * inside, affine=affine, labels=labels, inside=inside)
+        assert [r["given"]["peak"] for r in regions[1:]] == pytest.approx([peak(1), peak(2)], rel=1e-5)
+        assert [r["restored"]["peak"] for r in regions] == pytest.approx([5.0] * 3)
+
     def test_the_peak_is_the_highest_mean_over_a_ball_of_1_ml(self):
         """By an own computation: every voxel within 6.2 mm of every centre in the region."""
         rng = np.random.default_rng(3)
@@ -423,6 +448,38 @@ class TestCompared:
     def test_cases_that_cannot_be_compared_are_refused(self, second, message):
         with pytest.raises(ImageError, match=message):
             compare_regions(case_record(1.0), second)
+
+
+class TestTable:
+    """Of a case with two regions, and intervals of both sources."""
+
+    @staticmethod
+    def region(label, mean):
+        figures = {"given": {"mean": mean}, "restored": {"mean": mean + 1}}
+        interval = {"sd": 0.1, "low": mean + 0.8, "high": mean + 1.2}
+        return {"label": label, "volume_ml": 2.0, **figures, **({} if label is None else {"interval": interval})}
+
+    def test_the_other_source_has_its_mean_and_interval_beside(self):
+        """Rows follow labels, whatever the order of the record; each column has the unit of its source."""
+        pet = [self.region(None, 2.0), self.region(1, 3.0), self.region(7, 5.0)]
+        mri = [self.region(7, 500.0), self.region(None, 200.0)]
+        columns, rows = region_rows(pet, mri, key="mri")
+        names = [column.name for column in columns]
+        table = [dict(zip(names, row, strict=True)) for row in rows]
+        keys = ["index", "restored_mean_low", "mri_given_mean", "mri_restored_mean", "mri_restored_mean_high"]
+        assert [[row[key] for key in keys] for row in table] == [
+            [None, None, 200.0, 201.0, None], [1, 3.8, None, None, None], [7, 5.8, 500.0, 501.0, 501.2],
+        ]  # fmt: skip
+        told = dictionary(columns, titles=("MRI", "PET"), units=("a.u.", "SUV"))
+        assert set(told) == set(names)
+        assert told["mri_restored_mean_low"]["Units"] == "a.u."
+        assert "MRI" in told["mri_restored_mean"]["Description"]
+        assert told["restored_mean_low"]["Units"] == "SUV"
+
+    def test_without_regions_of_the_other_source_there_are_none(self):
+        columns, rows = region_rows([self.region(None, 2.0), self.region(1, 3.0)])
+        assert not any(column.first for column in columns)
+        assert len(rows) == 2
 
 
 class TestPersons:
