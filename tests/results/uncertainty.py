@@ -78,16 +78,20 @@ def dev_cases(bench: Path, most: int | None) -> Iterator[Case]:
 
 
 def training_cases(data: Path, most: int | None) -> Iterator[Case]:
-    """Give phantoms as the training draws them, PET blurred by 2.4 to 5.2 px FWHM, told right or 10 % wrong."""
+    """Give phantoms as the training draws them, PET blurred by 2.4 to 5.2 px FWHM, told right or 10 % wrong.
+
+    Of every twelve, the tenth and twelfth are blurred without noise, and the eleventh is noisy without blur.
+    """
     rng = np.random.default_rng(11)
-    phantoms = random_phantoms(load_atlas(data / "volumes" / "mni152"), most or 27, seed=77)
+    phantoms = random_phantoms(load_atlas(data / "volumes" / "mni152"), most or 48, seed=77)
     for number, phantom in enumerate(phantoms):
         images = [phantom.mri / phantom.mri.max(), phantom.pet / phantom.pet.max() / 1.1]
         lesions, _ = label(phantom.labels)
         truth = torch.from_numpy(np.stack(images).clip(0, 1)).float()[None]
         width, counts = rng.uniform(0.6, 1.3), float(np.exp(rng.uniform(np.log(20), np.log(200))))
-        given = _observed(truth, _specification(width, counts), number)
-        told = _specification(width * _WIDTHS[number % 3], counts)
+        steps = {9: "blur", 10: "noise", 11: "blur"}.get(number % 12)
+        given = _observed(truth, _specification(width, counts, steps), number)
+        told = _specification(width * _WIDTHS[number % 3], counts, steps)
         marks = np.where(lesions > 0, lesions + _LESION, 0)
         yield Case(TRAINING, str(number), truth, given, parse_degradation(told), marks)
 
@@ -184,12 +188,13 @@ def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> 
             yield ("lesion" if mark >= _LESION else "tissue"), region
 
 
-def _specification(width: float = 1.0, counts: float | None = None) -> dict[str, Any]:
-    """Return that of the phantoms with another width of the PET's blur, and other counts."""
+def _specification(width: float = 1.0, counts: float | None = None, steps: str | None = None) -> dict[str, Any]:
+    """Return that of the phantoms with another width of the blur of the PET, other counts, and steps of a kind alone."""
     blur, noise = SPEC["source2"]
     wide = {"blur": {"sigma_px": blur["blur"]["sigma_px"] * width}}
     seen = noise if counts is None else {"noise": {"kind": "poisson", "counts": counts}}
-    return {**SPEC, "source2": [wide, seen]}
+    both = {"source1": SPEC["source1"], "source2": [wide, seen]}
+    return {"version": 1, **{key: [step for step in part if steps in (None, *step)] for key, part in both.items()}}
 
 
 def _observed(truth: Tensor, spec: dict[str, Any], seed: int) -> Tensor:
