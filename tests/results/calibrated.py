@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from medfuse.io.atomic import atomic_file
 from medfuse.regions.intervals import LEVELS
 
 CALIBRATION = Path(__file__).resolve().parents[2] / "medfuse" / "regions" / "calibration.json"
@@ -29,7 +30,7 @@ class Voxels:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Regions of a case: what it counts as; kinds, voxels, sizes of errors, of draws, of what was invented **[N]**."""
+    """Regions of a case: what it counts as, and a row of `region_row` for each **[N]**."""
 
     of: str
     kind: np.ndarray
@@ -37,12 +38,37 @@ class Regions:
     error: np.ndarray
     drawn: np.ndarray
     invented: np.ndarray
+    corrected: np.ndarray
     independent: np.ndarray
 
     @classmethod
     def of_rows(cls, of: str, rows: Sequence[tuple[Any, ...]]) -> Regions:
         """Make them of a row for each region."""
         return cls(of, *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def region_row(
+    kind: str,
+    region: np.ndarray,
+    *,
+    error: np.ndarray,
+    draws: np.ndarray,
+    invented: np.ndarray,
+    corrected: np.ndarray,
+    std: np.ndarray,
+    level: float = 1.0,
+) -> tuple[Any, ...]:
+    """Return what counts of a region, fractions of full range.
+
+    Its kind and number of voxels; sizes of the means of the error, of the draws (root mean square, by `level`), of what
+    was invented, of what was corrected, the restored less the given source; and the deviation as if its voxels were
+    independent.
+    """
+    count = int(region.sum())
+    drawn = level * float(np.sqrt(np.mean([draw[region].mean() ** 2 for draw in draws])))
+    means = [abs(float(values[region].mean())) for values in (invented, corrected)]
+    alone = float(np.sqrt(np.square(std[region]).mean() / count))
+    return kind, count, abs(float(error[region].mean())), drawn, *means, alone
 
 
 def fitted_voxels(
@@ -145,6 +171,19 @@ def coverage(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float])
     return [round(100 * float((error <= factor * deviation).mean()), 1) for factor in factors]
 
 
+def kept(folder: Path | None, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return what was made under a name: from the folder where it is there; else make it, and keep it there."""
+    if folder is None:
+        return make()
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        found = make()
+        with atomic_file(path) as file:
+            np.savez(file, **found)
+    with np.load(path) as there:
+        return dict(there)
+
+
 def write(found: dict[str, Any]) -> None:
     """Put what was calibrated into the package, beside what is there."""
     known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
@@ -165,5 +204,5 @@ def _quantiles(ratio: np.ndarray, weights: np.ndarray) -> list[float]:
 
 
 def _joined(regions: Sequence[Regions]) -> Regions:
-    keys = ("kind", "voxels", "error", "drawn", "invented", "independent")
+    keys = ("kind", "voxels", "error", "drawn", "invented", "corrected", "independent")
     return Regions(regions[0].of, *(np.concatenate([getattr(r, key) for r in regions]) for key in keys))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results.calibrated import Regions, Voxels, report, write
+from results.calibrated import Regions, Voxels, kept, region_row, report, write
 from results.images import load_module
 from results.phantoms import REGIONS, SPEC
 
@@ -33,7 +33,6 @@ from medfuse.bundles import load_spec
 from medfuse.fusion.rule import TwoScale
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.io import read_image
-from medfuse.io.atomic import atomic_file
 from medfuse.physics import JointDegradation, data_alone, fit, parse_degradation
 from medfuse.pipeline import Fusion, load_fusion
 from medfuse.pipeline.facts import sha256
@@ -112,16 +111,8 @@ def phantom_cases(bench: Path, most: int | None) -> Iterator[Case]:
 
 def restored(fusion: Fusion, case: Case, keep: Path | None = None) -> dict[str, np.ndarray]:
     """Return what is restored of a case: `x`, `std`, `alone` **[2, H, W]**, `draws` **[n, 2, H, W]**, `fused`."""
-    path = None if keep is None else keep / f"{case.of} {case.name} {sha256(fusion.weights)[:12]}.npz"
-    if path is None or not path.exists():
-        found = _restored(fusion, case)
-        if path is None:
-            return found
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            np.savez(file, **found)
-    with np.load(path) as kept:
-        return dict(kept)
+    name = f"{case.of} {case.name} {sha256(fusion.weights)[:12]}"
+    return kept(keep, name, lambda: _restored(fusion, case))
 
 
 def _restored(fusion: Fusion, case: Case) -> dict[str, np.ndarray]:
@@ -151,15 +142,13 @@ def measured(case: Case, found: dict[str, np.ndarray]) -> dict[str, tuple[Voxels
         kind = None if case.labels is None else np.array([_tissue(v) for v in case.labels.ravel()[places]])
         voxels = Voxels(case.of, np.abs(error[k]).ravel()[places], features, kind)
         level = level_of(std[k][..., None], [draw[k][..., None] for draw in draws], [v[..., None] for v in x])
-        rows = [
-            (
-                kind, int(region.sum()), abs(float(error[k][region].mean())),
-                level * float(np.sqrt(np.mean([draw[k][region].mean() ** 2 for draw in draws]))),
-                abs(float(invented[k][region].mean())),
-                float(np.sqrt(np.square(std[k][region]).mean() / region.sum())),
-            )
-            for kind, region in _regions(inside, x[0], case.labels)
-        ]  # fmt: skip
+        changed: dict[str, Any] = {
+            "error": error[k],
+            "invented": invented[k],
+            "corrected": x[k] - case.given[0, k].numpy(),
+        }
+        changed |= {"draws": draws[:, k], "std": std[k], "level": level}
+        rows = [region_row(of, region, **changed) for of, region in _regions(inside, x[0], case.labels)]
         result[f"source {k + 1}"] = voxels, Regions.of_rows(case.of, rows)
     truth = TwoScale()(case.truth[:, :1], case.truth[:, 1:])[0, 0].numpy()
     places = rng.choice(np.flatnonzero(head), SAMPLED)
@@ -189,7 +178,7 @@ def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> 
 
 
 def _specification(width: float = 1.0, counts: float | None = None, steps: str | None = None) -> dict[str, Any]:
-    """Return that of the phantoms with another width of the blur of the PET, other counts, and steps of a kind alone."""
+    """Return that of the phantoms with another width of the PET's blur, other counts, and steps of a kind alone."""
     blur, noise = SPEC["source2"]
     wide = {"blur": {"sigma_px": blur["blur"]["sigma_px"] * width}}
     seen = noise if counts is None else {"noise": {"kind": "poisson", "counts": counts}}
