@@ -24,7 +24,7 @@ from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise
 from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
-from medfuse.regions import compare_regions, correct_by_labels, dictionary, region_rows, region_values
+from medfuse.regions import add_invented, compare_regions, correct_by_labels, dictionary, region_rows, region_values
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -540,6 +540,14 @@ class TestFieldOfView:
             (None, 3.0, pytest.approx(0.064)), (1, 3.0, pytest.approx(0.032)), (2, 3.0, pytest.approx(0.032)),
         ]  # fmt: skip
         assert unmeasured(data, pet.shape, ("mri", "pet")) == {2: 0.5}
+
+    def test_what_was_invented_of_the_whole_image_is_of_what_was_measured(self):
+        """The data end after half of the image: 0.3 of 3 was invented where there are any, and the gate is half open."""
+        inside = np.zeros((4, 3, 2), bool)
+        inside[:2] = True
+        regions = region_values(3.0 * inside, 3.0 * inside, affine=np.eye(4), inside=inside)
+        add_invented(regions, None, 0.3 * inside, gate=0.5 * inside, inside=inside)
+        assert regions[0]["invented"] == pytest.approx({"mean": 0.3, "share": 0.1, "gate": 0.5})
 
     def test_the_peak_of_the_whole_image_is_one_that_was_measured(self):
         """What lies beyond is 9, what was measured 3: a sphere of 1 ml (radius 6.2 mm) that ends before it has 3."""

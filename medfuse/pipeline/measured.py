@@ -124,7 +124,7 @@ def measure_regions(
     inside = measured_in(data, restored.shape, keys)
     regions = region_values(given, restored, affine=affine, labels=mask, inside=inside)
     if invented is not None:
-        add_invented(regions, mask, invented, gate=gate)
+        add_invented(regions, mask, invented, gate=gate, inside=inside)
     if mask is None:
         return regions
     names = {int(label): name for label, name in json.loads(data["mask"].meta.get(NAMES, "{}")).items()}
