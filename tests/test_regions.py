@@ -391,6 +391,20 @@ class TestPartialVolume:
         found = correct_by_labels(gaussian_filter(true, (2, 2, 0)), labels, affine=np.eye(4), fwhm_mm=(4.7, 4.7, 0))
         assert found.gtm[1] != pytest.approx(true[labels == 1].mean(), rel=5e-3)
 
+    def test_zeros_beyond_the_end_of_the_pet_are_no_background(self):
+        """Rods of 4 and 2 on a background of 1 that go on beyond the end of the PET: all three are told exactly."""
+        labels = np.zeros((24, 20, 20), int)
+        labels[:, 4:10, 4:10], labels[:, 11:16, 10:16] = 1, 2
+        inside = np.zeros(labels.shape, bool)
+        inside[:11] = True
+        truth = np.array([1.0, 4.0, 2.0])[labels]
+        given = gaussian_filter(truth, 6 / 2.3548200450309493 / 2, mode="reflect") * inside
+        found = correct_by_labels(
+            given, labels * inside, affine=np.diag([2.0, 2, 2, 1]), fwhm_mm=(6,) * 3, inside=inside
+        )
+        assert found.gtm == pytest.approx({1: 4.0, 2: 2.0}, rel=1e-6)
+        assert found.rbv == pytest.approx({1: 4.0, 2: 2.0}, rel=1e-6)
+
     def test_regions_that_cannot_be_told_apart_have_none(self):
         labels = np.zeros((12, 12, 2), int)
         labels[3:9, 3:9] = 1
@@ -542,7 +556,7 @@ class TestFieldOfView:
         assert unmeasured(data, pet.shape, ("mri", "pet")) == {2: 0.5}
 
     def test_what_was_invented_of_the_whole_image_is_of_what_was_measured(self):
-        """The data end after half of the image: 0.3 of 3 was invented where there are any, and the gate is half open."""
+        """The data end after half of the image: 0.3 of 3 was invented where there are any."""
         inside = np.zeros((4, 3, 2), bool)
         inside[:2] = True
         regions = region_values(3.0 * inside, 3.0 * inside, affine=np.eye(4), inside=inside)

@@ -140,7 +140,7 @@ def measure_regions(
             divisor = by[state]["mean"]
             for region in regions:
                 region[state]["suvr"] = region[state]["mean"] / divisor if divisor > 0 else None
-    corrected = None if psf is None else correct_by_labels(given, mask, affine=affine, fwhm_mm=psf)
+    corrected = None if psf is None else correct_by_labels(given, mask, affine=affine, fwhm_mm=psf, inside=inside)
     if corrected is not None:
         for region in regions[1:]:
             region |= {"gtm": corrected.gtm[region["label"]], "rbv": corrected.rbv[region["label"]]}
