@@ -20,19 +20,24 @@ _TINY = 1e-4  # of full range: below it no error is told from another
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """Voxels of a case: what it counts as, size of their errors **[N]**, features **[N, 3]**, and a kind **[N]**."""
+    """Voxels of a case: what it counts as, size of their errors **[N]**, features **[N, 3]**, and a kind **[N]**.
+
+    `steps` is one of `medfuse.regions.intervals.KINDS`, of which each is calibrated by itself; empty for all as one.
+    """
 
     of: str
     error: np.ndarray
     features: np.ndarray
     kind: np.ndarray | None = None
+    steps: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Regions of a case: what it counts as, and a row of `region_row` for each **[N]**."""
+    """Regions of a case: what it counts as, its steps, and a row of `region_row` for each **[N]**."""
 
     of: str
+    steps: str
     kind: np.ndarray
     voxels: np.ndarray
     error: np.ndarray
@@ -42,9 +47,9 @@ class Regions:
     independent: np.ndarray
 
     @classmethod
-    def of_rows(cls, of: str, rows: Sequence[tuple[Any, ...]]) -> Regions:
+    def of_rows(cls, of: str, rows: Sequence[tuple[Any, ...]], steps: str = "") -> Regions:
         """Make them of a row for each region."""
-        return cls(of, *(np.array(column) for column in zip(*rows, strict=True)))
+        return cls(of, steps, *(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def region_row(
@@ -99,18 +104,31 @@ def fitted_voxels(
 
 
 def fitted_regions(found: Regions, weights: np.ndarray) -> dict[str, Any]:
-    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale."""
-    squares = np.stack([found.drawn**2, found.invented**2], 1)
+    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale.
+
+    All regions of a kind together, such as discs or lesions, weigh as much as all of another.
+    """
+    squares = np.stack([found.drawn**2, found.invented**2, found.corrected**2], 1)
+    shares = np.zeros_like(weights)
+    for kind in np.unique(found.kind):
+        same = found.kind == kind
+        shares[same] = weights[same] / weights[same].sum()
 
     def loss(t: np.ndarray) -> float:
         scale = np.sqrt(squares @ np.exp(2 * t) + 1e-8)
-        return float(np.average(np.log(scale) + 1.4 * found.error / scale, weights=weights))
+        return float(np.average(np.log(scale) + (found.error + _TINY) / scale, weights=shares))
 
-    terms = minimize(loss, np.array([0.0, 0.0]), method="Nelder-Mead").x
-    invented = float(np.exp(terms[1] - terms[0]))
-    deviation = np.sqrt(squares @ np.array([1.0, invented**2]))
-    factors = _quantiles(found.error / np.maximum(deviation, 1e-9), weights)
-    return {"draws": 1.0, "invented": round(invented, 3), "factors": factors}
+    options = {"maxiter": 4000, "xatol": 1e-3, "fatol": 1e-7}
+    terms = minimize(loss, np.full(3, -1.0), method="Nelder-Mead", options=options).x
+    _, invented, corrected = np.exp(terms - terms[0]).round(3).tolist()
+    deviation = np.sqrt(squares @ np.array([1.0, invented**2, corrected**2]))
+    factors = _quantiles(found.error / np.maximum(deviation, 1e-9), shares)
+    return {
+        "draws": 1.0,
+        "invented": round(float(invented), 3),
+        "corrected": round(float(corrected), 3),
+        "factors": factors,
+    }
 
 
 def report(
@@ -118,57 +136,60 @@ def report(
     regions: Sequence[Regions],
     *,
     calibrating: Callable[[str], bool],
-    weight: Callable[[str], float] = lambda of: 1.0,
+    weight: Callable[[str, str], float] = lambda of, steps: 1.0,
     plain: bool = False,
     homogeneous: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what was calibrated, and how often intervals hold, %, by what cases count as and by kind.
+    """Return what was calibrated, by steps, and how often intervals hold, %, by what cases count as and by kind.
 
     Args:
         voxels: Of all cases.
         regions: Likewise.
         calibrating: Whether cases that count as something are of the calibration.
-        weight: Share of each voxel and region of those.
+        weight: Share of each voxel and region of those, with steps.
         homogeneous: As `fitted_voxels`.
         plain: The features are the logarithm of a deviation alone; nothing but factors is found.
     """
-    own = [v for v in voxels if calibrating(v.of)]
-    error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
-    weights = np.concatenate([np.full(len(v.error), weight(v.of)) for v in own])
-    known = {} if plain else fitted_voxels(error, features, weights, homogeneous=homogeneous)
-    if plain:
-        known = {"powers": [1.0], "factors": _quantiles(error * np.exp(-features[:, 0]), weights)}
-    some = [r for r in regions if calibrating(r.of)]
-    terms: dict[str, Any] = {}
-    if some:
-        terms = fitted_regions(_joined(some), np.concatenate([np.full(len(r.error), weight(r.of)) for r in some]))
-    table: dict[str, Any] = {"levels": LEVELS, "voxel": known, "region": terms}
+    known: dict[str, Any] = {"voxel": {}, "region": {}}
+    for steps in dict.fromkeys(v.steps for v in voxels if calibrating(v.of)):
+        own = [v for v in voxels if calibrating(v.of) and v.steps == steps]
+        error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
+        weights = np.concatenate([np.full(len(v.error), weight(v.of, steps)) for v in own])
+        if plain:
+            factors = _quantiles(error * np.exp(-features[:, 0]), weights)
+            known["voxel"][steps] = {"powers": [1.0], "factors": factors}
+        else:
+            known["voxel"][steps] = fitted_voxels(error, features, weights, homogeneous=homogeneous)
+        some = [r for r in regions if calibrating(r.of) and r.steps == steps]
+        if some:
+            weights = np.concatenate([np.full(len(r.error), weight(r.of, steps)) for r in some])
+            known["region"][steps] = fitted_regions(_joined(some), weights)
+    table: dict[str, Any] = {"levels": LEVELS, **known}
     for of in dict.fromkeys(v.of for v in voxels):
         same = [v for v in voxels if v.of == of]
-        error, features = (np.concatenate([getattr(v, key) for v in same]) for key in ("error", "features"))
-        std = np.exp(features @ np.array(known["powers"]))
-        row = _held(error, std, known["factors"])
-        row["thirds"] = [coverage(error[t], std[t], known["factors"])[-1] for t in np.array_split(np.argsort(std), 3)]
+        error = np.concatenate([v.error for v in same])
+        widths = np.concatenate([_of_voxels(v, known["voxel"][v.steps]) for v in same])
+        row = _held(error, widths)
+        thirds = np.array_split(np.argsort(widths[:, -1]), 3)
+        row["thirds"] = [coverage(error[t], widths[t])[-1] for t in thirds]
         if same[0].kind is not None:
             kinds = np.concatenate([v.kind for v in same if v.kind is not None])
-            row["kinds"] = {
-                str(k): coverage(error[kinds == k], std[kinds == k], known["factors"])[-1] for k in np.unique(kinds)
-            }
+            row["kinds"] = {str(k): coverage(error[kinds == k], widths[kinds == k])[-1] for k in np.unique(kinds)}
         table[f"voxels, {of}"] = row
     for of in dict.fromkeys(r.of for r in regions):
-        found = _joined([r for r in regions if r.of == of])
-        std = np.sqrt(found.drawn**2 + (terms["invented"] * found.invented) ** 2)
+        same = [r for r in regions if r.of == of]
+        found, widths = _joined(same), np.concatenate([_of_regions(r, known["region"][r.steps]) for r in same])
         for kind in np.unique(found.kind):
             i = found.kind == kind
-            alone = coverage(found.error[i], found.independent[i], (1.96,))[0]
-            held = {"count": int(i.sum()), **_held(found.error[i], std[i], terms["factors"])}
+            alone = coverage(found.error[i], 1.96 * found.independent[i, None])[0]
+            held = {"count": int(i.sum()), **_held(found.error[i], widths[i])}
             table[f"regions, {of}, {kind}"] = held | {"as if voxels were independent, 95": alone}
-    return ({"factors": known["factors"]} if plain else {"voxel": known, "region": terms}), table
+    return known, table
 
 
-def coverage(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> list[float]:
-    """Return the share of errors within each factor of the deviation, %."""
-    return [round(100 * float((error <= factor * deviation).mean()), 1) for factor in factors]
+def coverage(error: np.ndarray, widths: np.ndarray) -> list[float]:
+    """Return the share of errors within half widths **[N, L]**, %, at each level."""
+    return [round(100 * float((error <= width).mean()), 1) for width in widths.T]
 
 
 def kept(folder: Path | None, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -190,11 +211,23 @@ def write(found: dict[str, Any]) -> None:
     CALIBRATION.write_text(json.dumps(known | found, indent=1, sort_keys=True) + "\n")
 
 
-def _held(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> dict[str, Any]:
+def _of_voxels(voxels: Voxels, fitted: dict[str, Any]) -> np.ndarray:
+    """Return half widths **[N, L]** at each level."""
+    return np.exp(voxels.features @ np.array(fitted["powers"]))[:, None] * np.array(fitted["factors"])
+
+
+def _of_regions(regions: Regions, fitted: dict[str, Any]) -> np.ndarray:
+    """Return half widths **[N, L]** at each level."""
+    terms = np.array([fitted[key] for key in ("draws", "invented", "corrected")])
+    parts = np.stack([regions.drawn, regions.invented, regions.corrected], 1)
+    return np.sqrt((parts * terms) ** 2 @ np.ones(3))[:, None] * np.array(fitted["factors"])
+
+
+def _held(error: np.ndarray, widths: np.ndarray) -> dict[str, Any]:
     """Return the coverage, and the mean width at 95 % over that of a constant of the same coverage."""
-    found = coverage(error, deviation, factors)
+    found = coverage(error, widths)
     constant = max(float(np.quantile(error, found[-1] / 100)), 1e-9)
-    return {"coverage": found, "width over constant": round(float(factors[-1] * deviation.mean()) / constant, 2)}
+    return {"coverage": found, "width over constant": round(float(widths[:, -1].mean()) / constant, 2)}
 
 
 def _quantiles(ratio: np.ndarray, weights: np.ndarray) -> list[float]:
@@ -205,4 +238,6 @@ def _quantiles(ratio: np.ndarray, weights: np.ndarray) -> list[float]:
 
 def _joined(regions: Sequence[Regions]) -> Regions:
     keys = ("kind", "voxels", "error", "drawn", "invented", "corrected", "independent")
-    return Regions(regions[0].of, *(np.concatenate([getattr(r, key) for r in regions]) for key in keys))
+    return Regions(
+        regions[0].of, regions[0].steps, *(np.concatenate([getattr(r, key) for r in regions]) for key in keys)
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +37,14 @@ from medfuse.io import read_image
 from medfuse.physics import JointDegradation, data_alone, fit, parse_degradation
 from medfuse.pipeline import Fusion, load_fusion
 from medfuse.pipeline.facts import sha256
-from medfuse.regions.intervals import LEAST, level_of, voxel_features
+from medfuse.regions.intervals import KINDS, LEAST, kind_of, level_of, voxel_features
 from medfuse.training.phantoms import load_atlas, random_phantoms
 
 PRESETS = ("noise", "blur", "composite")
 FIRST_HALF = ("ct_21", "spect_36")  # people on whom the factors are found
 FIRST, SECOND, TRAINING = "first half", "second half", "training phantoms"
 DRAWS, RADII, PER_RADIUS, ALIKE = 6, (3, 5, 8, 13, 22, 36), 14, 0.12
+ALL_OF_ONE = 6  # regions of a case that are a tissue wherever it lies
 SAMPLED = 1500  # voxels of a case
 PHANTOMS = {
     "phantoms": (0.0, 1.0),
@@ -51,6 +53,7 @@ PHANTOMS = {
     "PSF 10 % wide": (0.0, 1.1),
     "PSF 10 % narrow": (0.0, 0.9),
 }
+_LARGEST_DISC = 3000
 _LESION = 10  # labels from which on a region of a phantom is a lesion
 _WIDTHS = (1.0, 1.1, 0.9)
 
@@ -140,7 +143,8 @@ def measured(case: Case, found: dict[str, np.ndarray]) -> dict[str, tuple[Voxels
         places = rng.choice(np.flatnonzero(inside), SAMPLED)
         features = voxel_features(std[k], x[k], invented[k]).reshape(-1, 3)[places]
         kind = None if case.labels is None else np.array([_tissue(v) for v in case.labels.ravel()[places]])
-        voxels = Voxels(case.of, np.abs(error[k]).ravel()[places], features, kind)
+        steps = kind_of(list(case.stated)[k])
+        voxels = Voxels(case.of, np.abs(error[k]).ravel()[places], features, kind, steps)
         level = level_of(std[k][..., None], [draw[k][..., None] for draw in draws], [v[..., None] for v in x])
         changed: dict[str, Any] = {
             "error": error[k],
@@ -149,7 +153,7 @@ def measured(case: Case, found: dict[str, np.ndarray]) -> dict[str, tuple[Voxels
         }
         changed |= {"draws": draws[:, k], "std": std[k], "level": level}
         rows = [region_row(of, region, **changed) for of, region in _regions(inside, x[0], case.labels)]
-        result[f"source {k + 1}"] = voxels, Regions.of_rows(case.of, rows)
+        result[f"source {k + 1}"] = voxels, Regions.of_rows(case.of, rows, steps)
     truth = TwoScale()(case.truth[:, :1], case.truth[:, 1:])[0, 0].numpy()
     places = rng.choice(np.flatnonzero(head), SAMPLED)
     told = np.sqrt(sum(std[k] ** 2 for k, part in enumerate(case.stated) if part.steps) + 0 * std[0])
@@ -163,7 +167,7 @@ def _tissue(label: int) -> str:
 
 
 def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Give discs of one tissue, as the MRI shows it, about random places; then lesions and whole tissues."""
+    """Give discs of one tissue, as the MRI shows it, about random places; all of such a tissue; whole labels."""
     rng = np.random.default_rng(1)
     places, (y, x) = np.argwhere(inside), np.mgrid[: mri.shape[0], : mri.shape[1]]
     for radius in RADII:
@@ -172,6 +176,10 @@ def _regions(inside: np.ndarray, mri: np.ndarray, labels: np.ndarray | None) -> 
             disc &= np.abs(mri - mri[tuple(centre)]) < ALIKE
             if disc.sum() >= LEAST:
                 yield "disc", disc
+    for place in places[rng.integers(len(places), size=ALL_OF_ONE)]:
+        tissue = inside & (np.abs(mri - mri[tuple(place)]) < ALIKE)
+        if tissue.sum() > _LARGEST_DISC:
+            yield "tissue of the MRI", tissue
     for mark in () if labels is None else np.unique(labels[labels > 0]):
         if (region := labels == mark).sum() >= LEAST:
             yield ("lesion" if mark >= _LESION else "tissue"), region
@@ -205,23 +213,28 @@ def calibrated(cases: list[dict[str, tuple[Voxels, Regions | None]]]) -> tuple[d
     Phantoms of the training count half as much as the people: of the MRI they are easier than people, of the function
     they have the sharp edges that the dev set lacks.
     """
-    people = sum(v["source 2"][0].of.startswith(FIRST) for v in cases)
-    phantoms = sum(v["source 2"][0].of == TRAINING for v in cases)
-    known: dict[str, Any] = {"voxel": [], "region": []}
+    count = Counter((v["source 2"][0].of.split(",")[0], v["source 2"][0].steps) for v in cases)
+
+    def weight(of: str, steps: str) -> float:
+        return 1.0 if of != TRAINING else 0.5 * count[FIRST, steps] / count[TRAINING, steps]
+
+    known: dict[str, Any] = {what: {kind: [] for kind in KINDS} for what in ("voxel", "region")}
     tables = {}
     for k in (1, 2):
         voxels, regions = ([v[f"source {k}"][i] for v in cases] for i in (0, 1))
+        both = k == 2
         found, tables[f"source {k}"] = report(
             voxels,
             regions,
-            calibrating=lambda of, k=k: of.startswith(FIRST) or (k == 2 and of == TRAINING),
-            weight=lambda of: 1.0 if of.startswith(FIRST) else 0.5 * people / max(phantoms, 1),
+            calibrating=lambda of, both=both: of.startswith(FIRST) or (both and of == TRAINING),
+            weight=weight,
         )
-        for key in ("voxel", "region"):
-            known[key].append(found[key])
+        for what, fitted in found.items():
+            for kind in KINDS:
+                known[what][kind].append(fitted[kind])
     fused = [v["fused"][0] for v in cases]
-    known["fused"], tables["fused"] = report(fused, [], calibrating=lambda of: of.startswith(FIRST), plain=True)
-    return known, tables
+    found, tables["fused"] = report(fused, [], calibrating=lambda of: of.startswith(FIRST), plain=True)
+    return known | {"fused": {"factors": found["voxel"][""]["factors"]}}, tables
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "PSF 10 % narrow": {"psf_error": -0.1},
 }
 VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
-_BALLS, _SAMPLED, _LEAST = 24, 6000, 16
+_BALLS, _SAMPLED, _LEAST = 36, 6000, 16
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def main() -> None:
         regional.append(one[1])
     calibrated, table = report(voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
     if options.write:
-        write({f"native_{key}": value for key, value in calibrated.items()} | {"native_code_sha256": code})
+        write({f"native_{key}": value[""] for key, value in calibrated.items()} | {"native_code_sha256": code})
     json.dump({"code_sha256": code, **table}, sys.stdout, indent=1)
 
 
