@@ -76,59 +76,45 @@ def region_row(
     return kind, count, abs(float(error[region].mean())), drawn, *means, alone
 
 
-def fitted_voxels(
-    error: np.ndarray, features: np.ndarray, weights: np.ndarray, *, homogeneous: bool = False
-) -> dict[str, Any]:
+def fitted_voxels(error: np.ndarray, features: np.ndarray, *, homogeneous: bool = False) -> dict[str, Any]:
     """Return powers and factors: the scale of a Laplace variable by the features, then the quantiles of the ratio.
 
     Homogeneous: the powers sum up to 1, so that an image of twice the values has twice the deviation.
     """
     if homogeneous:
         own = features[:, :1]
-        found = fitted_voxels(error * np.exp(-own[:, 0]), features[:, 1:] - own, weights)
+        found = fitted_voxels(error * np.exp(-own[:, 0]), features[:, 1:] - own)
         one, two = found["powers"]
         return {"powers": [round(1 - one - two, 4), one, two], "factors": found["factors"]}
-    mean = np.average(features, axis=0, weights=weights)
-    known, share = np.column_stack([np.ones(len(error)), features - mean]), weights / weights.sum()
+    known = np.column_stack([np.ones(len(error)), features - features.mean(0)])
 
     def loss(b: np.ndarray) -> tuple[float, np.ndarray]:
         log = known @ b
         ratio = (error + _TINY) * np.exp(-log)
-        return float(share @ (log + ratio)), known.T @ (share * (1 - ratio))
+        return float((log + ratio).mean()), known.T @ (1 - ratio) / len(error)
 
     start = np.zeros(known.shape[1])
-    start[0] = np.log(np.average(error + _TINY, weights=weights))
+    start[0] = np.log(np.mean(error + _TINY))
     powers = minimize(loss, start, jac=True, method="L-BFGS-B").x[1:]
-    ratio = error * np.exp(-features @ powers)
-    return {"powers": powers.round(4).tolist(), "factors": _quantiles(ratio, weights)}
+    return {"powers": powers.round(4).tolist(), "factors": _quantiles(error * np.exp(-features @ powers))}
 
 
-def fitted_regions(found: Regions, weights: np.ndarray) -> dict[str, Any]:
-    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale.
-
-    All regions of a kind together, such as discs or lesions, weigh as much as all of another.
-    """
+def fitted_regions(found: Regions) -> dict[str, Any]:
+    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale."""
     squares = np.stack([found.drawn**2, found.invented**2, found.corrected**2], 1)
-    shares = np.zeros_like(weights)
-    for kind in np.unique(found.kind):
-        same = found.kind == kind
-        shares[same] = weights[same] / weights[same].sum()
+    error = found.error + _TINY
 
-    def loss(t: np.ndarray) -> float:
-        scale = np.sqrt(squares @ np.exp(2 * t) + 1e-8)
-        return float(np.average(np.log(scale) + (found.error + _TINY) / scale, weights=shares))
+    def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
+        shares = np.exp(2 * t)
+        scale = np.sqrt(squares @ shares + _TINY**2)
+        slope = (1 / scale - error / scale**2) / scale
+        return float(np.mean(np.log(scale) + error / scale)), (slope @ squares) * shares / len(error)
 
-    options = {"maxiter": 4000, "xatol": 1e-3, "fatol": 1e-7}
-    terms = minimize(loss, np.full(3, -1.0), method="Nelder-Mead", options=options).x
+    terms = minimize(loss, np.full(3, -0.5), jac=True, method="L-BFGS-B", bounds=[(-6.0, 4.0)] * 3).x
     _, invented, corrected = np.exp(terms - terms[0]).round(3).tolist()
     deviation = np.sqrt(squares @ np.array([1.0, invented**2, corrected**2]))
-    factors = _quantiles(found.error / np.maximum(deviation, 1e-9), shares)
-    return {
-        "draws": 1.0,
-        "invented": round(float(invented), 3),
-        "corrected": round(float(corrected), 3),
-        "factors": factors,
-    }
+    factors = _quantiles(found.error / np.maximum(deviation, 1e-9))
+    return {"draws": 1.0, "invented": invented, "corrected": corrected, "factors": factors}
 
 
 def report(
@@ -136,7 +122,6 @@ def report(
     regions: Sequence[Regions],
     *,
     calibrating: Callable[[str], bool],
-    weight: Callable[[str, str], float] = lambda of, steps: 1.0,
     plain: bool = False,
     homogeneous: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -146,7 +131,6 @@ def report(
         voxels: Of all cases.
         regions: Likewise.
         calibrating: Whether cases that count as something are of the calibration.
-        weight: Share of each voxel and region of those, with steps.
         homogeneous: As `fitted_voxels`.
         plain: The features are the logarithm of a deviation alone; nothing but factors is found.
     """
@@ -154,16 +138,14 @@ def report(
     for steps in dict.fromkeys(v.steps for v in voxels if calibrating(v.of)):
         own = [v for v in voxels if calibrating(v.of) and v.steps == steps]
         error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
-        weights = np.concatenate([np.full(len(v.error), weight(v.of, steps)) for v in own])
         if plain:
-            factors = _quantiles(error * np.exp(-features[:, 0]), weights)
+            factors = _quantiles(error * np.exp(-features[:, 0]))
             known["voxel"][steps] = {"powers": [1.0], "factors": factors}
         else:
-            known["voxel"][steps] = fitted_voxels(error, features, weights, homogeneous=homogeneous)
+            known["voxel"][steps] = fitted_voxels(error, features, homogeneous=homogeneous)
         some = [r for r in regions if calibrating(r.of) and r.steps == steps]
         if some:
-            weights = np.concatenate([np.full(len(r.error), weight(r.of, steps)) for r in some])
-            known["region"][steps] = fitted_regions(_joined(some), weights)
+            known["region"][steps] = fitted_regions(_joined(some))
     table: dict[str, Any] = {"levels": LEVELS, **known}
     for of in dict.fromkeys(v.of for v in voxels):
         same = [v for v in voxels if v.of == of]
@@ -230,10 +212,8 @@ def _held(error: np.ndarray, widths: np.ndarray) -> dict[str, Any]:
     return {"coverage": found, "width over constant": round(float(widths[:, -1].mean()) / constant, 2)}
 
 
-def _quantiles(ratio: np.ndarray, weights: np.ndarray) -> list[float]:
-    order = np.argsort(ratio)
-    share = np.cumsum(weights[order]) / weights.sum()
-    return [round(float(np.interp(level, share, ratio[order])), 4) for level in LEVELS]
+def _quantiles(ratio: np.ndarray) -> list[float]:
+    return [round(float(v), 4) for v in np.quantile(ratio, LEVELS)]
 
 
 def _joined(regions: Sequence[Regions]) -> Regions:

@@ -45,7 +45,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "PSF 10 % narrow": {"psf_error": -0.1},
 }
 VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
-_BALLS, _SAMPLED, _LEAST = 36, 6000, 16
+_BALLS, _SAMPLED, _LEAST = 48, 6000, 16
 
 
 @dataclass(frozen=True)
