@@ -35,7 +35,7 @@ class TestIntervals:
         labels[:5], labels[5:, :5] = 1, 2
         draws = rng.normal(0, 1, (200, *labels.shape))
         draws[:, labels == 1] = rng.normal(0, 1, (200, 1))  # all of region 1 err as one
-        regions = region_values(labels, labels + 4.0, affine=np.eye(4), labels=labels)
+        regions = region_values(labels + 4.0, labels + 4.0, affine=np.eye(4), labels=labels)
         add_intervals(regions, labels, Draws(draws, 1.0, 0.0 * labels, 1))
         whole, one, two = regions
         assert "interval" not in whole
