@@ -146,6 +146,13 @@ def test_coloured_noise_agrees_where_it_is_stated():
     assert 0.9 < made(noise=noise).restored(noise=noise).corrected_chi2 < 1.1
 
 
+def test_chi_square_of_noise_as_wide_as_the_psf_is_one_as_well():
+    """Such noise, that of patients, follows the image: of all waves a part is taken, and less is left than 1 - tr H."""
+    noise = ScannerNoise(0.1, "poisson", (6.5, 7.5, 4.5), growth=0.8, floor=0.01)
+    found = made(noise=noise).restored(noise=noise, guide=False)
+    assert 0.92 < found.corrected_chi2 < 1.08
+
+
 def test_a_shifted_registration_is_put_right(case, result):
     """Guidance from the wrong place is what undoes every guided method."""
     shifted = np.eye(4)
