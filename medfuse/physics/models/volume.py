@@ -88,7 +88,13 @@ class VolumeModel:
 
     def at(self, x: Tensor) -> VolumeModel:
         """Return the same model with the level of its noise from what an estimate predicts."""
-        return VolumeModel(self.operator, self.y, self.noise, signal=self.observe(x), whitening=self.whitening)
+        return self.on(self.operator, self.observe(x))
+
+    def on(self, operator: ScannerSampling, signal: Tensor) -> VolumeModel:
+        """Return the model of the same data with another operator on their grid, and the level of a signal."""
+        same = operator is self.operator or torch.equal(operator.inside.to(self.inside.device), self.inside)
+        whitening = self.whitening if same else None
+        return VolumeModel(operator, self.y, self.noise, signal=signal, whitening=whitening)
 
     def observe(self, x: Tensor) -> Tensor:
         """Return `A x`."""
