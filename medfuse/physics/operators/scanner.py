@@ -41,6 +41,7 @@ _NEGLIGIBLE = 0.03  # correlation of a PSF between axes of the image that is lef
 _WIDEST = 20.0  # mm, beyond all scanners
 _ORTHOGONAL = 1e-3
 _NARROWEST = 0.75  # voxels of the image, at which the Gaussian between box and spline vanishes
+_SMOOTH = 0.85  # voxels, to which thick slices narrow a PSF at most: beyond, the edges of voxels would show
 
 # Nodes and weights of Gauss-Hermite quadrature for a normal variable, exact to the degrees 5, 9 and 13.
 _QUADRATURE = {
@@ -99,7 +100,7 @@ class ScannerSampling(LinearOperator):
         variances = (_tensor(self.fwhm_mm) / FWHM_PER_SIGMA).square()
         along, rest = _split(turn, variances)
         self.slices_mm = tuple(float(v) for v in slices_mm or (0.0, 0.0, 0.0))
-        held = (1.001 * _NARROWEST * spacing / FWHM_PER_SIGMA).square()
+        held = (_SMOOTH * spacing / FWHM_PER_SIGMA).square()
         along = torch.maximum(along - _tensor(self.slices_mm).square() / 12, torch.minimum(along, held))
         node = along.sqrt() / _NODES_PER_SIGMA
         gaussian = along - node.square() / 3 - spacing.square() / 12
