@@ -20,6 +20,7 @@ from medfuse.io.dicom.reader import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
+from medfuse.pipeline.slices import slices_of
 from medfuse.transforms.spatial import ResampleToReference
 from medfuse.transforms.typed import with_meta_of
 from medfuse.volumes import PsfEstimate, RestoredVolume, measure_psf, narrowest_psf, restore_volume
@@ -38,6 +39,8 @@ _REMEDY = (
     "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where "
     "it is found"
 )
+_WHY_NOT = "the registration was not accepted, and a PSF is told by an MRI that is in its place"
+_NOT_PLACED = PsfEstimate((), (), (), (), (), 0.0, 0.0, _WHY_NOT)
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
@@ -139,7 +142,10 @@ class RestoreNatived(Transform):
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
             return self._restored(result, said, said.psf_fwhm_mm, placed, registration)
-        found = bounded(_measured(values, pet, mri, refine=not placed), filter_of(pet))
+        if not registration.get("accepted", True):  # nothing that the MRI says there would be used
+            found = _NOT_PLACED
+        else:
+            found = bounded(_measured(values, pet, mri, refine=not placed), filter_of(pet))
         if not found.refused:
             psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
@@ -147,7 +153,7 @@ class RestoreNatived(Transform):
             except DegradationError as error:  # of the noise: too little tissue, or none
                 found = found._replace(refused=str(error))
             else:
-                doubt = _not_guided(restored[f"{two}_{NATIVE}"], registration)
+                doubt = _not_guided(restored[f"{two}_{NATIVE}"])
                 found, result = (found._replace(refused=doubt), result) if doubt else (found, restored)
         native = json.loads(result[f"{two}_{NATIVE}"]) if f"{two}_{NATIVE}" in result else None
         stated: dict[str, Any] | list[Any] = []
@@ -170,12 +176,12 @@ class RestoreNatived(Transform):
         mri, pet = result[one], result[two]
         values = _plain(pet)
         guide, name = bool(registration.get("accepted", True)), title(two)
+        slices = slices_of(mri, grid_of(mri))
 
         def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            return restore_volume(
-                values, *grids, None, widths, noise, refine=not placed, guide=guide, name=name, draws=draws
-            )
+            how: dict[str, Any] = {"refine": not placed, "guide": guide, "name": name, "draws": draws}
+            return restore_volume(values, *grids, None, widths, noise, slices=slices, **how)
 
         found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
         if self.sensitivity:
@@ -204,14 +210,10 @@ class RestoreNatived(Transform):
         return result
 
 
-def _not_guided(native: str, registration: Mapping[str, Any]) -> str:
+def _not_guided(native: str) -> str:
     """Return why a PSF that the MRI told should not be used: the MRI did not guide the restoration by it either."""
     known = json.loads(native)
-    if known["guided"]:
-        return ""
-    if not registration.get("accepted", True):
-        return "the registration was not accepted, and a PSF is told by an MRI that is in its place"
-    return f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
+    return "" if known["guided"] else f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
 
 
 def filter_of(image: MetaTensor) -> float | None:
@@ -282,7 +284,8 @@ def measured_psf(pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> dict[str,
 
 
 def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> PsfEstimate:
-    return measure_psf(values, grid_of(pet), _plain(mri), grid_of(mri), refine=refine)
+    grid = grid_of(mri)
+    return measure_psf(values, grid_of(pet), _plain(mri), grid, refine=refine, slices=slices_of(mri, grid))
 
 
 def stated_psf(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
@@ -306,6 +309,7 @@ def described(found: RestoredVolume) -> dict[str, Any]:
         "corrected_chi2": found.corrected_chi2,
         "shares": found.shares,
         "alignment": place,
+        **({"slices_mm": list(found.slices_mm)} if any(found.slices_mm) else {}),
         "findings": list(found.findings),
         "notes": list(found.notes),
     }
