@@ -23,6 +23,10 @@ _STEP = 0.5  # mm, of the finite differences
 _WIDER = 0.03  # of the PSF's width, likewise
 _LONGEST = 2.0  # mm that one round may move
 _SETTLED = 0.05  # mm
+_KNOWN, _TOO_WIDE = (
+    0.05,
+    0.14,
+)  # of the PSF's width; the most by which it seemed too wide on 16 scans of phantoms of heads
 _OUTLIER = 3.0  # significance, in units of its own std, from which data count less
 
 
@@ -44,6 +48,16 @@ class Alignment(NamedTuple):
     psf_share: float
     psf_std: float
     settled: bool
+
+    @property
+    def psf_spread(self) -> float:
+        """Half of the interval of `psf_share`, of the noise alone: no PSF is known to better than 5 %."""
+        return max(2 * self.psf_std, _KNOWN)
+
+    @property
+    def psf_doubted(self) -> bool:
+        """Whether the data refuse the stated PSF: an MRI's shares of tissue are too sharp, and make it seem wider."""
+        return not 1 - self.psf_spread <= self.psf_share <= 1 + _TOO_WIDE + self.psf_spread
 
 
 def align(model: VolumeModel, features: Tensor, transform: Tensor, *, rounds: int = 4) -> Alignment:

@@ -388,11 +388,10 @@ def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str
     found = []
     if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
         found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the {name} fits the MRI best")
-    spread = max(2 * alignment.psf_std, 0.05)
-    if abs(alignment.psf_share - 1) > spread:
+    if alignment.psf_doubted:
         widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
         found.append(
-            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
-            "undone"
+            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {alignment.psf_spread:.0%}), not for the one "
+            "that was undone"
         )
     return found

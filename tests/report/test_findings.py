@@ -265,7 +265,7 @@ def test_a_psf_that_is_refused_is_a_warning_and_other_estimates_are_notes(make_r
 @pytest.mark.parametrize(("share", "guided", "told"), [(0.8, True, 1), (1.02, True, 0), (0.8, False, 0)])
 def test_gtm_by_a_psf_that_the_data_refuse_is_told(make_record, share, guided, told):
     """0.8 of 6 mm is 4.8 mm; where the MRI did not guide, it tells no PSF either."""
-    alignment = {"moved_mm": 0.1, "std_mm": 0.1, "psf_share": share, "psf_std": 0.01}
+    alignment = {"moved_mm": 0.1, "std_mm": 0.1, "psf_share": share, "psf_std": 0.01, "psf_doubted": share < 1}
     native = {"corrected_chi2": 1.0, "guided": guided, "alignment": alignment, "psf_fwhm_mm": [6, 6, 6]}
     value = {"mean": 2.0, "max": 3.0}
     region = {"label": 1, "name": "ball", "given": value, "restored": value, "gtm": 2.5, "rbv": 2.4}
