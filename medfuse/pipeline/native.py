@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from monai.transforms import ConcatItemsd, MapTransform, Transform
 from torch import Tensor
 
 from medfuse.errors import DegradationError
-from medfuse.inferers.sensitivity import FACTORS, changes
+from medfuse.inferers.sensitivity import FACTORS, KINDS, changes
 from medfuse.io.dicom.reader import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
@@ -88,7 +89,7 @@ class RestoreNatived(Transform):
             source_keys: Keys of the sources **[1, X, Y, Z]**.
             reference: Which of them the grid of the results belongs to.
             uncertainty: `off`, `fast` or `full`, see `medfuse.pipeline.SaveFusiond`.
-            sensitivity: Restore twice more, PSF and noise 20 % less and more, and note what that changes.
+            sensitivity: Restore four times more, PSF and then noise 20 % less and more, and note what that changes.
 
         Raises:
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
@@ -138,12 +139,12 @@ class RestoreNatived(Transform):
         registration = dict(result.get(f"{two}_registration") or {})
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
-            return self._restored(result, said, said.psf_fwhm_mm, placed, registration)
+            return self._restored(result, said, said.psf_fwhm_mm, None, placed, registration)
         found = bounded(_measured(values, pet, mri, refine=not placed), filter_of(pet))
         if not found.refused:
             psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
-                restored = self._restored(dict(result), said, psf, placed, dict(registration))
+                restored = self._restored(dict(result), said, psf, (found.low, found.high), placed, dict(registration))
             except DegradationError as error:  # of the noise: too little tissue, or none
                 found = found._replace(refused=str(error))
             else:
@@ -163,6 +164,7 @@ class RestoreNatived(Transform):
         result: dict[Hashable, Any],
         said: NativeSource,
         psf: Sequence[float],
+        between: tuple[Sequence[float], Sequence[float]] | None,
         placed: bool,
         registration: dict[str, Any],
     ) -> dict[Hashable, Any]:
@@ -173,16 +175,16 @@ class RestoreNatived(Transform):
 
         def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            return restore_volume(
-                values, *grids, None, widths, noise, refine=not placed, guide=guide, name=name, draws=draws
-            )
+            how: dict[str, Any] = {"refine": not placed, "guide": guide, "known": between}
+            return restore_volume(values, *grids, None, widths, noise, name=name, draws=draws, **how)
 
         found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
         if self.sensitivity:
             least, top, told = narrowest_psf(grid_of(pet), grid_of(mri)), float(found.restored.max()), []
-            for factor in FACTORS.values():
-                widths = [max(factor * width, low) for width, low in zip(psf, least, strict=True)]
-                other = restored(widths, replace(found.noise, sigma=factor * found.noise.sigma))
+            for kind, factor in product(KINDS, FACTORS.values()):
+                wide, strong = (factor if kind == each else 1.0 for each in KINDS)
+                widths = [max(wide * width, low) for width, low in zip(psf, least, strict=True)]
+                other = restored(widths, replace(found.noise, sigma=strong * found.noise.sigma))
                 told.append(changes(found.restored[None], other.restored[None], top)[0].tolist())
             result[f"{two}_{SENSITIVITY}"] = json.dumps(told)
         if found.guided and found.alignment is not None and found.alignment.moved_mm > 0:

@@ -128,6 +128,7 @@ def restore_volume(
     psf_fwhm_mm: float | Sequence[float],
     noise: ScannerNoise | None,
     *,
+    known: Sequence[Sequence[float]] | None = None,
     refine: bool = True,
     guide: bool = True,
     estimator: Estimator = gated,
@@ -146,6 +147,7 @@ def restore_volume(
             extent of the voxels included.
         noise: The noise, in the unit of the PET; None: it is measured, see `measure_noise`. Where Poisson-like noise
             has no floor, that of the air is measured.
+        known: Ends of the interval of a PSF that was measured, along each axis, mm: one within it contradicts nothing.
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
@@ -187,7 +189,7 @@ def restore_volume(
         if _believed(alignment):
             operator = ScannerSampling(mri_grid, operator.range, psf_fwhm_mm, alignment.transform)
             model, _ = _bound(operator, pet / unit, noise.scaled(unit))
-        findings += _said(alignment, operator.fwhm_mm, name)
+        findings += _said(alignment, operator.fwhm_mm, name, known)
         guide = _believed(alignment)
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
@@ -351,7 +353,9 @@ def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float, name:
     ]
 
 
-def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str]:
+def _said(
+    alignment: Alignment, fwhm_mm: Sequence[float], name: str, known: Sequence[Sequence[float]] | None
+) -> list[str]:
     """Say what the alignment found that the user must know."""
     if not _believed(alignment):
         return [
@@ -362,8 +366,12 @@ def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str
     if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
         found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the {name} fits the MRI best")
     spread = max(2 * alignment.psf_std, 0.05)
-    if abs(alignment.psf_share - 1) > spread:
-        widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
+    fits = [w * alignment.psf_share for w in fwhm_mm]
+    likely = known is not None and all(
+        (1 - spread) * low <= w <= (1 + spread) * high for w, low, high in zip(fits, *known, strict=True)
+    )
+    if abs(alignment.psf_share - 1) > spread and not likely:
+        widths = " x ".join(f"{w:.1f}" for w in fits)
         found.append(
             f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
             "undone"

@@ -120,6 +120,16 @@ def test_the_own_grain_of_an_image_is_no_contradiction(make_record):
         assert len(texts(record, "warning")) == said
 
 
+def test_what_was_measured_is_not_called_stated(make_record):
+    record = changed(make_record(), "sources/pet/noise", {"stated": 0.2, "seen": [0.4, 0.5]})
+    assert "what was stated" in texts(record, "warning")[0]
+    found = {"step": "noise", "value": 0.2, "stated": {"kind": "gaussian", "sigma": 0.2}, "rests_on": "differences"}
+    record = changed(record, "degradation/estimates", {"source1": [], "source2": [found]})
+    assert "what was measured" in texts(record, "warning")[0]
+    found["stated"] = None  # refused: another step of it was stated
+    assert "what was stated" in texts(record, "warning")[0]
+
+
 def test_warnings_that_are_written_stand(make_record):
     record = make_record(registration={"performed": True, "accepted": False, "reasons": ["too far"]})
     assert warnings(record) == ["The registration was refused: too far. The images were fused as they lay."]

@@ -173,6 +173,10 @@ def test_a_psf_that_is_stated_wrong_is_told(case, result):
     wide = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF])
     assert 0.75 < wide.alignment.psf_share < 0.93
     assert any("speaks for a PSF" in said for said in wide.findings)
+    for share, said in ((0.75, False), (1.1, True)):  # it was measured, and this is the lower end of its interval
+        known = [[share * 1.2 * w for w in PSF], [1.4 * w for w in PSF]]
+        found = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF], known=known)
+        assert any("speaks for a PSF" in text for text in found.findings) == said
 
 
 def test_an_mri_that_explains_nothing_does_not_guide(case):
