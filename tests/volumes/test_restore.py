@@ -44,7 +44,7 @@ class Case:
             "psf_fwhm_mm": PSF,
             "noise": NOISE,
         }
-        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator") if k in changes}
+        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator", "known") if k in changes}
         return restore_volume(*{**values, **changes}.values(), **options)
 
     def rmse(self, x):
