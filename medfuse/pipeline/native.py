@@ -6,6 +6,7 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError
 from medfuse.inferers.sensitivity import FACTORS, KINDS, changes
-from medfuse.io.dicom.reader import ACQUISITION
+from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
@@ -140,7 +141,7 @@ class RestoreNatived(Transform):
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
             return self._restored(result, said, said.psf_fwhm_mm, None, placed, registration)
-        found = bounded(_measured(values, pet, mri, refine=not placed), filter_of(pet))
+        found = bounded(_measured(values, pet, mri, refine=not placed), _acquired(pet))
         if not found.refused:
             psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
@@ -155,7 +156,7 @@ class RestoreNatived(Transform):
         if native is not None:
             noise = {k: v for k, v in native["noise"].items() if k != "origin"}
             stated = {"grid": "native", "psf": {"fwhm_mm": native["psf_fwhm_mm"]}, "noise": noise}
-        records = [psf_record(found, native, filter_of(pet)), *([] if said.noise else [_noise_record(native)])]
+        records = [psf_record(found, native, _acquired(pet)), *([] if said.noise else [_noise_record(native)])]
         result[f"{two}_{FOUND}"] = json.dumps({"stated": stated, "estimates": records})
         return result
 
@@ -216,15 +217,14 @@ def _not_guided(native: str, registration: Mapping[str, Any]) -> str:
     return f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
 
 
-def filter_of(image: MetaTensor) -> float | None:
-    """Return the FWHM of the filter after the reconstruction, mm, where its DICOM headers name it."""
-    noted = image.meta.get(ACQUISITION)
-    found = None if noted is None else json.loads(str(noted)).get("filter_mm")
-    return None if found is None else float(found)
+def _acquired(image: MetaTensor) -> dict[str, Any]:
+    """Return what headers or sidecars say of how it was made, see `medfuse.io.dicom.acquisition`."""
+    return dict(json.loads(str(image.meta.get(ACQUISITION, "{}"))))
 
 
-def bounded(found: PsfEstimate, filter_mm: float | None) -> PsfEstimate:
+def bounded(found: PsfEstimate, acquired: Mapping[str, Any]) -> PsfEstimate:
     """Return a PSF that is nowhere narrower than the filter of the reconstruction, which is a part of it."""
+    filter_mm = acquired.get("filter_mm")
     if filter_mm is None or not found.fwhm_mm:
         return found
     parts = ((max(v, filter_mm) for v in several) for several in (found.fwhm_mm, found.low, found.high))
@@ -232,13 +232,15 @@ def bounded(found: PsfEstimate, filter_mm: float | None) -> PsfEstimate:
     return found._replace(fwhm_mm=value, low=low, high=high)
 
 
-def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None, filter_mm: float | None = None) -> dict[str, Any]:
+def psf_record(
+    found: PsfEstimate, native: Mapping[str, Any] | None, acquired: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return what was found of a PSF as the record of an estimate, see `medfuse.estimation.Estimate`; values are mm.
 
     Args:
         found: What was found.
         native: What is known of the source that was restored by it; None where it was not.
-        filter_mm: FWHM of the filter that its headers name, mm.
+        acquired: What its headers or sidecars say of how it was made.
     """
     known = bool(found.fwhm_mm)
     rests = (
@@ -246,8 +248,10 @@ def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None, filter_mm: 
         f"{found.explained:.0%} of what is faster than 14 mm; in the place that was given the widths are "
         f"{_times(found.given)} mm, in the one that fits best, {found.moved_mm:.1f} mm away, {_times(found.refined)} mm"
     )
-    if filter_mm is not None:
-        rests += f"; it is at least the filter of {filter_mm:g} mm that the header names"
+    if "filter_mm" in acquired:
+        rests += f"; it is at least the filter of {acquired['filter_mm']:g} mm that the header names"
+    if acquired.get("models_psf"):
+        rests += "; the reconstruction models the PSF, so edges may overshoot, which no Gaussian describes"
     return {
         "step": "psf",
         "value": list(found.fwhm_mm) if known else None,
@@ -278,9 +282,9 @@ def _noise_record(native: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def measured_psf(pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> dict[str, Any]:
     """Return the record of the PSF of a PET **[1, X, Y, Z]** as its MRI tells it, and what would be stated of it."""
-    found = bounded(_measured(_plain(pet), pet, mri, refine=refine), filter_of(pet))
+    found = bounded(_measured(_plain(pet), pet, mri, refine=refine), _acquired(pet))
     said = None if found.refused else {"psf_fwhm_mm": stated_psf(found, grid_of(pet), grid_of(mri))}
-    return psf_record(found, said, filter_of(pet))
+    return psf_record(found, said, _acquired(pet))
 
 
 def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> PsfEstimate:
