@@ -12,6 +12,11 @@ def restored_sources(record: Mapping[str, Any]) -> list[str]:
     return [name for k, name in enumerate(record.get("sources") or {}, 1) if degradation.get(f"source{k}")]
 
 
+def noisy(degradation: Mapping[str, Any], source: int) -> bool:
+    """Return whether noise is among the steps of a source, 1 or 2."""
+    return any("noise" in step for step in degradation.get(f"source{source}") or ())
+
+
 def whence(degradation: Mapping[str, Any], source: int, *steps: str) -> str:
     """Return how one of the steps of a source is known: `measured` in its images, or `stated`.
 

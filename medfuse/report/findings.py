@@ -14,7 +14,7 @@ from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
 from medfuse.regions.intervals import calibration
-from medfuse.report.degradations import restored_sources, whence
+from medfuse.report.degradations import noisy, restored_sources, whence
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.regions import region_warnings
 
@@ -285,7 +285,10 @@ def _restored(named: Sequence[str], record: Mapping[str, Any]) -> list[Finding]:
             )
             found.append(Finding("warning", text))
         known = whence(degradation, k, "noise")
-        found += _native(_title(name), source) if source.get("native") else _noise(_title(name), source, known)
+        if source.get("native"):
+            found += _native(_title(name), source)
+        else:
+            found += _noise(_title(name), source, known, noisy=noisy(degradation, k))
     kinds = [sources[name].get("native") for name in named]
     origin = "the other source" if all(kinds) else "the network and from the other source"
     text = f"What a degradation has destroyed comes from {origin}, not from the data."
@@ -331,11 +334,12 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _noise(name: str, source: Mapping[str, Any], known: str) -> list[Finding]:
+def _noise(name: str, source: Mapping[str, Any], known: str, *, noisy: bool) -> list[Finding]:
     """Hold the noise, `stated` or `measured`, against that of the data, or where that is unknown the chi-square.
 
     A restoration follows its data until the chi-square is 1, whatever noise was stated, and on a grid finer than that
-    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise.
+    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise. Without noise its unit
+    is the rounding, of which a black background has none.
     """
     chi2, noise = source.get("residual_chi2"), source.get("noise") or {}
     stated, seen = noise.get("stated"), noise.get("seen")
@@ -362,7 +366,7 @@ def _noise(name: str, source: Mapping[str, Any], known: str) -> list[Finding]:
             f"should be about 1 or below. The {known} degradation is probably wrong or too weak."
         )
         return [Finding("warning", text)]
-    if chi2 < CHI2_LOW and not (stated and seen):
+    if chi2 < CHI2_LOW and noisy and not (stated and seen):
         text = (
             f"The residual chi-square of the {name} is {chi2:.2f}, far below 1: the restoration is nearer to the data "
             f"than their {known} noise. Either there is less noise than was {known}, or it was not removed."

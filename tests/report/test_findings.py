@@ -112,6 +112,13 @@ def test_noise_in_the_data_decides_and_not_the_chi_square(make_record):
     assert "does not explain the data" in texts(record, "warning")[0]
 
 
+def test_where_no_noise_was_stated_a_small_chi_square_is_no_warning(make_record):
+    """A blur alone: the residual is in units of the rounding, and black is not rounded."""
+    record = changed(make_record(), "sources/pet/residual_chi2", 0.2)
+    assert len(texts(record, "warning")) == 1
+    assert texts(changed(record, "degradation/source2", [{"blur": {"sigma_px": 2.0}}]), "warning") == []
+
+
 def test_the_own_grain_of_an_image_is_no_contradiction(make_record):
     # 3/255 of full range: an MRI has so much of its own before any noise was added
     for scale, said in ((1.0, 1), (100.0, 0)):
