@@ -4,8 +4,8 @@
 
 The scans are those of `volume_scenes`: RMSE in units of white matter, within the brain, with the true PSF and with the
 one that the MRI tells, each with the noise measured. Of the noise: std at an uptake of 4, power of the signal with
-which it grows, and kernel, beside the true ones; and the chi-square of the truth under the measured noise (1 is right).
-Each head is a line of FILE, and those that it holds are not run again.
+which it grows, and kernel, beside the true ones; and the chi-square of the truth in tissue under the measured noise,
+with the true one of the air (1 is right). Each head is a line of FILE, and those that it holds are not run again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from medfuse.training.scans import scan
 from medfuse.volumes import measure_psf, narrowest_psf, restore_volume
 
 _LEVEL, _TEXTURE, _STATED = 4.0, 0.08, 0.97
+_TISSUE = 0.1  # of the highest, from which a voxel is tissue
 
 
 def figures(brain: Brain, seed: int, spacing: float) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def figures(brain: Brain, seed: int, spacing: float) -> dict[str, Any]:
     assert noise is not None
     operator = ScannerSampling(phantom.grid, made.grid, made.fwhm_mm, made.true_transform.tolist())
     clean = torch.from_numpy(made.clean)
-    model = VolumeModel(operator, pet, noise, signal=clean)
+    full = replace(noise, floor=made.noise.floor) if noise.kind == "poisson" else noise
+    model = VolumeModel(operator, pet, full, signal=clean)
     level = torch.tensor([_LEVEL])
     return {
         "head": seed,
@@ -65,7 +68,9 @@ def figures(brain: Brain, seed: int, spacing: float) -> dict[str, Any]:
         "std": [float(n.std(level)) for n in (noise, made.noise)],
         "growth": [n.growth if n.kind == "poisson" else 0.0 for n in (noise, made.noise)],
         "kernel": [noise.fwhm_mm, made.noise.fwhm_mm],
-        "chi2": model.chi2_of(model.white((pet - clean) * model.inside)),
+        "chi2": model.chi2_of(
+            model.white((pet - clean) * model.inside), model.inside & (clean > _TISSUE * clean.max())
+        ),
         "seconds": [seconds, time.process_time() - begun],
     }
 
