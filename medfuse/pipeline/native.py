@@ -22,6 +22,7 @@ from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
+from medfuse.pipeline.slices import slices_of
 from medfuse.transforms.spatial import ResampleToReference
 from medfuse.transforms.typed import with_meta_of
 from medfuse.volumes import PsfEstimate, RestoredVolume, measure_psf, narrowest_psf, restore_volume
@@ -40,6 +41,8 @@ _REMEDY = (
     "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where "
     "it is found"
 )
+_WHY_NOT = "the registration was not accepted, and a PSF is told by an MRI that is in its place"
+_NOT_PLACED = PsfEstimate((), (), (), (), (), 0.0, 0.0, _WHY_NOT)
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
@@ -141,15 +144,18 @@ class RestoreNatived(Transform):
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
             return self._restored(result, said, said.psf_fwhm_mm, None, placed, registration)
-        found = bounded(_measured(values, pet, mri, refine=not placed), _acquired(pet))
+        if not registration.get("accepted", True):  # nothing that the MRI says there would be used
+            found = _NOT_PLACED
+        else:
+            found = bounded(_measured(values, pet, mri, refine=not placed), _acquired(pet))
         if not found.refused:
             psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
-                restored = self._restored(dict(result), said, psf, (found.low, found.high), placed, dict(registration))
+                restored = self._restored(dict(result), said, psf, _shares(found, psf), placed, dict(registration))
             except DegradationError as error:  # of the noise: too little tissue, or none
                 found = found._replace(refused=str(error))
             else:
-                doubt = _not_guided(restored[f"{two}_{NATIVE}"], registration)
+                doubt = _not_guided(restored[f"{two}_{NATIVE}"])
                 found, result = (found._replace(refused=doubt), result) if doubt else (found, restored)
         native = json.loads(result[f"{two}_{NATIVE}"]) if f"{two}_{NATIVE}" in result else None
         stated: dict[str, Any] | list[Any] = []
@@ -165,7 +171,7 @@ class RestoreNatived(Transform):
         result: dict[Hashable, Any],
         said: NativeSource,
         psf: Sequence[float],
-        between: tuple[Sequence[float], Sequence[float]] | None,
+        known: tuple[float, float] | None,
         placed: bool,
         registration: dict[str, Any],
     ) -> dict[Hashable, Any]:
@@ -173,11 +179,12 @@ class RestoreNatived(Transform):
         mri, pet = result[one], result[two]
         values = _plain(pet)
         guide, name = bool(registration.get("accepted", True)), title(two)
+        slices = slices_of(mri, grid_of(mri))
 
         def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            how: dict[str, Any] = {"refine": not placed, "guide": guide, "known": between}
-            return restore_volume(values, *grids, None, widths, noise, name=name, draws=draws, **how)
+            how: dict[str, Any] = {"refine": not placed, "guide": guide, "name": name, "draws": draws}
+            return restore_volume(values, *grids, None, widths, noise, slices=slices, known=known, **how)
 
         found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
         if self.sensitivity:
@@ -198,8 +205,8 @@ class RestoreNatived(Transform):
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
         origin = "measured" if said.noise is None else "given"
-        known = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
-        result[f"{two}_{NATIVE}"] = json.dumps(known | described(found))
+        stated = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
+        result[f"{two}_{NATIVE}"] = json.dumps(stated | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         if self.uncertainty != "off":
             result[f"{two}_alone"] = torch.where(found.measured, found.alone, as_given[0])[None]
@@ -207,18 +214,20 @@ class RestoreNatived(Transform):
         return result
 
 
-def _not_guided(native: str, registration: Mapping[str, Any]) -> str:
+def _shares(found: PsfEstimate, psf: Sequence[float]) -> tuple[float, float]:
+    """Return between which shares of what is stated the intervals of all axes lie."""
+    shares = [[end / width for end, width in zip(ends, psf, strict=True)] for ends in (found.low, found.high)]
+    return max(shares[0]), min(shares[1])
+
+
+def _not_guided(native: str) -> str:
     """Return why a PSF that the MRI told should not be used: the MRI did not guide the restoration by it either."""
     known = json.loads(native)
-    if known["guided"]:
-        return ""
-    if not registration.get("accepted", True):
-        return "the registration was not accepted, and a PSF is told by an MRI that is in its place"
-    return f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
+    return "" if known["guided"] else f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
 
 
 def _acquired(image: MetaTensor) -> dict[str, Any]:
-    """Return what headers or sidecars say of how it was made, see `medfuse.io.dicom.acquisition`."""
+    """Return what headers or sidecars say of how it was made, see `medfuse.io.acquisition`."""
     return dict(json.loads(str(image.meta.get(ACQUISITION, "{}"))))
 
 
@@ -288,7 +297,8 @@ def measured_psf(pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> dict[str,
 
 
 def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> PsfEstimate:
-    return measure_psf(values, grid_of(pet), _plain(mri), grid_of(mri), refine=refine)
+    grid = grid_of(mri)
+    return measure_psf(values, grid_of(pet), _plain(mri), grid, refine=refine, slices=slices_of(mri, grid))
 
 
 def stated_psf(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
@@ -312,6 +322,7 @@ def described(found: RestoredVolume) -> dict[str, Any]:
         "corrected_chi2": found.corrected_chi2,
         "shares": found.shares,
         "alignment": place,
+        **({"slices_mm": list(found.slices_mm)} if any(found.slices_mm) else {}),
         "findings": list(found.findings),
         "notes": list(found.notes),
     }

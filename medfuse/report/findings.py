@@ -28,6 +28,9 @@ _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
 _CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
 
 
+Level = Literal["warning", "note"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to know.
@@ -37,7 +40,7 @@ class Finding:
         text: Whole sentences.
     """
 
-    level: Literal["warning", "note"]
+    level: Level
     text: str
 
 
@@ -256,7 +259,9 @@ def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     found = []
     for k, name in enumerate(sources, 1):
         told = (estimates or {}).get(f"source{k}") or ()
-        found += [Finding("note", estimate_sentence(_title(name), estimate)) for estimate in told]
+        for estimate in told:  # a source that stays blurred is no mere note
+            kind: Level = "warning" if estimate.get("step") == "psf" and estimate.get("refused") else "note"
+            found.append(Finding(kind, estimate_sentence(_title(name), estimate)))
         if name not in named and not told:
             found.append(Finding("note", f"No degradation was stated for the {_title(name)}; it came back as it was."))
     return [*found, *_restored(named, record)]

@@ -8,7 +8,6 @@ residual is fitted by what a small motion, or a small change of the PSF's width,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,7 +63,7 @@ def align(model: VolumeModel, features: Tensor, transform: Tensor, *, rounds: in
         settled = _moved(motion, points) < _SETTLED
         if settled:
             break
-        model = VolumeModel(_operator(model.operator, transform), model.y, model.noise)
+        model = VolumeModel(model.operator.like(transform=transform), model.y, model.noise)
         fit = _fitted(model, features, transform)
     moved = _moved(transform @ torch.linalg.inv(start), points)
     variances = fit.covariance.diagonal()
@@ -88,7 +87,7 @@ def _fitted(model: VolumeModel, features: Tensor, transform: Tensor) -> _Fit:
     for axis in range(3):
         shifted = torch.eye(4, dtype=torch.float64)
         shifted[axis, 3] = _STEP
-        columns.append(_difference(_operator(model.operator, shifted @ transform), x, seen, model) / _STEP)
+        columns.append(_difference(model.operator.like(transform=shifted @ transform), x, seen, model) / _STEP)
     gradient = torch.stack(columns)
     points = _positions(model.operator)
     centre = points.mean(1)
@@ -100,7 +99,7 @@ def _fitted(model: VolumeModel, features: Tensor, transform: Tensor) -> _Fit:
         column[model.inside] = turn
         columns.append(column)
     try:
-        wide = _operator(model.operator, transform, 1 + _WIDER)
+        wide = model.operator.like(wider=1 + _WIDER)
         columns.append(_difference(wide, x, seen, model) / _WIDER)
     except DegradationError:  # at the limit of what a PSF may be
         columns.append(torch.zeros_like(seen))
@@ -126,11 +125,6 @@ def robust(model: VolumeModel, given: Guidance) -> tuple[Tensor, Tensor]:
 def _difference(operator: ScannerSampling, x: Tensor, seen: Tensor, model: VolumeModel) -> Tensor:
     other = operator.forward(x[None, None])[0, 0]
     return (other - seen) * (operator.inside & model.inside)
-
-
-def _operator(like: ScannerSampling, transform: Tensor, wider: float = 1.0) -> ScannerSampling:
-    fwhm: Sequence[float] = [wider * w for w in like.fwhm_mm]
-    return ScannerSampling(like.domain, like.range, fwhm, transform)
 
 
 def _positions(operator: ScannerSampling) -> Tensor:
