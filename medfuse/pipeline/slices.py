@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.utils import ImageMetaKey
 from monai.utils.enums import MetaKeys
 
-from medfuse.io.dicom.reader import ACQUISITION
+from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.sidecars import read_thickness
 from medfuse.physics import Grid
 from medfuse.volumes import slices_mm

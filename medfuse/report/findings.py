@@ -14,7 +14,7 @@ from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
 from medfuse.regions.intervals import calibration
-from medfuse.report.degradations import restored_sources
+from medfuse.report.degradations import noisy, restored_sources, whence
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.regions import region_warnings
 
@@ -264,19 +264,22 @@ def _restoration(record: Mapping[str, Any]) -> list[Finding]:
             found.append(Finding(kind, estimate_sentence(_title(name), estimate)))
         if name not in named and not told:
             found.append(Finding("note", f"No degradation was stated for the {_title(name)}; it came back as it was."))
-    return [*found, *_restored(named, sources)]
+    return [*found, *_restored(named, record)]
 
 
-def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]:
+def _restored(named: Sequence[str], record: Mapping[str, Any]) -> list[Finding]:
     """Return what to know of the sources that were restored."""
     if not named:
         return []
     found: list[Finding] = []
-    for name, source in ((name, sources[name]) for name in named):
+    sources, degradation = record["sources"], record["degradation"]
+    for k, (name, source) in enumerate(sources.items(), 1):
+        if name not in named:
+            continue
         blur = source.get("narrowed_blur")
         if isinstance(blur, float):
             text = (
-                f"The {_title(name)} shows finer detail than its stated blur lets through. "
+                f"The {_title(name)} shows finer detail than its {whence(degradation, k, 'blur')} blur lets through. "
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
             found.append(Finding("warning", text))
@@ -286,10 +289,14 @@ def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]
                 "limit before they met their tolerance. Restored details may lack agreement with the data."
             )
             found.append(Finding("warning", text))
-        found += _native(_title(name), source) if source.get("native") else _noise(_title(name), source)
+        known = whence(degradation, k, "noise")
+        if source.get("native"):
+            found += _native(_title(name), source)
+        else:
+            found += _noise(_title(name), source, known, noisy=noisy(degradation, k))
     kinds = [sources[name].get("native") for name in named]
-    whence = "the other source" if all(kinds) else "the network and from the other source"
-    text = f"What a degradation has destroyed comes from {whence}, not from the data."
+    origin = "the other source" if all(kinds) else "the network and from the other source"
+    text = f"What a degradation has destroyed comes from {origin}, not from the data."
     if all(kind and kind.get("guided") is False for kind in kinds):
         text = "What a degradation has destroyed is not restored: the data alone decide."
     text += " A restored image may show detail that is not there, or miss detail that is."
@@ -334,11 +341,12 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
-    """Hold the stated noise against that of the data, and only where that is unknown against the chi-square.
+def _noise(name: str, source: Mapping[str, Any], known: str, *, noisy: bool) -> list[Finding]:
+    """Hold the noise, `stated` or `measured`, against that of the data, or where that is unknown the chi-square.
 
     A restoration follows its data until the chi-square is 1, whatever noise was stated, and on a grid finer than that
-    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise.
+    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise. Without noise its unit
+    is the rounding, of which a black background has none.
     """
     chi2, noise = source.get("residual_chi2"), source.get("noise") or {}
     stated, seen = noise.get("stated"), noise.get("seen")
@@ -347,13 +355,13 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
         grain = _GRAIN * (source.get("scale") or 1.0) / stated
         if least**2 > _MORE**2 + grain**2:
             text = (
-                f"The noise of the {name} seems to be about {_times(least)} times what was stated. It is taken for the "
-                "image, and not removed. State more."
+                f"The noise of the {name} seems to be about {_times(least)} times what was {known}. It is taken for "
+                "the image, and not removed. State more."
             )
             return [Finding("warning", text)]
         if most < _LESS:
             text = (
-                f"There is less noise in the {name} than was stated: it seems to be at most about {_share(most)} of "
+                f"There is less noise in the {name} than was {known}: it seems to be at most about {_share(most)} of "
                 "that. The restoration may be too smooth. State less."
             )
             return [Finding("warning", text)]
@@ -362,13 +370,13 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
     if chi2 > CHI2_HIGH:
         text = (
             f"The restored {name} does not explain the data: its residual chi-square is {chi2:.2f}, and "
-            "should be about 1 or below. The stated degradation is probably wrong or too weak."
+            f"should be about 1 or below. The {known} degradation is probably wrong or too weak."
         )
         return [Finding("warning", text)]
-    if chi2 < CHI2_LOW and not (stated and seen):
+    if chi2 < CHI2_LOW and noisy and not (stated and seen):
         text = (
             f"The residual chi-square of the {name} is {chi2:.2f}, far below 1: the restoration is nearer to the data "
-            "than their stated noise. Either there is less noise than was stated, or it was not removed."
+            f"than their {known} noise. Either there is less noise than was {known}, or it was not removed."
         )
         return [Finding("warning", text)]
     return []

@@ -36,7 +36,7 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
     if at:
         rows.append(["Registration moved by the data [mm]", f"{at['moved_mm']:.2f} (std {at['std_mm']:.2f})"])
         share, std = at["psf_share"], 2 * at["psf_std"]
-        rows.append(["Width of PSF that fits best, of the stated", f"{share:.0%} (+- {std:.1%})"])
+        rows.append(["Width of PSF that fits best, of the one that was undone", f"{share:.0%} (+- {std:.1%})"])
     return rows
 
 

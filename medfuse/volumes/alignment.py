@@ -24,10 +24,8 @@ _WIDER = 0.03  # of the PSF's width, likewise
 _LONGEST = 2.0  # mm that one round may move
 _MOST_GAIN = 4.0  # by which a step that falls short is multiplied
 _SETTLED = 0.05  # mm
-_KNOWN, _TOO_WIDE = (
-    0.05,
-    0.14,
-)  # of the PSF's width; the most by which it seemed too wide on 16 scans of phantoms of heads
+_KNOWN = 0.05  # of the width of the PSF, to which nobody knows it better
+_TOO_WIDE = 0.14  # of it, the most by which it seemed too wide on 16 scans of phantoms of heads
 _OUTLIER = 3.0  # significance, in units of its own std, from which data count less
 
 
@@ -41,6 +39,7 @@ class Alignment(NamedTuple):
         psf_share: Width of the PSF that fits best, of the stated one.
         psf_std: Its standard deviation.
         settled: Whether the last round moved by less than 0.05 mm.
+        known: Interval in which the width was known before, of the stated one: what lies within contradicts nothing.
     """
 
     transform: Tensor
@@ -49,6 +48,7 @@ class Alignment(NamedTuple):
     psf_share: float
     psf_std: float
     settled: bool
+    known: tuple[float, float] = (1.0, 1.0)
 
     @property
     def psf_spread(self) -> float:
@@ -58,7 +58,8 @@ class Alignment(NamedTuple):
     @property
     def psf_doubted(self) -> bool:
         """Whether the data refuse the stated PSF: an MRI's shares of tissue are too sharp, and make it seem wider."""
-        return not 1 - self.psf_spread <= self.psf_share <= 1 + _TOO_WIDE + self.psf_spread
+        low, high = min(self.known[0], 1.0), max(self.known[1], 1.0)
+        return not low - self.psf_spread <= self.psf_share <= high + _TOO_WIDE + self.psf_spread
 
 
 def align(model: VolumeModel, features: Tensor, transform: Tensor, *, rounds: int = 4) -> Alignment:

@@ -133,6 +133,7 @@ def restore_volume(
     psf_fwhm_mm: float | Sequence[float],
     noise: ScannerNoise | None,
     *,
+    known: tuple[float, float] | None = None,
     refine: bool = True,
     guide: bool = True,
     estimator: Estimator = gated,
@@ -152,6 +153,7 @@ def restore_volume(
             extent of the voxels included.
         noise: The noise, in the unit of the PET; None: it is measured, see `measure_noise`. Where Poisson-like noise
             has no floor, that of the air is measured.
+        known: Interval of a PSF that was measured, in parts of the given one: a width within it contradicts nothing.
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
@@ -198,7 +200,7 @@ def restore_volume(
     features = sided(features, coarse.spread(first[None])[0], mri_grid.spacing)
     alignment = None
     if guide and refine:
-        alignment = align(rough, coarse.pooled(features), operator.transform)
+        alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
         if _believed(alignment):
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)

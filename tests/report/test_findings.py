@@ -112,12 +112,29 @@ def test_noise_in_the_data_decides_and_not_the_chi_square(make_record):
     assert "does not explain the data" in texts(record, "warning")[0]
 
 
+def test_where_no_noise_was_stated_a_small_chi_square_is_no_warning(make_record):
+    """A blur alone: the residual is in units of the rounding, and black is not rounded."""
+    record = changed(make_record(), "sources/pet/residual_chi2", 0.2)
+    assert len(texts(record, "warning")) == 1
+    assert texts(changed(record, "degradation/source2", [{"blur": {"sigma_px": 2.0}}]), "warning") == []
+
+
 def test_the_own_grain_of_an_image_is_no_contradiction(make_record):
     # 3/255 of full range: an MRI has so much of its own before any noise was added
     for scale, said in ((1.0, 1), (100.0, 0)):
         noise = {"stated": 0.1, "seen": [0.3, 0.4]}
         record = changed(changed(make_record(), "sources/pet/noise", noise), "sources/pet/scale", scale)
         assert len(texts(record, "warning")) == said
+
+
+def test_what_was_measured_is_not_called_stated(make_record):
+    record = changed(make_record(), "sources/pet/noise", {"stated": 0.2, "seen": [0.4, 0.5]})
+    assert "what was stated" in texts(record, "warning")[0]
+    found = {"step": "noise", "value": 0.2, "stated": {"kind": "gaussian", "sigma": 0.2}, "rests_on": "differences"}
+    record = changed(record, "degradation/estimates", {"source1": [], "source2": [found]})
+    assert "what was measured" in texts(record, "warning")[0]
+    found["stated"] = None  # refused: another step of it was stated
+    assert "what was stated" in texts(record, "warning")[0]
 
 
 def test_warnings_that_are_written_stand(make_record):

@@ -45,7 +45,7 @@ class Case:
             "psf_fwhm_mm": PSF,
             "noise": NOISE,
         }
-        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator") if k in changes}
+        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator", "known") if k in changes}
         return restore_volume(*{**values, **changes}.values(), **options)
 
     def rmse(self, x):
@@ -185,6 +185,9 @@ def test_a_psf_that_is_stated_wrong_is_told(case, result):
     wide = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF])
     assert 0.75 < wide.alignment.psf_share < 0.93
     assert any("speaks for a PSF" in said for said in wide.findings)
+    for low, said in ((0.75, False), (0.98, True)):  # it was measured, and this is the lower end of its interval
+        found = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF], known=(low, 1.1))
+        assert any("speaks for a PSF" in text for text in found.findings) == said
 
 
 def test_an_mri_that_explains_nothing_does_not_guide(case):
