@@ -13,13 +13,13 @@ import torch
 from medfuse import cli
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.physics import parse_degradation
+from medfuse.pipeline.certainty import kind_of
 from medfuse.regions import Draws, add_intervals, disagrees, region_values
 from medfuse.regions.intervals import (
     KINDS,
     LEVELS,
     calibration,
     fused_deviation,
-    kind_of,
     level_of,
     voxel_deviation,
     voxel_features,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfuse.physics import JointDegradation
+from medfuse.physics import Degradation, JointDegradation, Noise
 from medfuse.pipeline.native import NATIVE, RESTORED
 from medfuse.pipeline.record import offset_of, scale_of
 from medfuse.regions import Draws, intervals
@@ -65,7 +65,7 @@ def certainty_of(
             invented.append(None)
             draws.append(None)
             continue
-        scale, steps = scale_of(data, key), intervals.kind_of(part)
+        scale, steps = scale_of(data, key), kind_of(part)
         changes: Tensor | None
         if native:
             of: int | str = intervals.NATIVE
@@ -92,6 +92,12 @@ def certainty_of(
         (draws[0], draws[1]),
         None if gate is None else _plain(gate)[0],
     )
+
+
+def kind_of(part: Degradation) -> str:
+    """Return which of `medfuse.regions.intervals.KINDS` happened to a source; `both` where nothing did."""
+    noise = [isinstance(step, Noise) for step in part.steps]
+    return "both" if any(noise) == (not all(noise)) else "noise" if any(noise) else "blur"
 
 
 def _plain(values: Any) -> Tensor:

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medfuse.physics import Degradation, Noise
 from medfuse.regions.values import as_array, layers_of
 
 UNCERTAINTY = ("off", "fast", "full")
@@ -82,12 +81,6 @@ def _calibrated(what: str, source: int | str, kind: str) -> dict[str, Any]:
     """Return powers or terms, and factors, of voxels or regions."""
     found = calibration()[f"native_{what}"] if source == NATIVE else calibration()[what][kind][int(source)]
     return dict(found)
-
-
-def kind_of(part: Degradation) -> str:
-    """Return which of `KINDS` happened to a source; `both` where nothing did."""
-    noise = [isinstance(step, Noise) for step in part.steps]
-    return "both" if any(noise) == (not all(noise)) else "noise" if any(noise) else "blur"
 
 
 def voxel_features(std: Any, restored: Any, invented: Any, *, across: int | None = None) -> np.ndarray:

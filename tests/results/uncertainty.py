@@ -35,8 +35,9 @@ from medfuse.inferers.bootstrap import observed_again
 from medfuse.io import read_image
 from medfuse.physics import JointDegradation, data_alone, fit, parse_degradation
 from medfuse.pipeline import Fusion, load_fusion
+from medfuse.pipeline.certainty import kind_of
 from medfuse.pipeline.facts import sha256
-from medfuse.regions.intervals import KINDS, LEAST, kind_of, level_of, voxel_features
+from medfuse.regions.intervals import KINDS, LEAST, level_of, voxel_features
 from medfuse.training.phantoms import load_atlas, random_phantoms
 
 PRESETS = ("noise", "blur", "composite")
