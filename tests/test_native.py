@@ -215,6 +215,7 @@ def test_an_mri_that_does_not_guide_the_restoration_tells_no_psf(folded):
     result = RestoreNatived("auto")(given)
     found = json.loads(result["pet_found"])
     assert found["stated"] == []
+    assert found["estimates"][0]["value"] is None  # decided before the work
     assert "registration was not accepted" in found["estimates"][0]["refused"]
     assert set(result) == {*given, "pet_found"}
     assert torch.equal(result["pet"], pet)

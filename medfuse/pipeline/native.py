@@ -314,7 +314,7 @@ def _times(values: Sequence[float]) -> str:
 def described(found: RestoredVolume) -> dict[str, Any]:
     """Return what a restored volume is known by, as JSON."""
     at = found.alignment
-    place = at and {k: getattr(at, k) for k in ("moved_mm", "std_mm", "psf_share", "psf_std")}
+    place = at and {k: getattr(at, k) for k in ("moved_mm", "std_mm", "psf_share", "psf_std", "psf_doubted")}
     return {
         "guided": found.guided,
         "chi2": found.chi2,

@@ -8,7 +8,6 @@ from typing import Any
 from medfuse.io.modalities import title
 
 _CUT = 0.01  # of a region
-_SURE = 0.05  # of the width of a PSF, to which nobody knows it better
 
 
 def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
@@ -42,13 +41,11 @@ def _doubted(record: Mapping[str, Any]) -> Iterator[str]:
     """Give a warning where values rest on a PSF that the data refuse: GTM and RBV take it as it was stated."""
     for name, source in (record.get("sources") or {}).items():
         native = source.get("native") or {}
-        at = native.get("alignment") if native.get("guided") else None
-        if not at or not any("gtm" in region for region in source.get("regions") or ()):
-            continue
-        spread = max(2 * at["psf_std"], _SURE)
-        if abs(at["psf_share"] - 1) > spread:
+        at = native.get("alignment") or {}
+        told = native.get("guided") and at.get("psf_doubted")
+        if told and any("gtm" in region for region in source.get("regions") or ()):
             seen = " x ".join(f"{width * at['psf_share']:.1f}" for width in native.get("psf_fwhm_mm") or ())
             yield (
-                f"GTM and RBV of the {title(name)} took the PSF that was stated; by its data it is {seen} mm "
-                f"(+- {spread:.0%}), and they are wrong with it. State that one."
+                f"GTM and RBV of the {title(name)} took the PSF that was stated; its data speak for {seen} mm, and "
+                "they are wrong with it. State that one."
             )

@@ -200,12 +200,12 @@ def restore_volume(
     features = sided(features, coarse.spread(first[None])[0], mri_grid.spacing)
     alignment = None
     if guide and refine:
-        alignment = align(rough, coarse.pooled(features), operator.transform)
+        alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
         if _believed(alignment):
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)
             rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
-        findings += _said(alignment, operator.fwhm_mm, name, known)
+        findings += _said(alignment, operator.fwhm_mm, name)
         guide = _believed(alignment)
     model = rough.on(operator, rough.observe(first))
     draw = model.probe()
@@ -380,7 +380,7 @@ def _doubts(rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor,
     ]
 
 
-def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str, known: tuple[float, float] | None) -> list[str]:
+def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str]:
     """Say what the alignment found that the user must know."""
     if not _believed(alignment):
         return [
@@ -390,12 +390,10 @@ def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str, known: tupl
     found = []
     if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
         found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the {name} fits the MRI best")
-    spread = max(2 * alignment.psf_std, 0.05)
-    low, high = known or (1.0, 1.0)
-    if not min(low, 1.0) - spread <= alignment.psf_share <= max(high, 1.0) + spread:
+    if alignment.psf_doubted:
         widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
         found.append(
-            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
-            "undone"
+            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {alignment.psf_spread:.0%}), not for the one "
+            "that was undone"
         )
     return found

@@ -259,3 +259,37 @@ def test_what_was_destroyed_comes_from_what_was_used(make_record, guided, said):
     native = {"corrected_chi2": 1.0, "guided": guided}
     notes = " ".join(texts(changed(make_record(), "sources/pet/native", native), "note"))
     assert said in notes and "from the network" not in notes
+
+
+def test_a_psf_that_is_refused_is_a_warning_and_other_estimates_are_notes(make_record):
+    """The PET then stays blurred, which nobody should have to read a note for."""
+    estimates = [
+        {"step": "psf", "value": [6, 6, 6], "interval": [[5] * 3, [7] * 3], "rests_on": "", "refused": "no guidance"},
+        {"step": "noise", "value": None, "interval": None, "stated": None, "rests_on": "", "refused": "no PSF"},
+    ]
+    degradation = {
+        "origin": "estimated",
+        "source1": [],
+        "source2": [],
+        "estimates": {"source1": [], "source2": estimates},
+    }
+    record = changed(make_record(), "degradation", degradation)
+    (text,) = texts(record, "warning")
+    assert "no guidance" in text
+    assert any("no PSF" in note for note in texts(record, "note"))
+    estimates[0] |= {"value": None, "interval": None, "refused": "too few voxels"}
+    assert texts(changed(record, "degradation/estimates/source2", estimates), "warning") == []
+
+
+@pytest.mark.parametrize(("share", "guided", "told"), [(0.8, True, 1), (1.02, True, 0), (0.8, False, 0)])
+def test_gtm_by_a_psf_that_the_data_refuse_is_told(make_record, share, guided, told):
+    """0.8 of 6 mm is 4.8 mm; where the MRI did not guide, it tells no PSF either."""
+    alignment = {"moved_mm": 0.1, "std_mm": 0.1, "psf_share": share, "psf_std": 0.01, "psf_doubted": share < 1}
+    native = {"corrected_chi2": 1.0, "guided": guided, "alignment": alignment, "psf_fwhm_mm": [6, 6, 6]}
+    value = {"mean": 2.0, "max": 3.0}
+    region = {"label": 1, "name": "ball", "given": value, "restored": value, "gtm": 2.5, "rbv": 2.4}
+    record = changed(make_record(), "sources/pet/native", native)
+    record = changed(record, "sources/pet/regions", [region])
+    found = [text for text in texts(record, "warning") if "GTM" in text]
+    assert len(found) == told
+    assert not told or "4.8 x 4.8 x 4.8 mm" in found[0]

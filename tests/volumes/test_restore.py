@@ -178,6 +178,10 @@ def test_a_turned_registration_is_put_right(case, result):
 def test_a_psf_that_is_stated_wrong_is_told(case, result):
     assert result.alignment.psf_share == pytest.approx(1.0, abs=0.05)
     assert not any("PSF" in said for said in result.findings)
+    least = result.alignment._replace(psf_share=0.94, psf_std=0.01)
+    assert least.psf_doubted
+    assert not least._replace(psf_share=1.15).psf_doubted  # so an MRI's sharp shares of tissue make it seem
+    assert least._replace(psf_share=1.25).psf_doubted
     wide = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF])
     assert 0.75 < wide.alignment.psf_share < 0.93
     assert any("speaks for a PSF" in said for said in wide.findings)
