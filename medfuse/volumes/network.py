@@ -85,7 +85,7 @@ class TrainedEstimator:
     """An estimator of `restore_volume` that a network makes.
 
     Where its training has nothing to say of a case, the rule, `gated`, takes its place: voxels beyond 2.7 mm, a PSF
-    below 3.5 or beyond 9 mm.
+    below 3.5 or beyond 9 mm, an MRI that shows nothing where the uptake is.
     """
 
     def __init__(self, network: VolumeUNet) -> None:
@@ -137,7 +137,7 @@ def pooling(given: Proposals) -> tuple[int, int, int] | None:
     spacing = operator.domain.spacing
     x, y, z = (max(1, round(_VOXEL / s)) for s in spacing)
     fits = all(SPACING[0] <= k * s <= SPACING[1] for k, s in zip((x, y, z), spacing, strict=True))
-    return (x, y, z) if fits and _level(given.mri, given.mr_free[0]) > 0 else None
+    return (x, y, z) if fits and float(_level(given.mri, given.mr_free[0])) > 0 else None
 
 
 def channels(given: Proposals, narrow: Tensor, pool: tuple[int, int, int]) -> tuple[Tensor, float]:
@@ -169,8 +169,9 @@ def channels(given: Proposals, narrow: Tensor, pool: tuple[int, int, int]) -> tu
 
 
 def _level(image: Tensor, uptake: Tensor) -> Tensor:
-    """Return the median of an image where the uptake is above its mean: no hot spot decides it."""
-    return image[uptake > uptake.mean()].median().clamp_min(torch.finfo(torch.float32).tiny)
+    """Return the median of an image where the uptake is high: air has no say in it, and a hot spot little."""
+    high = uptake.square().sum() / uptake.sum().clamp_min(torch.finfo(uptake.dtype).tiny)
+    return image[uptake >= high / 2].median()
 
 
 def _pooled(image: Tensor, pool: tuple[int, int, int]) -> Tensor:
