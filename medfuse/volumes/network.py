@@ -13,6 +13,7 @@ std of the noise: SUV, Bq/mL and counts give the same estimate.
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import torch
@@ -121,7 +122,7 @@ def load_estimator(path: str | Path) -> TrainedEstimator:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except Exception as error:
+    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise BundleError(
             f"the weights of the network for volumes must be the state dict of a VolumeUNet, got another file at {path}"
             "; check the path."
