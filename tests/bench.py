@@ -14,7 +14,8 @@ the network over the most of them a second that a convolution or a product of ma
 With `--against` it is this version beside another one, a checkout in FOLDER, such as `git archive VERSION | tar x -C
 FOLDER` makes. Both run in turn, on the same images, in processes of their own that load nothing else of the project.
 The ratio is the median of the rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
-that of the processor, so that what else the machine does counts little. Each version runs as it is shipped, with its
+that of the processor, so that what else the machine does counts little; of whole brains, which use all cores, it is
+that by the clock, so the machine must be free. Each version runs as it is shipped, with its
 own number of steps; with `--equal` both take three, and this one runs the network of 0.1, with its weights and the rule
 `predicted`, and is not asked how far the data are explained, as versions before 0.2 do: what is left between the two is
 code.
@@ -27,6 +28,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -80,6 +82,14 @@ for line in sys.stdin:
         print(time.process_time() - start, flush=True)
 """
 BRAIN = (182, 218, 182)
+COMMAND = """
+import resource, sys
+from medfuse.cli import main
+code = main(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("USED", used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(code)
+"""
 
 
 class PlainBlock(nn.Module):
@@ -308,46 +318,74 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
     return math.exp(statistics.mean(logs) - half), math.exp(statistics.mean(logs) + half)
 
 
-def brain(folders: Sequence[Path]) -> list[dict[str, object]]:
-    """Fuse a whole misaligned brain by `medfuse fuse` of each checkout at once; time of the processor, peak memory."""
-    source = bundle_dir("pet_mri_fusion") / "demo" / "brain_phantom"
-    script = (
-        "import resource, sys; from medfuse.cli import main; code = main(sys.argv[1:]);\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF); print('USED', used.ru_utime + used.ru_stime, used.ru_maxrss)"
-    )
+def brain_sources(place: Path) -> dict[str, Path]:
+    """Write the phantom's MRI on a grid of 1 mm, and its misaligned PET; return both paths."""
+    source, paths = bundle_dir("pet_mri_fusion") / "demo" / "brain_phantom", {}
+    for name, shape in (("mri", BRAIN), ("pet", None)):
+        image = nib.load(source / f"{name}.nii.gz")
+        if shape is not None:
+            zoom = np.array(shape) / image.shape
+            index = np.ix_(*[(np.arange(n) / z).astype(int) for n, z in zip(shape, zoom, strict=True)])
+            affine = image.affine @ np.diag([*(1 / zoom), 1.0])
+            image = nib.Nifti1Image(np.asarray(image.dataobj, np.float32)[index], affine)
+        paths[name] = place / f"{name}.nii.gz"
+        nib.save(image, paths[name])
+    return paths
+
+
+def command(folder: Path, words: Sequence[str | Path]) -> tuple[float, float, float]:
+    """Run `medfuse` of a checkout with as many threads as there are; return s by the clock, of the processor, GiB."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    start = time.monotonic()
+    told = subprocess.run(
+        [sys.executable, "-c", COMMAND, *map(str, words)], cwd=folder, env=environment, text=True, check=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ).stdout.rsplit("USED", 1)[1].split()  # fmt: skip
+    return time.monotonic() - start, float(told[0]), float(told[1]) / 2**20
+
+
+def brain(folders: Sequence[Path], rounds: int) -> list[dict[str, object]]:
+    """Fuse a whole misaligned brain, and eight by `batch`, by each checkout in turn; by the clock, with all outputs.
+
+    Without volumetric physics, which versions before 0.2 have not; this version alone runs it, as it does by default.
+    """
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as place:
-        paths = {}
-        for name, shape in (("mri", BRAIN), ("pet", None)):
-            image = nib.load(source / f"{name}.nii.gz")
-            if shape is not None:
-                zoom = np.array(shape) / image.shape
-                index = np.ix_(*[(np.arange(n) / z).astype(int) for n, z in zip(shape, zoom, strict=True)])
-                affine = image.affine @ np.diag([*(1 / zoom), 1.0])
-                image = nib.Nifti1Image(np.asarray(image.dataobj, np.float32)[index], affine)
-            paths[name] = f"{place}/{name}.nii.gz"
-            nib.save(image, paths[name])
-        running = []
-        for k, folder in enumerate(folders):  # side by side, so that what else the machine does slows both
-            command = [sys.executable, "-c", script, "fuse", "--mri", paths["mri"], "--pet", paths["pet"]]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-            running.append(
-                subprocess.Popen(
-                    [*command, "--out", f"{place}/{k}"],
-                    cwd=folder,
-                    env=environment,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
+        paths = brain_sources(Path(place))
+        cohort = Path(place) / "cohort"
+        for k in range(8):
+            (cohort / f"case{k}").mkdir(parents=True)
+            for name, path in paths.items():
+                os.link(path, cohort / f"case{k}" / f"{name}.nii.gz")
+        one = ["fuse", "--mri", paths["mri"], "--pet", paths["pet"], "--out"]
+        asked: list[tuple[str, list[str | Path], list[str], Sequence[Path], int]] = [
+            ("whole brain 182 x 218 x 182, all outputs", one, ["--degradation", "none"], folders, rounds),
+            ("the same, PET on its own grid, auto", one, [], folders[:1], 1),
+            ("eight brains by batch", ["batch", cohort], ["participant", "--degradation", "none"], folders, 1),
+        ]
+        for name, words, more, where, times in asked:
+            taken: list[list[tuple[float, float, float]]] = []
+            for _ in range(times):
+                taken.append([])
+                for k, folder in enumerate(where):
+                    out = Path(place) / "out" / str(k)
+                    taken[-1].append(command(folder, [*words, out, *more]))
+                    shutil.rmtree(out)
+            clock, used, peak = (statistics.median(run[0][i] for run in taken) for i in range(3))
+            row = {"name": name, "rounds": times, "seconds": round(clock, 1), "peak_gib": round(peak, 2)}
+            print(f"{name}: {clock:.1f} s by the clock, {used:.1f} s of the processor, peak {peak:.2f} GiB", end="")
+            if len(where) > 1:
+                ratios = [run[1][0] / run[0][0] for run in taken]
+                low, high = interval(ratios)
+                that = statistics.median(run[1][0] for run in taken)
+                peak = statistics.median(run[1][2] for run in taken)
+                row |= {"ratio": round(statistics.median(ratios), 3), "interval": [round(low, 3), round(high, 3)]}
+                print(
+                    f"; that {that:.1f} s, {peak:.2f} GiB; {row['ratio']:.2f} times ({low:.2f} to {high:.2f})", end=""
                 )
-            )
-        told = [process.communicate()[0].rsplit("USED", 1)[1].split() for process in running]
-    used, peaks = [float(t[0]) for t in told], [float(t[1]) / 2**20 for t in told]
-    for folder, time_, peak in zip(("this", "that"), used, peaks, strict=False):
-        print(f"whole brain {BRAIN}, {folder}: {time_:.1f} s of the processor, peak memory {peak:.2f} GiB")
-    row: dict[str, object] = {"name": "whole brain 182 x 218 x 182, all outputs", "peak_gib": round(peaks[0], 2)}
-    return (
-        [row | {"ratio": round(used[1] / used[0], 3), "rounds": 1}] if len(used) > 1 else [row | {"seconds": used[0]}]
-    )
+            print(f"; load {os.getloadavg()[0]:.1f}", flush=True)
+            rows.append(row)
+    return rows
 
 
 def append(record: dict[str, object]) -> None:
@@ -389,7 +427,7 @@ def main() -> None:
     parts = ("slices", "large", "brain") if options.only is None else (options.only,)
     for part in parts:
         if part == "brain":
-            rows += brain([ROOT, *([options.against] if options.against else [])])
+            rows += brain([ROOT, *([options.against] if options.against else [])], min(options.rounds, 3))
         elif options.against:
             rows += compared(options.against, options.rounds, equal=options.equal, large=part == "large")
         elif part == "slices":

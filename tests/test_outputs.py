@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from time import sleep
+from types import SimpleNamespace
 
 import pytest
 
 from medfuse.pipeline import OUTPUTS, Output, SaveFusiond
 from medfuse.pipeline.outputs.dicom import series_of
-from medfuse.pipeline.outputs.table import clear
+from medfuse.pipeline.outputs.table import clear, write_outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"mri": {"unit": "a.u."}, "pet": {"unit": "SUV"}}
@@ -112,3 +115,29 @@ def test_what_is_written_can_be_chosen_and_dicom_left_out(tmp_path):
     assert SaveFusiond(**given).outputs == OUTPUTS
     assert {o.name for o in OUTPUTS} - {o.name for o in SaveFusiond(**given, dicom_output=False).outputs} == {"dicom"}
     assert SaveFusiond(**given, outputs=[own]).outputs == (own,)
+
+
+def test_an_output_that_fails_stops_those_that_were_not_begun(tmp_path):
+    failed, begun = Event(), []
+
+    def slow(result, path):
+        assert failed.wait(10)
+        begun.append(path.name)
+
+    def full(result, path):
+        failed.set()
+        raise OSError("no space left")
+
+    def another(result, path):
+        begun.append(path.name)
+        sleep(0.05)
+
+    writers = {"slow": slow, "full": full, **{f"other{k}": another for k in range(20)}}
+    outputs = [Output(name, f"{name}.txt", write, "", None, name) for name, write in writers.items()]
+    sources = {name: source | {"sha256": "0"} for name, source in SOURCES.items()}
+    case = SimpleNamespace(case="c", record={"case": "c", "sources": sources, "reference": {"source": "mri"}})
+    with pytest.raises(OSError, match="no space left"):
+        write_outputs(case, tmp_path, outputs)
+    assert "c_slow.txt" in begun
+    assert len(begun) < 20
+    assert not (tmp_path / "c.json").exists(), "a case that is not complete has no record"

@@ -6,7 +6,7 @@ import glob
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -177,11 +177,12 @@ def write_outputs(
     with ThreadPoolExecutor(_AT_ONCE, "medfuse-output") as pool:
         written = [pool.submit(output.write, result, folder / output.file(result.record)) for output in begun]
         try:
-            for one in written:
+            wait(written, return_when=FIRST_EXCEPTION)
+        finally:
+            pool.shutdown(cancel_futures=True)  # what fails is told once what is being written beside it has ended
+        for one in written:
+            if not one.cancelled():
                 one.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
     write_json(folder / f"{result.case}.json", result.record)
 
 
