@@ -227,7 +227,7 @@ def add_looks(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--sensitivity",
         action="store_true",
-        help="tell what changes where widths of blurs and levels of noise are wrong by 20 %%: two further runs",
+        help="tell what changes where widths of blurs, or levels of noise, are wrong by 20 %%: two more runs of each",
     )
 
 

@@ -21,9 +21,9 @@ from medfuse.errors import MedfuseError, nearest
 COMMANDS = ("fuse", "batch", "images", "listen", "evaluate", "plan")
 """Commands that take defaults."""
 FIELDS = (
-    "bundle", "degradation", "steps", "device", "fusion_rule", "palette", "blend", "suv", "frames", "n4", "nonfinite",
-    "strict", "no_dicom", "deidentified", "format", "workers", "minutes", "associations", "stable", "timeout", "retry",
-    "largest", "room", "keep_free", "time_limit", "quiet", "verbose",
+    "bundle", "degradation", "steps", "device", "fusion_rule", "palette", "blend", "sensitivity", "suv", "frames", "n4",
+    "nonfinite", "strict", "no_dicom", "deidentified", "format", "workers", "minutes", "associations", "stable",
+    "timeout", "retry", "largest", "room", "keep_free", "time_limit", "quiet", "verbose",
 )  # fmt: skip
 """Options that a file may hold, their hyphens as underscores."""
 _MOST = 1 << 16  # bytes of a file

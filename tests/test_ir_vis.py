@@ -173,7 +173,9 @@ def test_what_changes_where_a_level_is_wrong_is_told_of_each_pair(bundle, data, 
     assert set(told) == {"colour", "grey", "odd"}
     for pair in told.values():
         assert set(pair) == {"source1", "source2"}
-        assert all(0 <= pair["source1"][way]["rms"] <= pair["source1"][way]["largest"] for way in ("less", "more"))
+        assert (set(pair["source1"]), set(pair["source2"])) == ({"levels"}, set())
+        levels = pair["source1"]["levels"]
+        assert all(0 <= levels[way]["rms"] <= levels[way]["largest"] for way in ("less", "more"))
 
 
 def test_pairs_may_be_listed_in_a_table(bundle, data, tmp_path, capsys):

@@ -215,6 +215,7 @@ def test_an_mri_that_does_not_guide_the_restoration_tells_no_psf(folded):
     result = RestoreNatived("auto")(given)
     found = json.loads(result["pet_found"])
     assert found["stated"] == []
+    assert found["estimates"][0]["value"] is None  # decided before the work
     assert "registration was not accepted" in found["estimates"][0]["refused"]
     assert set(result) == {*given, "pet_found"}
     assert torch.equal(result["pet"], pet)
@@ -231,10 +232,13 @@ def test_what_changes_where_what_was_stated_is_wrong_is_told_on_request(files):
     restored = nib.load(out / "case" / "case_pet_restored.nii.gz").get_fdata()
     given = ndimage.zoom(nib.load(files["pet"]).get_fdata(), 2, order=1, grid_mode=True, mode="nearest")
     most = np.sqrt(((given - restored)[restored > 0.1] ** 2).mean())
-    assert all(0 < pet[way]["rms"] < most and pet[way]["rms"] < pet[way]["largest"] for way in ("less", "more"))
-    assert set(record["sources"]["mri"]["sensitivity"]) == {"less", "more"}
+    assert set(pet) == {"widths", "levels"}
+    for ways in pet.values():
+        assert all(0 < ways[way]["rms"] < most and ways[way]["rms"] < ways[way]["largest"] for way in ("less", "more"))
+    assert pet["widths"]["more"] != pet["levels"]["more"]
+    assert record["sources"]["mri"]["sensitivity"] == {}  # nothing was stated of it
     page = (out / "case" / "case_report.html").read_text()
-    assert "wrong by 20 %" in page
+    assert "widths 20 % less" in page and "levels 20 % more" in page
 
 
 def test_estimate_says_the_psf_with_its_mri_and_what_a_phantom_measures(folded, tmp_path, capsys):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError, nearest
-from medfuse.estimation.blur import PRIORS, band_power, widest_blur, width_of_blur
+from medfuse.estimation.blur import PRIORS, band_power, noiseless_blur, widest_blur, width_of_blur
 from medfuse.estimation.noise import Kind, Readings, counts_of, kind_of_noise, read_noise
 from medfuse.physics import (
     Degradation,
@@ -44,8 +44,7 @@ _GRAIN = {"visible": _LEAST_NOISE, "function": _LEAST_NOISE}  # what is not stat
 _LEAST_REDUCED = 6 / 255  # of images that were reduced after it: their grain counts so many times
 _LEAST_BLUR, _SURE_BLUR = 1.0, 0.6  # px, from which a blur is stated, if its interval begins here or later
 _NOISELESS = 0.5 / 255  # of full range: the rounding of a blurred image reads half of it
-_STRETCH = 0.09  # of MRIs without noise widths under 2 px are found this power too wide, and wider ones too narrow
-_BEND, _BOUND = 0.21, 0.915  # weight of the log of the widest blur beside that of the spectrum's; share that is stated
+_SURE = 0.98  # share that is stated of the width of an MRI without noise
 _TEXTURE, _FAINT_TEXTURE = 1.35, 1.22  # fastest waves over patches, above which an image has grain, and no white noise
 _FAINT = 10 / 255  # of full range, below which grain may be the most of what is found: there less of it is enough
 _COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
@@ -291,12 +290,12 @@ def _blur(
         f"the fall of the spectrum, compared with that of sharp images of its kind ({kind}: r^-{prior.mean:.1f} "
         f"+- {prior.std:.1f})"
     )
-    most = math.inf
+    noiseless, most = False, math.inf
     if kind == "anatomy" and not beside and readings.differences <= _NOISELESS and middle >= _LEAST_BLUR:
-        low, middle, high = (w * (middle / 2) ** _STRETCH for w in (low, middle, high))
         widest = _median([v for y in slices if (v := widest_blur(y, middle, floor**2)) is not None])
+        noiseless, (after, most) = True, noiseless_blur(middle, widest)
+        low, middle, high = low * after / middle, after, high * after / middle
         if math.isfinite(widest):
-            middle, most = middle ** (1 - _BEND) * widest**_BEND, _BOUND * widest
             rests += f"; beside black the log of the image bends as after at most {widest:.2f} px"
     value = min(max(middle, unknown.least), unknown.most)
     found = Estimate("blur", value, (low, high), rests_on=rests)
@@ -308,7 +307,7 @@ def _blur(
             why = f"less than {_LEAST_BLUR * factor:.2g} px is what a sharp image may show"
             return None, replace(found, refused=why)
     beyond = math.sqrt(max(value**2 - (factor * prior.own) ** 2, 0.0))
-    stated = max(min(prior.stated * beyond, most), unknown.least)
+    stated = max(min(_SURE * value, most) if noiseless else prior.stated * beyond, unknown.least)
     return GaussianBlur(stated), replace(found, stated={"sigma_px": stated})
 
 

@@ -65,11 +65,14 @@ _MOST, _WORTH = 2000, 50.0  # waves of a band that count; so many are worth one 
 _WIDTHS = np.concatenate([np.arange(0.0, 2.4, 0.08), np.arange(2.4, 5.01, 0.2)])  # px
 _EXPONENTS = np.linspace(-2.4, 2.4, 9)  # std of the prior
 _FLOORS = np.geomspace(0.25, 1.5, 8)  # of the least power of a band
-_SCORINGS, _LARGEST_STEP = 8, 2.0  # of the log of A
+_SCORINGS, _LARGEST_STEP, _SETTLED = 8, 2.0, 1e-3  # of the log of A
 _QUANTILES = (0.05, 0.5, 0.95)
 _BLACK, _LEAST_BLACK = 4 / 255, 0.05  # what counts as black, and the least share of an image that is
 _UNDONE, _SMOOTHED = 0.5, 0.5  # share of a width that is undone, and px by which the result is smoothed
 _POWER = 1e-6
+_CONSTANT, _SLOPE, _WEIGHT, _GROWS = -0.125, 1.119, 0.268, 0.301  # of the logs, see `noiseless_blur`
+_BEND = 0.07  # the median of the log of the bound over the width of the spectrum
+_MOST_OF, _POWER_OF = 0.84, 1.14  # of the bound, beyond which the same images lose more than they gain
 _RARE, _FEWEST = 655, 500  # pixels of which one may bend further; that must be seen
 
 
@@ -132,13 +135,30 @@ def widest_blur(image: np.ndarray, width: float, rounding: float) -> float | Non
     middle = log[1:-1, 1:-1]
     along = [log[2:, 1:-1] - 2 * middle + log[:-2, 1:-1], log[1:-1, 2:] - 2 * middle + log[1:-1, :-2]]
     across = (log[2:, 2:] + log[:-2, :-2] - log[2:, :-2] - log[:-2, 2:]) / 4
-    bend = np.hypot((along[0] - along[1]) / 2, across) - (along[0] + along[1]) / 2
+    bend = np.sqrt(np.square((along[0] - along[1]) / 2) + np.square(across)) - (along[0] + along[1]) / 2
     seen = minimum_filter(log, footprint=generate_binary_structure(2, 1))[1:-1, 1:-1] > math.log(_BLACK)
     if seen.sum() < _FEWEST:
         return None
     rank = max(bend.size // _RARE, 1)
     sharpest = float(np.partition(bend[seen], -rank)[-rank])
     return math.sqrt(undone**2 - _SMOOTHED**2 + 1 / sharpest) if sharpest > 0 else None
+
+
+def noiseless_blur(middle: float, widest: float) -> tuple[float, float]:
+    """Return the width of a blur of an MRI without noise, and what at most should be undone, px.
+
+    Of 46 MRIs of a train split and 13 others, blurred by 0.9 to 3 px and rounded to 8 bit, the log of the width was
+    regressed on that of the spectrum's, and on how much wider a blur could be by the bend of the log; so what sharp
+    images show of themselves is not in it. On 13 others it is within 5 % (std) at 1.2 px and 2.7 % at 3 px.
+
+    Args:
+        middle: Width that the spectrum shows, px.
+        widest: See `widest_blur`; NaN where nothing tells.
+    """
+    log = math.log(middle)
+    bend = math.log(widest) - log if math.isfinite(widest) else _BEND
+    width = math.exp(_CONSTANT + _SLOPE * log + (_WEIGHT + _GROWS * log) * bend)
+    return width, _MOST_OF * widest**_POWER_OF if math.isfinite(widest) else math.inf
 
 
 def width_of_blur(bands: Bands, prior: Spectrum, rounding: float) -> Width:
@@ -166,7 +186,10 @@ def width_of_blur(bands: Bands, prior: Spectrum, rounding: float) -> Width:
         share = signal / (signal + floors)
         first = (n * share * (1 - m / (signal + floors))).sum(-1, keepdims=True)
         second = (n * np.square(share)).sum(-1, keepdims=True)
-        log_a -= np.clip(first / np.maximum(second, 1e-9), -_LARGEST_STEP, _LARGEST_STEP)
+        step = np.clip(first / np.maximum(second, 1e-9), -_LARGEST_STEP, _LARGEST_STEP)
+        log_a -= step
+        if np.abs(step).max() < _SETTLED:
+            break
     model = np.exp(log_a) * shape + floors
     loss = (n * (np.log(model) + m / model)).sum(-1) + 0.5 * np.square(_EXPONENTS)[None, :, None]
     weight = np.exp(loss.min() - loss).sum((1, 2))

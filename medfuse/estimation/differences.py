@@ -94,12 +94,10 @@ def _samples(image: np.ndarray, high: float, lags: Sequence[int]) -> np.ndarray:
 
 def second_difference(image: np.ndarray, lag: int, margin: int) -> np.ndarray:
     """Return the mixed second difference `D_k D_k' y / 6` of lag k, of unit gain for white noise, without a margin."""
-    for axis in (0, 1):
-        size = image.shape[axis] - 2 * margin
-        before, here, after = (
-            np.take(image, range(margin + shift, margin + shift + size), axis) for shift in (-lag, 0, lag)
-        )
-        image = before - 2 * here + after
+    for _ in (0, 1):  # along the first axis, twice, of what is turned in between
+        size = image.shape[0] - 2 * margin
+        before, here, after = (image[margin + shift : margin + shift + size] for shift in (-lag, 0, lag))
+        image = (before - 2 * here + after).T
     return image / 6
 
 

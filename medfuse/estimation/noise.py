@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import dctn
-from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from scipy.special import ndtr
 
 from medfuse.estimation.differences import MAD, noise_profile, second_difference
@@ -20,8 +20,7 @@ _FEWEST = 200  # pixels, or patches, of which an estimate is made
 _ROUNDS = 6
 _SETTLED = 5e-3  # change of an estimate at which its rounds end
 _CLEAR = 3.0  # std above 0, and below the top, from which a pixel's noise is not cut
-_AROUND = np.ones((5, 5), bool)  # pixels: what is cut off in all of them is black, or burnt
-_PATCH = 5  # px, side of a patch
+_PATCH = 5  # px, side of a patch; what is cut off in all of one is black, or burnt
 _MOST_PATCHES = 4000
 _CORNER = 0.75  # of the Nyquist frequency along both axes, above which hardly any image is left
 _LEAST_LEVELS, _LEAST_SPAN = 4, 1.6  # levels, and highest over lowest, from which the exponent is known
@@ -65,9 +64,9 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
     image = np.asarray(image, np.float64)
     difference = np.pad(second_difference(image, 1, 1), 1, mode="reflect")
     mean = gaussian_filter(image, 2.0)
-    whole = ~binary_erosion(image <= 0, _AROUND, border_value=1)
+    whole = ~_patch_wide(image <= 0, beyond=True)
     if math.isfinite(top):
-        whole &= ~binary_erosion(image >= top, _AROUND, border_value=1)
+        whole &= ~_patch_wide(image >= top, beyond=True)
     slope = gaussian_gradient_magnitude(image, 1.5, truncate=3)
 
     def foreground(std: float) -> np.ndarray:
@@ -84,9 +83,9 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
         before, std = std, _mad(difference[chosen & (slope <= np.median(slope[chosen]))])
         if abs(std - before) <= _SETTLED * before:
             break
-    patches = std
+    patches, textures = std, _textures(image)
     for _ in range(_ROUNDS):
-        before, patches = patches, _patches(image, foreground(patches), patches)
+        before, patches = patches, _patches(image, textures, foreground(patches), patches)
         if not abs(patches - before) > _SETTLED * before:
             break
     return Readings(std, patches, _waves(image, mean, top))
@@ -100,20 +99,39 @@ def _mad(values: np.ndarray) -> float:
     return float(MAD * np.median(np.abs(values))) if values.size else math.nan
 
 
-def _patches(image: np.ndarray, chosen: np.ndarray, std: float) -> float:
+def _patch_wide(mask: np.ndarray, *, beyond: bool) -> np.ndarray:
+    """Return where a mask holds in a whole patch around a pixel: its erosion, along one axis after the other."""
+    mask = np.pad(mask, _PATCH // 2, constant_values=beyond)
+    for _ in (0, 1):
+        size = len(mask) - _PATCH + 1
+        mask = np.logical_and.reduce([mask[k : k + size] for k in range(_PATCH)]).T
+    return mask
+
+
+def _textures(image: np.ndarray) -> np.ndarray:
+    """Return the sum of the squared differences of neighbours in the patch around each pixel, without a border."""
+    found = 0.0
+    for turned in (image, image.T):
+        squares = np.square(turned[1:] - turned[:-1])
+        for width in (_PATCH - 1, _PATCH):
+            size = len(squares) - width + 1
+            squares = sum(squares[k : k + size] for k in range(width)).T
+        found = found + (squares if turned is image else squares.T)
+    return np.asarray(found)
+
+
+def _patches(image: np.ndarray, textures: np.ndarray, chosen: np.ndarray, std: float) -> float:
     """Return the std by the least eigenvalues of patches whose texture is what noise of a std shows."""
     half = _PATCH // 2
-    inner = binary_erosion(chosen, np.ones((_PATCH, _PATCH)))[half:-half, half:-half]
-    rows, columns = np.nonzero(inner)
+    rows, columns = np.nonzero(_patch_wide(chosen, beyond=False)[half:-half, half:-half])
     step = max(1, len(rows) // _MOST_PATCHES)
     rows, columns = rows[::step], columns[::step]
     if len(rows) < _FEWEST:
         return math.nan
-    windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH))[rows, columns]
-    texture = sum(np.square(np.diff(windows, axis=axis)).sum((1, 2)) for axis in (1, 2))
-    count = 2 * _PATCH * (_PATCH - 1)
+    texture, count = textures[rows, columns], 2 * _PATCH * (_PATCH - 1)
     weak = texture <= max(2 * std**2 * count * (1 + 3 * math.sqrt(3 / count)), np.quantile(texture, 0.1))
-    values = np.linalg.eigvalsh(np.cov(windows[weak].reshape(-1, _PATCH**2).T)).clip(0)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH))[rows[weak], columns[weak]]
+    values = np.linalg.eigvalsh(np.cov(windows.reshape(-1, _PATCH**2).T)).clip(0)
     kept = next(n for n in range(len(values), 0, -1) if n == 1 or values[:n].mean() <= np.median(values[:n]))
     return math.sqrt(values[:kept].mean())
 

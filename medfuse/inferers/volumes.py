@@ -11,7 +11,7 @@ from torch import Tensor
 from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
 from medfuse.inferers.bootstrap import observed_again
-from medfuse.inferers.sensitivity import FACTORS, changes, scaled
+from medfuse.inferers.sensitivity import changes_of, variants
 from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Spec, kept, named, plain, with_axes
 from medfuse.physics import JointDegradation, JointObservation, data_alone, fit
 from medfuse.progress import bar
@@ -55,9 +55,8 @@ class VolumeFusionInferer(FusionInferer):
                 otherwise.
             alone: Return what the data alone say of both sources of a volume, `alone` **[B, 2, X, Y, Z]**, see
                 `medfuse.physics.data_alone`.
-            sensitivity: Restore a volume twice more, widths and levels 20 % less and more, and return what changes,
-                `sensitivity` **[B, 2, 2, 3]**: of less and more, of both sources, see
-                `medfuse.inferers.sensitivity.CHANGES`.
+            sensitivity: Restore a volume up to four times more, widths and then levels 20 % less and more, and return
+                what changes, `sensitivity` **[B, 2, 2, 2, 3]**, see `medfuse.inferers.sensitivity.changes_of`.
 
         Raises:
             GeometryError: No such axis, no slice in a batch, or a negative number of draws.
@@ -159,12 +158,14 @@ class VolumeFusionInferer(FusionInferer):
     def _sensitivity(
         self, inputs: Tensor, result: Any, network: Any, stated: JointDegradation, *, steps: int | None
     ) -> Tensor:
-        """Return what changes of both sources where what was stated is wrong, **[B, 2, 2, 3]**."""
-        rows = []
-        for factor in FACTORS.values():
-            other = self._again(scaled(stated, factor))(inputs, network, steps=steps)
-            rows.append(torch.stack([changes(result[n][:, 0], other[n][:, 0]) for n in ("source1", "source2")], 1))
-        return torch.stack(rows, 1)
+        """Return what changes of both sources where what was stated is wrong, **[B, 2, 2, 2, 3]**."""
+
+        def sources(found: Any) -> list[Tensor]:
+            return [found[name][:, 0] for name in ("source1", "source2")]
+
+        again = (None if other is None else self._again(other) for other in variants(stated))
+        others = (None if call is None else sources(call(inputs, network, steps=steps)) for call in again)
+        return changes_of(sources(result), others, stated)
 
     def _drawn(
         self, given: Tensor, restored: Tensor, network: Any, stated: JointDegradation, *, steps: int | None

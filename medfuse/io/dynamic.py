@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medfuse.errors import ImageError
+from medfuse.io.acquisition import ACQUISITION, sidecar_acquisition
 from medfuse.io.foreign import label
 from medfuse.io.frames import Choice, Timing, choose_frames
 from medfuse.io.nifti import MAX_BYTES, NiftiInfo, NiftiReader, check_nifti
@@ -98,6 +99,8 @@ class PetNiftiReader(NiftiReader):
         }
         if choice.record != _ONE or choice.warnings:
             meta[FRAMES] = json.dumps({**choice.record, "warnings": list(choice.warnings)})
+        if acquired := sidecar_acquisition(sidecar.fields).record:
+            meta[ACQUISITION] = json.dumps(acquired)
         if sidecar.fields:
             voxel = abs(float(np.linalg.det(info.affine[:3, :3]))) / 1000.0
             content = Content(float(volume.sum(dtype=np.float64)) * voxel, float(volume.max()))

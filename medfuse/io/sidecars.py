@@ -20,6 +20,7 @@ _BIDS_NAME = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")
 _ADDED = ("space", "desc", "res")  # entities that a derivative adds to those of its source
 UNIT_KEYS = ("Units", "Unit")
 """Of BIDS, and of its drafts for PET; also read in small or capital letters."""
+THICKEST = 50.0  # mm that a slice may be
 _SETTLED = 3 * 10**9  # ns
 _MADE_OF: dict[Path, Path] = {}  # raw datasets, by the folder of derivatives of which somebody has told it
 NO_VALUE = (None, "", "n/a")
@@ -155,6 +156,20 @@ def read_unit(image: Path, whose: str) -> str | None:
         content = read_sidecar(sidecar, whose)
         unit = next((str(content[k]) for k in UNIT_KEYS if content.get(k) not in NO_VALUE), unit)
     return unit
+
+
+def read_thickness(image: Path) -> float | None:
+    """Return the `SliceThickness` that the sidecars of a NIfTI say, mm; what cannot be read says nothing."""
+    thick = None
+    for sidecar in sidecar_files(image):
+        try:
+            content = read_json(sidecar)
+        except (OSError, ValueError):
+            continue
+        said = content.get("SliceThickness") if isinstance(content, dict) else None
+        if isinstance(said, (int, float)) and 0 < said <= THICKEST:
+            thick = float(said)
+    return thick
 
 
 def sidecar_units(paths: Mapping[str, Any], stated: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:

@@ -246,12 +246,12 @@ class SaveFusiond(MapTransform):
         """Return what changes of each source where what was stated of it is wrong by 20 %, in its unit."""
         if SENSITIVITY not in data:
             return None, None
-        values = torch.as_tensor(data[SENSITIVITY]).as_subclass(Tensor).cpu().reshape(2, 2, -1)
-        first, second = (as_record(values[:, k], scale_of(data, key)) for k, key in enumerate(self.source_keys))
+        values = torch.as_tensor(data[SENSITIVITY]).as_subclass(Tensor).cpu().reshape(2, 2, 2, -1)
+        first, second = (as_record(values[:, :, k], scale_of(data, key)) for k, key in enumerate(self.source_keys))
         if not native:
             return first, second
         noted = data.get(f"{self.source_keys[1]}_{SENSITIVITY}")  # None where `RestoreNatived` was not asked
-        return first, None if noted is None else as_record(torch.tensor(json.loads(text_of(noted))))
+        return first, None if noted is None else as_record(torch.tensor(json.loads(text_of(noted))).reshape(2, 2, -1))
 
     def _native(self, data: Mapping[Hashable, Any]) -> dict[str, Any] | None:
         """Return what is known of source 2 where it was restored on its own grid."""

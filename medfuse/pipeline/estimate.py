@@ -19,7 +19,7 @@ from medfuse.errors import BundleError, unwrapped
 from medfuse.estimation import ColouredNoise, coloured_noise, estimate, records_of
 from medfuse.estimation.phantoms import cylinder, line_source, repeated
 from medfuse.io import VolumeReader, check_nifti_header, is_nifti, read_image
-from medfuse.io.dicom.reader import ACQUISITION
+from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.images import SUFFIXES
 from medfuse.io.modalities import DEFAULT_PAIR
 from medfuse.physics import parse_degradation

@@ -21,7 +21,7 @@ from medfuse.bundles import DEFAULT_BUNDLE
 from medfuse.errors import BundleError, DegradationError, GeometryError, known_error
 from medfuse.estimation import estimate, known_specification, noise_profile, records_of
 from medfuse.fusion import ColourFusion, fuse_visible
-from medfuse.inferers.sensitivity import FACTORS, as_record, changes, scaled
+from medfuse.inferers.sensitivity import as_record, changes_of, variants
 from medfuse.io import read_image, require_writable, write_image, write_json
 from medfuse.io.images import Bits
 from medfuse.origin import defaults_taken
@@ -97,7 +97,7 @@ def fuse_images(
             `color/`, 8-bit PNG, both windows 0 to 1. None: no colour.
         blend: How a palette other than `OKLAB` lies over the anatomy.
         replace: Replace and remove results of other images in `out`, too; else they are refused.
-        sensitivity: Restore twice more, widths and levels 20 % less and more: what that changes is in the record.
+        sensitivity: Restore again, widths and then levels 20 % less and more: what that changes is in the record.
 
     Returns:
         The record that `images.json` holds; its `failed` says why of each pair that could not be fused.
@@ -216,7 +216,8 @@ class _Run:
             if self.unknown and self.degradation is not None:  # of one pair
                 grey = torch.stack([_grey(image[0]) for image in inputs])
                 what, found_of = estimate(what, grey, self.fusion.inferer.kinds)
-                told_of, estimates = known_specification(self.degradation, found_of), records_of(found_of)
+                estimates = records_of(found_of)
+                told_of = known_specification(self.degradation, found_of) | {"estimates": estimates}
             # the sources are popped: large ones leave room once they are split
             device = self.fusion.device
             results = fuse_visible(call, inputs.pop(0).to(device), inputs.pop().to(device), what)
@@ -253,15 +254,17 @@ class _Run:
 
     def _changes(self, image: Tensor, what: JointDegradation, result: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what changes of both restored sources of one pair where what was stated is wrong by 20 %."""
-        network, names = self.fusion.network, ("source1", "source2")
-        others = [
-            self.fusion.inferer(image, network, degradation=scaled(what, factor), steps=self.steps, balance=0)
-            for factor in FACTORS.values()
-        ]
-        return {
-            name: as_record(torch.cat([changes(result[name][:, 0], other[name][:, 0]) for other in others]))
-            for name in names
-        }
+        names, call = ("source1", "source2"), self.fusion.inferer
+
+        def sources(found: Mapping[str, Tensor]) -> list[Tensor]:
+            return [found[name][:, 0] for name in names]
+
+        def again(other: JointDegradation) -> list[Tensor]:
+            return sources(call(image, self.fusion.network, degradation=other, steps=self.steps, balance=0))
+
+        others = (None if other is None else again(other) for other in variants(what))
+        (found,) = changes_of(sources(result), others, what)
+        return {name: as_record(found[:, :, k]) for k, name in enumerate(names)}
 
     def record(self, failed: Mapping[str, str]) -> dict[str, Any]:
         """Return what `images.json` holds.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,12 @@ from monai.transforms import ConcatItemsd, MapTransform, Transform
 from torch import Tensor
 
 from medfuse.errors import DegradationError
-from medfuse.inferers.sensitivity import FACTORS, changes
-from medfuse.io.dicom.reader import ACQUISITION
+from medfuse.inferers.sensitivity import FACTORS, KINDS, changes
+from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
+from medfuse.pipeline.slices import slices_of
 from medfuse.transforms.spatial import ResampleToReference
 from medfuse.transforms.typed import with_meta_of
 from medfuse.volumes import PsfEstimate, RestoredVolume, measure_psf, narrowest_psf, restore_volume
@@ -38,6 +41,8 @@ _REMEDY = (
     "if you know the PSF, state it with --psf; the page `Which degradation is mine?` of the documentation tells where "
     "it is found"
 )
+_WHY_NOT = "the registration was not accepted, and a PSF is told by an MRI that is in its place"
+_NOT_PLACED = PsfEstimate((), (), (), (), (), 0.0, 0.0, _WHY_NOT)
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
@@ -88,7 +93,7 @@ class RestoreNatived(Transform):
             source_keys: Keys of the sources **[1, X, Y, Z]**.
             reference: Which of them the grid of the results belongs to.
             uncertainty: `off`, `fast` or `full`, see `medfuse.pipeline.SaveFusiond`.
-            sensitivity: Restore twice more, PSF and noise 20 % less and more, and note what that changes.
+            sensitivity: Restore four times more, PSF and then noise 20 % less and more, and note what that changes.
 
         Raises:
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
@@ -138,23 +143,26 @@ class RestoreNatived(Transform):
         registration = dict(result.get(f"{two}_registration") or {})
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
-            return self._restored(result, said, said.psf_fwhm_mm, placed, registration)
-        found = bounded(_measured(values, pet, mri, refine=not placed), filter_of(pet))
+            return self._restored(result, said, said.psf_fwhm_mm, None, placed, registration)
+        if not registration.get("accepted", True):  # nothing that the MRI says there would be used
+            found = _NOT_PLACED
+        else:
+            found = bounded(_measured(values, pet, mri, refine=not placed), _acquired(pet))
         if not found.refused:
             psf = stated_psf(found, grid_of(pet), grid_of(mri))
             try:
-                restored = self._restored(dict(result), said, psf, placed, dict(registration))
+                restored = self._restored(dict(result), said, psf, _shares(found, psf), placed, dict(registration))
             except DegradationError as error:  # of the noise: too little tissue, or none
                 found = found._replace(refused=str(error))
             else:
-                doubt = _not_guided(restored[f"{two}_{NATIVE}"], registration)
+                doubt = _not_guided(restored[f"{two}_{NATIVE}"])
                 found, result = (found._replace(refused=doubt), result) if doubt else (found, restored)
         native = json.loads(result[f"{two}_{NATIVE}"]) if f"{two}_{NATIVE}" in result else None
         stated: dict[str, Any] | list[Any] = []
         if native is not None:
             noise = {k: v for k, v in native["noise"].items() if k != "origin"}
             stated = {"grid": "native", "psf": {"fwhm_mm": native["psf_fwhm_mm"]}, "noise": noise}
-        records = [psf_record(found, native, filter_of(pet)), *([] if said.noise else [_noise_record(native)])]
+        records = [psf_record(found, native, _acquired(pet)), *([] if said.noise else [_noise_record(native)])]
         result[f"{two}_{FOUND}"] = json.dumps({"stated": stated, "estimates": records})
         return result
 
@@ -163,6 +171,7 @@ class RestoreNatived(Transform):
         result: dict[Hashable, Any],
         said: NativeSource,
         psf: Sequence[float],
+        known: tuple[float, float] | None,
         placed: bool,
         registration: dict[str, Any],
     ) -> dict[Hashable, Any]:
@@ -170,19 +179,20 @@ class RestoreNatived(Transform):
         mri, pet = result[one], result[two]
         values = _plain(pet)
         guide, name = bool(registration.get("accepted", True)), title(two)
+        slices = slices_of(mri, grid_of(mri))
 
         def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            return restore_volume(
-                values, *grids, None, widths, noise, refine=not placed, guide=guide, name=name, draws=draws
-            )
+            how: dict[str, Any] = {"refine": not placed, "guide": guide, "name": name, "draws": draws}
+            return restore_volume(values, *grids, None, widths, noise, slices=slices, known=known, **how)
 
         found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
         if self.sensitivity:
             least, top, told = narrowest_psf(grid_of(pet), grid_of(mri)), float(found.restored.max()), []
-            for factor in FACTORS.values():
-                widths = [max(factor * width, low) for width, low in zip(psf, least, strict=True)]
-                other = restored(widths, replace(found.noise, sigma=factor * found.noise.sigma))
+            for kind, factor in product(KINDS, FACTORS.values()):
+                wide, strong = (factor if kind == each else 1.0 for each in KINDS)
+                widths = [max(wide * width, low) for width, low in zip(psf, least, strict=True)]
+                other = restored(widths, replace(found.noise, sigma=strong * found.noise.sigma))
                 told.append(changes(found.restored[None], other.restored[None], top)[0].tolist())
             result[f"{two}_{SENSITIVITY}"] = json.dumps(told)
         if found.guided and found.alignment is not None and found.alignment.moved_mm > 0:
@@ -195,8 +205,8 @@ class RestoreNatived(Transform):
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
         origin = "measured" if said.noise is None else "given"
-        known = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
-        result[f"{two}_{NATIVE}"] = json.dumps(known | described(found))
+        stated = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
+        result[f"{two}_{NATIVE}"] = json.dumps(stated | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         if self.uncertainty != "off":
             result[f"{two}_alone"] = torch.where(found.measured, found.alone, as_given[0])[None]
@@ -204,25 +214,26 @@ class RestoreNatived(Transform):
         return result
 
 
-def _not_guided(native: str, registration: Mapping[str, Any]) -> str:
+def _shares(found: PsfEstimate, psf: Sequence[float]) -> tuple[float, float]:
+    """Return between which shares of what is stated the intervals of all axes lie."""
+    shares = [[end / width for end, width in zip(ends, psf, strict=True)] for ends in (found.low, found.high)]
+    return max(shares[0]), min(shares[1])
+
+
+def _not_guided(native: str) -> str:
     """Return why a PSF that the MRI told should not be used: the MRI did not guide the restoration by it either."""
     known = json.loads(native)
-    if known["guided"]:
-        return ""
-    if not registration.get("accepted", True):
-        return "the registration was not accepted, and a PSF is told by an MRI that is in its place"
-    return f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
+    return "" if known["guided"] else f"{'; '.join(known['findings'])}; then it does not tell the PSF either"
 
 
-def filter_of(image: MetaTensor) -> float | None:
-    """Return the FWHM of the filter after the reconstruction, mm, where its DICOM headers name it."""
-    noted = image.meta.get(ACQUISITION)
-    found = None if noted is None else json.loads(str(noted)).get("filter_mm")
-    return None if found is None else float(found)
+def _acquired(image: MetaTensor) -> dict[str, Any]:
+    """Return what headers or sidecars say of how it was made, see `medfuse.io.acquisition`."""
+    return dict(json.loads(str(image.meta.get(ACQUISITION, "{}"))))
 
 
-def bounded(found: PsfEstimate, filter_mm: float | None) -> PsfEstimate:
+def bounded(found: PsfEstimate, acquired: Mapping[str, Any]) -> PsfEstimate:
     """Return a PSF that is nowhere narrower than the filter of the reconstruction, which is a part of it."""
+    filter_mm = acquired.get("filter_mm")
     if filter_mm is None or not found.fwhm_mm:
         return found
     parts = ((max(v, filter_mm) for v in several) for several in (found.fwhm_mm, found.low, found.high))
@@ -230,13 +241,15 @@ def bounded(found: PsfEstimate, filter_mm: float | None) -> PsfEstimate:
     return found._replace(fwhm_mm=value, low=low, high=high)
 
 
-def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None, filter_mm: float | None = None) -> dict[str, Any]:
+def psf_record(
+    found: PsfEstimate, native: Mapping[str, Any] | None, acquired: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return what was found of a PSF as the record of an estimate, see `medfuse.estimation.Estimate`; values are mm.
 
     Args:
         found: What was found.
         native: What is known of the source that was restored by it; None where it was not.
-        filter_mm: FWHM of the filter that its headers name, mm.
+        acquired: What its headers or sidecars say of how it was made.
     """
     known = bool(found.fwhm_mm)
     rests = (
@@ -244,8 +257,10 @@ def psf_record(found: PsfEstimate, native: Mapping[str, Any] | None, filter_mm: 
         f"{found.explained:.0%} of what is faster than 14 mm; in the place that was given the widths are "
         f"{_times(found.given)} mm, in the one that fits best, {found.moved_mm:.1f} mm away, {_times(found.refined)} mm"
     )
-    if filter_mm is not None:
-        rests += f"; it is at least the filter of {filter_mm:g} mm that the header names"
+    if "filter_mm" in acquired:
+        rests += f"; it is at least the filter of {acquired['filter_mm']:g} mm that the header names"
+    if acquired.get("models_psf"):
+        rests += "; the reconstruction models the PSF, so edges may overshoot, which no Gaussian describes"
     return {
         "step": "psf",
         "value": list(found.fwhm_mm) if known else None,
@@ -276,13 +291,14 @@ def _noise_record(native: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def measured_psf(pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> dict[str, Any]:
     """Return the record of the PSF of a PET **[1, X, Y, Z]** as its MRI tells it, and what would be stated of it."""
-    found = bounded(_measured(_plain(pet), pet, mri, refine=refine), filter_of(pet))
+    found = bounded(_measured(_plain(pet), pet, mri, refine=refine), _acquired(pet))
     said = None if found.refused else {"psf_fwhm_mm": stated_psf(found, grid_of(pet), grid_of(mri))}
-    return psf_record(found, said, filter_of(pet))
+    return psf_record(found, said, _acquired(pet))
 
 
 def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool) -> PsfEstimate:
-    return measure_psf(values, grid_of(pet), _plain(mri), grid_of(mri), refine=refine)
+    grid = grid_of(mri)
+    return measure_psf(values, grid_of(pet), _plain(mri), grid, refine=refine, slices=slices_of(mri, grid))
 
 
 def stated_psf(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
@@ -298,7 +314,7 @@ def _times(values: Sequence[float]) -> str:
 def described(found: RestoredVolume) -> dict[str, Any]:
     """Return what a restored volume is known by, as JSON."""
     at = found.alignment
-    place = at and {k: getattr(at, k) for k in ("moved_mm", "std_mm", "psf_share", "psf_std")}
+    place = at and {k: getattr(at, k) for k in ("moved_mm", "std_mm", "psf_share", "psf_std", "psf_doubted")}
     return {
         "guided": found.guided,
         "chi2": found.chi2,
@@ -306,6 +322,7 @@ def described(found: RestoredVolume) -> dict[str, Any]:
         "corrected_chi2": found.corrected_chi2,
         "shares": found.shares,
         "alignment": place,
+        **({"slices_mm": list(found.slices_mm)} if any(found.slices_mm) else {}),
         "findings": list(found.findings),
         "notes": list(found.notes),
     }

@@ -147,7 +147,7 @@ def load_workflow(
         reference_region: Label or name of the region by whose mean those of the others are divided (SUVR).
         uncertainty: `off`; `fast`: the standard deviation of each voxel; `full`: the interval of each region as well,
             which takes seven times as long.
-        sensitivity: Restore twice more, widths and levels 20 % less and more: what that changes is in the record.
+        sensitivity: Restore again, widths and then levels 20 % less and more: what that changes is in the record.
         sr: Write the values of regions as a DICOM measurement report, too, where a source was DICOM.
 
     Raises:

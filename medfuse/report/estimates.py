@@ -12,7 +12,7 @@ COLUMNS = ("Step", "Estimate", "90 % interval", "Stated", "Rests on, or why not 
 
 CHANGES = (
     "Source",
-    "Widths and levels",
+    "What is wrong",
     "Change, root mean square",
     "Change of the mean",
     "Largest change (1 in 1000)",
@@ -20,16 +20,17 @@ CHANGES = (
 
 
 def sensitivity_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """Return what changes of each source where what was stated of it is wrong, a row for each of less and more.
+    """Return what changes of each source where what was stated is wrong, a row for each of less and more of a kind.
 
     Args:
         record: Of a case, whose `sources` hold `sensitivity`, see `medfuse.inferers.sensitivity`.
     """
     rows = []
     for name, source in (record.get("sources") or {}).items():
-        for way, changed in (source.get("sensitivity") or {}).items():
-            cells = [number_text(changed[key]) for key in ("rms", "mean", "largest")]
-            rows.append([f"{name.upper()} [{source.get('unit', '')}]", f"20 % {way}", *cells])
+        for kind, ways in (source.get("sensitivity") or {}).items():
+            for way, changed in ways.items():
+                cells = [number_text(changed[key]) for key in ("rms", "mean", "largest")]
+                rows.append([f"{name.upper()} [{source.get('unit', '')}]", f"{kind} 20 % {way}", *cells])
     return rows
 
 

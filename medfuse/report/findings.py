@@ -14,7 +14,7 @@ from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
 from medfuse.io.placement import describe_disagreement
 from medfuse.io.units import is_comparable
 from medfuse.regions.intervals import calibration
-from medfuse.report.degradations import restored_sources
+from medfuse.report.degradations import noisy, restored_sources, whence
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.regions import region_warnings
 
@@ -28,6 +28,9 @@ _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
 _CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
 
 
+Level = Literal["warning", "note"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to know.
@@ -37,7 +40,7 @@ class Finding:
         text: Whole sentences.
     """
 
-    level: Literal["warning", "note"]
+    level: Level
     text: str
 
 
@@ -256,22 +259,27 @@ def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     found = []
     for k, name in enumerate(sources, 1):
         told = (estimates or {}).get(f"source{k}") or ()
-        found += [Finding("note", estimate_sentence(_title(name), estimate)) for estimate in told]
+        for estimate in told:  # a source that stays blurred is no mere note
+            kind: Level = "warning" if estimate.get("step") == "psf" and estimate.get("refused") else "note"
+            found.append(Finding(kind, estimate_sentence(_title(name), estimate)))
         if name not in named and not told:
             found.append(Finding("note", f"No degradation was stated for the {_title(name)}; it came back as it was."))
-    return [*found, *_restored(named, sources)]
+    return [*found, *_restored(named, record)]
 
 
-def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]:
+def _restored(named: Sequence[str], record: Mapping[str, Any]) -> list[Finding]:
     """Return what to know of the sources that were restored."""
     if not named:
         return []
     found: list[Finding] = []
-    for name, source in ((name, sources[name]) for name in named):
+    sources, degradation = record["sources"], record["degradation"]
+    for k, (name, source) in enumerate(sources.items(), 1):
+        if name not in named:
+            continue
         blur = source.get("narrowed_blur")
         if isinstance(blur, float):
             text = (
-                f"The {_title(name)} shows finer detail than its stated blur lets through. "
+                f"The {_title(name)} shows finer detail than its {whence(degradation, k, 'blur')} blur lets through. "
                 f"The blur was undone to {blur:.0%} of its width only. State a narrower one."
             )
             found.append(Finding("warning", text))
@@ -281,10 +289,14 @@ def _restored(named: Sequence[str], sources: Mapping[str, Any]) -> list[Finding]
                 "limit before they met their tolerance. Restored details may lack agreement with the data."
             )
             found.append(Finding("warning", text))
-        found += _native(_title(name), source) if source.get("native") else _noise(_title(name), source)
+        known = whence(degradation, k, "noise")
+        if source.get("native"):
+            found += _native(_title(name), source)
+        else:
+            found += _noise(_title(name), source, known, noisy=noisy(degradation, k))
     kinds = [sources[name].get("native") for name in named]
-    whence = "the other source" if all(kinds) else "the network and from the other source"
-    text = f"What a degradation has destroyed comes from {whence}, not from the data."
+    origin = "the other source" if all(kinds) else "the network and from the other source"
+    text = f"What a degradation has destroyed comes from {origin}, not from the data."
     if all(kind and kind.get("guided") is False for kind in kinds):
         text = "What a degradation has destroyed is not restored: the data alone decide."
     text += " A restored image may show detail that is not there, or miss detail that is."
@@ -321,17 +333,20 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
         why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else why
         found.append(Finding("warning", f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."))
     found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
+    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 13 to 30 %"
+    found.append(Finding("note", f"{text} with the noise: take the mean or the peak of a lesion, not its maximum."))
     if unmeasured := (native.get("shares") or {}).get("unmeasured"):
         text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "
         found.append(Finding("note", f"{text}{name} is as given."))
     return found
 
 
-def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
-    """Hold the stated noise against that of the data, and only where that is unknown against the chi-square.
+def _noise(name: str, source: Mapping[str, Any], known: str, *, noisy: bool) -> list[Finding]:
+    """Hold the noise, `stated` or `measured`, against that of the data, or where that is unknown the chi-square.
 
     A restoration follows its data until the chi-square is 1, whatever noise was stated, and on a grid finer than that
-    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise.
+    of the scanner neighbours share their noise: a chi-square below 1 is no proof of less noise. Without noise its unit
+    is the rounding, of which a black background has none.
     """
     chi2, noise = source.get("residual_chi2"), source.get("noise") or {}
     stated, seen = noise.get("stated"), noise.get("seen")
@@ -340,13 +355,13 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
         grain = _GRAIN * (source.get("scale") or 1.0) / stated
         if least**2 > _MORE**2 + grain**2:
             text = (
-                f"The noise of the {name} seems to be about {_times(least)} times what was stated. It is taken for the "
-                "image, and not removed. State more."
+                f"The noise of the {name} seems to be about {_times(least)} times what was {known}. It is taken for "
+                "the image, and not removed. State more."
             )
             return [Finding("warning", text)]
         if most < _LESS:
             text = (
-                f"There is less noise in the {name} than was stated: it seems to be at most about {_share(most)} of "
+                f"There is less noise in the {name} than was {known}: it seems to be at most about {_share(most)} of "
                 "that. The restoration may be too smooth. State less."
             )
             return [Finding("warning", text)]
@@ -355,13 +370,13 @@ def _noise(name: str, source: Mapping[str, Any]) -> list[Finding]:
     if chi2 > CHI2_HIGH:
         text = (
             f"The restored {name} does not explain the data: its residual chi-square is {chi2:.2f}, and "
-            "should be about 1 or below. The stated degradation is probably wrong or too weak."
+            f"should be about 1 or below. The {known} degradation is probably wrong or too weak."
         )
         return [Finding("warning", text)]
-    if chi2 < CHI2_LOW and not (stated and seen):
+    if chi2 < CHI2_LOW and noisy and not (stated and seen):
         text = (
             f"The residual chi-square of the {name} is {chi2:.2f}, far below 1: the restoration is nearer to the data "
-            "than their stated noise. Either there is less noise than was stated, or it was not removed."
+            f"than their {known} noise. Either there is less noise than was {known}, or it was not removed."
         )
         return [Finding("warning", text)]
     return []

@@ -336,7 +336,7 @@ def _degradation(record: Mapping[str, Any], leftover: bytes | None) -> Markup:
         head = ["Source", *ESTIMATE_COLUMNS]
         parts.append(table(head, found, caption="What was estimated from the images", numbers_from=len(head)))
     if changed := sensitivity_rows(record):
-        caption = "What changes where the widths of blurs and the levels of noise are wrong by 20 %"
+        caption = "What changes where widths of blurs, or else levels of noise, are wrong by 20 %"
         parts.append(table(CHANGES, changed, caption=caption, numbers_from=2))
     if leftover:
         text = (

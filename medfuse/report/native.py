@@ -11,6 +11,7 @@ from medfuse.report.numbers import number_text
 def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
     """Return what it is called and its value, for each figure of a record's `native`."""
     shares, at, noise = native.get("shares") or {}, native.get("alignment"), native.get("noise") or {}
+    slices = native.get("slices_mm")
     rows = [
         ["PSF, FWHM along its axes [mm]", _times(native.get("psf_fwhm_mm"))],
         [_noise(noise), number_text(noise.get("sigma", 0.0))],
@@ -18,6 +19,11 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
         ["Chi-square", f"{native.get('chi2', 0.0):.2f}"],
         ["Degrees of freedom used up", f"{native.get('degrees_of_freedom', 0.0):.1%}"],
         ["Chi-square, corrected for them (1 is right)", f"{native.get('corrected_chi2', 0.0):.2f}"],
+        *(
+            [["Slices of the other source, mm that a value is a mean over along each axis", _times(slices)]]
+            if slices
+            else []
+        ),
         ["Guided by the other source", "yes" if native.get("guided") else "no"],
     ]
     named = {
@@ -30,7 +36,7 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
     if at:
         rows.append(["Registration moved by the data [mm]", f"{at['moved_mm']:.2f} (std {at['std_mm']:.2f})"])
         share, std = at["psf_share"], 2 * at["psf_std"]
-        rows.append(["Width of PSF that fits best, of the stated", f"{share:.0%} (+- {std:.1%})"])
+        rows.append(["Width of PSF that fits best, of the one that was undone", f"{share:.0%} (+- {std:.1%})"])
     return rows
 
 

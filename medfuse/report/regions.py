@@ -27,6 +27,7 @@ def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
             f"Regions lie outside of what both sources show, in part or whole: {shares}. Nothing was measured there; "
             "their values are of the rest alone."
         )
+    yield from _doubted(record)
     if record.get("reference_region") is None:
         return
     for name, source in (record.get("sources") or {}).items():
@@ -34,3 +35,17 @@ def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
         for state in ("given", "restored"):
             if regions and all(region.get(state, {}).get("suvr") is None for region in regions):
                 yield f"No SUVR of the {title(name)}, {state}: the mean of the reference region is not above 0."
+
+
+def _doubted(record: Mapping[str, Any]) -> Iterator[str]:
+    """Give a warning where values rest on a PSF that the data refuse: GTM and RBV take it as it was stated."""
+    for name, source in (record.get("sources") or {}).items():
+        native = source.get("native") or {}
+        at = native.get("alignment") or {}
+        told = native.get("guided") and at.get("psf_doubted")
+        if told and any("gtm" in region for region in source.get("regions") or ()):
+            seen = " x ".join(f"{width * at['psf_share']:.1f}" for width in native.get("psf_fwhm_mm") or ())
+            yield (
+                f"GTM and RBV of the {title(name)} took the PSF that was stated; its data speak for {seen} mm, and "
+                "they are wrong with it. State that one."
+            )

@@ -7,7 +7,7 @@ from typing import Any
 
 from medfuse.io.modalities import title
 from medfuse.regions import disagrees
-from medfuse.report.degradations import restored_sources
+from medfuse.report.degradations import restored_sources, whence
 from medfuse.report.markup import Markup, element, section, table
 from medfuse.report.numbers import number_text
 
@@ -68,10 +68,11 @@ def _corrections(regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any]
         verdict = {None: "not known", True: "no", False: "yes"}[disagrees(region)]
         rows.append([named(region), *map(number_text, means), verdict])
     widths = " x ".join(f"{width:.3g}" for width in record.get("psf_mm") or ())
+    known = whence(record.get("degradation") or {}, 2, "psf", "blur")
     text = (
         "GTM: geometric transfer matrix (Rousset 1998); RBV: region-based voxel-wise correction (Thomas 2011), both of "
-        f"the source as given, with the labels and a point spread function of {widths} mm, as it was stated. They take "
-        "each region for uniform and each label for true; the restoration uses no label."
+        f"the source as given, with the labels and a point spread function of {widths} mm, as it was {known}. They "
+        "take each region for uniform and each label for true; the restoration uses no label."
     )
     apart = [named(region) for region in regions if disagrees(region)]
     if apart:

@@ -2,6 +2,7 @@
 
 from medfuse.physics.operators.scanner import narrowest_psf
 from medfuse.volumes.restore import Estimator, Proposals, RestoredVolume, gated, restore_volume
+from medfuse.volumes.slices import slices_mm
 from medfuse.volumes.width import PsfEstimate, measure_psf
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "measure_psf",
     "narrowest_psf",
     "restore_volume",
+    "slices_mm",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medfuse.errors import ImageError
 from medfuse.physics.operators.cosine import along_all
+from medfuse.volumes.coarse import stretched
 
 _BINS, _TOP = 512, 1.3  # of the histogram; its end, in parts of the brightest
 _FAINT = 0.08  # of the brightest, below which there is no signal
@@ -75,17 +76,10 @@ def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
     closed = _eroded(_dilated(wide, reach), reach)
     inner = slice(reach + 1, -reach - 1)
     filled = _dilated(1 - _beyond(closed), 1)[..., inner, inner, inner]
-    within = _stretched(filled, kernel, features.shape[1:])
+    within = stretched(filled[0], kernel, features.shape[1:])[0]
     if float(within.min()) > 0.99:
         return features
     return torch.cat([features * within, features * (1 - within)])
-
-
-def _stretched(blocks: Tensor, kernel: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Return a map of blocks **[1, 1, ...]** interpolated to the voxels that they are means of, **[*shape]**."""
-    full = [n * k for n, k in zip(blocks.shape[2:], kernel, strict=True)]
-    fine = F.interpolate(blocks, size=full, mode="trilinear", align_corners=False)[0, 0]
-    return fine[tuple(slice(n) for n in shape)]
 
 
 def _dilated(mask: Tensor, steps: int) -> Tensor:
@@ -126,7 +120,7 @@ def _bias(v: Tensor, count: int, spacing: Sequence[float]) -> Tensor:
             apart = torch.arange(n, dtype=torch.float64) - torch.arange(n, dtype=torch.float64)[:, None]
             rows.append(torch.exp(-0.5 * (apart * k * s / _BIAS_MM).square()).to(v))
         total, weight = along_all(rows, pooled)
-        bias = _stretched((total / weight.clamp_min(1e-3))[None].exp(), kernel, v.shape)
+        bias = stretched((total / weight.clamp_min(1e-3)).exp(), kernel, v.shape)[0]
     return bias
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfuse.errors import BundleError
+from medfuse.volumes.coarse import stretched
 from medfuse.volumes.gate import significance
 from medfuse.volumes.proposals import guided
 from medfuse.volumes.restore import Proposals, gated
@@ -103,7 +104,7 @@ class TrainedEstimator:
         seen, unit = channels(given, narrow, pool)
         found = []
         for k, x in enumerate(seen):  # one at a time: they need room
-            said = _stretched(self.network.said(x[None]), pool, given.gate.shape)
+            said = stretched(self.network.said(x[None])[0], pool, given.gate.shape)[None]
             parts = (given.guided[k], narrow[k], given.mr_free[k])
             wide, fine, free = (p[None, None] / unit for p in parts)
             found.append(blended(wide, fine, free, given.gate[None, None], said)[0, 0] * unit)
@@ -179,15 +180,6 @@ def _pooled(image: Tensor, pool: tuple[int, int, int]) -> Tensor:
     if pool == (1, 1, 1):
         return image
     return F.avg_pool3d(image[None, None], pool, ceil_mode=True, count_include_pad=False)[0, 0]
-
-
-def _stretched(said: Tensor, pool: tuple[int, int, int], shape: torch.Size) -> Tensor:
-    """Return a map **[B, C, *pooled]** interpolated to the voxels that it is of, **[B, C, *shape]**."""
-    if pool == (1, 1, 1):
-        return said
-    full = [n * k for n, k in zip(said.shape[2:], pool, strict=True)]
-    fine = F.interpolate(said, size=full, mode="trilinear", align_corners=False)
-    return _cut(fine, shape)
 
 
 def _cut(image: Tensor, shape: torch.Size) -> Tensor:

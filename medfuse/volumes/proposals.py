@@ -15,6 +15,7 @@ from torch import Tensor
 from medfuse.physics.models.volume import VolumeModel
 from medfuse.physics.operators.cosine import along_all
 from medfuse.physics.operators.scanner import ScannerSampling
+from medfuse.volumes.coarse import Coarse
 
 _RELAXATION = 1.5  # of the reblurred Van Cittert iteration; below 2 it converges
 _RIDGE = 0.02
@@ -103,15 +104,19 @@ class Guidance(NamedTuple):
     Attributes:
         features: **[K, *image]**.
         predicted: `A` of each, **[K, *data]**.
+        coarse: The operator on blocks.
     """
 
     features: Tensor
     predicted: Tensor
+    coarse: Coarse
 
 
-def guidance(model: VolumeModel, features: Tensor) -> Guidance:
-    """Return features **[K, *image]** with how the scanner would see them."""
-    return Guidance(features, torch.cat([model.operator.forward(f[None, None])[0] for f in features]))
+def guidance(model: VolumeModel, features: Tensor, coarse: Coarse | None = None) -> Guidance:
+    """Return features **[K, *image]** with how the scanner would see them, for which blocks of voxels are enough."""
+    coarse = coarse or Coarse.of(model.operator)
+    predicted = [coarse.operator.forward(coarse.pooled(f[None])[None])[0] * model.inside for f in features]
+    return Guidance(features, torch.cat(predicted), coarse)
 
 
 def guided(
@@ -157,8 +162,8 @@ def guided(
     for y, c0 in zip(ys, whole, strict=True):
         right = near(w * f * (y - torch.tensordot(c0, f, 1))).movedim(0, -1)
         local = torch.linalg.solve(gram, right[..., None])[..., 0] + c0
-        maps = model.operator.lift(local.movedim(-1, 0)[:, None])[:, 0]
-        out.append((maps * given.features).sum(0))
+        maps = given.coarse.operator.lift(local.movedim(-1, 0)[:, None])[:, 0]
+        out.append(sum(given.coarse.spread(m[None])[0] * f for m, f in zip(maps, given.features, strict=True)))
     return torch.stack(out)
 
 

@@ -25,9 +25,11 @@ from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
 from medfuse.volumes.classes import classes, sided
+from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.gate import common_std, gate, significance
 from medfuse.volumes.noise import measure_noise
 from medfuse.volumes.proposals import Guidance, guidance, guided, mr_free, windows
+from medfuse.volumes.slices import slices_mm
 
 FARTHEST = 5.0  # mm that the registration may be off before it is not believed
 WIDEST_GATE = 0.5  # share of the tissue, above which guidance is not believed
@@ -101,6 +103,8 @@ class RestoredVolume:
         alone: The MR-free proposal **[*image]**, in its unit: what the data alone say.
         draws: By how much the restored PET comes out otherwise with other noise **[n, *image]**, likewise: the probe of
             the degrees of freedom, which costs nothing, then as many as were asked for.
+        slices_mm: Over how many mm its values, as those of the MRI, are means along each axis, where that counts, else
+            0; so much less of the PSF was undone.
     """
 
     restored: Tensor
@@ -117,6 +121,7 @@ class RestoredVolume:
     residual: Tensor
     alone: Tensor
     draws: Tensor
+    slices_mm: tuple[float, ...]
 
     @property
     def corrected_chi2(self) -> float:
@@ -134,11 +139,13 @@ def restore_volume(
     psf_fwhm_mm: float | Sequence[float],
     noise: ScannerNoise | None,
     *,
+    known: tuple[float, float] | None = None,
     refine: bool = True,
     guide: bool = True,
     estimator: Estimator = gated,
     name: str = "PET",
     draws: int = 0,
+    slices: Sequence[float] | None = None,
 ) -> RestoredVolume:
     """Restore a PET on the MRI's grid from its own grid.
 
@@ -152,12 +159,15 @@ def restore_volume(
             extent of the voxels included.
         noise: The noise, in the unit of the PET; None: it is measured, see `measure_noise`. Where Poisson-like noise
             has no floor, that of the air is measured.
+        known: Interval of a PSF that was measured, in parts of the given one: a width within it contradicts nothing.
         refine: Whether to refine the registration by the data.
         guide: Whether the MRI may guide at all.
         estimator: Makes the estimate from the proposals.
         name: What the first volume is called in findings and errors.
         draws: Number of times that the restored PET is observed and restored again (parametric bootstrap), each about
             as long as the first.
+        slices: Over how many mm the MRI's values are means along each axis, where that counts, else 0, see `slices_mm`;
+            None: as its grid says.
 
     Raises:
         GeometryError: Shapes and grids that do not fit, a sheared grid, a transform that is not rigid, fields of view
@@ -167,7 +177,8 @@ def restore_volume(
     """
     _check(pet, pet_grid, name)
     _check(mri, mri_grid, "MRI")
-    operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform)
+    thick = slices_mm(mri_grid) if slices is None else tuple(float(v) for v in slices)
+    operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
     outside = 1.0 - float(operator.inside.float().mean())
     given = pet
     operator, pet = _cropped(operator, pet.float())
@@ -183,18 +194,26 @@ def restore_volume(
             f"{outside:.1%} of the {name}'s voxels reach out of the MRI's field of view and had no say in the "
             "restoration"
         )
-    noise = measure_noise(operator, pet / unit).scaled(1 / unit) if noise is None else noise
+    if any(thick):
+        notes.append(
+            f"the slices of the MRI are {max(thick):.1f} mm thick, and the {name} was restored as means over them: so "
+            "much less of its PSF was undone across them"
+        )
+    coarse = Coarse.of(operator)
+    noise = measure_noise(coarse.operator, pet / unit).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
-    model, first = _bound(operator, pet / unit, noise.scaled(unit))
-    features = sided(features, first, mri_grid.spacing)
+    rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
+    features = sided(features, coarse.spread(first[None])[0], mri_grid.spacing)
     alignment = None
     if guide and refine:
-        alignment = align(model, features, operator.transform)
+        alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
         if _believed(alignment):
-            operator = ScannerSampling(mri_grid, operator.range, psf_fwhm_mm, alignment.transform)
-            model, _ = _bound(operator, pet / unit, noise.scaled(unit))
+            operator = operator.like(transform=alignment.transform)
+            coarse = Coarse.of(operator)
+            rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
         findings += _said(alignment, operator.fwhm_mm, name)
         guide = _believed(alignment)
+    model = rough.on(operator, rough.observe(first))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
     unguided = mr_free(model, ys).x
@@ -202,15 +221,15 @@ def restore_volume(
     opened, x0 = torch.ones_like(mri, dtype=torch.float32), unguided
     tissue = unguided[0] > 0.1 * unguided[0].max()
     if guide:
-        offered = guidance(model, features)
+        offered = guidance(model, features, coarse)
         proposal = guided(model, offered, ys)
         z = significance(model, proposal[0])
         opened = gate(model, z)
-        doubts = _doubts(model, features, z, float(opened[tissue].mean()), name)
+        rough = rough.on(coarse.operator, model.observe(unguided[0]))
+        doubts = _doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name)
         if doubts:  # nor is the place believed that the MRI was moved to
-            alone = restore_volume(
-                given, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise, guide=False, name=name, draws=draws
-            )
+            where = (pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise)
+            alone = restore_volume(given, *where, guide=False, name=name, draws=draws, slices=thick)
             return replace(alone, alignment=alignment, findings=tuple(doubts))
         maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
         x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float(), model, ys, offered))
@@ -226,7 +245,7 @@ def restore_volume(
     for seed in range(1, draws + 1):
         seen = torch.where(model.inside, model.observe(x) + model.at(x).probe(seed), model.y) * unit
         where = (operator.range, mri, mri_grid, operator.transform, psf_fwhm_mm, noise)
-        again = restore_volume(seen, *where, refine=False, guide=guide, estimator=estimator, name=name)
+        again = restore_volume(seen, *where, refine=False, guide=guide, estimator=estimator, name=name, slices=thick)
         changes.append((again.restored - x * unit) * measured)
     final = model.at(x)
     left, told = final.white(final.residual(x)), _told(final, x)
@@ -252,6 +271,7 @@ def restore_volume(
         operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
         unguided[0] * measured * unit,
         torch.stack(changes),
+        thick,
     )
 
 
@@ -299,7 +319,7 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
     rows = [[*row[:3], p] for row, p in zip(grid.affine, grid.position(low), strict=False)]
     cut = Grid(tuple(b - a for a, b in zip(low, high, strict=True)), (*map(tuple, rows), grid.affine[3]))
     part = pet[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].contiguous()
-    return ScannerSampling(operator.domain, cut, operator.fwhm_mm, operator.transform), part
+    return operator.like(data=cut), part
 
 
 def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Tensor]:
@@ -340,16 +360,25 @@ def _believed(alignment: Alignment) -> bool:
     return alignment.moved_mm <= FARTHEST and alignment.std_mm <= FARTHEST
 
 
-def _doubts(model: VolumeModel, features: Tensor, z: Tensor, share: float, name: str) -> list[str]:
-    """Say why the MRI should not guide: it explains too little, or no more than the same MRI in a wrong place does."""
+def _doubts(rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor, share: float, name: str) -> list[str]:
+    """Say why the MRI should not guide: it explains too little, or no more than the same MRI in a wrong place does.
+
+    Args:
+        rough: The observation of blocks, for the wrong place.
+        model: The observation.
+        features: Of the blocks.
+        z: Significance of what the guided proposal leaves.
+        share: Of the tissue, where the gate is open.
+        name: What the first volume is called.
+    """
     if share > WIDEST_GATE:
         return [
             f"the MRI does not explain the {name} in {share:.0%} of the tissue, so it did not guide the restoration"
         ]
-    away = [round(_AWAY / step) for step in model.operator.domain.spacing]
-    elsewhere = guidance(model, torch.roll(features, away, (1, 2, 3)))
-    control = significance(model, guided(model, elsewhere, model.y[None])[0])
-    left, usual = (max(common_std(model, s) ** 2 - 1, 0.0) for s in (z, control))
+    away = [round(_AWAY / step) for step in rough.operator.domain.spacing]
+    elsewhere = guidance(rough, torch.roll(features, away, (1, 2, 3)))
+    control = significance(rough, guided(rough, elsewhere, rough.y[None])[0])
+    left, usual = (max(common_std(m, s) ** 2 - 1, 0.0) for m, s in ((model, z), (rough, control)))
     if left < _EXPLAINED * usual:
         return []
     return [
@@ -368,11 +397,10 @@ def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str
     found = []
     if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
         found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the {name} fits the MRI best")
-    spread = max(2 * alignment.psf_std, 0.05)
-    if abs(alignment.psf_share - 1) > spread:
+    if alignment.psf_doubted:
         widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
         found.append(
-            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {spread:.0%}), not for the one that was "
-            "undone"
+            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {alignment.psf_spread:.0%}), not for the one "
+            "that was undone"
         )
     return found

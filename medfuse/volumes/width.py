@@ -27,6 +27,7 @@ from medfuse.physics.operators.cosine import along_all
 from medfuse.physics.space import Grid
 from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.proposals import windows
+from medfuse.volumes.slices import slices_mm
 
 _FINE, _STEP = 2.0, 2.4  # mm, to which the MRI is averaged; the largest step at which it is blurred
 _SLOW = 14.0  # mm FWHM, of what is taken away
@@ -93,6 +94,7 @@ def measure_psf(
     transform: Sequence[Sequence[float]] | Tensor | None = None,
     *,
     refine: bool = True,
+    slices: Sequence[float] | None = None,
 ) -> PsfEstimate:
     """Measure the PSF of a PET by its MRI.
 
@@ -103,6 +105,8 @@ def measure_psf(
         mri_grid: Its grid, mm.
         transform: **[4, 4]**, rigid; maps points of the PET's world to the MRI's, mm. None: one world.
         refine: Whether the PET may lie elsewhere; if not, the widths are those in the place that is given.
+        slices: Over how many mm the MRI's values are means along each axis, where that counts, else 0, see `slices_mm`;
+            None: as its grid says.
 
     Raises:
         GeometryError: The PET lies outside the MRI's field of view.
@@ -112,7 +116,7 @@ def measure_psf(
     few = PsfEstimate((), (), (), (), (), 0.0, 0.0, why)
     if pet.numel() < _FEWEST:
         return few
-    scene = _Scene(pet, pet_grid, mri, mri_grid, transform)
+    scene = _Scene(pet, pet_grid, mri, mri_grid, transform, slices_mm(mri_grid) if slices is None else slices)
     if scene.counted_at_first() < _FEWEST:
         return few
     start = torch.tensor([max(6.0, 1.5 * s) / FWHM_PER_SIGMA for s in pet_grid.spacing]).double().square()
@@ -166,6 +170,7 @@ class _Scene:
         mri: Tensor,
         mri_grid: Grid,
         transform: Sequence[Sequence[float]] | Tensor | None,
+        slices: Sequence[float],
     ) -> None:
         motion = torch.eye(4).double() if transform is None else torch.as_tensor(transform, dtype=torch.float64)
         mri, affine = _coarse(mri.float(), mri_grid)
@@ -176,6 +181,10 @@ class _Scene:
         self.place = _Place(pet_affine[:3, :3] / self.spacing, pet_affine[:3, :3] @ middle + pet_affine[:3, 3])
         self.y = pet / pet.max().clamp_min(1e-30)
         self.mri_spacing = affine[:3, :3].norm(dim=0)
+        beyond = torch.tensor(slices).double().square() - torch.tensor(mri_grid.spacing).double().square()
+        self.overlap = (
+            beyond.clamp_min(0) / 12
+        )  # mm^2, by which slices that are thicker than their distance are blurred
         self.features = self._features(mri)
         self.parts = [math.ceil(float(s) / _STEP - 1e-6) for s in self.spacing]
         self.step = self.spacing / torch.tensor(self.parts)
@@ -228,7 +237,7 @@ class _Scene:
         """Return the variance, mm^2, that voxels of the MRI and their interpolation have along the PET's axes."""
         along = self.mri_affine[:3, :3] / self.mri_spacing
         turn = place.axes.mT @ along
-        variance: Tensor = turn.square() @ self.mri_spacing.square() / 4
+        variance: Tensor = turn.square() @ (self.mri_spacing.square() / 4 + self.overlap)
         return variance
 
     def fit(self, variances: Tensor, place: _Place, *, moving: bool) -> _Fit:

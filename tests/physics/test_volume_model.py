@@ -152,6 +152,10 @@ def test_degrees_of_freedom_are_the_trace_of_what_follows_the_data():
     follows = k @ torch.linalg.inv(k + torch.eye(len(k), dtype=torch.float64))
     std = math.sqrt(2 * float(follows.square().sum())) / len(k)
     assert abs(found.df - float(follows.trace()) / len(k)) < 3 * std
+    left = torch.eye(len(k), dtype=torch.float64) - follows
+    told = model.followed(model.probe(), found.change)
+    assert abs(told - 1 + float((left @ left.mT).trace()) / len(k)) < 3 * std
+    assert told > found.df + 3 * std / 2  # this estimate is no projection
 
 
 def test_an_estimate_that_agrees_with_the_data_stays():

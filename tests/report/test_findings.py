@@ -112,12 +112,29 @@ def test_noise_in_the_data_decides_and_not_the_chi_square(make_record):
     assert "does not explain the data" in texts(record, "warning")[0]
 
 
+def test_where_no_noise_was_stated_a_small_chi_square_is_no_warning(make_record):
+    """A blur alone: the residual is in units of the rounding, and black is not rounded."""
+    record = changed(make_record(), "sources/pet/residual_chi2", 0.2)
+    assert len(texts(record, "warning")) == 1
+    assert texts(changed(record, "degradation/source2", [{"blur": {"sigma_px": 2.0}}]), "warning") == []
+
+
 def test_the_own_grain_of_an_image_is_no_contradiction(make_record):
     # 3/255 of full range: an MRI has so much of its own before any noise was added
     for scale, said in ((1.0, 1), (100.0, 0)):
         noise = {"stated": 0.1, "seen": [0.3, 0.4]}
         record = changed(changed(make_record(), "sources/pet/noise", noise), "sources/pet/scale", scale)
         assert len(texts(record, "warning")) == said
+
+
+def test_what_was_measured_is_not_called_stated(make_record):
+    record = changed(make_record(), "sources/pet/noise", {"stated": 0.2, "seen": [0.4, 0.5]})
+    assert "what was stated" in texts(record, "warning")[0]
+    found = {"step": "noise", "value": 0.2, "stated": {"kind": "gaussian", "sigma": 0.2}, "rests_on": "differences"}
+    record = changed(record, "degradation/estimates", {"source1": [], "source2": [found]})
+    assert "what was measured" in texts(record, "warning")[0]
+    found["stated"] = None  # refused: another step of it was stated
+    assert "what was stated" in texts(record, "warning")[0]
 
 
 def test_warnings_that_are_written_stand(make_record):
@@ -242,3 +259,35 @@ def test_what_was_destroyed_comes_from_what_was_used(make_record, guided, said):
     native = {"corrected_chi2": 1.0, "guided": guided}
     notes = " ".join(texts(changed(make_record(), "sources/pet/native", native), "note"))
     assert said in notes and "from the network" not in notes
+
+
+def test_a_psf_that_is_refused_is_a_warning_and_other_estimates_are_notes(make_record):
+    """The PET then stays blurred, which nobody should have to read a note for."""
+    estimates = [
+        {"step": "psf", "value": None, "interval": None, "stated": None, "rests_on": "", "refused": "too few voxels"},
+        {"step": "noise", "value": None, "interval": None, "stated": None, "rests_on": "", "refused": "no PSF"},
+    ]
+    degradation = {
+        "origin": "estimated",
+        "source1": [],
+        "source2": [],
+        "estimates": {"source1": [], "source2": estimates},
+    }
+    record = changed(make_record(), "degradation", degradation)
+    (text,) = texts(record, "warning")
+    assert "too few voxels" in text
+    assert any("no PSF" in note for note in texts(record, "note"))
+
+
+@pytest.mark.parametrize(("share", "guided", "told"), [(0.8, True, 1), (1.02, True, 0), (0.8, False, 0)])
+def test_gtm_by_a_psf_that_the_data_refuse_is_told(make_record, share, guided, told):
+    """0.8 of 6 mm is 4.8 mm; where the MRI did not guide, it tells no PSF either."""
+    alignment = {"moved_mm": 0.1, "std_mm": 0.1, "psf_share": share, "psf_std": 0.01, "psf_doubted": share < 1}
+    native = {"corrected_chi2": 1.0, "guided": guided, "alignment": alignment, "psf_fwhm_mm": [6, 6, 6]}
+    value = {"mean": 2.0, "max": 3.0}
+    region = {"label": 1, "name": "ball", "given": value, "restored": value, "gtm": 2.5, "rbv": 2.4}
+    record = changed(make_record(), "sources/pet/native", native)
+    record = changed(record, "sources/pet/regions", [region])
+    found = [text for text in texts(record, "warning") if "GTM" in text]
+    assert len(found) == told
+    assert not told or "4.8 x 4.8 x 4.8 mm" in found[0]

@@ -82,8 +82,24 @@ def measure_volumes(data: Path, colin: Path, *, more: bool) -> None:
     file = _figures("volumes.md")
     known = json.loads(file.read_text(encoding="utf-8")) if more and file.exists() else None
     for results in volumes(data, colin=colin, picture=ROOT / "docs" / "images" / "volumes.png", known=known):
-        write_json(file, results)
+        file.write_text(_by_rows(results), encoding="utf-8")
         page_volumes(results)
+
+
+def _by_rows(results: dict[str, Any]) -> str:
+    """Return figures as JSON with a line for each row of a table, to five digits."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: rounded(v) for key, v in value.items()}
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    parts = []
+    for key, value in results.items():
+        rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = "[\n" + ",\n".join(json.dumps(rounded(row)) for row in value) + "\n]" if rows else json.dumps(value)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def page_volumes(results: dict[str, Any]) -> None:

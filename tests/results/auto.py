@@ -1,6 +1,7 @@
 """What `auto` costs against the truth told, and what it gains over nothing stated, on the pairs of a dev set.
 
-    python tests/results/auto.py --bench BENCH [--only BUNDLE] [--scenarios NAME ...] [--every N] [--steps T]
+    python tests/results/auto.py --bench BENCH [--only BUNDLE] [--scenarios NAME ...] [--blurs PX ...] [--every N]
+        [--first K] [--steps T]
 
 8-bit PNG in and out. Of each scenario and source: dB lost against the truth told (mean, worst pair), least gain over
 nothing stated, and of clean pairs how many were changed. Of the noise: its error, median and 10..90 %, in %.
@@ -17,7 +18,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from PIL import Image
 from results.images import SCENARIOS, read
+from scipy.ndimage import gaussian_filter
 
 from medfuse.bundles import load_spec
 from medfuse.estimation import read_noise
@@ -28,22 +31,37 @@ LEVELS = (5, 10, 14, 25)  # of noise, of 255
 _UNCHANGED = 45.0  # dB
 
 
-def scenario(fusion: Fusion, root: Path, kinds: tuple[str, str], name: str, every: int, steps: int) -> dict[str, Any]:
-    """Return the PSNR of each pair and source with nothing, the truth and `auto` stated."""
+def blurred(source: Path, target: Path, width: float) -> None:
+    """Write an image of 8 bit, blurred."""
+    image = np.asarray(Image.open(source), np.float64)
+    wide = gaussian_filter(image, [width, width, 0][: image.ndim], truncate=6)
+    Image.fromarray(np.uint8(np.round(wide.clip(0, 255)))).save(target)
+
+
+def scenario(
+    fusion: Fusion, root: Path, kinds: tuple[str, str], name: str | float, some: slice, steps: int
+) -> dict[str, Any]:
+    """Return the PSNR of each pair and source with nothing, the truth and `auto` stated; of a name, or a blur, px."""
     figures: dict[str, Any] = {}
+    blur = {"blur": {"sigma_px": name}}
+    truth = SCENARIOS[name] if isinstance(name, str) else {"version": 1, "source1": [blur], "source2": [blur]}
+    given = root / "deg" / name if isinstance(name, str) else root / "clean"
     with tempfile.TemporaryDirectory() as work:
         folders = [Path(work) / kind for kind in kinds]
-        stems = sorted(p.name for p in (root / "deg" / name / kinds[0]).glob("*.png"))[::every]
+        stems = sorted(p.name for p in (given / kinds[0]).glob("*.png"))[some]
         for folder, kind in zip(folders, kinds, strict=True):
             folder.mkdir()
             for stem in stems:
-                (folder / stem).write_bytes((root / "deg" / name / kind / stem).read_bytes())
-        for told in ("none", SCENARIOS[name], "auto"):
+                if isinstance(name, str):
+                    (folder / stem).write_bytes((given / kind / stem).read_bytes())
+                else:
+                    blurred(given / kind / stem, folder / stem, name)
+        for told in ("none", truth, "auto"):
             record = fuse_images(
                 *folders,
-                Path(work) / f"out_{told}",
+                Path(work) / f"out_{told if isinstance(told, str) else name}",
                 bundle=fusion,
-                degradation=load_spec(told, fusion.bundle),
+                degradation=load_spec(told, fusion.bundle) if isinstance(told, str) else told,
                 steps=steps,
                 truths=tuple(root / "clean" / kind for kind in kinds),  # type: ignore[arg-type]
             )
@@ -55,7 +73,7 @@ def scenario(fusion: Fusion, root: Path, kinds: tuple[str, str], name: str, ever
     return figures
 
 
-def lines(name: str, kinds: tuple[str, str], figures: dict[str, Any]) -> list[str]:
+def lines(name: str | float, kinds: tuple[str, str], figures: dict[str, Any]) -> list[str]:
     """Return a row of the table for each source."""
     rows = []
     for k, kind in enumerate(kinds):
@@ -88,9 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, required=True)
     parser.add_argument("--only", choices=SETS)
-    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--scenarios", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--blurs", type=float, nargs="+", default=[], help="px, of which both clean images are blurred")
     parser.add_argument("--no-levels", action="store_true", help="leave out the errors of the level of noise")
     parser.add_argument("--every", type=int, default=1, help="every N-th pair (default: all)")
+    parser.add_argument("--first", type=int, default=0, help="of them, the first (default: 0)")
     parser.add_argument("--steps", type=int, default=1)
     options = parser.parse_args()
     print("| source | noise error, %, at " + " | ".join(f"{level}/255" for level in LEVELS) + " |", flush=True)
@@ -102,8 +122,9 @@ def main() -> None:
     for bundle in [options.only] if options.only else SETS:
         folder, kinds = SETS[bundle]
         fusion = load_fusion(bundle, device="cpu")
-        for name in options.scenarios:
-            found = scenario(fusion, options.bench / folder, kinds, name, options.every, options.steps)
+        some = slice(options.first, None, options.every)
+        for name in [*options.scenarios, *options.blurs]:
+            found = scenario(fusion, options.bench / folder, kinds, name, some, options.steps)
             print("\n".join(lines(name, kinds, found)), flush=True)
 
 

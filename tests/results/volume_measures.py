@@ -51,13 +51,10 @@ def bias(x: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
 def chi_square(p: Problem, stack: Tensor) -> dict[str, float]:
     """Return the chi-square on the PET's grid, and the same corrected for the degrees of freedom.
 
-    With a draw of the noise as probe, which the last of the stack was given on top, `df = (W probe)' W A (x2 - x)` over
-    the square of the whitened probe.
+    They are told by a draw of the noise, which the last of the stack was given on top: of its square, what is not left.
     """
     model = p.model.at(stack[0])
-    chi2, followed = model.chi2(stack[0]), model.observe(stack[3] - stack[0]) * model.inside
-    noise, change = model.white(p.probe).double(), model.white(followed).double()
-    df = float((noise * change).sum() / noise.square().sum())
+    chi2, df = model.chi2(stack[0]), model.followed(p.probe, stack[3] - stack[0])
     return {"chi-square": chi2, "degrees of freedom": df, "corrected chi-square": chi2 / max(1 - df, 0.05)}
 
 

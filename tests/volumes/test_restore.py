@@ -15,6 +15,7 @@ from medfuse.errors import DegradationError, GeometryError, ImageError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
 from medfuse.volumes import gated, restore_volume
 from medfuse.volumes.classes import classes
+from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.proposals import guidance, guided, mr_free
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -44,7 +45,7 @@ class Case:
             "psf_fwhm_mm": PSF,
             "noise": NOISE,
         }
-        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator") if k in changes}
+        options = {k: changes.pop(k) for k in ("refine", "guide", "estimator", "known") if k in changes}
         return restore_volume(*{**values, **changes}.values(), **options)
 
     def rmse(self, x):
@@ -146,6 +147,13 @@ def test_coloured_noise_agrees_where_it_is_stated():
     assert 0.9 < made(noise=noise).restored(noise=noise).corrected_chi2 < 1.1
 
 
+def test_chi_square_of_noise_as_wide_as_the_psf_is_one_as_well():
+    """Such noise, that of patients, follows the image: of all waves a part is taken, and less is left than 1 - tr H."""
+    noise = ScannerNoise(0.1, "poisson", (6.5, 7.5, 4.5), growth=0.8, floor=0.01)
+    found = made(noise=noise).restored(noise=noise, guide=False)
+    assert 0.92 < found.corrected_chi2 < 1.08
+
+
 def test_a_shifted_registration_is_put_right(case, result):
     """Guidance from the wrong place is what undoes every guided method."""
     shifted = np.eye(4)
@@ -170,9 +178,16 @@ def test_a_turned_registration_is_put_right(case, result):
 def test_a_psf_that_is_stated_wrong_is_told(case, result):
     assert result.alignment.psf_share == pytest.approx(1.0, abs=0.05)
     assert not any("PSF" in said for said in result.findings)
+    least = result.alignment._replace(psf_share=0.94, psf_std=0.01)
+    assert least.psf_doubted
+    assert not least._replace(psf_share=1.15).psf_doubted  # so an MRI's sharp shares of tissue make it seem
+    assert least._replace(psf_share=1.25).psf_doubted
     wide = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF])
     assert 0.75 < wide.alignment.psf_share < 0.93
     assert any("speaks for a PSF" in said for said in wide.findings)
+    for low, said in ((0.75, False), (0.98, True)):  # it was measured, and this is the lower end of its interval
+        found = case.restored(psf_fwhm_mm=[1.2 * w for w in PSF], known=(low, 1.1))
+        assert any("speaks for a PSF" in text for text in found.findings) == said
 
 
 def test_an_mri_that_explains_nothing_does_not_guide(case):
@@ -240,6 +255,23 @@ def test_guided_regression_finds_the_uptake_of_each_class_without_noise():
     for value in (1.0, 4.0):
         core = ndimage.binary_erosion(case.truth == value, iterations=1)
         assert x[core].mean() == pytest.approx(value, rel=0.05)
+
+
+def test_blocks_of_a_third_of_the_psf_are_enough_for_the_regression():
+    """An MRI of 1 mm: what is found on blocks of 2 mm is what is found on its voxels."""
+    case = made()
+    fine = Grid(tuple(2 * n for n in SHAPE), [[1, 0, 0, -0.5], [0, 1, 0, -0.5], [0, 0, 1, -0.5], [0, 0, 0, 1]])
+    mri = torch.from_numpy(case.mri).float()
+    for axis in range(3):
+        mri = mri.repeat_interleave(2, axis)
+    model = VolumeModel(ScannerSampling(fine, case.grid, PSF), torch.from_numpy(case.pet).float(), NOISE)
+    features, blocks = classes(mri), Coarse.of(model.operator)
+    assert blocks.blocks == (2, 2, 2)
+    assert torch.equal(blocks.pooled(features)[:, 5, 6, 7], features[:, 10, 12, 14])
+    by_blocks = guided(model, guidance(model, features, blocks), model.y[None])[0]
+    whole = Coarse(model.operator, (1, 1, 1), fine.shape)
+    by_voxels = guided(model, guidance(model, features, whole), model.y[None])[0]
+    assert float((by_blocks - by_voxels).square().mean().sqrt()) < 0.01 * float(by_voxels.square().mean().sqrt())
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,11 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_dataset
 
 from medfuse.errors import DicomError
+from medfuse.io.acquisition import Acquisition
 from medfuse.io.begin import HEAD, elements_at, has_meta, is_explicit
 from medfuse.io.contents import contents
 from medfuse.io.dicom.acquisition import KEYWORDS as ACQUIRED
-from medfuse.io.dicom.acquisition import Acquisition, read_acquisition
+from medfuse.io.dicom.acquisition import read_acquisition
 from medfuse.io.dicom.contrast import NUMBERS, read_contrast
 from medfuse.io.dicom.ends import KEYWORDS as COUNTED
 from medfuse.io.dicom.ends import PRIVATE_TAGS as PRIVATE_COUNTS

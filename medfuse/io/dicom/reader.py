@@ -13,6 +13,7 @@ from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
 from medfuse.errors import DicomError
+from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.dicom.series import Series, choose_series, list_series
 from medfuse.io.dicom.volume import choose_of, load_volume, voxel_ml
 from medfuse.io.dynamic import FRAMES, PetNiftiReader, Watch
@@ -25,7 +26,6 @@ from medfuse.io.units import ARBITRARY
 
 SIDECAR = "suv.json"
 FRAME_OF_REFERENCE = "frame_of_reference"  # the key by which medfuse.transforms tells images of one world
-ACQUISITION = "acquisition"  # the key of what headers say of it, see `medfuse.io.dicom.acquisition`, as JSON
 DOUBTS = "doubts"  # the key of what a person must look at, see `medfuse.io.dicom.series.Series`
 _BEFORE = 3600.0  # s, for which a dynamic scan may run before the injection
 _MAX_SIDECAR = 1 << 16  # bytes

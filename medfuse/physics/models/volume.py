@@ -6,6 +6,14 @@ The noise is that of `medfuse.physics.scanner_noise`, its level taken from the s
     x = x0 + P C B' (P B C B' + I)^-1 W (y - A x0)
 
 with `C` a diagonal that says where the error of `x0` is large. Its chi-square is read from one Krylov space for all P.
+
+Where an estimate follows the data by `H`, two numbers tell how far, by a draw `w` of the noise:
+
+    tr H                  the number of parameters: the data are followed until the chi-square is 1 - tr H / n
+    tr (I - H)'(I - H)    the mean square of what noise leaves, `(I - H) w`: that of the residual of a true image
+
+They are one for a projection alone. The chi-square that is told is taken by the second, whose mean is 1 (Hastie and
+Tibshirani, Generalized Additive Models (1990), section 3.5); the first, never above it, stops before noise is fitted.
 """
 
 from __future__ import annotations
@@ -34,7 +42,7 @@ class Corrected(NamedTuple):
         x: The estimate **[*image]**.
         strength: Variance P that the estimate before was given, in squared units of the data; 0: it agreed.
         chi2: Chi-square afterwards, as the Krylov space has it.
-        df: Degrees of freedom that the data have used up, of their number: 0..1.
+        df: Number of parameters, `tr H`, of the number of data: 0..1.
         change: By how much the estimate **[*image]** would be another, were the probe added to the data.
     """
 
@@ -80,7 +88,13 @@ class VolumeModel:
 
     def at(self, x: Tensor) -> VolumeModel:
         """Return the same model with the level of its noise from what an estimate predicts."""
-        return VolumeModel(self.operator, self.y, self.noise, signal=self.observe(x), whitening=self.whitening)
+        return self.on(self.operator, self.observe(x))
+
+    def on(self, operator: ScannerSampling, signal: Tensor) -> VolumeModel:
+        """Return the model of the same data with another operator on their grid, and the level of a signal."""
+        same = operator is self.operator or torch.equal(operator.inside.to(self.inside.device), self.inside)
+        whitening = self.whitening if same else None
+        return VolumeModel(operator, self.y, self.noise, signal=signal, whitening=whitening)
 
     def observe(self, x: Tensor) -> Tensor:
         """Return `A x`."""
@@ -126,18 +140,18 @@ class VolumeModel:
         return self.std * coloured(self.y.shape, sigmas, generator).to(self.std) * self.inside
 
     def followed(self, draw: Tensor, change: Tensor, where: Tensor | None = None) -> float:
-        """Return the degrees of freedom of an estimate, of the number of data: how far it follows its noise.
+        """Return the degrees of freedom of an estimate, `1 - tr (I - H)'(I - H) / n`: how much noise it takes away.
 
         Args:
             draw: A draw of the noise **[*data]**.
             change: By how much the estimate changes where the draw is added to the data **[*image]**.
             where: Voxels of the data to look at, bool **[*data]**; all where None.
         """
-        noise, taken = self.white(draw).double(), self.white(self.observe(change) * self.inside).double()
+        noise, left = self.white(draw).double(), self.white((draw - self.observe(change)) * self.inside).double()
         if where is not None:
             part = tuple(slice(n) for n in self.y.shape)
-            noise, taken = noise[part][where], taken[part][where]
-        return float((noise * taken).sum() / noise.square().sum())
+            noise, left = noise[part][where], left[part][where]
+        return 1 - float(left.square().sum() / noise.square().sum())
 
     def corrected(
         self,

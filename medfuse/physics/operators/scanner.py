@@ -11,7 +11,8 @@ up to C:
     cubic B-spline    node_i^2 / 3      from the nodes to any point: 64 neighbours
 
 **The extent of voxels is within the PSF, not added to it**: C is the covariance of the whole way from a voxel of the
-image to a voxel of the data, as a PSF is that was measured on reconstructed images.
+image to a voxel of the data, as a PSF is that was measured on reconstructed images. An image whose values are means
+over thick slices, t mm, is blurred by `t^2 / 12` already; so much less is left of the PSF to blur it.
 
 Where a turned, anisotropic PSF has a covariance off the axes of the image, the image's axes take its narrowest width,
 and the rest is integrated along the data's axes by Gauss-Hermite nodes. Nothing but a list of voxels is stored.
@@ -40,6 +41,7 @@ _NEGLIGIBLE = 0.03  # correlation of a PSF between axes of the image that is lef
 _WIDEST = 20.0  # mm, beyond all scanners
 _ORTHOGONAL = 1e-3
 _NARROWEST = 0.75  # voxels of the image, at which the Gaussian between box and spline vanishes
+_SMOOTH = 0.85  # voxels, to which thick slices narrow a PSF at most: beyond, the edges of voxels would show
 
 # Nodes and weights of Gauss-Hermite quadrature for a normal variable, exact to the degrees 5, 9 and 13.
 _QUADRATURE = {
@@ -67,6 +69,7 @@ class ScannerSampling(LinearOperator):
         data: Grid,
         fwhm_mm: float | Sequence[float],
         transform: Sequence[Sequence[float]] | Tensor | None = None,
+        slices_mm: Sequence[float] | None = None,
     ) -> None:
         """Bind to two grids.
 
@@ -76,6 +79,8 @@ class ScannerSampling(LinearOperator):
             fwhm_mm: Full width of the PSF at half its maximum along each axis of `data`, mm; or one number.
             transform: **[4, 4]**, rigid; maps points of the world of `data` to that of `image`, mm, as
                 `RigidRegistration.matrix` does. None: they are one world.
+            slices_mm: Along each axis of `image`, over how many mm its values are means, where that counts, else 0; of
+                the PSF no less is left than the voxels can hold. None: nowhere.
 
         Raises:
             GeometryError: A grid that is not of three orthogonal axes, a transform that is not rigid, or grids that
@@ -94,6 +99,9 @@ class ScannerSampling(LinearOperator):
         origin = axes @ (moved[:3, 3] - _tensor(image.position((0, 0, 0))))
         variances = (_tensor(self.fwhm_mm) / FWHM_PER_SIGMA).square()
         along, rest = _split(turn, variances)
+        self.slices_mm = tuple(float(v) for v in slices_mm or (0.0, 0.0, 0.0))
+        held = (_SMOOTH * spacing / FWHM_PER_SIGMA).square()
+        along = torch.maximum(along - _tensor(self.slices_mm).square() / 12, torch.minimum(along, held))
         node = along.sqrt() / _NODES_PER_SIGMA
         gaussian = along - node.square() / 3 - spacing.square() / 12
         if bool((gaussian <= 0).any()):
@@ -130,6 +138,23 @@ class ScannerSampling(LinearOperator):
     def range(self) -> Grid:
         """Grid of the data."""
         return self._data
+
+    def like(
+        self,
+        *,
+        image: Grid | None = None,
+        data: Grid | None = None,
+        transform: Tensor | None = None,
+        wider: float = 1.0,
+    ) -> ScannerSampling:
+        """Return the same with another grid or transform, or with a PSF wider by a factor; errors as of a new one."""
+        return ScannerSampling(
+            image or self._image,
+            data or self._data,
+            [wider * w for w in self.fwhm_mm],
+            self.transform if transform is None else transform,
+            self.slices_mm,
+        )
 
     @property
     def inside(self) -> Tensor:
@@ -187,12 +212,12 @@ class ScannerSampling(LinearOperator):
         plane = torch.stack(
             torch.meshgrid(*(torch.arange(n) for n in self._image.shape[1:]), indexing="ij"), -1
         ).double()
-        lifted = []
+        maps, lifted = y.reshape(1, -1, *self._data.shape), []  # all in one: they share where they are looked at
         for first in range(self._image.shape[0]):
             at = plane @ turn[:, 1:].mT + turn[:, 0] * first + offset
-            grid = (2 * at / (sizes - 1).clamp_min(1) - 1).flip(-1).to(y)[None, None].expand(len(y), -1, -1, -1, -1)
-            lifted.append(F.grid_sample(y, grid, padding_mode="border", align_corners=True))
-        return torch.cat(lifted, 2)
+            grid = (2 * at / (sizes - 1).clamp_min(1) - 1).flip(-1).to(y)[None, None]
+            lifted.append(F.grid_sample(maps, grid, padding_mode="border", align_corners=True))
+        return torch.cat(lifted, 2).reshape(*y.shape[:2], *self._image.shape)
 
     def _gaussians(self, like: Tensor) -> Iterator[Tensor]:
         """Yield the matrix of each axis, from voxels to nodes: a Gaussian, averaged over the extent of each voxel."""
