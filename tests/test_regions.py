@@ -24,7 +24,7 @@ from medfuse.physics import Degradation, Downsample, GaussianBlur, GaussianNoise
 from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
-from medfuse.regions import compare_regions, correct_by_labels, region_values
+from medfuse.regions import add_invented, compare_regions, correct_by_labels, dictionary, region_rows, region_values
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -330,6 +330,31 @@ class TestReferenceValues:
         assert found["max"] == 6
         assert region["volume_ml"] == pytest.approx(0.592)  # by counting voxels
 
+    def test_the_sphere_of_a_peak_at_the_border_counts_what_was_measured(self):
+        """By an own computation, as MIRP and MITK do for IBSI (0F91): the voxels of the sphere that are in the image.
+
+        Label 1 lies in a corner of the image, label 2 where the field of view of the PET ends, beyond which there are
+        zeros that nobody measured. With these as values, a uniform 5 would have a peak of 2.
+        """
+        rng = np.random.default_rng(4)
+        spacing, values = np.array([2.0, 2.0, 3.0]), rng.gamma(2.0, 1.0, (14, 13, 9))
+        inside = np.zeros(values.shape, bool)
+        inside[:10] = True
+        values[~inside] = 0.0
+        labels = np.zeros(values.shape, int)
+        labels[:2, :2, :1], labels[8:10, 6:8, 4:6] = 1, 2
+        places = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1) * spacing
+        radius = (3000 / (4 * np.pi)) ** (1 / 3)
+
+        def peak(label):
+            near = [((places - centre) ** 2).sum(-1) <= radius**2 for centre in places[labels == label]]
+            return max(values[ball & inside].mean() for ball in near)
+
+        affine = np.diag([*spacing, 1])
+        regions = region_values(values, 5.0 * inside, affine=affine, labels=labels, inside=inside)
+        assert [r["given"]["peak"] for r in regions[1:]] == pytest.approx([peak(1), peak(2)], rel=1e-5)
+        assert [r["restored"]["peak"] for r in regions] == pytest.approx([5.0] * 3)
+
     def test_the_peak_is_the_highest_mean_over_a_ball_of_1_ml(self):
         """By an own computation: every voxel within 6.2 mm of every centre in the region."""
         rng = np.random.default_rng(3)
@@ -365,6 +390,20 @@ class TestPartialVolume:
         true[13:17, 13:17] = 8.0
         found = correct_by_labels(gaussian_filter(true, (2, 2, 0)), labels, affine=np.eye(4), fwhm_mm=(4.7, 4.7, 0))
         assert found.gtm[1] != pytest.approx(true[labels == 1].mean(), rel=5e-3)
+
+    def test_zeros_beyond_the_end_of_the_pet_are_no_background(self):
+        """Rods of 4 and 2 on a background of 1 that go on beyond the end of the PET: all three are told exactly."""
+        labels = np.zeros((24, 20, 20), int)
+        labels[:, 4:10, 4:10], labels[:, 11:16, 10:16] = 1, 2
+        inside = np.zeros(labels.shape, bool)
+        inside[:11] = True
+        truth = np.array([1.0, 4.0, 2.0])[labels]
+        given = gaussian_filter(truth, 6 / 2.3548200450309493 / 2, mode="reflect") * inside
+        found = correct_by_labels(
+            given, labels * inside, affine=np.diag([2.0, 2, 2, 1]), fwhm_mm=(6,) * 3, inside=inside
+        )
+        assert found.gtm == pytest.approx({1: 4.0, 2: 2.0}, rel=1e-6)
+        assert found.rbv == pytest.approx({1: 4.0, 2: 2.0}, rel=1e-6)
 
     def test_regions_that_cannot_be_told_apart_have_none(self):
         labels = np.zeros((12, 12, 2), int)
@@ -425,6 +464,38 @@ class TestCompared:
             compare_regions(case_record(1.0), second)
 
 
+class TestTable:
+    """Of a case with two regions, and intervals of both sources."""
+
+    @staticmethod
+    def region(label, mean):
+        figures = {"given": {"mean": mean}, "restored": {"mean": mean + 1}}
+        interval = {"sd": 0.1, "low": mean + 0.8, "high": mean + 1.2}
+        return {"label": label, "volume_ml": 2.0, **figures, **({} if label is None else {"interval": interval})}
+
+    def test_the_other_source_has_its_mean_and_interval_beside(self):
+        """Rows follow labels, whatever the order of the record; each column has the unit of its source."""
+        pet = [self.region(None, 2.0), self.region(1, 3.0), self.region(7, 5.0)]
+        mri = [self.region(7, 500.0), self.region(None, 200.0)]
+        columns, rows = region_rows(pet, mri, key="mri")
+        names = [column.name for column in columns]
+        table = [dict(zip(names, row, strict=True)) for row in rows]
+        keys = ["index", "restored_mean_low", "mri_given_mean", "mri_restored_mean", "mri_restored_mean_high"]
+        assert [[row[key] for key in keys] for row in table] == [
+            [None, None, 200.0, 201.0, None], [1, 3.8, None, None, None], [7, 5.8, 500.0, 501.0, 501.2],
+        ]  # fmt: skip
+        told = dictionary(columns, titles=("MRI", "PET"), units=("a.u.", "SUV"))
+        assert set(told) == set(names)
+        assert told["mri_restored_mean_low"]["Units"] == "a.u."
+        assert "MRI" in told["mri_restored_mean"]["Description"]
+        assert told["restored_mean_low"]["Units"] == "SUV"
+
+    def test_without_regions_of_the_other_source_there_are_none(self):
+        columns, rows = region_rows([self.region(None, 2.0), self.region(1, 3.0)])
+        assert not any(column.first for column in columns)
+        assert len(rows) == 2
+
+
 class TestPersons:
     """Two cases are of one person, and of two scans."""
 
@@ -483,6 +554,14 @@ class TestFieldOfView:
             (None, 3.0, pytest.approx(0.064)), (1, 3.0, pytest.approx(0.032)), (2, 3.0, pytest.approx(0.032)),
         ]  # fmt: skip
         assert unmeasured(data, pet.shape, ("mri", "pet")) == {2: 0.5}
+
+    def test_what_was_invented_of_the_whole_image_is_of_what_was_measured(self):
+        """The data end after half of the image: 0.3 of 3 was invented where there are any."""
+        inside = np.zeros((4, 3, 2), bool)
+        inside[:2] = True
+        regions = region_values(3.0 * inside, 3.0 * inside, affine=np.eye(4), inside=inside)
+        add_invented(regions, None, 0.3 * inside, gate=0.5 * inside, inside=inside)
+        assert regions[0]["invented"] == pytest.approx({"mean": 0.3, "share": 0.1, "gate": 0.5})
 
     def test_the_peak_of_the_whole_image_is_one_that_was_measured(self):
         """What lies beyond is 9, what was measured 3: a sphere of 1 ml (radius 6.2 mm) that ends before it has 3."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from medfuse import cli
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.physics import parse_degradation
+from medfuse.pipeline.certainty import kind_of
 from medfuse.regions import Draws, add_intervals, disagrees, region_values
 from medfuse.regions.intervals import (
+    KINDS,
     LEVELS,
     calibration,
     fused_deviation,
@@ -32,11 +35,11 @@ class TestIntervals:
         labels[:5], labels[5:, :5] = 1, 2
         draws = rng.normal(0, 1, (200, *labels.shape))
         draws[:, labels == 1] = rng.normal(0, 1, (200, 1))  # all of region 1 err as one
-        regions = region_values(labels, labels + 4.0, affine=np.eye(4), labels=labels)
+        regions = region_values(labels + 4.0, labels + 4.0, affine=np.eye(4), labels=labels)
         add_intervals(regions, labels, Draws(draws, 1.0, 0.0 * labels, 1))
         whole, one, two = regions
         assert "interval" not in whole
-        own = calibration()["region"][1]
+        own = calibration()["region"]["both"][1]
         factor = own["draws"] * own["factors"][LEVELS.index(0.95)] / 1.959964
         assert one["interval"]["sd"] == pytest.approx(factor, rel=0.15)
         assert two["interval"]["sd"] == pytest.approx(factor / np.sqrt((labels == 2).sum()), rel=0.15)
@@ -48,13 +51,30 @@ class TestIntervals:
         """Noise moves it by 0.1, and the network put 0.5 of its mean there."""
         labels = np.ones((6, 6, 2), int)
         for source in (0, 1):
-            own = calibration()["region"][source]
+            own = calibration()["region"]["both"][source]
             for invented in (0.0, 0.5):
                 regions = region_values(labels, labels, affine=np.eye(4), labels=labels)
                 draws = 0.1 * np.array([1.0, -1.0])[:, None, None, None] * np.ones((2, *labels.shape))
                 add_intervals(regions, labels, Draws(draws, 2.0, invented * np.ones(labels.shape), source))
                 told = np.hypot(0.2 * own["draws"], invented * own["invented"]) * own["factors"][-1] / 1.959964
                 assert regions[1]["interval"]["sd"] == pytest.approx(told, rel=1e-6)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_the_blur_took_from_a_region_widens_its_interval(self, kind):
+        """Nothing moves, and nothing was invented: the mean went from 1 to 1.5, and that is all that is known."""
+        labels = np.ones((6, 6, 2), int)
+        own = calibration()["region"][kind][1]
+        regions = region_values(labels, 1.5 * labels, affine=np.eye(4), labels=labels)
+        add_intervals(regions, labels, Draws(np.zeros((2, *labels.shape)), 1.0, 0.0 * labels, 1, kind))
+        told = 0.5 * own["corrected"] * own["factors"][-1] / 1.959964
+        assert regions[1]["interval"]["sd"] == pytest.approx(told, rel=1e-6)
+
+    def test_what_happened_to_a_source_chooses_the_calibration(self):
+        """Noise alone, blur alone, both; a decimation is a blur, and what nothing happened to needs none."""
+        blur, noise = {"blur": {"sigma_px": 2.0}}, {"noise": {"sigma": 0.1}}
+        half = {"downsample": {"factor": 2, "kind": "bicubic"}}
+        for steps, kind in (([noise], "noise"), ([blur], "blur"), ([half], "blur"), ([blur, noise, half], "both")):
+            assert kind_of(parse_degradation({"version": 1, "source2": steps}).source2) == kind
 
     def test_small_regions_have_none(self):
         labels = np.zeros((8, 8, 2), int)
@@ -71,9 +91,9 @@ class TestIntervals:
     def test_1_96_deviations_are_the_calibrated_half_width(self):
         """A flat image of which nothing was invented: both features are at the least that counts, 1/1000."""
         flat = torch.full((8, 8), 0.5)
-        for source in (0, 1):
-            found = voxel_deviation(torch.full((8, 8), 0.1), source, flat, 0 * flat)
-            own = calibration()["voxel"][source]
+        for source, kind in product((0, 1), KINDS):
+            found = voxel_deviation(torch.full((8, 8), 0.1), source, flat, 0 * flat, kind=kind)
+            own = calibration()["voxel"][kind][source]
             one, two, three = own["powers"]
             scale = 0.1**one * 1e-3**two * 1e-3**three
             assert 1.959964 * found[4, 4] == pytest.approx(scale * own["factors"][-1], rel=1e-3)

@@ -49,6 +49,8 @@ _TEXTURE, _FAINT_TEXTURE = 1.35, 1.22  # fastest waves over patches, above which
 _FAINT = 10 / 255  # of full range, below which grain may be the most of what is found: there less of it is enough
 _COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
 _MISFIT = 2.1  # of the log of the power in any band: 46 blurred MRIs have up to 2, photographs up to 0.5
+_TIGHT = 0.72  # likewise of MRIs without noise: 72, blurred by 0.9 to 3 px, have up to 0.7, interpolated ones from 0.7
+_WHITE, _EMPTY = 1.2, 8.0  # of the log by which the floor of a spectrum differs: white noise 0.7, nothing 14
 _SLICES, _LEAST_SIDE = 12, 48  # slices of a volume that are looked at; px along each side of one
 _SIDE = 512  # px: of a larger image the middle is looked at
 _NOT_FROM_ITSELF = (
@@ -300,7 +302,7 @@ def _blur(
     value = min(max(middle, unknown.least), unknown.most)
     found = Estimate("blur", value, (low, high), rests_on=rests)
     if unknown.least == 0:
-        if width.misfit > _MISFIT:
+        if width.misfit > (_TIGHT if noiseless else _MISFIT) or _WHITE < width.floor < _EMPTY:
             why = "the spectrum is not that of a Gaussian blur: interpolation, sharpening or motion shows in it"
             return None, replace(found, refused=why)
         if value < _LEAST_BLUR * factor or low < _SURE_BLUR * factor:

@@ -66,13 +66,14 @@ _WIDTHS = np.concatenate([np.arange(0.0, 2.4, 0.08), np.arange(2.4, 5.01, 0.2)])
 _EXPONENTS = np.linspace(-2.4, 2.4, 9)  # std of the prior
 _FLOORS = np.geomspace(0.25, 1.5, 8)  # of the least power of a band
 _SCORINGS, _LARGEST_STEP, _SETTLED = 8, 2.0, 1e-3  # of the log of A
+_ALONE, _FEWEST_BANDS = 1.1, 4  # times the floor, below which a band holds it alone; that must be so
 _QUANTILES = (0.05, 0.5, 0.95)
 _BLACK, _LEAST_BLACK = 4 / 255, 0.05  # what counts as black, and the least share of an image that is
 _UNDONE, _SMOOTHED = 0.5, 0.5  # share of a width that is undone, and px by which the result is smoothed
 _POWER = 1e-6
 _CONSTANT, _SLOPE, _WEIGHT, _GROWS = -0.125, 1.119, 0.268, 0.301  # of the logs, see `noiseless_blur`
 _BEND = 0.07  # the median of the log of the bound over the width of the spectrum
-_MOST_OF, _POWER_OF = 0.84, 1.14  # of the bound, beyond which the same images lose more than they gain
+_MOST_OF, _POWER_OF = 0.79, 1.19  # of the bound, beyond which the same images lose more than they gain
 _RARE, _FEWEST = 655, 500  # pixels of which one may bend further; that must be seen
 
 
@@ -85,12 +86,22 @@ class Bands(NamedTuple):
 
 
 class Width(NamedTuple):
-    """Posterior of the width of a blur, px: its 5, 50 and 95 % quantiles; and how far a band is from its best fit."""
+    """Posterior of the width of a blur.
+
+    Attributes:
+        low: Its 5 % quantile, px.
+        middle: Its median, px.
+        high: Its 95 % quantile, px.
+        misfit: Largest log by which a band is off the best fit, the power counted down to the rounding.
+        floor: Log of how much the power differs among bands in which the best fit has noise or rounding alone: near 0
+            for white noise, and large for what a blur left of nothing.
+    """
 
     low: float
     middle: float
     high: float
     misfit: float
+    floor: float
 
 
 def band_power(image: np.ndarray) -> Bands:
@@ -196,6 +207,9 @@ def width_of_blur(bands: Bands, prior: Spectrum, rounding: float) -> Width:
     cumulative = np.concatenate([[0], np.cumsum((weight[1:] + weight[:-1]) / 2 * np.diff(_WIDTHS))])
     cumulative = cumulative / cumulative[-1]
     low, middle, high = (float(np.interp(q, cumulative, _WIDTHS)) for q in _QUANTILES)
-    best = model[np.unravel_index(loss.argmin(), loss.shape)]
+    at = np.unravel_index(loss.argmin(), loss.shape)
+    best, noise = model[at], floors[0, 0, at[2], 0]
     told = np.maximum(m, max(rounding, 1e-12))  # less than the rounding of any other image is nothing
-    return Width(low, middle, high, float(np.abs(np.log(told / best)).max()))
+    left = np.log(np.maximum(m[best < _ALONE * noise], 1e-30))
+    spread = float(np.ptp(left)) if len(left) >= _FEWEST_BANDS else 0.0
+    return Width(low, middle, high, float(np.abs(np.log(told / best)).max()), spread)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfuse.physics import JointDegradation
+from medfuse.physics import Degradation, JointDegradation, Noise
 from medfuse.pipeline.native import NATIVE, RESTORED
 from medfuse.pipeline.record import offset_of, scale_of
 from medfuse.regions import Draws, intervals
@@ -65,24 +65,25 @@ def certainty_of(
             invented.append(None)
             draws.append(None)
             continue
-        scale = scale_of(data, key)
+        scale, steps = scale_of(data, key), kind_of(part)
         changes: Tensor | None
         if native:
-            kind: int | str = intervals.NATIVE
+            of: int | str = intervals.NATIVE
             probes = changes = _plain(data[f"{key}_draws"]) / scale
             std = torch.from_numpy(intervals.size_of(probes))
             alone = (_plain(data[f"{key}_alone"])[0] - offset_of(data, key)) / scale
             level = 1.0
         else:
-            kind, std, alone = k, _plain(data[f"std{k + 1}"])[0], _plain(data["alone"])[k]
+            of, std, alone = k, _plain(data[f"std{k + 1}"])[0], _plain(data["alone"])[k]
             changes = _plain(data[f"draws{k + 1}"]) if full else None
             level = intervals.level_of(std, changes, restored) if changes is not None else 1.0
         stds.append(std)
         new = restored[k] - alone
-        found = intervals.voxel_deviation(std, kind, restored[k], new, across=None if native else across)
+        options: dict[str, Any] = {"kind": steps, "across": None if native else across}
+        found = intervals.voxel_deviation(std, of, restored[k], new, **options)
         deviations.append(torch.from_numpy(found).mul_(scale))
         invented.append(new * scale)
-        draws.append(Draws(changes * scale, level, invented[-1], kind) if full and changes is not None else None)
+        draws.append(Draws(changes * scale, level, invented[-1], of, steps) if full and changes is not None else None)
     gate = data.get(f"{keys[1]}_gate")
     return Certainty(
         (deviations[0], deviations[1]),
@@ -91,6 +92,12 @@ def certainty_of(
         (draws[0], draws[1]),
         None if gate is None else _plain(gate)[0],
     )
+
+
+def kind_of(part: Degradation) -> str:
+    """Return which of `medfuse.regions.intervals.KINDS` happened to a source; `both` where nothing did."""
+    noise = [isinstance(step, Noise) for step in part.steps]
+    return "both" if any(noise) == (not all(noise)) else "noise" if any(noise) else "blur"
 
 
 def _plain(values: Any) -> Tensor:

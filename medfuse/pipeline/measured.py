@@ -22,6 +22,8 @@ _ROUNDING = 1e-6  # voxels
 NAMES, KIND, WORLD, OUTSIDE = "region_names", "region_kind", "region_world", "region_outside"
 """Entries of the meta data of regions: their names, as JSON; what the file was; in whose world they lay; which share of
 each lies outside of the grid of the results, as JSON."""
+CODES = "region_codes"
+"""Likewise, as JSON: what they are in the codes of the segmentation that they come from."""
 
 
 def mask_of(data: Mapping[Hashable, Any], shape: Sequence[int], *, keys: Sequence[str] = ()) -> Tensor | None:
@@ -112,7 +114,8 @@ def measure_regions(
         gate: Share of the data alone in it **[X, Y, Z]**, 0..1; None where unknown.
 
     Returns:
-        As `medfuse.regions.region_values`; with `name` where a table names a region, `suvr` of a reference region, and
+        As `medfuse.regions.region_values`; with `name` where a table names a region, `codes` where a segmentation
+        says what it is, `suvr` of a reference region, and
         `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`; and `interval` where there
         are draws, see `medfuse.regions.add_intervals`; `invented` and `gate` where they are
         known, see `medfuse.regions.add_invented`.
@@ -121,12 +124,14 @@ def measure_regions(
     inside = measured_in(data, restored.shape, keys)
     regions = region_values(given, restored, affine=affine, labels=mask, inside=inside)
     if invented is not None:
-        add_invented(regions, mask, invented, gate=gate)
+        add_invented(regions, mask, invented, gate=gate, inside=inside)
     if mask is None:
         return regions
     names = {int(label): name for label, name in json.loads(data["mask"].meta.get(NAMES, "{}")).items()}
+    codes = json.loads(data["mask"].meta.get(CODES, "{}"))
     for region in regions:
         region |= {"name": names[region["label"]]} if region["label"] in names else {}
+        region |= {"codes": codes[str(region["label"])]} if str(region["label"]) in codes else {}
     if reference_region is not None:
         labels = [region["label"] for region in regions if region["label"] is not None]
         wanted = region_label(reference_region, labels, names)
@@ -135,7 +140,7 @@ def measure_regions(
             divisor = by[state]["mean"]
             for region in regions:
                 region[state]["suvr"] = region[state]["mean"] / divisor if divisor > 0 else None
-    corrected = None if psf is None else correct_by_labels(given, mask, affine=affine, fwhm_mm=psf)
+    corrected = None if psf is None else correct_by_labels(given, mask, affine=affine, fwhm_mm=psf, inside=inside)
     if corrected is not None:
         for region in regions[1:]:
             region |= {"gtm": corrected.gtm[region["label"]], "rbv": corrected.rbv[region["label"]]}

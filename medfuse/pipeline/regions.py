@@ -21,7 +21,7 @@ from medfuse.io.labels import label_names, read_labels, region_label
 from medfuse.io.modalities import title
 from medfuse.pipeline.describe import DescribeSourcesd
 from medfuse.pipeline.facts import sha256
-from medfuse.pipeline.measured import KIND, NAMES, OUTSIDE, WORLD, within
+from medfuse.pipeline.measured import CODES, KIND, NAMES, OUTSIDE, WORLD, within
 from medfuse.transforms import ResampleToReference
 from medfuse.transforms.spatial import FRAME_OF_REFERENCE
 
@@ -105,14 +105,14 @@ class LoadRegionsd(MapTransform):
         """
         result = dict(data)
         for key in self.key_iterator(result):
-            path = Path(str(result[key]))
+            path, codes = Path(str(result[key])), {}
             if is_nifti(path):
                 labels: Any = self.load(result[key])
                 names, kind, world = label_names(path), "NIfTI", self.reference
             else:
                 drawn = read_regions(path)
                 names, kind, world = dict(drawn.names), drawn.kind, self._world(result, drawn.frame_of_reference)
-                labels = _volume(drawn, result[world])
+                labels, codes = _volume(drawn, result[world]), dict(drawn.codes)
             if result.get("labels") is not None:
                 names = read_labels(Path(str(result["labels"])))
             found = [int(v) for v in torch.unique(labels.as_tensor().round()).tolist() if v > 0]
@@ -121,6 +121,7 @@ class LoadRegionsd(MapTransform):
             labels.meta |= {
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 NAMES: json.dumps({label: names[label] for label in found if label in names}),
+                CODES: json.dumps({label: codes[label] for label in found if label in codes}),
                 KIND: kind,
                 WORLD: world,
             }

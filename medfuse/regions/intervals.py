@@ -3,16 +3,17 @@
     voxel:   s = a std^b1 q^b2 g^b3              std, that the network predicts; q, local size of what was invented;
                                                  g, local gradient of the restored image
     fused:   s = a (std_1^2 + std_2^2)^(1/2)     the fusion adds the details of both
-    region:  s = a ((t l)^2 / n sum_k m_k^2 + (u i)^2)^(1/2)
+    region:  s = a ((t l)^2 / n sum_k m_k^2 + (u i)^2 + (w c)^2)^(1/2)
              m_k, mean over the region of draw k of n: x again, less x;  l = |std| / |draws|, root mean squares over the
-             head;  i, mean over the region of what was invented
+             head;  i, mean over the region of what was invented;  c, of what was corrected: x less the given source
 
 Voxels of a restored image err together, so that the deviation of a mean does not fall with the root of their number;
-the draws (observed again, restored again) err together in the same way. What they do not know of is what a restoration
-leaves out at an edge, a bias; what the data do not tell, `i`, is the measure of it. Powers and terms are fitted, and
-the factors a are conformal: they are the quantiles of |error| / s on people of a calibration half and on phantoms of
-the training, so that the interval holds its share of them whatever their distribution. All are in `calibration.json`,
-with the hash of the weights of which they are; `tests/results/uncertainty.py` writes it.
+the draws (observed again, restored again) err together in the same way. What they do not know of is bias: what a
+restoration leaves out at an edge, and a blur that is stated wrong. What the data do not tell, `i`, and what the blur
+took from the region or gave to it, `c`, are the measures of it. Powers and terms are fitted, for noise alone, blur
+alone and both, and the factors a are conformal: they are the quantiles of |error| / s on people of a calibration half
+and on phantoms of the training, so that the interval holds its share of them whatever their distribution. All are in
+`calibration.json`, with the hash of the weights of which they are; `tests/results/uncertainty.py` writes it.
 
 Reference:
     Lei et al., Distribution-free predictive inference for regression (JASA 2018), section 5.2: locally weighted.
@@ -41,6 +42,8 @@ LEAST = 16
 """Voxels of the smallest regions that were calibrated."""
 NATIVE = "native"
 """In place of the number of a source: one that was restored on its own grid."""
+KINDS = ("noise", "blur", "both")
+"""What happened to a source, as the calibration tells it apart; whatever is no noise counts as blur."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +55,14 @@ class Draws:
         level: As `level_of`; 1 of `NATIVE`.
         invented: The source less what its data alone say **[X, Y, Z]**, in its unit.
         source: 0 or 1, or `NATIVE`.
+        kind: One of `KINDS`; of `NATIVE` it plays no part.
     """
 
     changes: Any
     level: float
     invented: Any
     source: int | str
+    kind: str = "both"
 
 
 _HEAD, _UPTAKE, _SMOOTH = 0.06, 0.01, 2.0  # of full range, and voxels
@@ -70,6 +75,12 @@ def calibration() -> dict[str, Any]:
     """Return what was calibrated: `weights_sha256`, `voxel`, `fused`, `region`, `native_voxel` and `native_region`."""
     found: dict[str, Any] = json.loads((files("medfuse.regions") / "calibration.json").read_text(encoding="utf-8"))
     return found
+
+
+def _calibrated(what: str, source: int | str, kind: str) -> dict[str, Any]:
+    """Return powers or terms, and factors, of voxels or regions."""
+    found = calibration()[f"native_{what}"] if source == NATIVE else calibration()[what][kind][int(source)]
+    return dict(found)
 
 
 def voxel_features(std: Any, restored: Any, invented: Any, *, across: int | None = None) -> np.ndarray:
@@ -98,7 +109,7 @@ def voxel_features(std: Any, restored: Any, invented: Any, *, across: int | None
 
 
 def voxel_deviation(
-    std: Any, source: int | str, restored: Any, invented: Any, *, across: int | None = None
+    std: Any, source: int | str, restored: Any, invented: Any, *, kind: str = "both", across: int | None = None
 ) -> np.ndarray:
     """Return the standard deviation of each voxel, float32: 1.96 of it are half of the interval of 95 %.
 
@@ -108,9 +119,10 @@ def voxel_deviation(
         source: 0 or 1, or `NATIVE`.
         restored: The restored source, likewise.
         invented: It less what its data alone say, likewise.
+        kind: One of `KINDS`.
         across: As `voxel_features`.
     """
-    own = calibration()["native_voxel"] if source == NATIVE else calibration()["voxel"][int(source)]
+    own = _calibrated("voxel", source, kind)
     features = voxel_features(std, restored, invented, across=across)
     found: np.ndarray = np.exp(features @ np.array(own["powers"], np.float32)) * own["factors"][-1] / NORMAL
     return found.astype(np.float32)
@@ -167,7 +179,7 @@ def add_intervals(regions: Sequence[dict[str, Any]], labels: Any, drawn: Draws) 
     known = {region["label"]: region for region in regions if region["label"] is not None}
     if not known:
         return
-    own = calibration()["native_region"] if drawn.source == NATIVE else calibration()["region"][int(drawn.source)]
+    own = _calibrated("region", drawn.source, drawn.kind)
     size = max(known) + 1
     marks = [np.rint(layer).astype(np.int64).ravel() for layer in layers_of(labels)]
     voxels = np.zeros(size)
@@ -179,11 +191,12 @@ def add_intervals(regions: Sequence[dict[str, Any]], labels: Any, drawn: Draws) 
         return np.asarray(sum(np.bincount(layer, flat, size) for layer in marks) / np.maximum(voxels, 1))
 
     squares = sum(means(change) ** 2 for change in drawn.changes) / len(drawn.changes)
-    told = np.sqrt((own["draws"] * drawn.level) ** 2 * squares + (own["invented"] * means(drawn.invented)) ** 2)
+    told = (own["draws"] * drawn.level) ** 2 * squares + (own["invented"] * means(drawn.invented)) ** 2
     for label, region in known.items():
         if voxels[label] >= LEAST:
-            sd = float(told[label] * own["factors"][-1] / NORMAL)
             mean = region["restored"]["mean"]
+            square = told[label] + (own["corrected"] * (mean - region["given"]["mean"])) ** 2
+            sd = math.sqrt(square) * own["factors"][-1] / NORMAL
             region["interval"] = {"level": LEVELS[-1], "sd": sd, "low": mean - NORMAL * sd, "high": mean + NORMAL * sd}
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from medfuse.regions.values import as_array, layers_of
 
 
-def add_invented(regions: Sequence[dict[str, Any]], labels: Any, invented: Any, *, gate: Any = None) -> None:
+def add_invented(
+    regions: Sequence[dict[str, Any]], labels: Any, invented: Any, *, gate: Any = None, inside: Any = None
+) -> None:
     """Add to each region what was invented in it: `invented`, with `mean` and `share`.
 
     `mean` is by how much the mean of the region differs from that by the data alone; `share` is the root mean square of
@@ -23,6 +25,7 @@ def add_invented(regions: Sequence[dict[str, Any]], labels: Any, invented: Any, 
         invented: Restored source less the posterior mean by its data alone **[X, Y, Z]**, in its unit, see
             `medfuse.physics.data_alone`.
         gate: Share of the data alone **[X, Y, Z]**, 0..1; None where there is none.
+        inside: Voxels that were measured, bool **[X, Y, Z]**: the others do not count in the whole image; None for all.
     """
     values = as_array(invented).astype(np.float64).ravel()
     size = 1 + max((region["label"] for region in regions if region["label"] is not None), default=0)
@@ -34,8 +37,10 @@ def add_invented(regions: Sequence[dict[str, Any]], labels: Any, invented: Any, 
         total += np.bincount(own, values, size)
         squares += np.bincount(own, values**2, size)
         opened += 0 if shut is None else np.bincount(own, shut, size)
-    count[0], total[0], squares[0] = len(values), values.sum(), np.square(values).sum()  # the whole image
-    opened[0] = 0 if shut is None else shut.sum()
+    seen = np.s_[:] if inside is None else as_array(inside).astype(bool).ravel()
+    whole = values[seen]
+    count[0], total[0], squares[0] = len(whole), whole.sum(), np.square(whole).sum()  # the whole image
+    opened[0] = 0 if shut is None else shut[seen].sum()
     for region in regions:
         k, level = region["label"] or 0, abs(region["restored"]["mean"])
         share = float(np.sqrt(squares[k] / count[k]) / level) if level > 0 else None

@@ -4,7 +4,8 @@
     RBV:  x   = y s / (h * s),     s the image in which each region j has its value t_j of the GTM
 
 with h the point spread function (PSF). Both take each region for uniform, what has no label for one region more, and
-the labels for true: where a label is wrong, or a lesion lies in a region, they are wrong as well.
+the labels for true: where a label is wrong, or a lesion lies in a region, they are wrong as well. Where the field of
+view of the PET ends, the blur is that of what lies within over its share, `(h * s) / (h * 1)`.
 
 Reference:
     Rousset, Ma and Evans, Correction for partial volume effects in PET: principle and validation (J Nucl Med 1998).
@@ -44,7 +45,9 @@ class PartialVolume:
     rbv: dict[int, float]
 
 
-def correct_by_labels(image: Any, labels: Any, *, affine: Any, fwhm_mm: Sequence[float]) -> PartialVolume | None:
+def correct_by_labels(
+    image: Any, labels: Any, *, affine: Any, fwhm_mm: Sequence[float], inside: Any = None
+) -> PartialVolume | None:
     """Correct a PET for the blur between regions, by their labels.
 
     Args:
@@ -52,6 +55,7 @@ def correct_by_labels(image: Any, labels: Any, *, affine: Any, fwhm_mm: Sequence
         labels: Label of each voxel **[X, Y, Z]**, 0 for none.
         affine: **[4, 4]**, voxel index to mm.
         fwhm_mm: FWHM of the PSF along each axis of the volume, mm; 0 for none.
+        inside: Voxels that were measured, bool **[X, Y, Z]**, which hold all labels; None for all.
 
     Returns:
         Both corrections; None where regions overlap, are more than 300, or cannot be told apart.
@@ -71,27 +75,40 @@ def correct_by_labels(image: Any, labels: Any, *, affine: Any, fwhm_mm: Sequence
     spacing = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
     sigma = np.asarray(fwhm_mm, dtype=np.float64) / _FWHM_PER_SIGMA / spacing  # voxels
     rows = np.where(marks > 0, np.searchsorted(known, marks) + 1, 0)  # 0: the rest
-    counts = np.bincount(rows.ravel(), minlength=len(known) + 1).astype(np.float64)
+    seen = np.ones(y.shape) if inside is None else as_array(inside).astype(np.float64)
+    share = 1.0 if inside is None else np.maximum(_blurred(seen, sigma), _EMPTY)
+
+    def totals(values: np.ndarray) -> np.ndarray:
+        return np.bincount(rows.ravel(), values.ravel(), len(known) + 1)
+
+    counts = totals(seen)
     present = counts > 0
-    measured = np.bincount(rows.ravel(), y.ravel(), len(counts)) / np.maximum(counts, 1)
-    transfer = _transfer(rows, counts, sigma)[np.ix_(present, present)]
+    measured = totals(y * seen) / np.maximum(counts, 1)
+    transfer = _transfer(rows, counts, sigma, seen / share)[np.ix_(present, present)]
     if np.linalg.cond(transfer) > _SINGULAR:
         return None
     true = np.zeros(len(counts))
     true[present] = np.linalg.solve(transfer, measured[present])
-    synthetic = true[rows]
-    blurred = _blurred(synthetic, sigma)
+    synthetic = true[rows] * seen
+    blurred = _blurred(synthetic, sigma) / share
     divides = np.abs(blurred) > _EMPTY * max(float(np.abs(synthetic).max()), 1e-300)
     voxelwise = np.where(divides, y * synthetic / np.where(divides, blurred, 1.0), y)
-    means = np.bincount(rows.ravel(), voxelwise.ravel(), len(counts)) / np.maximum(counts, 1)
+    means = totals(voxelwise * seen) / np.maximum(counts, 1)
     return PartialVolume(
         {label: float(true[k]) for k, label in enumerate(known, 1)},
         {label: float(means[k]) for k, label in enumerate(known, 1)},
     )
 
 
-def _transfer(rows: np.ndarray, counts: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return `w_ij`; each region is blurred within reach of it alone, and the rest is what the others leave of 1."""
+def _transfer(rows: np.ndarray, counts: np.ndarray, sigma: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return `w_ij`; each region is blurred within reach of it alone, and the rest is what the others leave of 1.
+
+    Args:
+        rows: Row of each voxel **[X, Y, Z]**.
+        counts: Voxels that were measured of each.
+        sigma: Of the blur along each axis, voxels.
+        weight: Over which share of the blur each voxel counts, 0 where nothing was measured.
+    """
     size = len(counts)
     transfer = np.zeros((size, size))
     reach = np.ceil(_SIGMAS * sigma).astype(int)
@@ -102,7 +119,7 @@ def _transfer(rows: np.ndarray, counts: np.ndarray, sigma: np.ndarray) -> np.nda
             slice(max(s.start - r, 0), min(s.stop + r, n)) for s, r, n in zip(box, reach, rows.shape, strict=True)
         )
         own = rows[place]
-        spread = _blurred((own == k).astype(np.float64), sigma)
+        spread = _blurred((own == k).astype(np.float64), sigma) * weight[place]
         transfer[:, k] = np.bincount(own.ravel(), spread.ravel(), size) / np.maximum(counts, 1)
     transfer[:, 0] = 1.0 - transfer[:, 1:].sum(1)
     return transfer

@@ -21,8 +21,9 @@ def region_values(
     """Return the figures of a source and of its restoration, region by region.
 
     Mean, standard deviation (of the voxels, over n), maximum, peak and total. The peak is the largest mean over a
-    sphere of 1 ml whose centre lies in the region, as SUVpeak of PERCIST; it is None where the voxels are too coarse
-    for such a sphere. The total is mean times volume: of an SUV the total lesion glycolysis (TLG), in ml.
+    sphere of 1 ml whose centre lies in the region, as SUVpeak of PERCIST and the global intensity peak of IBSI; of a
+    sphere that leaves what was measured, over its voxels within. It is None where the voxels are too coarse for such a
+    sphere. The total is mean times volume: of an SUV the total lesion glycolysis (TLG), in ml.
 
     Args:
         given: The source **[X, Y, Z]** in its unit, finite.
@@ -30,7 +31,8 @@ def region_values(
         affine: **[4, 4]**, voxel index to mm.
         labels: Label of each voxel **[X, Y, Z]**, rounded to integers, 0 for none; **[L, X, Y, Z]** where regions
             overlap, each in one layer; or None.
-        inside: Voxels that were measured, bool **[X, Y, Z]**: the others do not count in the whole image; None for all.
+        inside: Voxels that were measured, bool **[X, Y, Z]**: the others do not count in the whole image, nor in the
+            sphere of a peak; None for all. Labels are to hold none of the others.
 
     Returns:
         The whole image (`label` None), then each label above 0, ascending: `label`, `volume_ml`, and under `given` and
@@ -40,7 +42,9 @@ def region_values(
         GeometryError: If the shapes differ.
 
     Reference:
-        Wahl et al., From RECIST to PERCIST (J Nucl Med 2009): SUVpeak; Larson et al. (Clin Positron Imaging 1999): TLG.
+        Wahl et al., From RECIST to PERCIST (J Nucl Med 2009): SUVpeak; Zwanenburg et al. (Radiology 2020), reference
+        manual of IBSI, global intensity peak (0F91), whose implementations count in a sphere what lies in the image;
+        Larson et al. (Clin Positron Imaging 1999): TLG.
     """
     volumes = {"given": as_array(given), "restored": as_array(restored)}
     layers = layers_of(labels)
@@ -100,7 +104,7 @@ def _figures(
     known, level = np.array(labels), float(volume.mean(dtype=np.float64))  # squares are taken about it
     voxels, total, squares = np.zeros(count), np.zeros(count), np.zeros(count)
     highest, peak = np.full(count, -np.inf), np.full(count, -np.inf)
-    for planes, means in _blocks(volume, sphere):
+    for planes, means in _blocks(volume, sphere, measured):
         values = volume[..., planes].astype(np.float64)
         off = values.ravel() - level
         seen = np.arange(off.size) if measured is None else np.flatnonzero(measured[..., planes])
@@ -112,7 +116,7 @@ def _figures(
             squares[0] += whole @ whole
             if means is not None and sphere is not None:
                 place = int(seen[means.ravel()[seen].argmax()])
-                peak[0] = max(peak[0], _mean_about(volume, place, planes, sphere))
+                peak[0] = max(peak[0], _mean_about(volume, place, planes, sphere, measured))
         for layer in layers:
             own = _rows(layer[..., planes], known).ravel()
             (inside,) = np.nonzero(own >= 0)
@@ -127,7 +131,7 @@ def _figures(
                 (tops,) = np.nonzero(seen == best[where])
                 rows, first = np.unique(where[tops], return_index=True)
                 for row, place in zip(rows, inside[tops[first]], strict=True):
-                    peak[row] = max(peak[row], _mean_about(volume, int(place), planes, sphere))
+                    peak[row] = max(peak[row], _mean_about(volume, int(place), planes, sphere, measured))
     mean = total / np.maximum(voxels, 1)
     spread = np.sqrt(np.maximum(squares / np.maximum(voxels, 1) - mean**2, 0.0))
     return [
@@ -148,10 +152,12 @@ def _rows(marks: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(own > 0, np.searchsorted(known, own) + 1, -1)
 
 
-def _blocks(volume: np.ndarray, sphere: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray | None]]:
+def _blocks(
+    volume: np.ndarray, sphere: np.ndarray | None, measured: np.ndarray | None
+) -> Iterator[tuple[slice, np.ndarray | None]]:
     """Give some planes after others, and the mean over a sphere about each of their voxels, float32; None without one.
 
-    Beyond the volume there is zero.
+    What lies beyond the volume, or was not measured, counts in no sphere.
     """
     many = max(1, _BLOCK // (volume.shape[0] * volume.shape[1]))
     spectrum, sizes = np.empty(0), (0, 0, 0)
@@ -162,36 +168,39 @@ def _blocks(volume: np.ndarray, sphere: np.ndarray | None) -> Iterator[tuple[sli
             continue
         reach = [n // 2 for n in sphere.shape]
         around = slice(max(planes.start - reach[2], 0), planes.stop + reach[2])
-        seen = volume[..., around].astype(np.float32)
-        sides = zip(seen.shape, reach, sphere.shape, strict=True)  # a thin volume is smaller than the sphere
+        values = volume[..., around].astype(np.float32)
+        there = np.ones_like(values) if measured is None else measured[..., around].astype(np.float32)
+        sides = zip(values.shape, reach, sphere.shape, strict=True)  # a thin volume is smaller than the sphere
         x, y, z = (next_fast_len(max(n + r, most), real=True) for n, r, most in sides)
         wanted = (x, y, z)
         if wanted != sizes:  # the first and the last planes have less around them
             centred = np.zeros(wanted, np.float32)
             centred[tuple(slice(n) for n in sphere.shape)] = sphere
             spectrum, sizes = rfftn(np.roll(centred, [-r for r in reach], (0, 1, 2))), wanted
-        means = irfftn(rfftn(seen, sizes) * spectrum, sizes)
-        yield (
-            planes,
-            means[: volume.shape[0], : volume.shape[1], planes.start - around.start : planes.stop - around.start],
-        )
+        own = np.s_[: volume.shape[0], : volume.shape[1], planes.start - around.start : planes.stop - around.start]
+        sums, shares = (irfftn(rfftn(v, sizes) * spectrum, sizes)[own] for v in (values * there, there))
+        yield planes, sums / np.maximum(shares, np.float32(sphere.max() / 2))  # at its centre one was measured
 
 
-def _mean_about(volume: np.ndarray, place: int, planes: slice, sphere: np.ndarray) -> float:
-    """Return the mean over a sphere about one voxel, in float64.
+def _mean_about(
+    volume: np.ndarray, place: int, planes: slice, sphere: np.ndarray, measured: np.ndarray | None
+) -> float:
+    """Return the mean over what was measured of a sphere about one voxel, in float64.
 
     Args:
         volume: **[X, Y, Z]**.
         place: Number of the voxel among those of the planes.
         planes: Some planes of the volume.
         sphere: Weights.
+        measured: Which voxels were, **[X, Y, Z]**; None for all.
     """
     x, y, z = np.unravel_index(place, (*volume.shape[:2], planes.stop - planes.start))
     starts = [int(c) - n // 2 for c, n in zip((x, y, z + planes.start), sphere.shape, strict=True)]
-    around = volume[tuple(slice(max(s, 0), s + n) for s, n in zip(starts, sphere.shape, strict=True))]
-    cut = [max(-s, 0) for s in starts]
-    part = tuple(slice(c, c + n) for c, n in zip(cut, around.shape, strict=True))
-    return float((around.astype(np.float64) * sphere[part]).sum())
+    around = tuple(slice(max(s, 0), s + n) for s, n in zip(starts, sphere.shape, strict=True))
+    values, cut = volume[around].astype(np.float64), [max(-s, 0) for s in starts]
+    weights = sphere[tuple(slice(c, c + n) for c, n in zip(cut, values.shape, strict=True))]
+    weights = weights if measured is None else weights * measured[around]
+    return float((values * weights).sum() / weights.sum())
 
 
 def _sphere(spacing: np.ndarray) -> np.ndarray | None:

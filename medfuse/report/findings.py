@@ -259,8 +259,9 @@ def _restoration(record: Mapping[str, Any]) -> list[Finding]:
     found = []
     for k, name in enumerate(sources, 1):
         told = (estimates or {}).get(f"source{k}") or ()
-        for estimate in told:  # a source that stays blurred is no mere note
-            kind: Level = "warning" if estimate.get("step") == "psf" and estimate.get("refused") else "note"
+        for estimate in told:  # a PSF that was found and not undone is no mere note
+            found_and_refused = estimate.get("value") is not None and estimate.get("refused")
+            kind: Level = "warning" if estimate.get("step") == "psf" and found_and_refused else "note"
             found.append(Finding(kind, estimate_sentence(_title(name), estimate)))
         if name not in named and not told:
             found.append(Finding("note", f"No degradation was stated for the {_title(name)}; it came back as it was."))

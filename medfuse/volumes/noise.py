@@ -28,6 +28,7 @@ from medfuse.volumes.proposals import landweber
 
 _STEPS, _ROUNDS = 10, 20
 _FAINT, _TISSUE, _FEWEST = 0.02, 0.3, 500  # share of the highest signal, and of the median of what is above; voxels
+_WAVES = 20  # that tell five numbers
 _LEFT = 0.4  # share of a wave's noise that the steps leave, from which it counts
 _FAINTEST = 0.01  # of the noise's largest power
 _STEP = 1e-3  # of finite differences
@@ -106,6 +107,8 @@ def _fitted(seen: Tensor, left: Tensor, image: Tensor, taper: Tensor) -> tuple[f
     for _ in range(_ROUNDS):
         power = _expected(correlation, at)
         kept = strong & (power > _FAINTEST * power.max())
+        if int(kept.sum()) < _WAVES:  # noise so smooth that the PSF passes all of its waves: it stays as it was found
+            break
         noise = variance * power
         slopes = [variance * (_expected(correlation, _more(at, d)) - power) / _STEP for d in range(3)]
         whole = (noise + share * image)[kept]

@@ -137,6 +137,14 @@ def test_the_blur_of_a_float_image_without_noise_is_found_as_that_of_8_bit(scene
     assert widths[1] == pytest.approx(2.0, rel=0.12)
 
 
+def test_a_floor_that_falls_is_no_sign_of_a_blur(scene):
+    """Noise that was filtered is neither white, as rounding is, nor nothing, as what a blur leaves."""
+    noise = gaussian_filter(np.random.default_rng(0).standard_normal((192, 192)), 0.6)
+    part, estimates = found(degraded(scene(), blur=1.5) + 0.4 / 255 * noise / noise.std())
+    assert part.steps == ()
+    assert "interpolation" in estimates["blur"].refused
+
+
 def test_bounds_hold_and_what_is_stated_stays(scene, stored):
     image = stored(degraded(scene(), blur=2.0, noise=10 / 255))
     part, _ = found(image, Degradation((GaussianBlur(2.0), Unknown("noise", 0.0, 0.02))))

@@ -10,11 +10,14 @@ from pathlib import Path
 import highdicom
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from highdicom import sr
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from medfuse import cli
+from medfuse.io.dicom.coded import codes_of, put_codes
 
 NAMES = "index\tname\n1\tCerebellum\n5\tTumour's edge & µ-core\n"
 
@@ -29,7 +32,7 @@ def found(measurements, concept, derivation=None, method=None) -> list[tuple[flo
 def case(tmp_path, mri, pet, save):
     """Return the folder of a case of DICOM with two regions that was fused by the command line; options more."""
 
-    def made(*more: str) -> Path:
+    def made(*more: str | Path) -> Path:
         for name, scan in (("mri", mri), ("pet", pet)):
             save(scan.slices(), tmp_path / name)
         labels = np.zeros(mri.volume.shape, np.uint8)
@@ -87,6 +90,58 @@ def test_the_report_holds_what_the_record_holds(case, mri):
         assert float(ends[code].value) == pytest.approx(half, rel=1e-6)
         assert ends[code].unit.value == "{SUVbw}g/ml"
     assert segmentation.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Reference Region"
+
+
+def coded(value: str, scheme: str, meaning: str, **more) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    for keyword, items in more.items():
+        setattr(item, keyword, items)
+    return item
+
+
+def test_what_a_given_segmentation_says_of_its_segments_is_kept(case, tmp_path):
+    """Category, type and anatomy with its side (PS3.3 C.8.20.4), in the SEG and as finding and site in the SR."""
+    path = next((case("--sr") / "dicom/regions").iterdir())
+    given = pydicom.dcmread(path)
+    left = coded("7771000", "SCT", "Left")
+    for segment in given.SegmentSequence[1:]:
+        segment.SegmentedPropertyCategoryCodeSequence = [coded("49755003", "SCT", "Morphologically Abnormal Structure")]
+        segment.SegmentedPropertyTypeCodeSequence = [
+            coded("108369006", "SCT", "Neoplasm", SegmentedPropertyTypeModifierCodeSequence=[left])
+        ]
+        segment.AnatomicRegionSequence = [
+            coded("78277001", "SCT", "Temporal lobe", AnatomicRegionModifierSequence=[left])
+        ]
+    given.save_as(tmp_path / "given.dcm")
+    names = [str(segment.SegmentLabel) for segment in given.SegmentSequence]
+    (tmp_path / "other.tsv").write_text("index\tname\n1\tCerebellum\n2\tOther name\n")
+    folder = case("--sr", "--atlas", tmp_path / "given.dcm", "--labels", tmp_path / "other.tsv")
+    written = highdicom.seg.segread(next((folder / "dicom/regions").iterdir()))
+    assert [str(segment.SegmentLabel) for segment in written.SegmentSequence] == ["Cerebellum", "Other name"] != names
+    for keyword in (
+        "SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence", "AnatomicRegionSequence",
+    ):  # fmt: skip
+        assert written.SegmentSequence[1].get(keyword) == given.SegmentSequence[1].get(keyword)
+    report = sr.srread(next((folder / "dicom/measurements").iterdir()))
+    group = report.content.get_volumetric_roi_measurement_groups()[-1]
+    assert (group.finding_category.meaning, group.finding_type.value) == (
+        "Morphologically Abnormal Structure", "108369006",
+    )  # fmt: skip
+    assert [site.value.meaning for site in group.finding_sites] == ["Temporal lobe"]
+
+
+def test_codes_that_are_none_are_left_out():
+    """A type without a meaning is no code (PS3.3 8.8-1): then the segment keeps what it had, and that whole."""
+    segment = Dataset()
+    segment.SegmentedPropertyCategoryCodeSequence = [coded("91723000", "SCT", "Anatomical Structure")]
+    segment.SegmentedPropertyTypeCodeSequence = [coded("10200004", "SCT", "")]
+    assert codes_of(segment) == {}
+    segment.SegmentedPropertyTypeCodeSequence = [coded("10200004", "SCT", "Liver")]
+    assert codes_of(segment)["SegmentedPropertyTypeCodeSequence"][0]["CodeMeaning"] == "Liver"
+    other = Dataset()
+    put_codes(other, codes_of(segment))
+    assert other == segment
 
 
 def test_without_asking_there_is_none(case):

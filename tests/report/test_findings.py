@@ -264,7 +264,7 @@ def test_what_was_destroyed_comes_from_what_was_used(make_record, guided, said):
 def test_a_psf_that_is_refused_is_a_warning_and_other_estimates_are_notes(make_record):
     """The PET then stays blurred, which nobody should have to read a note for."""
     estimates = [
-        {"step": "psf", "value": None, "interval": None, "stated": None, "rests_on": "", "refused": "too few voxels"},
+        {"step": "psf", "value": [6, 6, 6], "interval": [[5] * 3, [7] * 3], "rests_on": "", "refused": "no guidance"},
         {"step": "noise", "value": None, "interval": None, "stated": None, "rests_on": "", "refused": "no PSF"},
     ]
     degradation = {
@@ -275,8 +275,10 @@ def test_a_psf_that_is_refused_is_a_warning_and_other_estimates_are_notes(make_r
     }
     record = changed(make_record(), "degradation", degradation)
     (text,) = texts(record, "warning")
-    assert "too few voxels" in text
+    assert "no guidance" in text
     assert any("no PSF" in note for note in texts(record, "note"))
+    estimates[0] |= {"value": None, "interval": None, "refused": "too few voxels"}
+    assert texts(changed(record, "degradation/estimates/source2", estimates), "warning") == []
 
 
 @pytest.mark.parametrize(("share", "guided", "told"), [(0.8, True, 1), (1.02, True, 0), (0.8, False, 0)])

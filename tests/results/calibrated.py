@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from medfuse.io.atomic import atomic_file
 from medfuse.regions.intervals import LEVELS
 
 CALIBRATION = Path(__file__).resolve().parents[2] / "medfuse" / "regions" / "calibration.json"
@@ -19,72 +20,101 @@ _TINY = 1e-4  # of full range: below it no error is told from another
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """Voxels of a case: what it counts as, size of their errors **[N]**, features **[N, 3]**, and a kind **[N]**."""
+    """Voxels of a case: what it counts as, size of their errors **[N]**, features **[N, 3]**, and a kind **[N]**.
+
+    `steps` is one of `medfuse.regions.intervals.KINDS`, of which each is calibrated by itself; empty for all as one.
+    """
 
     of: str
     error: np.ndarray
     features: np.ndarray
     kind: np.ndarray | None = None
+    steps: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Regions of a case: what it counts as; kinds, voxels, sizes of errors, of draws, of what was invented **[N]**."""
+    """Regions of a case: what it counts as, its steps, and a row of `region_row` for each **[N]**."""
 
     of: str
+    steps: str
     kind: np.ndarray
     voxels: np.ndarray
     error: np.ndarray
     drawn: np.ndarray
     invented: np.ndarray
+    corrected: np.ndarray
     independent: np.ndarray
 
     @classmethod
-    def of_rows(cls, of: str, rows: Sequence[tuple[Any, ...]]) -> Regions:
+    def of_rows(cls, of: str, rows: Sequence[tuple[Any, ...]], steps: str = "") -> Regions:
         """Make them of a row for each region."""
-        return cls(of, *(np.array(column) for column in zip(*rows, strict=True)))
+        return cls(of, steps, *(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def fitted_voxels(
-    error: np.ndarray, features: np.ndarray, weights: np.ndarray, *, homogeneous: bool = False
-) -> dict[str, Any]:
+def region_row(
+    kind: str,
+    region: np.ndarray,
+    *,
+    error: np.ndarray,
+    draws: np.ndarray,
+    invented: np.ndarray,
+    corrected: np.ndarray,
+    std: np.ndarray,
+    level: float = 1.0,
+) -> tuple[Any, ...]:
+    """Return what counts of a region, fractions of full range.
+
+    Its kind and number of voxels; sizes of the means of the error, of the draws (root mean square, by `level`), of what
+    was invented, of what was corrected, the restored less the given source; and the deviation as if its voxels were
+    independent.
+    """
+    count = int(region.sum())
+    drawn = level * float(np.sqrt(np.mean([draw[region].mean() ** 2 for draw in draws])))
+    means = [abs(float(values[region].mean())) for values in (invented, corrected)]
+    alone = float(np.sqrt(np.square(std[region]).mean() / count))
+    return kind, count, abs(float(error[region].mean())), drawn, *means, alone
+
+
+def fitted_voxels(error: np.ndarray, features: np.ndarray, *, homogeneous: bool = False) -> dict[str, Any]:
     """Return powers and factors: the scale of a Laplace variable by the features, then the quantiles of the ratio.
 
     Homogeneous: the powers sum up to 1, so that an image of twice the values has twice the deviation.
     """
     if homogeneous:
         own = features[:, :1]
-        found = fitted_voxels(error * np.exp(-own[:, 0]), features[:, 1:] - own, weights)
+        found = fitted_voxels(error * np.exp(-own[:, 0]), features[:, 1:] - own)
         one, two = found["powers"]
         return {"powers": [round(1 - one - two, 4), one, two], "factors": found["factors"]}
-    mean = np.average(features, axis=0, weights=weights)
-    known, share = np.column_stack([np.ones(len(error)), features - mean]), weights / weights.sum()
+    known = np.column_stack([np.ones(len(error)), features - features.mean(0)])
 
     def loss(b: np.ndarray) -> tuple[float, np.ndarray]:
         log = known @ b
         ratio = (error + _TINY) * np.exp(-log)
-        return float(share @ (log + ratio)), known.T @ (share * (1 - ratio))
+        return float((log + ratio).mean()), known.T @ (1 - ratio) / len(error)
 
     start = np.zeros(known.shape[1])
-    start[0] = np.log(np.average(error + _TINY, weights=weights))
+    start[0] = np.log(np.mean(error + _TINY))
     powers = minimize(loss, start, jac=True, method="L-BFGS-B").x[1:]
-    ratio = error * np.exp(-features @ powers)
-    return {"powers": powers.round(4).tolist(), "factors": _quantiles(ratio, weights)}
+    return {"powers": powers.round(4).tolist(), "factors": _quantiles(error * np.exp(-features @ powers))}
 
 
-def fitted_regions(found: Regions, weights: np.ndarray) -> dict[str, Any]:
+def fitted_regions(found: Regions) -> dict[str, Any]:
     """Return terms and factors, likewise; the term of the draws is 1, which the factors scale."""
-    squares = np.stack([found.drawn**2, found.invented**2], 1)
+    squares = np.stack([found.drawn**2, found.invented**2, found.corrected**2], 1)
+    error = found.error + _TINY
 
-    def loss(t: np.ndarray) -> float:
-        scale = np.sqrt(squares @ np.exp(2 * t) + 1e-8)
-        return float(np.average(np.log(scale) + 1.4 * found.error / scale, weights=weights))
+    def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
+        shares = np.exp(2 * t)
+        scale = np.sqrt(squares @ shares + _TINY**2)
+        slope = (1 / scale - error / scale**2) / scale
+        return float(np.mean(np.log(scale) + error / scale)), (slope @ squares) * shares / len(error)
 
-    terms = minimize(loss, np.array([0.0, 0.0]), method="Nelder-Mead").x
-    invented = float(np.exp(terms[1] - terms[0]))
-    deviation = np.sqrt(squares @ np.array([1.0, invented**2]))
-    factors = _quantiles(found.error / np.maximum(deviation, 1e-9), weights)
-    return {"draws": 1.0, "invented": round(invented, 3), "factors": factors}
+    terms = minimize(loss, np.full(3, -0.5), jac=True, method="L-BFGS-B", bounds=[(-6.0, 4.0)] * 3).x
+    _, invented, corrected = np.exp(terms - terms[0]).round(3).tolist()
+    deviation = np.sqrt(squares @ np.array([1.0, invented**2, corrected**2]))
+    factors = _quantiles(found.error / np.maximum(deviation, 1e-9))
+    return {"draws": 1.0, "invented": invented, "corrected": corrected, "factors": factors}
 
 
 def report(
@@ -92,57 +122,69 @@ def report(
     regions: Sequence[Regions],
     *,
     calibrating: Callable[[str], bool],
-    weight: Callable[[str], float] = lambda of: 1.0,
     plain: bool = False,
     homogeneous: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what was calibrated, and how often intervals hold, %, by what cases count as and by kind.
+    """Return what was calibrated, by steps, and how often intervals hold, %, by what cases count as and by kind.
 
     Args:
         voxels: Of all cases.
         regions: Likewise.
         calibrating: Whether cases that count as something are of the calibration.
-        weight: Share of each voxel and region of those.
         homogeneous: As `fitted_voxels`.
         plain: The features are the logarithm of a deviation alone; nothing but factors is found.
     """
-    own = [v for v in voxels if calibrating(v.of)]
-    error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
-    weights = np.concatenate([np.full(len(v.error), weight(v.of)) for v in own])
-    known = {} if plain else fitted_voxels(error, features, weights, homogeneous=homogeneous)
-    if plain:
-        known = {"powers": [1.0], "factors": _quantiles(error * np.exp(-features[:, 0]), weights)}
-    some = [r for r in regions if calibrating(r.of)]
-    terms: dict[str, Any] = {}
-    if some:
-        terms = fitted_regions(_joined(some), np.concatenate([np.full(len(r.error), weight(r.of)) for r in some]))
-    table: dict[str, Any] = {"levels": LEVELS, "voxel": known, "region": terms}
+    known: dict[str, Any] = {"voxel": {}, "region": {}}
+    for steps in dict.fromkeys(v.steps for v in voxels if calibrating(v.of)):
+        own = [v for v in voxels if calibrating(v.of) and v.steps == steps]
+        error, features = (np.concatenate([getattr(v, key) for v in own]) for key in ("error", "features"))
+        if plain:
+            factors = _quantiles(error * np.exp(-features[:, 0]))
+            known["voxel"][steps] = {"powers": [1.0], "factors": factors}
+        else:
+            known["voxel"][steps] = fitted_voxels(error, features, homogeneous=homogeneous)
+        some = [r for r in regions if calibrating(r.of) and r.steps == steps]
+        if some:
+            known["region"][steps] = fitted_regions(_joined(some))
+    table: dict[str, Any] = {"levels": LEVELS, **known}
     for of in dict.fromkeys(v.of for v in voxels):
         same = [v for v in voxels if v.of == of]
-        error, features = (np.concatenate([getattr(v, key) for v in same]) for key in ("error", "features"))
-        std = np.exp(features @ np.array(known["powers"]))
-        row = _held(error, std, known["factors"])
-        row["thirds"] = [coverage(error[t], std[t], known["factors"])[-1] for t in np.array_split(np.argsort(std), 3)]
+        error = np.concatenate([v.error for v in same])
+        widths = np.concatenate([_of_voxels(v, known["voxel"][v.steps]) for v in same])
+        row = _held(error, widths)
+        thirds = np.array_split(np.argsort(widths[:, -1]), 3)
+        row["thirds"] = [coverage(error[t], widths[t])[-1] for t in thirds]
         if same[0].kind is not None:
             kinds = np.concatenate([v.kind for v in same if v.kind is not None])
-            row["kinds"] = {
-                str(k): coverage(error[kinds == k], std[kinds == k], known["factors"])[-1] for k in np.unique(kinds)
-            }
+            row["kinds"] = {str(k): coverage(error[kinds == k], widths[kinds == k])[-1] for k in np.unique(kinds)}
         table[f"voxels, {of}"] = row
     for of in dict.fromkeys(r.of for r in regions):
-        found = _joined([r for r in regions if r.of == of])
-        std = np.sqrt(found.drawn**2 + (terms["invented"] * found.invented) ** 2)
+        same = [r for r in regions if r.of == of]
+        found, widths = _joined(same), np.concatenate([_of_regions(r, known["region"][r.steps]) for r in same])
         for kind in np.unique(found.kind):
             i = found.kind == kind
-            alone = coverage(found.error[i], found.independent[i], (1.96,))[0]
-            held = {"count": int(i.sum()), **_held(found.error[i], std[i], terms["factors"])}
+            alone = coverage(found.error[i], 1.96 * found.independent[i, None])[0]
+            held = {"count": int(i.sum()), **_held(found.error[i], widths[i])}
             table[f"regions, {of}, {kind}"] = held | {"as if voxels were independent, 95": alone}
-    return ({"factors": known["factors"]} if plain else {"voxel": known, "region": terms}), table
+    return known, table
 
 
-def coverage(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> list[float]:
-    """Return the share of errors within each factor of the deviation, %."""
-    return [round(100 * float((error <= factor * deviation).mean()), 1) for factor in factors]
+def coverage(error: np.ndarray, widths: np.ndarray) -> list[float]:
+    """Return the share of errors within half widths **[N, L]**, %, at each level."""
+    return [round(100 * float((error <= width).mean()), 1) for width in widths.T]
+
+
+def kept(folder: Path | None, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return what was made under a name: from the folder where it is there; else make it, and keep it there."""
+    if folder is None:
+        return make()
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        found = make()
+        with atomic_file(path) as file:
+            np.savez(file, **found)
+    with np.load(path) as there:
+        return dict(there)
 
 
 def write(found: dict[str, Any]) -> None:
@@ -151,19 +193,31 @@ def write(found: dict[str, Any]) -> None:
     CALIBRATION.write_text(json.dumps(known | found, indent=1, sort_keys=True) + "\n")
 
 
-def _held(error: np.ndarray, deviation: np.ndarray, factors: Sequence[float]) -> dict[str, Any]:
+def _of_voxels(voxels: Voxels, fitted: dict[str, Any]) -> np.ndarray:
+    """Return half widths **[N, L]** at each level."""
+    return np.exp(voxels.features @ np.array(fitted["powers"]))[:, None] * np.array(fitted["factors"])
+
+
+def _of_regions(regions: Regions, fitted: dict[str, Any]) -> np.ndarray:
+    """Return half widths **[N, L]** at each level."""
+    terms = np.array([fitted[key] for key in ("draws", "invented", "corrected")])
+    parts = np.stack([regions.drawn, regions.invented, regions.corrected], 1)
+    return np.sqrt((parts * terms) ** 2 @ np.ones(3))[:, None] * np.array(fitted["factors"])
+
+
+def _held(error: np.ndarray, widths: np.ndarray) -> dict[str, Any]:
     """Return the coverage, and the mean width at 95 % over that of a constant of the same coverage."""
-    found = coverage(error, deviation, factors)
+    found = coverage(error, widths)
     constant = max(float(np.quantile(error, found[-1] / 100)), 1e-9)
-    return {"coverage": found, "width over constant": round(float(factors[-1] * deviation.mean()) / constant, 2)}
+    return {"coverage": found, "width over constant": round(float(widths[:, -1].mean()) / constant, 2)}
 
 
-def _quantiles(ratio: np.ndarray, weights: np.ndarray) -> list[float]:
-    order = np.argsort(ratio)
-    share = np.cumsum(weights[order]) / weights.sum()
-    return [round(float(np.interp(level, share, ratio[order])), 4) for level in LEVELS]
+def _quantiles(ratio: np.ndarray) -> list[float]:
+    return [round(float(v), 4) for v in np.quantile(ratio, LEVELS)]
 
 
 def _joined(regions: Sequence[Regions]) -> Regions:
-    keys = ("kind", "voxels", "error", "drawn", "invented", "independent")
-    return Regions(regions[0].of, *(np.concatenate([getattr(r, key) for r in regions]) for key in keys))
+    keys = ("kind", "voxels", "error", "drawn", "invented", "corrected", "independent")
+    return Regions(
+        regions[0].of, regions[0].steps, *(np.concatenate([getattr(r, key) for r in regions]) for key in keys)
+    )

@@ -2,13 +2,16 @@
 
 DATA is the folder with `volumes/mni152`. Powers, terms and factors are found on scans drawn at random (PSF told
 up to 10 % wrong, registered up to 2 mm off, textures of 8 and 15 %), the coverage is counted on scans of other heads,
-of which one thing each is wrong. Regions are balls of one tissue of 1 to 100 ml, and the lesions. Printed as JSON;
-`--write` puts what was found into `medfuse/regions/calibration.json`. `--spacing MM` is the grid of the heads.
+of which one thing each is wrong. Regions are balls of one tissue of 1 to 100 ml, whole tissues, and the lesions.
+Printed as JSON, with the hash of the code that restored; `--write` puts what was found into
+`medfuse/regions/calibration.json`. `--spacing MM` is the grid of the heads. With `--keep FOLDER` what was restored is
+kept there, so that another run of the same code goes on where one was ended. A scan takes 30 to 50 s of a core.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -18,16 +21,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results.calibrated import Regions, Voxels, report, write
+from results.calibrated import Regions, Voxels, kept, region_row, report, write
 from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head
 
+import medfuse
 from medfuse.pipeline.native import DRAWS
 from medfuse.regions.intervals import size_of, voxel_features
 from medfuse.training.brains import Brain
 from medfuse.training.scans import ScanSetting, random_setting, scan
+from medfuse.transforms import ResampleToReference
 from medfuse.volumes import restore_volume
 
 CALIBRATION = "calibration"
@@ -39,7 +45,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "PSF 10 % narrow": {"psf_error": -0.1},
 }
 VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
-_BALLS, _SAMPLED, _LEAST = 24, 6000, 16
+_BALLS, _SAMPLED, _LEAST = 48, 6000, 16
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,12 @@ def cases(calibrating: int, repeats: int) -> Iterator[Case]:
             yield Case(of, 10 * repeat + k, SETTINGS[(k + repeat) % len(SETTINGS)].told(**told), texture)
 
 
-def measured(brain: Brain, case: Case, spacing: float) -> tuple[Voxels, Regions]:
-    """Return errors and what is known of them, of voxels of the brain and of regions."""
+def restored(brain: Brain, case: Case, spacing: float) -> dict[str, np.ndarray]:
+    """Return what is restored of a scan, on the grid of the MRI **[*image]**, fractions of its largest value.
+
+    `x`, `alone`, `given` and `truth`; `draws` **[n, *image]**; `inside`, the voxels of the brain that were measured;
+    tissues and lesions, `labels` and `marks`.
+    """
     shape = tuple(round(n * SPACING / spacing) for n in SHAPE)
     one = head(brain, case.seed, shape=shape, spacing=spacing)
     phantom = one.phantom(without=(), texture=case.texture)
@@ -72,29 +82,36 @@ def measured(brain: Brain, case: Case, spacing: float) -> tuple[Voxels, Regions]
         torch.from_numpy(taken.data), taken.grid, torch.from_numpy(phantom.mri), one.grid, taken.transform.tolist(),
         taken.fwhm_mm, taken.noise, draws=DRAWS,
     )  # fmt: skip
+    place = taken.transform @ np.asarray(taken.grid.affine)
+    pet = MetaTensor(torch.from_numpy(taken.data)[None], affine=place)
+    given = ResampleToReference()(pet, MetaTensor(torch.from_numpy(phantom.mri)[None], affine=one.grid.affine))[0]
     top = float(taken.data.max())
-    x, alone, truth = (np.asarray(v) / top for v in (found.restored, found.alone, phantom.pet))
-    draws, inside = found.draws.numpy() / top, brain_mask(phantom.labels) & found.measured.numpy()
+    images = {"x": found.restored, "alone": found.alone, "given": given, "truth": phantom.pet, "draws": found.draws}
+    inside = brain_mask(phantom.labels) & found.measured.numpy()
+    scaled = {key: np.asarray(image, np.float32) / top for key, image in images.items()}
+    return scaled | {"inside": inside, "labels": phantom.labels, "marks": phantom.marks}
+
+
+def measured(case: Case, found: dict[str, np.ndarray], spacing: float) -> tuple[Voxels, Regions]:
+    """Return errors and what is known of them, of voxels of the brain and of regions."""
+    x, alone, given, truth, draws = (found[key] for key in ("x", "alone", "given", "truth", "draws"))
+    inside, labels = found["inside"], found["labels"]
     std = size_of(draws)
     rng = np.random.default_rng(case.seed)
     places = rng.choice(np.flatnonzero(inside), _SAMPLED, replace=False)
     features = voxel_features(std, x, x - alone).reshape(-1, 3)[places]
-    tissue = phantom.labels.ravel()[places]
-    voxels = Voxels(case.of, np.abs(x - truth).ravel()[places], features, tissue)
-    rows = []
-    for kind, region in regions(phantom.labels, phantom.marks, inside, spacing, rng):
-        rows.append((
-            kind, int(region.sum()), abs(float((x - truth)[region].mean())),
-            float(np.sqrt(np.mean([draw[region].mean() ** 2 for draw in draws]))),
-            abs(float((x - alone)[region].mean())), float(std[region].mean() / np.sqrt(region.sum())),
-        ))  # fmt: skip
+    voxels = Voxels(case.of, np.abs(x - truth).ravel()[places], features, labels.ravel()[places])
+    rows = [
+        region_row(kind, region, error=x - truth, draws=draws, invented=x - alone, corrected=x - given, std=std)
+        for kind, region in regions(labels, found["marks"], inside, spacing, rng)
+    ]
     return voxels, Regions.of_rows(case.of, rows)
 
 
 def regions(
     labels: np.ndarray, marks: np.ndarray, inside: np.ndarray, spacing: float, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Give balls of one tissue about random places, then lesions."""
+    """Give balls of one tissue about random places, then whole tissues, then lesions."""
     places = np.argwhere(inside)
     grids = np.indices(labels.shape)
     for volume in VOLUMES_ML:
@@ -104,10 +121,20 @@ def regions(
             ball = inside & (far <= radius**2) & (labels == labels[tuple(centre)])
             if ball.sum() >= _LEAST:
                 yield "ball", ball
+    for tissue in np.unique(labels[inside]):
+        yield "tissue", inside & (labels == tissue)
     for number in np.unique(marks[marks > 0]):
         lesion = inside & (marks == number)
         if lesion.sum() >= _LEAST:
             yield "lesion", lesion
+
+
+def code_hash() -> str:
+    """Return the SHA-256 of the code that restores volumes."""
+    files = sorted(
+        path for name in ("volumes", "physics") for path in (Path(medfuse.__file__).parent / name).rglob("*.py")
+    )
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def main() -> None:
@@ -116,19 +143,22 @@ def main() -> None:
     parser.add_argument("--calibrating", type=int, default=4, help="scans of the calibration")
     parser.add_argument("--repeats", type=int, default=1, help="of the other scans")
     parser.add_argument("--spacing", type=float, default=3.0, help="mm")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     brain = brains(options.data)[0]
-    voxels, found = [], []
+    voxels, regional, code = [], [], code_hash()
     for case in cases(options.calibrating, options.repeats):
-        one = measured(brain, case, options.spacing)
+        name = f"{case.of} {case.seed} {options.spacing:g} mm {code[:12]}"
+        found = kept(options.keep, name, lambda case=case: restored(brain, case, options.spacing))
+        one = measured(case, found, options.spacing)
         print(case.of, len(one[1].error), file=sys.stderr, flush=True)
         voxels.append(one[0])
-        found.append(one[1])
-    calibrated, table = report(voxels, found, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
+        regional.append(one[1])
+    calibrated, table = report(voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
     if options.write:
-        write({f"native_{key}": value for key, value in calibrated.items()})
-    json.dump(table, sys.stdout, indent=1)
+        write({f"native_{key}": value[""] for key, value in calibrated.items()} | {"native_code_sha256": code})
+    json.dump({"code_sha256": code, **table}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

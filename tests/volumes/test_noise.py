@@ -63,3 +63,11 @@ def test_where_nothing_can_be_measured_it_is_said():
     operator = ScannerSampling(case.image, case.grid, PSF)
     with pytest.raises(DegradationError, match="must be stated"):
         measure_noise(operator, torch.zeros(case.grid.shape))
+
+
+def test_noise_of_which_the_psf_passes_all_waves_is_no_crash(monkeypatch):
+    """A PET that was filtered until no wave is left that tells noise from image: the fit stops where it is."""
+    monkeypatch.setattr("medfuse.volumes.noise._FAINTEST", 2.0)  # so that no wave is left
+    found = measured(ScannerNoise(0.15))
+    assert 0 < found.sigma < math.inf
+    assert all(0 <= width < 10 for width in found.fwhm_mm)

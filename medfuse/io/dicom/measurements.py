@@ -20,6 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from medfuse.about import NOTICE, __version__
+from medfuse.io.dicom.coded import ANATOMY, CATEGORY, TYPE, put_codes
 from medfuse.io.dicom.derived import (
     MAKER,
     Derivation,
@@ -232,9 +233,12 @@ def _segmentation(
 def _described(
     number: int, region: Mapping[str, Any], derivation: Derivation, measured: Measured
 ) -> highdicom.seg.SegmentDescription:
-    """Return what a segment is: by its name alone, as labels say no more; the reference region is told apart."""
+    """Return what a segment is: as the segmentation that was given says it.
+
+    Labels say no more than a name: then it is a tissue, or the reference region.
+    """
     kind = codes.cid7165.ReferenceRegion if region["label"] == measured.reference_region else codes.cid7165.Tissue
-    return highdicom.seg.SegmentDescription(
+    found = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=_name(region)[:64],
         segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
@@ -248,6 +252,8 @@ def _described(
         tracking_uid=derivation.uid(REGIONS, "label", region["label"]),
         tracking_id=f"{region['label']} {_name(region)}"[:64],
     )
+    put_codes(found, region.get("codes") or {})
+    return found
 
 
 def _label(segment: Dataset) -> int:
@@ -276,7 +282,23 @@ def _group(
         referenced_segment=place,
         algorithm_id=sr.AlgorithmIdentification(MODEL, __version__, parameters=parameters, manufacturer=MAKER),
         measurements=list(_measurements(region, state, measured)),
+        **_finding(region, segment),
     )
+
+
+def _finding(region: Mapping[str, Any], segment: Dataset) -> dict[str, Any]:
+    """Return what a region is, and where, in the codes of the segmentation that was given (TID 1411)."""
+    if not region.get("codes"):
+        return {}
+    category, kind, sites = (
+        [sr.CodedConcept.from_dataset(item) for item in segment.get(keyword, ())]
+        for keyword in (CATEGORY, TYPE, ANATOMY)
+    )
+    return {
+        "finding_category": category[0],
+        "finding_type": kind[0],
+        "finding_sites": [sr.FindingSite(anatomic_location=site) for site in sites] or None,
+    }
 
 
 def _measurements(region: Mapping[str, Any], state: str, measured: Measured) -> Iterator[sr.Measurement]:

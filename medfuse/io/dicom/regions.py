@@ -9,7 +9,7 @@ without a neighbour is as thick as a voxel of the grid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError, MedfuseError
+from medfuse.io.dicom.coded import Codes, codes_of
 from medfuse.io.dicom.header import quiet
 from medfuse.io.texts import region_name
 
@@ -63,6 +64,7 @@ class DrawnRegions:
         affine: **[4, 4]** of that volume, voxel index to RAS mm; else None.
         regions: Of a structure set its contours.
         left_out: Names of structures that enclose no volume, such as points.
+        codes: Of a segmentation what each label is, see `medfuse.io.dicom.coded`.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class DrawnRegions:
     affine: np.ndarray | None = None
     regions: tuple[Region, ...] = ()
     left_out: tuple[str, ...] = ()
+    codes: Mapping[int, Codes] = field(default_factory=dict)
 
     def on(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return contours as labels **[L, X, Y, Z]** on a grid, overlapping regions in layers of their own.
@@ -162,7 +165,9 @@ def _segmentation(path: Path) -> DrawnRegions:
     read = highdicom.seg.segread(path)
     numbers = [int(n) for n in read.segment_numbers if n > 0]
     _check_labels(numbers)
-    names = {n: _name(str(read.get_segment_description(n).segment_label), n) for n in numbers}
+    described = {n: read.get_segment_description(n) for n in numbers}
+    names = {n: _name(str(segment.segment_label), n) for n, segment in described.items()}
+    codes = {n: found for n, segment in described.items() if (found := codes_of(segment))}
     first = read.get_volume(segment_numbers=[numbers[0]])
     shape = tuple(int(n) for n in first.spatial_shape)
     if len(numbers) * float(np.prod(shape)) > 8 * _MAX_VOXELS:
@@ -177,7 +182,8 @@ def _segmentation(path: Path) -> DrawnRegions:
 
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(first.affine, dtype=np.float64)
     volume = _layered(masks(), shape)
-    return DrawnRegions(SEGMENTATION, str(read.get("FrameOfReferenceUID", "")), names, volume, affine)
+    frame = str(read.get("FrameOfReferenceUID", ""))
+    return DrawnRegions(SEGMENTATION, frame, names, volume, affine, codes=codes)
 
 
 def _structures(path: Path) -> DrawnRegions:
