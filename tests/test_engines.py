@@ -20,7 +20,7 @@ from test_batch_bids import write_session
 from medfuse import cli
 from medfuse.about import __version__
 from medfuse.arguments import FUSION_RULES
-from medfuse.bundles import bundle_names
+from medfuse.bundles import bundle_dir, bundle_names
 
 ENGINES = ROOT / "engines"
 TOOLS = Path(os.environ.get("MEDFUSE_ENGINES", ROOT / ".venv" / "engines")) / "bin"
@@ -61,7 +61,11 @@ def commands(text: str) -> list[str]:
 
 def test_the_weights_of_a_container_are_those_of_the_bundles():
     lines = dict(reversed(line.split()) for line in (ENGINES / "weights.sha256").read_text().splitlines())
-    models = [f"bundles/{name}/models/model.pt" for name in bundle_names()]
+    models = [
+        f"bundles/{p.parent.parent.name}/models/{p.name}"
+        for n in bundle_names()
+        for p in bundle_dir(n).glob("models/*.pt")
+    ]
     assert lines == {model: hashlib.sha256((ROOT / model).read_bytes()).hexdigest() for model in models}
 
 

@@ -12,10 +12,11 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from medfuse.bundles import bundle_dir
 from medfuse.cli import main
-from medfuse.errors import DegradationError, GeometryError
+from medfuse.errors import BundleError, DegradationError, GeometryError
 from medfuse.physics import in_plane, native_of, parse_degradation
-from medfuse.pipeline import PairSourcesd, RestoreNatived, fuse
+from medfuse.pipeline import PairSourcesd, RestoreNatived, fuse, sha256
 
 NATIVE = {"version": 1, "source1": [], "source2": {"grid": "native", "psf": {"fwhm_mm": [6, 6, 6]}}}
 SIGMA = 0.05
@@ -67,10 +68,16 @@ def test_record_and_report_tell_what_is_known_of_it(written):
     native = json.loads((written / "case.json").read_text())["sources"]["pet"]["native"]
     assert native["psf_fwhm_mm"] == [6.0, 6.0, 6.0]
     assert native["noise"]["origin"] == "measured"
+    assert native["weights_sha256"] is None, "the rule made the estimate"
     assert {"gate", "null_space", "outside", "unmeasured"} <= set(native["shares"])
     page = (written / "case_report.html").read_text()
     assert "on its own grid" in page
     assert "Chi-square, corrected" in page
+
+
+def test_weights_that_are_not_there_are_refused_before_work():
+    with pytest.raises(BundleError, match="must be a file, got none"):
+        RestoreNatived(NATIVE, weights="none.pt")
 
 
 def test_python_takes_the_same_specification(files):
@@ -220,6 +227,22 @@ def test_an_mri_that_does_not_guide_the_restoration_tells_no_psf(folded):
     assert set(result) == {*given, "pet_found"}
     assert torch.equal(result["pet"], pet)
     assert "pet_restored" in RestoreNatived("auto")({**given, "pet_registration": registration | {"accepted": True}})
+
+
+def test_the_network_makes_the_estimate_where_it_is_asked_for(folded):
+    """Another estimate, the same total, the data believed as much; the record names the weights."""
+    mri, pet = (MetaTensor(nib.load(p).get_fdata(dtype=np.float32)[None], nib.load(p).affine) for p in folded)
+    registration = {"performed": False, "accepted": True, "matrix": np.eye(4).tolist()}
+    given = {"mri": mri, "pet": pet, "pet_registration": registration}
+    weights = bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"
+    rule, network = (RestoreNatived(NATIVE, weights=path)(dict(given)) for path in (None, weights))
+    known = [json.loads(result["pet_native"]) for result in (rule, network)]
+    assert [k["weights_sha256"] for k in known] == [None, sha256(weights)]
+    assert all(k["guided"] for k in known)
+    one, two = (result["pet_restored"].as_tensor() for result in (rule, network))
+    assert float((one - two).abs().max()) > 0.02 * float(one.max())
+    assert float(two.sum()) == pytest.approx(float(one.sum()), rel=0.01)
+    assert known[1]["corrected_chi2"] == pytest.approx(known[0]["corrected_chi2"], abs=0.1)
 
 
 def test_what_changes_where_what_was_stated_is_wrong_is_told_on_request(files):

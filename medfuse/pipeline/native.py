@@ -6,6 +6,7 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -22,10 +23,19 @@ from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
 from medfuse.physics.specification import AUTO
+from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.slices import slices_of
 from medfuse.transforms.spatial import ResampleToReference
 from medfuse.transforms.typed import with_meta_of
-from medfuse.volumes import PsfEstimate, RestoredVolume, measure_psf, narrowest_psf, restore_volume
+from medfuse.volumes import (
+    PsfEstimate,
+    RestoredVolume,
+    gated,
+    load_estimator,
+    measure_psf,
+    narrowest_psf,
+    restore_volume,
+)
 
 NATIVE = "native"
 """`<key>_native` of a case: JSON of what is known of a source that was restored on its own grid."""
@@ -85,6 +95,7 @@ class RestoreNatived(Transform):
         reference: str = "mri",
         uncertainty: str = "off",
         sensitivity: bool = False,
+        weights: str | Path | None = None,
     ) -> None:
         """Make the transform.
 
@@ -94,10 +105,15 @@ class RestoreNatived(Transform):
             reference: Which of them the grid of the results belongs to.
             uncertainty: `off`, `fast` or `full`, see `medfuse.pipeline.SaveFusiond`.
             sensitivity: Restore four times more, PSF and then noise 20 % less and more, and note what that changes.
+            weights: Those of the network that makes the estimate from the proposals, see `medfuse.volumes.network`;
+                None: the rule makes it.
 
         Raises:
+            BundleError: There are no such weights, or they are of another network.
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
         """
+        self.estimator = gated if weights is None else load_estimator(weights)
+        self.weights_sha256 = None if weights is None else sha256(Path(weights))
         self.source_keys, self.sensitivity = source_keys, sensitivity
         self.given, self.uncertainty = native_of(degradation), uncertainty
         row = MODALITIES.get(source_keys[1])
@@ -183,7 +199,13 @@ class RestoreNatived(Transform):
 
         def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
             grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            how: dict[str, Any] = {"refine": not placed, "guide": guide, "name": name, "draws": draws}
+            how: dict[str, Any] = {
+                "refine": not placed,
+                "guide": guide,
+                "estimator": self.estimator,
+                "name": name,
+                "draws": draws,
+            }
             return restore_volume(values, *grids, None, widths, noise, slices=slices, known=known, **how)
 
         found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
@@ -205,7 +227,7 @@ class RestoreNatived(Transform):
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
         origin = "measured" if said.noise is None else "given"
-        stated = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin)}
+        stated = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin), "weights_sha256": self.weights_sha256}
         result[f"{two}_{NATIVE}"] = json.dumps(stated | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         if self.uncertainty != "off":

@@ -1,5 +1,6 @@
 """All that is needed to train, and for nothing else: data sets, phantoms, random degradations, loss, handlers."""
 
+from medfuse.training.brains import brains_of
 from medfuse.training.datasets import IMAGE_KIND_WEIGHTS, RandomPatches, image_pairs, slice_pairs
 from medfuse.training.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
 from medfuse.training.growth import load_grown
@@ -7,6 +8,7 @@ from medfuse.training.handlers import BestWeights, Curve, GradientClip, TimeLimi
 from medfuse.training.losses import FusionLoss
 from medfuse.training.packs import RESTORATION_KIND_WEIGHTS, read_pack, single_images, write_pack
 from medfuse.training.processes import AverageGradients, process_count, process_device, start_processes, stop_processes
+from medfuse.training.volume_examples import VolumeLoss, VolumePatches, write_examples
 
 __all__ = [
     "IMAGE_KIND_WEIGHTS",
@@ -23,6 +25,9 @@ __all__ = [
     "RandomPatches",
     "TimeLimit",
     "TrainingState",
+    "VolumeLoss",
+    "VolumePatches",
+    "brains_of",
     "degrade",
     "export_weights",
     "image_pairs",
@@ -34,5 +39,6 @@ __all__ = [
     "slice_pairs",
     "start_processes",
     "stop_processes",
+    "write_examples",
     "write_pack",
 ]

@@ -92,6 +92,20 @@ def colin27(path: str | Path = COLIN27) -> Brain:
     return _brain("colin27", np.clip(t1, 0, 1.2) / 1.2, shares, image.affine)
 
 
+def brains_of(dataset_dir: str | Path, colin: str | Path = "") -> list[Brain]:
+    """Load the brains that can be had: ICBM152 of `volumes/mni152` in the data folder, and Colin27.
+
+    Args:
+        dataset_dir: Folder of the data.
+        colin: Colin27; where it is empty, where Debian's package puts it, if it is there.
+
+    Raises:
+        BundleError: There is no ICBM152, or no Colin27 where it was said to be.
+    """
+    template = icbm152(Path(dataset_dir) / "volumes" / "mni152")
+    return [template, colin27(colin or COLIN27)] if colin or COLIN27.is_file() else [template]
+
+
 def analytic(size: float = 1.0) -> Brain:
     """Return a brain of ellipsoids with a folded cortex, deep nuclei and ventricles, from a formula alone.
 

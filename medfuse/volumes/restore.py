@@ -28,7 +28,7 @@ from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.gate import common_std, gate, significance
 from medfuse.volumes.noise import measure_noise
-from medfuse.volumes.proposals import guidance, guided, mr_free, windows
+from medfuse.volumes.proposals import Guidance, guidance, guided, mr_free, windows
 from medfuse.volumes.slices import slices_mm
 
 FARTHEST = 5.0  # mm that the registration may be off before it is not believed
@@ -55,6 +55,9 @@ class Proposals(NamedTuple):
         evidence: Significance of the residual of the first, interpolated.
         noise: Std of the noise, interpolated.
         mri: The MRI.
+        model: The observation, in the same unit.
+        ys: The data **[S, *data]** that the stacks are of.
+        offered: What the guided proposal is a sum of.
     """
 
     guided: Tensor
@@ -63,6 +66,9 @@ class Proposals(NamedTuple):
     evidence: Tensor
     noise: Tensor
     mri: Tensor
+    model: VolumeModel
+    ys: Tensor
+    offered: Guidance
 
 
 Estimator = Callable[[Proposals], Tensor]
@@ -215,7 +221,8 @@ def restore_volume(
     opened, x0 = torch.ones_like(mri, dtype=torch.float32), unguided
     tissue = unguided[0] > 0.1 * unguided[0].max()
     if guide:
-        proposal = guided(model, guidance(model, features, coarse), ys)
+        offered = guidance(model, features, coarse)
+        proposal = guided(model, offered, ys)
         z = significance(model, proposal[0])
         opened = gate(model, z)
         rough = rough.on(coarse.operator, model.observe(unguided[0]))
@@ -225,7 +232,7 @@ def restore_volume(
             alone = restore_volume(given, *where, guide=False, name=name, draws=draws, slices=thick)
             return replace(alone, alignment=alignment, findings=tuple(doubts))
         maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
-        x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float()))
+        x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float(), model, ys, offered))
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
     result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))

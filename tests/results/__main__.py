@@ -77,11 +77,12 @@ def page_infrared_visible(results: dict[str, Any], bench: Path) -> str:
     return infrared_visible(results, json.loads((bench / "peers_irvis.json").read_text()))
 
 
-def measure_volumes(data: Path, colin: Path, *, more: bool) -> None:
+def measure_volumes(data: Path, colin: Path, *, more: bool, again: list[str]) -> None:
     """Run the experiments on PET on its own grid; write figures and page after each head."""
     file = _figures("volumes.md")
-    known = json.loads(file.read_text(encoding="utf-8")) if more and file.exists() else None
-    for results in volumes(data, colin=colin, picture=ROOT / "docs" / "images" / "volumes.png", known=known):
+    known = json.loads(file.read_text(encoding="utf-8")) if (more or again) and file.exists() else None
+    picture = ROOT / "docs" / "images" / "volumes.png"
+    for results in volumes(data, colin=colin, picture=picture, known=known, again=again):
         file.write_text(_by_rows(results), encoding="utf-8")
         page_volumes(results)
 
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*EXPERIMENTS, "volumes", "failures"], help="what to measure; default: all")
     parser.add_argument("--pages", action="store_true", help="measure nothing; write the pages anew")
     parser.add_argument("--more", action="store_true", help="volumes: keep the heads that are in the figures already")
+    parser.add_argument("--again", nargs="+", default=[], metavar="METHOD", help="volumes: run these alone again")
     options = parser.parse_args()
     chosen = [options.only] if options.only else [*EXPERIMENTS, "volumes", "failures"]
     if "failures" in chosen and not options.pages:
@@ -142,7 +144,7 @@ def main() -> None:
     if "volumes" in chosen and options.pages:
         page_volumes(json.loads(_figures("volumes.md").read_text(encoding="utf-8")))
     elif "volumes" in chosen:
-        measure_volumes(options.data, options.colin, more=options.more)
+        measure_volumes(options.data, options.colin, more=options.more, again=options.again)
 
 
 def _figures(page: str) -> Path:

@@ -37,6 +37,7 @@ def volumes(
     picture: Path | None = None,
     seeds: Sequence[int] = range(len(SETTINGS)),
     known: Mapping[str, Any] | None = None,
+    again: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Run all methods on a head of each seed, with each texture; yield all figures after each of these scenes.
 
@@ -46,44 +47,46 @@ def volumes(
         picture: Where the picture of the first scene is written.
         seeds: Of the heads.
         known: Figures that were yielded before, whose scenes are not run again.
+        again: Methods that are run again on these scenes; the figures of the others stay.
     """
     found = brains(data, colin)
     known = known or {}
     rows: list[dict[str, Any]] = [row for row in known.get("rows", ()) if row["method"] in (*METHODS, "truth")]
     spots: list[dict[str, Any]] = [spot for spot in known.get("lesions", ()) if spot["method"] in METHODS]
     told: dict[str, Any] = dict(known.get("wrong", {}))
-    done = {(row["seed"], row["texture"]) for row in rows}
+    done = {(row["seed"], row["texture"]) for row in rows if not again}
     for texture in TEXTURES:
         for seed in tqdm([s for s in seeds if (s, texture) not in done], desc=f"heads, texture {texture:g}"):
             brain = found[seed % len(found)]
             drawn = picture if seed == seeds[0] and texture == TEXTURES[0] else None
-            more = scene(head(brain, seed), seed, texture, picture=drawn)
-            rows += [{"brain": brain.name, **row} for row in more[0]]
-            spots += [{"brain": brain.name, **spot} for spot in more[1]]
+            more = scene(head(brain, seed), seed, texture, picture=drawn, methods=again or tuple(METHODS))
+            rows, spots = (_merged(a, b, brain.name) for a, b in zip((rows, spots), more, strict=True))
             yield collected(rows, spots, told)
-        if not told:
-            told = wrong(found[seeds[0] % len(found)], seeds[0])
+        if not told or (again and texture == TEXTURES[-1]):
+            for case, values in wrong(found[seeds[0] % len(found)], seeds[0], again or SENSITIVE).items():
+                told[case] = {**told.get(case, {}), **values}
             yield collected(rows, spots, told)
 
 
 def scene(
-    one: Head, seed: int, texture: float, *, picture: Path | None = None
+    one: Head, seed: int, texture: float, *, picture: Path | None = None, methods: Sequence[str] = tuple(METHODS)
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run all methods on the twins of one scan; return a row of figures a method, and a row a lesion and method."""
+    """Run methods on the twins of one scan; return a row of figures a method, and a row a lesion and method."""
     p = problem(one, SETTINGS[seed], texture=texture, seed=seed)
     where = {"seed": seed, "texture": texture}
     true = torch.from_numpy(p.phantoms["all"].pet)
     rows: list[dict[str, Any]] = [{**where, "method": "truth", "chi-square": p.model.at(true).chi2(true)}]
     spots: list[dict[str, Any]] = []
     shown = {}
-    for name, method in METHODS.items():
+    for name in methods:
+        method = METHODS[name]
         start = time.process_time()
         stack, said = method(p)
         seconds = (time.process_time() - start) / len(stack)
         rows.append({**where, "method": name, **figures(p, stack), **said, "CPU seconds": seconds})
         spots += [{**where, "method": name, **row} for row in lesions(p, stack)]
         shown[name] = stack[0].numpy()
-    if picture is not None:
+    if picture is not None and len(methods) == len(METHODS):
         planes(picture, p, shown)
     return rows, spots
 
@@ -100,7 +103,7 @@ def collected(rows: list[dict[str, Any]], spots: list[dict[str, Any]], told_wron
     }
 
 
-def wrong(brain: Brain, seed: int) -> dict[str, dict[str, float]]:
+def wrong(brain: Brain, seed: int, methods: Sequence[str] = SENSITIVE) -> dict[str, dict[str, float]]:
     """Return the RMSE of single restorations that are told what is not so, and of one with a T2 in place of the T1."""
     results = {}
     one = head(brain, seed)
@@ -109,8 +112,17 @@ def wrong(brain: Brain, seed: int) -> dict[str, dict[str, float]]:
     for case, (drawn, setting, contrast) in cases.items():
         p = problem(drawn, setting, texture=TEXTURES[0], seed=seed, contrast=contrast).first()
         mask, truth = brain_mask(p.labels), p.phantoms["all"].pet
-        results[case] = {name: rmse(METHODS[name](p)[0][0].numpy(), truth, mask) for name in SENSITIVE}
+        results[case] = {name: rmse(METHODS[name](p)[0][0].numpy(), truth, mask) for name in methods}
     return results
+
+
+def _merged(old: list[dict[str, Any]], new: list[dict[str, Any]], brain: str) -> list[dict[str, Any]]:
+    """Return rows with those of a scene and its methods in place of what was there, by texture, seed and method."""
+    keys, order = ("texture", "seed", "method"), ["truth", *METHODS]
+    places = {tuple(row[k] for k in keys) for row in new}
+    rows = [row for row in old if tuple(row[k] for k in keys) not in places]
+    rows += [{"brain": brain, **row} for row in new]
+    return sorted(rows, key=lambda row: (row["texture"], row["seed"], order.index(row["method"])))
 
 
 def _by_method(rows: Sequence[Mapping[str, Any]], spots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

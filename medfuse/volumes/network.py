@@ -1,0 +1,188 @@
+"""A trained estimate of a volume: which proposal to take where, and, within bounds, what neither of them shows.
+
+    x0 = max((1 - a) m + a f + D tanh(r), 0),    m = (1 - b) w + b n
+    a  = sigmoid(6 (gate - 1/2) + 5 tanh(s)),    D = largest |w - f| of the neighbours
+
+`w` and `n` are the guided proposals of wide and of narrow windows, `f` is the MR-free one; `b`, `s` and `r` are what a
+small U-Net makes of the proposals, of the evidence and of the MRI. So the estimate is a blend of what is proposed, and
+strays from it by no more than the proposals differ nearby: where they agree, nothing is added. The evidence keeps its
+say, for `s` moves the gate by a bounded amount. All that goes in is in units of the uptake or of the MRI itself, or of
+std of the noise: SUV, Bq/mL and counts give the same estimate.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medfuse.errors import BundleError
+from medfuse.volumes.coarse import stretched
+from medfuse.volumes.gate import significance
+from medfuse.volumes.proposals import guided
+from medfuse.volumes.restore import Proposals, gated
+
+CHANNELS = ("wide", "narrow", "free", "data", "gate", "evidence", "narrow evidence", "noise", "MRI", "PSF", "voxel")
+"""What the network sees of each voxel."""
+NARROW = 3.0  # mm, std of the windows of the narrow guided proposal
+SPACING = (1.3, 2.7)
+"""Voxels, mm, that it was trained for; finer ones are put together for it."""
+PSF = (3.5, 9.0)
+"""Widths of the PSF, mm, likewise."""
+_VOXEL = 2.0  # mm, to which finer voxels are put together
+_STEEP, _FURTHEST = 6.0, 5.0  # of the gate's logit
+
+
+class VolumeUNet(nn.Module):
+    """A U-Net of two levels in three dimensions, 76,000 parameters; any size of at least 2 voxels."""
+
+    def __init__(self, width: int = 16, deep: int = 24) -> None:
+        """Make it; at first it changes nothing of the rule."""
+        super().__init__()
+        self.first = nn.Conv3d(len(CHANNELS), width, 3, padding=1)
+        self.second = nn.Conv3d(width, width, 3, padding=1)
+        self.down = nn.Conv3d(width, deep, 2, stride=2)
+        self.deep = nn.ModuleList(nn.Conv3d(deep, deep, 3, padding=d, dilation=d) for d in (1, 2, 1))
+        self.up = nn.Conv3d(deep, width, 1)
+        self.last = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(2))
+        self.out = nn.Conv3d(width, 3, 1)
+        nn.init.zeros_(self.out.weight)
+        self.out.bias = nn.Parameter(torch.tensor([-2.0, 0.0, 0.0]))  # the wide proposal and the gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the estimate **[B, 1, *image]**, in the unit of the proposals of the channels **[B, C, *image]**."""
+        wide, narrow, free, gate = (x[:, k : k + 1] for k in (0, 1, 2, 4))
+        return blended(wide, narrow, free, gate, self.said(x))
+
+    def said(self, x: Tensor) -> Tensor:
+        """Return the logits of `b`, `s` and `r` **[B, 3, *image]** for channels **[B, C, *image]**."""
+        h = F.leaky_relu(self.first(x), 0.1)
+        fine = h + F.leaky_relu(self.second(h), 0.1)
+        even = F.pad(fine, [n % 2 * k for n in reversed(fine.shape[2:]) for k in (0, 1)], mode="replicate")
+        h = F.leaky_relu(self.down(even), 0.1)
+        for layer in self.deep:
+            h = h + F.leaky_relu(layer(h), 0.1)
+        h = F.interpolate(self.up(h), size=even.shape[2:], mode="trilinear", align_corners=False)
+        h = fine + _cut(h, fine.shape[2:])
+        for layer in self.last:
+            h = h + F.leaky_relu(layer(h), 0.1)
+        said: Tensor = self.out(h)
+        return said
+
+
+def blended(wide: Tensor, narrow: Tensor, free: Tensor, gate: Tensor, said: Tensor) -> Tensor:
+    """Return the estimate of logits **[B, 3, *image]**, of proposals and a gate **[B, 1, *image]** each."""
+    b, s, r = said[:, 0:1], said[:, 1:2], said[:, 2:3]
+    share = torch.sigmoid(_STEEP * (gate - 0.5) + _FURTHEST * torch.tanh(s))
+    apart = F.max_pool3d((wide - free).abs(), 3, 1, 1)
+    x = torch.lerp(torch.lerp(wide, narrow, torch.sigmoid(b)), free, share) + apart * torch.tanh(r)
+    return x.clamp_min(0.0)
+
+
+class TrainedEstimator:
+    """An estimator of `restore_volume` that a network makes.
+
+    Where its training has nothing to say of a case, the rule, `gated`, takes its place: voxels beyond 2.7 mm, a PSF
+    below 3.5 or beyond 9 mm, an MRI that shows nothing where the uptake is.
+    """
+
+    def __init__(self, network: VolumeUNet) -> None:
+        """Make it of a trained network."""
+        self.network = network.eval()
+
+    @torch.no_grad()
+    def __call__(self, given: Proposals) -> Tensor:
+        """Return the stack of estimates **[S, *image]**."""
+        pool = pooling(given)
+        if pool is None:
+            return gated(given)
+        narrow = guided(given.model, given.offered, given.ys, width_mm=NARROW)
+        seen, unit = channels(given, narrow, pool)
+        found = []
+        for k, x in enumerate(seen):  # one at a time: they need room
+            said = stretched(self.network.said(x[None])[0], pool, given.gate.shape)[None]
+            parts = (given.guided[k], narrow[k], given.mr_free[k])
+            wide, fine, free = (p[None, None] / unit for p in parts)
+            found.append(blended(wide, fine, free, given.gate[None, None], said)[0, 0] * unit)
+        return torch.stack(found)
+
+
+def load_estimator(path: str | Path) -> TrainedEstimator:
+    """Load an estimator from the state dict of a `VolumeUNet`.
+
+    Raises:
+        BundleError: There is no such file, or it holds other weights.
+    """
+    if not Path(path).is_file():
+        raise BundleError(f"the weights of the network for volumes must be a file, got none at {path}; check the path.")
+    network = VolumeUNet()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise BundleError(
+            f"the weights of the network for volumes must be the state dict of a VolumeUNet, got another file at {path}"
+            "; check the path."
+        ) from error
+    return TrainedEstimator(network)
+
+
+def pooling(given: Proposals) -> tuple[int, int, int] | None:
+    """Return how many voxels along each axis are put together for the network; None where it was not trained for it."""
+    operator = given.model.operator
+    if not all(PSF[0] <= w <= PSF[1] for w in operator.fwhm_mm):
+        return None
+    spacing = operator.domain.spacing
+    x, y, z = (max(1, round(_VOXEL / s)) for s in spacing)
+    fits = all(SPACING[0] <= k * s <= SPACING[1] for k, s in zip((x, y, z), spacing, strict=True))
+    return (x, y, z) if fits and float(_level(given.mri, given.mr_free[0])) > 0 else None
+
+
+def channels(given: Proposals, narrow: Tensor, pool: tuple[int, int, int]) -> tuple[Tensor, float]:
+    """Return the channels **[S, C, *pooled]**, and the unit of the uptake among them.
+
+    Args:
+        given: The proposals.
+        narrow: The guided one of narrow windows **[S, *image]**.
+        pool: Voxels along each axis that are put together.
+    """
+    model, free = given.model, given.mr_free
+    operator = model.operator
+    unit = float(_level(free[0], free[0]))
+    z = operator.lift(significance(model, narrow[0])[None, None])[0, 0]
+    data = operator.lift(given.ys[:, None])[:, 0]
+    voxel = math.prod(k * s for k, s in zip(pool, operator.domain.spacing, strict=True)) ** (1 / 3)
+    width, native = (math.prod(v) ** (1 / 3) / voxel for v in (operator.fwhm_mm, operator.range.spacing))
+    common = [
+        given.gate,
+        torch.asinh(given.evidence) / 2,
+        torch.asinh(z) / 2,
+        given.noise * (10 / unit),
+        given.mri / _level(given.mri, free[0]),
+    ]
+    shared = [_pooled(v, pool) for v in common]
+    shared += [torch.full_like(shared[0], math.log(v)) for v in (width, native)]
+    own = ([_pooled(stack[k] / unit, pool) for stack in (given.guided, narrow, free, data)] for k in range(len(free)))
+    return torch.stack([torch.stack([*mine, *shared]) for mine in own]), unit
+
+
+def _level(image: Tensor, uptake: Tensor) -> Tensor:
+    """Return the median of an image where the uptake is high: air has no say in it, and a hot spot little."""
+    high = uptake.square().sum() / uptake.sum().clamp_min(torch.finfo(uptake.dtype).tiny)
+    return image[uptake >= high / 2].median()
+
+
+def _pooled(image: Tensor, pool: tuple[int, int, int]) -> Tensor:
+    if pool == (1, 1, 1):
+        return image
+    return F.avg_pool3d(image[None, None], pool, ceil_mode=True, count_include_pad=False)[0, 0]
+
+
+def _cut(image: Tensor, shape: torch.Size) -> Tensor:
+    """Return the first voxels of an image **[B, C, *image]**, **[B, C, *shape]**."""
+    x, y, z = shape
+    return image[:, :, :x, :y, :z]
