@@ -16,8 +16,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from medfuse.bundles import bundle_dir
 from medfuse.training.volumes import Tissue
-from medfuse.volumes import restore_volume
+from medfuse.volumes import Estimator, gated, load_estimator, restore_volume
 
 Method = Callable[[Problem], tuple[Tensor, dict[str, float]]]
 
@@ -134,14 +135,19 @@ def gtm(p: Problem, regions: list[np.ndarray]) -> Tensor:
     return torch.stack(restored)
 
 
-def medfuse(p: Problem) -> tuple[Tensor, dict[str, float]]:
+def medfuse(p: Problem, estimator: Estimator = gated) -> tuple[Tensor, dict[str, float]]:
     """Restore by this project, which says of itself what the others need a draw of the noise for."""
     restored, one = [], p.scans["all"]
     for y, mri in zip(p.ys[:3], p.mris, strict=False):
-        found = restore_volume(y, one.grid, mri, p.operator.domain, one.transform.tolist(), one.fwhm_mm, one.noise)
-        restored.append(found)
+        scan = (one.grid, mri, p.operator.domain, one.transform.tolist(), one.fwhm_mm, one.noise)
+        restored.append(restore_volume(y, *scan, estimator=estimator))
     told = {"chi-square": restored[0].chi2, "degrees of freedom": restored[0].df}
     return torch.stack([r.restored for r in restored]), told | {"corrected chi-square": restored[0].corrected_chi2}
+
+
+def network(p: Problem) -> tuple[Tensor, dict[str, float]]:
+    """Restore by this project with its trained network, which makes the estimate in place of a rule."""
+    return medfuse(p, load_estimator(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"))
 
 
 def _alone(method: Callable[[Problem], Tensor]) -> Method:
@@ -150,6 +156,7 @@ def _alone(method: Callable[[Problem], Tensor]) -> Method:
 
 METHODS: dict[str, Method] = {
     "medfuse": medfuse,
+    "medfuse, network": network,
     "resampled": _alone(resampled),
     "Wiener": _alone(wiener),
     "Richardson-Lucy": _alone(richardson_lucy),

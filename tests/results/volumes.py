@@ -17,7 +17,7 @@ from tqdm import tqdm
 from medfuse.training.brains import COLIN27, Brain
 from medfuse.training.volumes import Head
 
-SENSITIVE = ("medfuse", "Van Cittert", "iterative Yang, MRI")
+SENSITIVE = ("medfuse", "medfuse, network", "Van Cittert", "iterative Yang, MRI")
 WRONG: dict[str, dict[str, Any]] = {
     "as it is": {},
     "1 mm off": {"misplaced_mm": (1.0, 0.0, 0.0)},
