@@ -22,7 +22,7 @@ help:  ## list the targets
 
 setup: .venv/.dev  ## install everything into .venv, development tools included
 
-demo: .venv/.runtime  ## fuse the shipped real PET-MRI case
+demo: .venv/.runtime  ## fuse the shipped PET-MRI cases
 	$(BIN)/medfuse demo
 
 test: lint  ## lint and run the quick tests

@@ -353,7 +353,7 @@ def add_demo(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for the results (default: out/demo)"
     )
-    command.add_argument("--all", action="store_true", help="also the brain phantom, which is registered first")
+    command.add_argument("--all", action="store_true", help=argparse.SUPPRESS)  # of 0.1: now all cases are fused
 
 
 def add_bundle_tasks(commands: Any, **run: Callable[[argparse.Namespace], int | None]) -> None:

@@ -179,7 +179,7 @@ def _parser(bundle: str = DEFAULT_BUNDLE, defaults: Defaults | None = None) -> a
     dicom.add_argument("folder", type=Path, help="folder, with all folders in it")
     dicom.set_defaults(run=list_dicom)
 
-    demo = commands.add_parser("demo", help="fuse what is shipped: the real PET-MRI case")
+    demo = commands.add_parser("demo", help="fuse what is shipped: a brain phantom and a real PET-MRI case")
     add_demo(demo)
     demo.set_defaults(run=_demo)
 
@@ -231,9 +231,6 @@ def _fuse(options: argparse.Namespace) -> int | None:
     return None
 
 
-_DEMO = ("sts_case", "sts_noisy")  # what takes seconds
-
-
 def _demo(options: argparse.Namespace) -> None:
     from medfuse.io import find_cases
 
@@ -241,8 +238,7 @@ def _demo(options: argparse.Namespace) -> None:
         _image_demo(options.bundle, options.out)
         return
     cases = find_cases(bundle_dir(options.bundle) / "demo", keys=source_keys(options.bundle))
-    chosen = [c for c in cases if options.all or options.bundle != DEFAULT_BUNDLE or c["case"] in _DEMO]
-    _run(options.bundle, chosen, None, options.out, None, "auto")
+    _run(options.bundle, cases, None, options.out, None, "auto")
 
 
 def _image_demo(bundle: str, out: Path) -> None:

@@ -84,7 +84,7 @@ COSTLY = ("python -m monai.bundle", "python -W", "medfuse bundle export", "medfu
 
 # What stands after a `#`, and is not literally what was printed: either it can be held against what was run ...
 CLAIMS: dict[tuple[str, str], Callable[[Reader], bool]] = {
-    (README, "makes .venv, installs, fuses the shipped real PET-MRI case, says where the pictures are"): lambda r: (
+    (README, "makes .venv, installs, fuses the shipped PET-MRI cases, says where the pictures are"): lambda r: (
         "\ndemo: .venv/.runtime " in MAKEFILE and "$(BIN)/medfuse demo\n" in MAKEFILE
     ),
     (README, "the same set-up, then lint, types, layers and all tests"): lambda r: (
