@@ -26,9 +26,6 @@ of 2 to 4.2 mm and a PSF of 4.5 to 7 mm, turned and shifted, Poisson-like noise,
 made from the uptake on a grid of half the MRI's voxels, and no method is told of that grid. Methods get the right PSF
 and the right place, but for the last table.
 
-**medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); the rule is the
-default. Head 0 was seen before its last 200 iterations were chosen, the other four were not.
-
 **Counterparts** have the same operator. Van Cittert and Richardson-Lucy take 10 iterations. Region methods, iterative
 Yang and GTM, get regions from the same MRI (k-means of its intensity in the true brain, which favours them; parcels
 of space) or the true ones, marked *true*: those know what nobody knows.
@@ -52,6 +49,11 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 """
 
 
+_NETWORK = """**medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); the rule is the
+default. Head 0 was seen before its last 200 iterations were chosen, the other four were not.
+"""
+
+
 def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = None) -> str:
     """Return the page; `peers` are the methods of another environment, and may be absent."""
     rows, methods = results["rows"], results["methods"]
@@ -62,6 +64,7 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
         _HEAD.format(
             seeds=_heads(seeds), brains=" and ".join(results["brains"]), lesions=lesions, **_spacing(results["grid"])
         ),
+        *([_NETWORK] if any("medfuse, network" in found for found in methods.values()) else []),
         "![MRI, truth and methods in three planes](../images/volumes.png)\n",
     ]
     for texture, found in methods.items():
