@@ -331,7 +331,7 @@ class TestReferenceValues:
         assert region["volume_ml"] == pytest.approx(0.592)  # by counting voxels
 
     def test_the_sphere_of_a_peak_at_the_border_counts_what_was_measured(self):
-        """By an own computation, as MIRP and MITK do for IBSI (0F91): the voxels of the sphere that are in the image.
+        """By an own computation, as MITK does for IBSI (0F91): the voxels of the sphere that are in the image.
 
         Label 1 lies in a corner of the image, label 2 where the field of view of the PET ends, beyond which there are
         zeros that nobody measured. With these as values, a uniform 5 would have a peak of 2.

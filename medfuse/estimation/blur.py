@@ -73,7 +73,7 @@ _UNDONE, _SMOOTHED = 0.5, 0.5  # share of a width that is undone, and px by whic
 _POWER = 1e-6
 _CONSTANT, _SLOPE, _WEIGHT, _GROWS = -0.125, 1.119, 0.268, 0.301  # of the logs, see `noiseless_blur`
 _BEND = 0.07  # the median of the log of the bound over the width of the spectrum
-_MOST_OF, _POWER_OF = 0.79, 1.19  # of the bound, beyond which the same images lose more than they gain
+_MOST_OF, _POWER_OF = 0.83, 1.13  # of the bound, beyond which the same images lose more than they gain
 _RARE, _FEWEST = 655, 500  # pixels of which one may bend further; that must be seen
 
 

@@ -27,8 +27,9 @@ def slices_of(image: MetaTensor, grid: Grid) -> tuple[float, float, float]:
         grid: Its grid.
     """
     noted = image.meta.get(ACQUISITION)
-    if noted is not None:
-        thick, original = json.loads(str(noted)).get("thickness_mm"), image.meta.get(MetaKeys.ORIGINAL_AFFINE)
+    thick = json.loads(str(noted)).get("thickness_mm") if noted is not None else None
+    if thick is not None:
+        original = image.meta.get(MetaKeys.ORIGINAL_AFFINE)
         if original is None:
             return slices_mm(grid, thick)
         across = np.asarray(original, np.float64)[:3, 2]
