@@ -334,7 +334,7 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
         why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else why
         found.append(Finding("warning", f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."))
     found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
-    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 13 to 30 %"
+    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 18 to 30 %"
     found.append(Finding("note", f"{text} with the noise: take the mean or the peak of a lesion, not its maximum."))
     if unmeasured := (native.get("shares") or {}).get("unmeasured"):
         text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "

@@ -30,7 +30,7 @@ _INTRODUCTION = """# Results
 
 Every figure of medfuse on this page was measured by `make results`, those of the ablation by
 `python tests/results/ablation.py`. They belong to the weights with the SHA-256 `{weights}...`. Those of other methods
-were measured once, on the same files and with the same formulas.
+were measured once, on the same files and with the same formulas. Research use only.
 
 **Protocol.** The dev set has 26 pairs of MRI and SPECT, CT or PET (as scalar uptake) of {subjects} subjects, none of
 which was in the training. That is no population, and the weights were chosen by looking at it. Sources are 8-bit PNG,
@@ -51,7 +51,7 @@ _INTRODUCTION_INFRARED = """# Results, infrared and visible
 
 Every figure of medfuse on this page was measured by `make results`. They belong to the weights with the SHA-256
 `{weights}...`. Those of other methods were measured once, on the same files and with the same formulas; classical R, G
-and B with every run. PET and MRI are on [a page of their own](results.md).
+and B with every run. PET and MRI are on [a page of their own](results.md). Research use only.
 
 **Protocol.** The dev set has 14 pairs of three sets: RoadScene (8) and M3FD (2) in colour, TNO (4) in grey. Both of
 M3FD and two of TNO show one scene each, which makes 12 scenes. None of the pairs was in the training; nothing of M3FD
