@@ -151,6 +151,16 @@ def test_resume_redoes_what_changed(quick, data, tmp_path):
     assert not (out / "c" / "c_failed.json").exists() and table(out)[2]["state"] == "done"
 
 
+def test_resume_redoes_a_case_whose_slices_are_said_to_be_thicker(quick, data, tmp_path):
+    """The thickness of the MRI's slices changes the restored PET: the sidecar that tells it is an input."""
+    out, sidecar = tmp_path / "out", data / "a" / "mri.json"
+    assert batch(data, out, shard=(1, 3)).fused == ["a"]
+    sidecar.write_text(json.dumps({"SliceThickness": 8.0}))
+    assert batch(data, out, resume=True, shard=(1, 3)).fused == ["a"]
+    sidecar.write_text(json.dumps({"SliceThickness": 8.0, "EchoTime": 0.03}))
+    assert batch(data, out, resume=True, shard=(1, 3)).skipped == ["a"]
+
+
 def test_a_mask_is_recorded_and_a_change_of_it_is_done_anew(quick, data, tmp_path):
     out, path = tmp_path / "out", data / "a" / "mask.nii.gz"
     labels = np.zeros((20, 24, 4), np.uint8)
@@ -185,6 +195,14 @@ def test_resume_redoes_all_for_another_configuration_or_weights(quick, data, tmp
     overlay = tmp_path / "weights.yaml"
     overlay.write_text(yaml.safe_dump({"ckpt_path": str(tmp_path / "other.pt")}))
     assert batch(data, out, resume=True, degradation="noise", steps=2, overlays=[overlay]).fused == ["a"]
+    volumes = bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"
+    for k, name in enumerate(("one.pt", "same.pt", "other.pt")):
+        state = torch.load(volumes, weights_only=True)
+        torch.save({key: v * (1.01 if k == 2 else 1) for key, v in state.items()}, tmp_path / "volumes.pt")
+        (tmp_path / "volumes.pt").rename(tmp_path / name)
+        overlay.write_text(yaml.safe_dump({"volume_ckpt_path": str(tmp_path / name)}))
+        result = batch(data, out, resume=True, degradation="noise", steps=2, overlays=[overlay])
+        assert (result.fused, result.skipped) == ((["a"], []) if k != 1 else ([], ["a"]))
 
 
 def test_overlays_change_a_run(quick, data, tmp_path):

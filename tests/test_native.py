@@ -243,6 +243,32 @@ def test_the_network_makes_the_estimate_where_it_is_asked_for(folded):
     assert float((one - two).abs().max()) > 0.02 * float(one.max())
     assert float(two.sum()) == pytest.approx(float(one.sum()), rel=0.01)
     assert known[1]["corrected_chi2"] == pytest.approx(known[0]["corrected_chi2"], abs=0.1)
+    assert not any("network" in note for note in known[1]["notes"])
+
+
+def test_a_network_that_has_no_say_is_not_named(folded):
+    """A PSF beyond its training: the rule makes the estimate, bit for bit, and a note says so."""
+    mri, pet = (MetaTensor(nib.load(p).get_fdata(dtype=np.float32)[None], nib.load(p).affine) for p in folded)
+    registration = {"performed": False, "accepted": True, "matrix": np.eye(4).tolist()}
+    given = {"mri": mri, "pet": pet, "pet_registration": registration}
+    wide = {"source2": {**NATIVE["source2"], "psf": {"fwhm_mm": 9.5}}}
+    weights = bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"
+    rule, network = (RestoreNatived(wide, weights=path)(dict(given)) for path in (None, weights))
+    known = json.loads(network["pet_native"])
+    assert torch.equal(rule["pet_restored"].as_tensor(), network["pet_restored"].as_tensor())
+    assert known["weights_sha256"] is None
+    assert any("the rule" in note for note in known["notes"])
+
+
+def test_a_psf_at_the_end_of_what_may_be_has_a_sensitivity(folded):
+    """20 % more of 18 mm are more than a PSF may have: it is told with the widest."""
+    mri, pet = (MetaTensor(nib.load(p).get_fdata(dtype=np.float32)[None], nib.load(p).affine) for p in folded)
+    registration = {"performed": False, "accepted": True, "matrix": np.eye(4).tolist()}
+    wide = {"source2": {**NATIVE["source2"], "psf": {"fwhm_mm": 18}}}
+    given = {"mri": mri, "pet": pet, "pet_registration": registration}
+    found = json.loads(RestoreNatived(wide, sensitivity=True)(given)["pet_sensitivity"])
+    assert np.shape(found) == (4, 3)
+    assert np.isfinite(found).all()
 
 
 def test_what_changes_where_what_was_stated_is_wrong_is_told_on_request(files):

@@ -10,7 +10,9 @@ from typing import Any
 ACQUISITION = "acquisition"
 """The key of what is said of it, as JSON, in the metadata of an image."""
 _FILTERS = (r"GAUSS(?:IAN)?\s*:?\s*(\d+(?:\.\d+)?)", r"(\d+(?:\.\d+)?)\s*MM")  # such as `XYZ Gauss4.00`, `6.4 mm`
-_MODELLED = r"\bPSF|TRUEX|SHARP ?IR|\bVP(?:FX|HD)S|ASTONISH|EVOLUTION"  # names of makers, in capital letters
+_MODELLED = (
+    r"(?<![A-Z])PSF|POINT.?SPREAD|TRUEX|SHARP ?IR|\bVP(?:FX|HD)-?S|ASTONISH|EVOLUTION"  # of makers and of PET2BIDS
+)
 _WIDEST = 20.0  # mm
 
 
@@ -66,7 +68,7 @@ def filter_named(texts: Sequence[str]) -> float | None:
 
 def models_psf(texts: Sequence[str]) -> bool:
     """Return whether a reconstruction of such a name models the PSF; names are the makers' own."""
-    return any(re.search(_MODELLED, text[:64].upper()) for text in texts)
+    return any(re.search(_MODELLED, text[:256].upper()) for text in texts)
 
 
 def _listed(value: Any) -> list[Any]:

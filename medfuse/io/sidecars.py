@@ -167,7 +167,7 @@ def read_thickness(image: Path) -> float | None:
         except (OSError, ValueError):
             continue
         said = content.get("SliceThickness") if isinstance(content, dict) else None
-        if isinstance(said, (int, float)) and 0 < said <= THICKEST:
+        if isinstance(said, (int, float)) and not isinstance(said, bool) and 0 < said <= THICKEST:
             thick = float(said)
     return thick
 

@@ -22,6 +22,7 @@ from medfuse.io import atomic_file, is_nifti, write_json
 from medfuse.io.modalities import MODALITIES
 from medfuse.io.pet_sidecar import read_pet_sidecar
 from medfuse.io.places import input_paths
+from medfuse.io.sidecars import read_thickness
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.failures import ERROR, failure_message, write_trace
 from medfuse.pipeline.layout import case_homes
@@ -91,9 +92,15 @@ def _input_hashes(item: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _sidecars_hash(key: str, path: Path) -> str | None:
-    """Return the hash of all that says how the values of a NIfTI PET become SUV; None where nothing does."""
-    if not is_nifti(path) or key not in MODALITIES or not MODALITIES[key].has_uptake:
+    """Return the hash of what sidecars of a NIfTI say that results depend on; None where they say nothing.
+
+    Of a PET, how its values become SUV; of another volume, how thick its slices are, see `medfuse.pipeline.slices`.
+    """
+    if not is_nifti(path) or key not in MODALITIES:
         return None
+    if not MODALITIES[key].has_uptake:
+        thick = read_thickness(path)
+        return None if thick is None else hashlib.sha256(repr(thick).encode()).hexdigest()
     with suppress(OSError, MedfuseError):  # whoever reads it says what is wrong
         files = read_pet_sidecar(path).files
         return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else None

@@ -22,14 +22,18 @@ from medfuse.inferers.sensitivity import FACTORS, KINDS, changes
 from medfuse.io.acquisition import ACQUISITION
 from medfuse.io.modalities import MODALITIES, title
 from medfuse.physics import Grid, NativeSource, ScannerNoise, native_of, parse_native
+from medfuse.physics.operators.scanner import WIDEST_PSF
 from medfuse.physics.specification import AUTO
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.slices import slices_of
 from medfuse.transforms.spatial import ResampleToReference
 from medfuse.transforms.typed import with_meta_of
 from medfuse.volumes import (
+    Estimator,
+    Proposals,
     PsfEstimate,
     RestoredVolume,
+    TrainedEstimator,
     gated,
     load_estimator,
     measure_psf,
@@ -53,6 +57,11 @@ _REMEDY = (
 )
 _WHY_NOT = "the registration was not accepted, and a PSF is told by an MRI that is in its place"
 _NOT_PLACED = PsfEstimate((), (), (), (), (), 0.0, 0.0, _WHY_NOT)
+_NOT_BY_NETWORK = (
+    "the network was not trained for such voxels or such a PSF, or the MRI did not guide: the rule, or the data alone, "
+    "made the estimate"
+)
+_WRONG = 1.3  # times that a PSF which is told wrong may leave what the network was trained for
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
@@ -197,24 +206,31 @@ class RestoreNatived(Transform):
         guide, name = bool(registration.get("accepted", True)), title(two)
         slices = slices_of(mri, grid_of(mri))
 
-        def restored(widths: Sequence[float], noise: ScannerNoise | None, draws: int = 0) -> RestoredVolume:
-            grids = (grid_of(pet), _plain(mri), grid_of(mri))
-            how: dict[str, Any] = {
-                "refine": not placed,
-                "guide": guide,
-                "estimator": self.estimator,
-                "name": name,
-                "draws": draws,
-            }
-            return restore_volume(values, *grids, None, widths, noise, slices=slices, known=known, **how)
+        by_network: list[bool] = []
 
-        found = restored(psf, said.noise, DRAWS if self.uncertainty == "full" else 0)
+        def estimated(given: Proposals) -> Tensor:
+            by_network.append(isinstance(self.estimator, TrainedEstimator) and self.estimator.has_say(given))
+            return self.estimator(given)
+
+        def restored(
+            widths: Sequence[float], noise: ScannerNoise | None, estimator: Estimator, draws: int = 0
+        ) -> RestoredVolume:
+            grids = (grid_of(pet), _plain(mri), grid_of(mri))
+            how: dict[str, Any] = {"refine": not placed, "guide": guide, "name": name, "draws": draws}
+            how |= {"estimator": estimator, "slices": slices, "known": known}
+            return restore_volume(values, *grids, None, widths, noise, **how)
+
+        found = restored(psf, said.noise, estimated, DRAWS if self.uncertainty == "full" else 0)
+        trained = self.estimator if any(by_network) and found.guided else None
+        if self.weights_sha256 is not None and trained is None:
+            found = replace(found, notes=(*found.notes, _NOT_BY_NETWORK))
         if self.sensitivity:
             least, top, told = narrowest_psf(grid_of(pet), grid_of(mri)), float(found.restored.max()), []
+            same = TrainedEstimator(trained.network, beyond=_WRONG) if isinstance(trained, TrainedEstimator) else gated
             for kind, factor in product(KINDS, FACTORS.values()):
                 wide, strong = (factor if kind == each else 1.0 for each in KINDS)
-                widths = [max(wide * width, low) for width, low in zip(psf, least, strict=True)]
-                other = restored(widths, replace(found.noise, sigma=strong * found.noise.sigma))
+                widths = [min(max(wide * width, low), WIDEST_PSF) for width, low in zip(psf, least, strict=True)]
+                other = restored(widths, replace(found.noise, sigma=strong * found.noise.sigma), same)
                 told.append(changes(found.restored[None], other.restored[None], top)[0].tolist())
             result[f"{two}_{SENSITIVITY}"] = json.dumps(told)
         if found.guided and found.alignment is not None and found.alignment.moved_mm > 0:
@@ -227,7 +243,11 @@ class RestoreNatived(Transform):
         as_given = ResampleToReference()(result[two], mri).as_tensor()
         result[f"{two}_{RESTORED}"] = with_meta_of(mri, torch.where(found.measured, found.restored, as_given))
         origin = "measured" if said.noise is None else "given"
-        stated = {"psf_fwhm_mm": list(psf), "noise": _noise(found.noise, origin), "weights_sha256": self.weights_sha256}
+        stated = {
+            "psf_fwhm_mm": list(psf),
+            "noise": _noise(found.noise, origin),
+            "weights_sha256": self.weights_sha256 if trained else None,
+        }
         result[f"{two}_{NATIVE}"] = json.dumps(stated | described(found))
         result[f"{two}_residual"] = found.residual[None].half()
         if self.uncertainty != "off":

@@ -28,7 +28,17 @@ from medfuse.pipeline.result import CaseResult
 from medfuse.schema import checked_frames, checked_items
 
 # Where things lie and how a run goes on is no part of what is computed; the weights have a hash of their own.
-_PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "datalist", "device", "replace", "_meta_")
+_PLACES = (
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "ckpt_path",
+    "volume_ckpt_path",
+    "datalist",
+    "device",
+    "replace",
+    "_meta_",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +188,8 @@ def load_workflow(
 def _built(parser: ConfigParser, configuration: str) -> Workflow:
     prepare_batch = parser.get_parsed_content("prepare_batch")  # which checks the degradation, before weights are read
     network, weights = load_network(parser)
+    if more := parser.get_parsed_content("volume_ckpt_path") if "volume_ckpt_path" in parser else None:
+        configuration = hashlib.sha256((configuration + sha256(Path(more))).encode()).hexdigest()
     *postprocessing, writer = parser.get_parsed_content("postprocessing").transforms
     if not isinstance(writer, SaveFusiond):
         raise BundleError(f"postprocessing must end with SaveFusiond, got {type(writer).__name__}; move it to the end.")

@@ -19,6 +19,7 @@ from medfuse.report.estimates import estimate_sentence
 from medfuse.report.regions import region_warnings
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
+_COARSE = 6.0  # mm of slices, from which they are coarser than the data of a PET
 NATIVE_LOW, NATIVE_HIGH = 0.8, 1.25  # of a volume on its own grid, corrected for the degrees of freedom
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
 _GRAIN = 3.0 / 255.0  # of full range: noise that an image may have of its own before any was added
@@ -316,6 +317,9 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     if named and record.get("weights_sha256") != calibration().get("weights_sha256"):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
+    if any((source.get("native") or {}).get("weights_sha256") for source in (record.get("sources") or {}).values()):
+        text = "The uncertainty of a source on its own grid was calibrated with the rule, not with the network in use"
+        found.append(Finding("warning", f"{text}: how often it holds is not known."))
     return found
 
 
@@ -332,6 +336,8 @@ def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
         whence = "measured" if (native.get("noise") or {}).get("origin") == "measured" else "stated"
         why = f"the {whence} noise is more than what the restoration leaves of the data: state what is known of it"
         why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else why
+        if chi2 > 1 and max(native.get("slices_mm") or [0.0]) >= _COARSE:
+            why = "slices of the other source coarser than the data may do that; else check the PSF and the noise"
         found.append(Finding("warning", f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."))
     found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
     text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 18 to 30 %"

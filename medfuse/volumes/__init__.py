@@ -1,7 +1,7 @@
 """Volumes as their scanner measured them: restored from proposals, on the grid of the MRI, by the data on their own."""
 
 from medfuse.physics.operators.scanner import narrowest_psf
-from medfuse.volumes.network import load_estimator
+from medfuse.volumes.network import TrainedEstimator, load_estimator
 from medfuse.volumes.restore import Estimator, Proposals, RestoredVolume, gated, restore_volume
 from medfuse.volumes.slices import slices_mm
 from medfuse.volumes.width import PsfEstimate, measure_psf
@@ -11,6 +11,7 @@ __all__ = [
     "Proposals",
     "PsfEstimate",
     "RestoredVolume",
+    "TrainedEstimator",
     "gated",
     "load_estimator",
     "measure_psf",

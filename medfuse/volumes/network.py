@@ -90,14 +90,23 @@ class TrainedEstimator:
     below 3.5 or beyond 9 mm, an MRI that shows nothing where the uptake is.
     """
 
-    def __init__(self, network: VolumeUNet) -> None:
-        """Make it of a trained network."""
-        self.network = network.eval()
+    def __init__(self, network: VolumeUNet, *, beyond: float = 1.0) -> None:
+        """Make it of a trained network.
+
+        Args:
+            network: It.
+            beyond: Factor by which a PSF may leave the widths that it was trained for.
+        """
+        self.network, self.beyond = network.eval(), beyond
+
+    def has_say(self, given: Proposals) -> bool:
+        """Tell whether the network makes the estimate, and not the rule."""
+        return pooling(given, self.beyond) is not None
 
     @torch.no_grad()
     def __call__(self, given: Proposals) -> Tensor:
         """Return the stack of estimates **[S, *image]**."""
-        pool = pooling(given)
+        pool = pooling(given, self.beyond)
         if pool is None:
             return gated(given)
         narrow = guided(given.model, given.offered, given.ys, width_mm=NARROW)
@@ -131,10 +140,10 @@ def load_estimator(path: str | Path) -> TrainedEstimator:
     return TrainedEstimator(network)
 
 
-def pooling(given: Proposals) -> tuple[int, int, int] | None:
+def pooling(given: Proposals, beyond: float = 1.0) -> tuple[int, int, int] | None:
     """Return how many voxels along each axis are put together for the network; None where it was not trained for it."""
     operator = given.model.operator
-    if not all(PSF[0] <= w <= PSF[1] for w in operator.fwhm_mm):
+    if not all(PSF[0] / beyond <= w <= PSF[1] * beyond for w in operator.fwhm_mm):
         return None
     spacing = operator.domain.spacing
     x, y, z = (max(1, round(_VOXEL / s)) for s in spacing)

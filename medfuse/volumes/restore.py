@@ -104,7 +104,7 @@ class RestoredVolume:
         draws: By how much the restored PET comes out otherwise with other noise **[n, *image]**, likewise: the probe of
             the degrees of freedom, which costs nothing, then as many as were asked for.
         slices_mm: Over how many mm its values, as those of the MRI, are means along each axis, where that counts, else
-            0; so much less of the PSF was undone.
+            0; less of the PSF was undone there, as far as the voxels hold it.
     """
 
     restored: Tensor
@@ -196,8 +196,8 @@ def restore_volume(
         )
     if any(thick):
         notes.append(
-            f"the slices of the MRI are {max(thick):.1f} mm thick, and the {name} was restored as means over them: so "
-            "much less of its PSF was undone across them"
+            f"the slices of the MRI are {max(thick):.1f} mm thick, and the {name} was restored as means over them"
+            + (": of its PSF less was undone across them, as far as the voxels hold it" if operator.narrowed else "")
         )
     coarse = Coarse.of(operator)
     noise = measure_noise(coarse.operator, pet / unit).scaled(1 / unit) if noise is None else noise

@@ -51,6 +51,9 @@ def test_thickness_and_matrix_are_read_and_nonsense_says_nothing():
         ("VPFX", False),
         ("3D-OSEM", False),
         ("BLOB-OS-TF", False),
+        ("OSEM3D_PSF", True),
+        ("VPFX-S", True),
+        ("Point-Spread Function modelling Time Of Flight", True),  # as PET2BIDS writes it of `PSF+TOF`
     ],
 )
 def test_a_reconstruction_that_models_the_psf_is_known_by_its_name(method, known):

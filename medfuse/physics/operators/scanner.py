@@ -38,7 +38,8 @@ _AT_ONCE = 2**15  # voxels of the data that are sampled together: their weights 
 _LISTED = 2**20
 _WITHIN = 0.99  # share of a voxel's kernel that must lie in the image's field of view
 _NEGLIGIBLE = 0.03  # correlation of a PSF between axes of the image that is left out
-_WIDEST = 20.0  # mm, beyond all scanners
+WIDEST_PSF = 20.0
+"""FWHM of a PSF, mm, at most: beyond all scanners."""
 _ORTHOGONAL = 1e-3
 _NARROWEST = 0.75  # voxels of the image, at which the Gaussian between box and spline vanishes
 _SMOOTH = 0.85  # voxels, to which thick slices narrow a PSF at most: beyond, the edges of voxels would show
@@ -101,7 +102,9 @@ class ScannerSampling(LinearOperator):
         along, rest = _split(turn, variances)
         self.slices_mm = tuple(float(v) for v in slices_mm or (0.0, 0.0, 0.0))
         held = (_SMOOTH * spacing / FWHM_PER_SIGMA).square()
-        along = torch.maximum(along - _tensor(self.slices_mm).square() / 12, torch.minimum(along, held))
+        whole = along
+        along = torch.maximum(whole - _tensor(self.slices_mm).square() / 12, torch.minimum(whole, held))
+        self.narrowed = bool((along < whole).any())
         node = along.sqrt() / _NODES_PER_SIGMA
         gaussian = along - node.square() / 3 - spacing.square() / 12
         if bool((gaussian <= 0).any()):
@@ -356,8 +359,8 @@ def _widths(fwhm_mm: float | Sequence[float], image: Grid, data: Grid) -> tuple[
     several = [fwhm_mm] * 3 if isinstance(fwhm_mm, (int, float)) else list(fwhm_mm)
     if len(several) != 3 or not all(math.isfinite(v) and v > 0 for v in several):
         raise DegradationError(f"the FWHM of a PSF must be one positive number or three, in mm, got {fwhm_mm}.")
-    if max(several) > _WIDEST:
-        raise DegradationError(f"the FWHM of a PSF must be at most {_WIDEST:g} mm, got {several}; check its unit.")
+    if max(several) > WIDEST_PSF:
+        raise DegradationError(f"the FWHM of a PSF must be at most {WIDEST_PSF:g} mm, got {several}; check its unit.")
     least = narrowest_mean(data)
     if any(v < 0.999 * low for v, low in zip(several, least, strict=True)):
         raise DegradationError(
