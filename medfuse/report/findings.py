@@ -16,11 +16,10 @@ from medfuse.io.units import is_comparable
 from medfuse.regions.intervals import calibration
 from medfuse.report.degradations import noisy, restored_sources, whence
 from medfuse.report.estimates import estimate_sentence
+from medfuse.report.native import native_notes, native_warnings
 from medfuse.report.regions import region_warnings
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
-_COARSE = 6.0  # mm of slices, from which they are coarser than the data of a PET
-NATIVE_LOW, NATIVE_HIGH = 0.8, 1.25  # of a volume on its own grid, corrected for the degrees of freedom
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
 _GRAIN = 3.0 / 255.0  # of full range: noise that an image may have of its own before any was added
 _FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
@@ -293,7 +292,8 @@ def _restored(named: Sequence[str], record: Mapping[str, Any]) -> list[Finding]:
             found.append(Finding("warning", text))
         known = whence(degradation, k, "noise")
         if source.get("native"):
-            found += _native(_title(name), source)
+            found += [Finding("warning", text) for text in native_warnings(_title(name), source["native"])]
+            found += [Finding("note", text) for text in native_notes(_title(name), source["native"])]
         else:
             found += _noise(_title(name), source, known, noisy=noisy(degradation, k))
     kinds = [sources[name].get("native") for name in named]
@@ -325,27 +325,6 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
 
 def _regions(record: Mapping[str, Any]) -> list[Finding]:
     return [Finding("warning", text) for text in region_warnings(record)]
-
-
-def _native(name: str, source: Mapping[str, Any]) -> list[Finding]:
-    """Return what to know of a source that was restored on its own grid."""
-    native = source["native"]
-    found = [Finding("warning", f"{text[:1].upper()}{text[1:]}.") for text in native.get("findings") or ()]
-    chi2 = native.get("corrected_chi2") or 1.0
-    if not NATIVE_LOW <= chi2 <= NATIVE_HIGH:
-        whence = "measured" if (native.get("noise") or {}).get("origin") == "measured" else "stated"
-        why = f"the {whence} noise is more than what the restoration leaves of the data: state what is known of it"
-        why = "what was stated explains less than it leaves: check the PSF and the noise" if chi2 > 1 else why
-        if chi2 > 1 and max(native.get("slices_mm") or [0.0]) >= _COARSE:
-            why = "slices of the other source coarser than the data may do that; else check the PSF and the noise"
-        found.append(Finding("warning", f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."))
-    found += [Finding("note", f"{text[:1].upper()}{text[1:]}.") for text in native.get("notes") or ()]
-    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 18 to 30 %"
-    found.append(Finding("note", f"{text} with the noise: take the mean or the peak of a lesion, not its maximum."))
-    if unmeasured := (native.get("shares") or {}).get("unmeasured"):
-        text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "
-        found.append(Finding("note", f"{text}{name} is as given."))
-    return found
 
 
 def _noise(name: str, source: Mapping[str, Any], known: str, *, noisy: bool) -> list[Finding]:

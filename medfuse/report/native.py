@@ -1,11 +1,40 @@
-"""What is told of a source that was restored on its scanner's own grid, as rows of a table."""
+"""What is told of a source that was restored on its scanner's own grid: rows of a table, warnings and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medfuse.report.numbers import number_text
+
+LOW, HIGH = 0.8, 1.25  # of its chi-square, corrected for the degrees of freedom
+_COARSE = 6.0  # mm of slices, from which they are coarser than the data of a PET
+
+
+def native_warnings(name: str, native: Mapping[str, Any]) -> Iterator[str]:
+    """Give what must be known of a source, called `name`, by a record's `native`."""
+    yield from (f"{text[:1].upper()}{text[1:]}." for text in native.get("findings") or ())
+    chi2 = native.get("corrected_chi2") or 1.0
+    if LOW <= chi2 <= HIGH:
+        return
+    if chi2 < LOW:
+        whence = "measured" if (native.get("noise") or {}).get("origin") == "measured" else "stated"
+        why = f"the {whence} noise is more than what the restoration leaves of the data: state what is known of it"
+    elif max(native.get("slices_mm") or [0.0]) >= _COARSE:
+        why = "slices of the other source coarser than the data may do that; else check the PSF and the noise"
+    else:
+        why = "what was stated explains less than it leaves: check the PSF and the noise"
+    yield f"The chi-square of the {name} on its own grid is {chi2:.2f}, not 1: {why}."
+
+
+def native_notes(name: str, native: Mapping[str, Any]) -> Iterator[str]:
+    """Give what is good to know of it, likewise."""
+    yield from (f"{text[:1].upper()}{text[1:]}." for text in native.get("notes") or ())
+    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 18 to 30 %"
+    yield f"{text} with the noise: take the mean or the peak of a lesion, not its maximum."
+    if unmeasured := (native.get("shares") or {}).get("unmeasured"):
+        text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "
+        yield f"{text}{name} is as given."
 
 
 def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
