@@ -262,4 +262,5 @@ def _pure(at: Tensor, levels: Tensor, stds: Tensor) -> Tensor:
 def _between(at: Tensor, low: Tensor, high: Tensor, wide: Tensor) -> Tensor:
     """Return the density of mixtures of two classes, all as likely."""
     inside = torch.special.ndtr((at - low) / wide) - torch.special.ndtr((at - high) / wide)
-    return (inside / (high - low).clamp_min(1e-6)).clamp_min(0)
+    density: Tensor = inside / (high - low).clamp_min(1e-6)
+    return density.clamp_min(0)
