@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 
 import highdicom
 import nibabel as nib
@@ -83,8 +84,10 @@ def write_segmentation(path, masks: dict[str, np.ndarray]) -> None:
     ).save_as(path)
 
 
-def write_structures(path, rois: dict[str, list[np.ndarray]], *, kind: str = "CLOSED_PLANAR") -> None:
-    """Write contours, points in LPS mm."""
+def write_structures(
+    path, rois: dict[str, list[np.ndarray]], *, kind: str = "CLOSED_PLANAR", observations: Sequence[Dataset] = ()
+) -> None:
+    """Write contours, points in LPS mm, of structures from number 3 on, and what is observed of them."""
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
@@ -105,6 +108,7 @@ def write_structures(path, rois: dict[str, list[np.ndarray]], *, kind: str = "CL
         listed.append(roi)
         drawn.append(item)
     data.StructureSetROISequence, data.ROIContourSequence = listed, drawn
+    data.RTROIObservationsSequence = list(observations)
     data.save_as(path, enforce_file_format=True)
 
 

@@ -46,6 +46,11 @@ TOLD: dict[str, dict[str, Any]] = {
 }
 VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
 _BALLS, _SAMPLED, _LEAST = 48, 6000, 16
+_RESTORING = (
+    *(f"volumes/{name}" for name in ("alignment", "classes", "coarse", "gate", "proposals", "restore", "slices")),
+    *(f"physics/{name}" for name in ("models/lanczos", "models/volume", "scanner_noise", "space")),
+    *(f"physics/operators/{name}" for name in ("base", "blur", "cosine", "scanner")),
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,9 @@ def regions(
 
 
 def code_hash() -> str:
-    """Return the SHA-256 of the code that restores volumes."""
-    files = sorted(
-        path for name in ("volumes", "physics") for path in (Path(medfuse.__file__).parent / name).rglob("*.py")
-    )
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    """Return the SHA-256 of the code that restores volumes whose PSF and noise are stated, by the rule."""
+    root = Path(medfuse.__file__).parent
+    return hashlib.sha256(b"".join((root / f"{name}.py").read_bytes() for name in _RESTORING)).hexdigest()
 
 
 def main() -> None:

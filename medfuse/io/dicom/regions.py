@@ -20,7 +20,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from medfuse.errors import DicomError, MedfuseError
-from medfuse.io.dicom.coded import Codes, codes_of
+from medfuse.io.dicom.coded import Codes, codes_of, codes_of_structure
 from medfuse.io.dicom.header import quiet
 from medfuse.io.texts import region_name
 
@@ -64,7 +64,7 @@ class DrawnRegions:
         affine: **[4, 4]** of that volume, voxel index to RAS mm; else None.
         regions: Of a structure set its contours.
         left_out: Names of structures that enclose no volume, such as points.
-        codes: Of a segmentation what each label is, see `medfuse.io.dicom.coded`.
+        codes: What each label is, as far as the file says it, see `medfuse.io.dicom.coded`.
     """
 
     kind: str
@@ -191,8 +191,11 @@ def _structures(path: Path) -> DrawnRegions:
     drawn = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence", [])}
     listed = list(data.get("StructureSetROISequence", []))
     numbers = [int(item.ROINumber) for item in listed]
-    own = len(set(numbers)) == len(numbers) and all(0 < n < 1 << 20 for n in numbers)
-    regions, names, left_out, frames = [], {}, [], set()
+    if len(set(numbers)) < len(numbers):  # contours could be of either (C.8.8.5)
+        raise DicomError("The structures of an RTSTRUCT must have a number each, got one twice; export it again.")
+    own = all(0 < n < 1 << 20 for n in numbers)
+    observed = list(data.get("RTROIObservationsSequence") or [])
+    regions, names, codes, left_out, frames = [], {}, {}, [], set()
     for order, (number, item) in enumerate(zip(numbers, listed, strict=True), 1):
         label = number if own else order
         name = _name(str(item.get("ROIName", "")), label)
@@ -202,13 +205,15 @@ def _structures(path: Path) -> DrawnRegions:
             continue
         regions.append(Region(label, contours))
         names[label] = name
+        codes[label] = codes_of_structure(o for o in observed if o.get("ReferencedROINumber") == number)
         frames.add(str(item.get("ReferencedFrameOfReferenceUID", "")))
     _check_labels(names)
     if len(frames) > 1:
         raise DicomError(
             f"The structures of an RTSTRUCT must lie in one frame of reference, got {len(frames)}; split it."
         )
-    return DrawnRegions(STRUCTURES, frames.pop(), names, regions=tuple(regions), left_out=tuple(left_out))
+    codes = {label: said for label, said in codes.items() if said}
+    return DrawnRegions(STRUCTURES, frames.pop(), names, regions=tuple(regions), left_out=tuple(left_out), codes=codes)
 
 
 def _check_labels(labels: Sequence[int] | Mapping[int, str]) -> None:
