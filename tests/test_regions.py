@@ -440,6 +440,15 @@ class TestCompared:
         assert restored["changed"]
         assert not compare_regions(case_record(2.0, 3.0), case_record(3.0, 4.0))[1]["restored"]["changed"]
 
+    @pytest.mark.parametrize(("later", "ratio"), [("Pons", 0.5), ("White matter", None)])
+    def test_ratios_to_one_reference_region_are_compared(self, later, ratio):
+        first, second = case_record(2.0), case_record(3.0)
+        for record, suvr, by in ((first, 1.0, "Pons"), (second, 1.5, later)):
+            record["reference_region"] = by
+            record["sources"]["pet"]["regions"][1]["restored"]["suvr"] = suvr
+        found = compare_regions(first, second)[1]["suvr"]
+        assert (found and found["difference"]) == ratio
+
     def test_the_whole_image_of_another_field_of_view_is_not_compared(self):
         first, second = case_record(1.0), case_record(1.0)
         for record, volume in ((first, 9000.0), (second, 8000.0)):
@@ -533,6 +542,31 @@ class TestPersons:
             said = compare_cases(*paths)["sentences"]
             assert ("of one person is not known" in said[-1]) is not known
             assert "fuse both with --uncertainty full" in said[1]
+
+    def test_what_else_a_difference_holds_is_said(self, tmp_path):
+        """Another restoration, another PSF, another reference region, a region that one case has alone or in part."""
+        first, second = case_record(2.0), case_record(3.0)
+        assert self.doubts(tmp_path / "same", first, second) == []
+        other = {"label": 9, "name": "Putamen", "given": {"mean": 1.0}, "restored": {"mean": 1.0}}
+        second["sources"]["pet"]["regions"].append(other)
+        second |= {"mask_unmeasured": {"7": 0.4}, "reference_region": "Pons", "weights_sha256": "b"}
+        first["sources"]["pet"]["native"] = {"guided": True, "psf_fwhm_mm": [6, 6, 6]}
+        said = self.doubts(tmp_path / "other", first, second)
+        for text in (
+            "earlier case was restored on its own grid, guided, that of the later came back as it was given",
+            "not made by one version", "not one reference region", "later case alone: Label 9, Putamen; not compared",
+            "Of Label 7, Pons not the same part",
+        ):  # fmt: skip
+            assert sum(text in sentence for sentence in said) == 1
+        second["sources"]["pet"]["native"] = {"guided": True, "psf_fwhm_mm": [6, 6, 6.7]}
+        said = self.doubts(tmp_path / "psf", first, second)
+        assert any("a PSF of 6 x 6 x 6 mm, then of 6 x 6 x 6.7 mm" in sentence for sentence in said)
+
+    def doubts(self, folder, first: dict, second: dict) -> list[str]:
+        folder.mkdir()
+        for name, record in (("sub-1_ses-1", first), ("sub-1_ses-2", second)):
+            self.write(folder, name, record)
+        return compare_cases(*sorted(folder.iterdir()))["doubts"]
 
     def test_a_scan_is_not_compared_with_itself(self, tmp_path):
         record = case_record(2.0)
