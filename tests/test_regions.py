@@ -26,6 +26,7 @@ from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
 from medfuse.regions import add_invented, compare_regions, correct_by_labels, dictionary, region_rows, region_values
+from medfuse.report import findings
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -171,6 +172,21 @@ class TestDrawn:
         truth = (r < 12.3) & (r > 5.1) & (np.arange(6) >= 1) & (np.arange(6) <= 4)
         assert np.array_equal(labels[0] == 3, truth)
 
+    def test_a_contour_that_is_there_twice_counts_once(self, tmp_path):
+        """By exclusive or it would be nothing, as it is meant where the file says so (C.8.8.6: CLOSEDPLANAR_XOR)."""
+        rod = [ring((-8.0, -17.0), 8.0, h) for h in (-6.0, -3.0)]
+        found = []
+        for kind, contours in (("CLOSED_PLANAR", rod), ("CLOSED_PLANAR", rod * 2), ("CLOSEDPLANAR_XOR", rod + rod[:1])):
+            write_structures(tmp_path / "rt.dcm", {"Rod": contours}, kind=kind)
+            labels = read_regions(tmp_path / "rt.dcm").on(AFFINE, SHAPE)
+            found.append((labels[0] == 3).sum((0, 1)).tolist())
+        assert found[0] == found[1]
+        assert found[2] == [0, 0, found[0][2], 0, 0, 0]
+
+    def test_a_name_of_two_values_is_one(self, tmp_path):
+        write_structures(tmp_path / "rt.dcm", {"GTV\\boost": [ring((-8.0, -17.0), 8.0, -6.0)]})
+        assert read_regions(tmp_path / "rt.dcm").names == {3: "GTV\\boost"}
+
     def test_planes_that_are_no_neighbours_enclose_nothing_between_them(self, tmp_path):
         """Slices 1 and 4 of 3 mm: each is a slice, and the 6 mm between them belong to nobody."""
         write_structures(tmp_path / "rt.dcm", {"Two": [ring((-8.0, -17.0), 8.0, -9.0 + 3 * k) for k in (1, 4)]})
@@ -248,6 +264,29 @@ class TestPlaced:
         where = {"reference": "mri", "moving": "pet"}
         placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
         assert json.loads(placed.meta["region_outside"]) == {"2": 0.5, "4": 1.0, "7": 1.0}
+
+    def test_what_of_contours_lies_outside_is_noted(self, tmp_path):
+        """Half of label 3 beyond the end, where x grows to the left; 4 far away; of 5 no voxel has its centre in it."""
+        end, z = -31.0, (-6.0, -3.0)  # LPS mm: half a voxel before the first centre
+        drawn = {
+            "Cut": [ring((end, -17.0), 8.0, h) for h in z], "Away": [ring((900.0, -17.0), 8.0, h) for h in z],
+            "Thin": [ring((-9.0, -17.0), 0.4, h) for h in z],
+        }  # fmt: skip
+        write_structures(tmp_path / "rt.dcm", drawn | {"Iso": []})
+        data = {"case": "a", "mask": str(tmp_path / "rt.dcm"), "mri": image(FRAME), "pet": image(FRAME)}
+        where = {"reference": "mri", "moving": "pet"}
+        placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
+        assert json.loads(placed.meta["region_empty"]) == ["Away", "Thin"]
+        assert json.loads(placed.meta["region_left_out"]) == ["Iso"]
+        r = np.hypot(centres()[..., 0] - end, centres()[..., 1] + 17)
+        there = (r < 8) & np.isin(centres()[..., 2], z)
+        assert np.array_equal(placed[0].numpy() == 3, there)
+        assert json.loads(placed.meta["region_outside"])["3"] == pytest.approx(0.5)
+        record = {"sources": {}, "mask_empty": ["Away", "Thin"], "mask_left_out": ["Iso"]}
+        assert [f.level for f in findings(record) if "Away, Thin" in f.text or "points" in f.text] == [
+            "warning",
+            "note",
+        ]
 
 
 class TestLabels:

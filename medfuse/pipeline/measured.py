@@ -22,6 +22,8 @@ _ROUNDING = 1e-6  # voxels
 NAMES, KIND, WORLD, OUTSIDE = "region_names", "region_kind", "region_world", "region_outside"
 """Entries of the meta data of regions: their names, as JSON; what the file was; in whose world they lay; which share of
 each lies outside of the grid of the results, as JSON."""
+EMPTY, LEFT_OUT = "region_empty", "region_left_out"
+"""Likewise, names: of what a DICOM file draws and no voxel lies in; of what encloses no volume, such as points."""
 CODES = "region_codes"
 """Likewise, as JSON: what they are in the codes of the DICOM file that they come from."""
 

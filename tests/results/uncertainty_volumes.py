@@ -25,7 +25,7 @@ from monai.data import MetaTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results.calibrated import Regions, Voxels, kept, region_row, report, write
+from results.calibrated import Regions, Voxels, held, kept, region_row, report, write
 from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head
 
 import medfuse
@@ -160,7 +160,9 @@ def main() -> None:
         regional.append(one[1])
     calibrated, table = report(voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
     if options.write:
-        write({f"native_{key}": value[""] for key, value in calibrated.items()} | {"native_code_sha256": code})
+        found = {key: value[""] for key, value in calibrated.items()}
+        found |= {"code_sha256": code, "held": held(table, list(TOLD))}
+        write({f"native_{key}": value for key, value in found.items()})
     json.dump({"code_sha256": code, **table}, sys.stdout, indent=1)
 
 
