@@ -262,7 +262,21 @@ def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
     record["weights_sha256"] = calibration()["weights_sha256"]
     assert not [t for t in texts(record, "warning") if "other weights" in t]
     record["weights_sha256"] = "0"
+    assert not [t for t in texts(record, "warning") if "other weights" in t], "no network restored it"
+    record = changed(record, "sources/pet/native", None)
     assert [t for t in texts(record, "warning") if "other weights" in t]
+
+
+def test_a_deviation_of_a_network_without_calibration_is_told(make_record):
+    """The rule was calibrated: the network on a source's own grid, of which the record names weights, was not."""
+    native = {"corrected_chi2": 1.0, "weights_sha256": None}
+    record = changed(make_record(uncertainty="fast"), "sources/pet/native", native)
+    assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
+    record = changed(record, "sources/pet/native", native | {"weights_sha256": "cd" * 32})
+    (text,) = [t for t in texts(record, "warning") if "own grid was calibrated" in t]
+    assert "not with the network in use: how often it holds is not known" in text
+    record["uncertainty"] = "off"
+    assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
 
 
 @pytest.mark.parametrize(("asked", "suvr", "told"), [(3, None, 1), (3, 1.0, 0), (None, None, 0)])
