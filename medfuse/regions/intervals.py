@@ -73,7 +73,11 @@ _NEAR, _SHARP, _ABOUT = 1.5, 0.7, 2.0  # voxels, widths of the local means of th
 
 @cache
 def calibration() -> dict[str, Any]:
-    """Return what was calibrated: `weights_sha256`, `voxel`, `fused`, `region`, `native_voxel` and `native_region`."""
+    """Return what was calibrated: `weights_sha256`, `voxel`, `fused`, `region`, `native_voxel` and `native_region`.
+
+    And how many of the regions of phantoms intervals of 95 % held, %, by what was told wrong and by kind of region:
+    `held`, of both sources, and `native_held`.
+    """
     found: dict[str, Any] = json.loads((files("medfuse.regions") / "calibration.json").read_text(encoding="utf-8"))
     return found
 
