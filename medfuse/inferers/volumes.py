@@ -16,9 +16,11 @@ from medfuse.estimation import estimate
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.inferers.sensitivity import changes_of, variants
 from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Result, Spec, kept, named, plain, with_axes
-from medfuse.inferers.threads import side_by_side
 from medfuse.physics import Findings, JointDegradation, JointObservation, data_alone, fit
 from medfuse.progress import bar
+from medfuse.threads import side_by_side
+
+_PIXELS = 2**19  # of slices that are computed side by side, at most: 2**17 take 0.1 GB
 
 
 class VolumeFusionInferer(FusionInferer):
@@ -115,7 +117,8 @@ class VolumeFusionInferer(FusionInferer):
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
-        spread = partial(side_by_side, pixels=math.prod(slices.shape[2:])) if inputs.device.type == "cpu" else map
+        most = max(1, _PIXELS // math.prod(slices.shape[2:]))
+        spread = partial(side_by_side, most=most) if inputs.device.type == "cpu" else map
         found = fit(stated, slices, volumes=volumes, at_once=together, each=spread).findings
         of_slices: dict[str, Tensor] = {}
         result: dict[Any, Any] = {}
