@@ -45,7 +45,7 @@ from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
-from medfuse.early import early_start
+from medfuse.early import early_start, loading
 from medfuse.errors import MedfuseError, known_error
 from medfuse.estimating import add_estimate
 from medfuse.fusing import add_batch, fusing
@@ -282,8 +282,9 @@ def _run(
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from medfuse.io import require_writable
-    from medfuse.pipeline import run_batch
+    with loading():
+        from medfuse.io import require_writable
+        from medfuse.pipeline import run_batch
 
     require_writable(options.out)
     if options.level == "group":
@@ -350,8 +351,9 @@ def _found(options: argparse.Namespace) -> Discovery:
 
 
 def _images(options: argparse.Namespace) -> int:
-    from medfuse.io import require_writable
-    from medfuse.pipeline import fuse_images
+    with loading():
+        from medfuse.io import require_writable
+        from medfuse.pipeline import fuse_images
 
     require_writable(options.out)
     if options.dry_run:

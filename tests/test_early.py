@@ -1,5 +1,7 @@
 """A registration begun while MONAI is loaded: the same result as one that is begun later, and no error of its own."""
 
+import gc
+import json
 import sys
 import threading
 from argparse import Namespace
@@ -7,7 +9,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
-from medfuse.early import early_start
+from medfuse.early import early_start, loading
 from medfuse.errors import MedfuseError
 from medfuse.io import write_nifti
 from medfuse.registration import ahead
@@ -74,6 +76,39 @@ def test_an_error_while_reading_is_left_to_who_reads_later(calls):
     assert len(calls) == 1
 
 
+DOSE = {"Units": "Bq/mL", "InjectedRadioactivity": 300.0, "InjectedRadioactivityUnits": "MBq"}
+
+
+@pytest.mark.parametrize(
+    ("suv", "sidecar", "is_begun"), [("auto", DOSE, False), ("none", DOSE, True), ("auto", {}, True)]
+)
+def test_a_pet_whose_values_become_suv_is_not_begun_with(calls, tmp_path, suv, sidecar, is_begun):
+    """What is read early are the values of the file: a registration of others would run for nothing."""
+    ahead._begun.clear()
+    for name, values in (("mri", pair().fixed), ("pet", pair().moving)):
+        write_nifti(tmp_path / f"{name}.nii.gz", values, np.eye(4))
+    (tmp_path / "pet.json").write_text(json.dumps(sidecar))
+    given = {name: tmp_path / f"{name}.nii.gz" for name in ("mri", "pet")} | {"bundle": "pet_mri_fusion", "suv": suv}
+    given |= {"aligned": False, "n4": False, "dry_run": False, "nonfinite": "error", "strict": False}
+    with early_start(Namespace(**given)):
+        pass
+    assert bool(ahead._begun) == is_begun
+
+
+def test_no_garbage_is_looked_for_while_libraries_are_loaded_for_the_first_time(monkeypatch):
+    with loading():
+        assert gc.isenabled()  # torch is there
+    monkeypatch.delitem(sys.modules, "torch")
+    try:
+        with pytest.raises(ImportError), loading():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
 @pytest.mark.parametrize("change", [{}, {"aligned": True}, {"n4": True}, {"dry_run": True}, {"pet": None}])
 def test_two_nifti_that_are_not_aligned_are_begun_with(calls, tmp_path, change):
     ahead._begun.clear()
@@ -81,7 +116,7 @@ def test_two_nifti_that_are_not_aligned_are_begun_with(calls, tmp_path, change):
         write_nifti(tmp_path / f"{name}.nii.gz", values, np.eye(4))
     given = {name: tmp_path / f"{name}.nii.gz" for name in ("mri", "pet")}
     given |= {"bundle": "pet_mri_fusion", "aligned": False, "n4": False, "dry_run": False}
-    given |= {"nonfinite": "error", "strict": False} | change
+    given |= {"nonfinite": "error", "strict": False, "suv": "auto"} | change
     with early_start(Namespace(**given)):
         pass
     assert len(ahead._begun) == (not change)

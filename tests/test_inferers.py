@@ -349,6 +349,55 @@ def test_a_batch_of_volumes_is_the_volumes_one_by_one(network):
         assert_same(sample_of(whole, b), inferer(volumes[b : b + 1], network))
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_volume_does_not_depend_on_the_number_of_threads(network, inference):
+    """Slices are computed side by side, each by one thread, in which gradients are as off as where it was asked."""
+    inferer, volume = VolumeFusionInferer(FusionInferer(COMPOSITE, amp=True)), rand(1, 2, 24, 20, 5)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with torch.inference_mode(inference), torch.no_grad():
+                results.append(inferer(volume, network, misfit=True))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert set(other) == set(results[0])
+        assert all(torch.equal(other[name], values) for name, values in results[0].items())
+        assert not any(values.requires_grad for values in other.values())
+
+
+def test_an_error_in_a_slice_is_that_of_the_volume(network):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad(), pytest.raises(DegradationError, match="steps to run"):
+            VolumeFusionInferer(FusionInferer(NOISE))(rand(1, 2, 8, 8, 5), network, until=7)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_slices_that_are_equal_are_computed_once(network):
+    volume = rand(1, 2, 8, 12, 7)
+    volume[..., [0, 1, 6]] = 0.0  # around a head
+    volume[..., 4] = volume[..., 2]
+    volume[:, 1, ..., 5] = volume[:, 1, ..., 2]  # source 2 alone
+    calls = []
+    hook = network.register_forward_pre_hook(lambda *_: calls.append(1))
+    inner = FusionInferer(NOISE, steps=1, amp=False)
+    result = VolumeFusionInferer(inner)(volume, network, misfit=True, agreement=True)
+    hook.remove()
+    assert len(calls) == 4  # slices 0, 2, 3 and 5
+    each = [inner(image, network, misfit=True, agreement=True) for image in volume.unbind(4)]
+    for name in ("source1", "source2", "fused", "weight", "std1", "std2", "misfit", "residual"):
+        assert torch.equal(result[name], torch.stack([one[name] for one in each], 4)), name
+    for name in ("chi2", "proven_noise"):
+        mean = torch.stack([one[name].flatten() for one in each]).mean(0)
+        torch.testing.assert_close(result[name].flatten(), mean)
+
+
 def sample_of(result: dict, b: int) -> dict:
     return {k: sample_of(v, b) if isinstance(v, dict) else v[b : b + 1] for k, v in result.items()}
 

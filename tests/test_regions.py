@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 
 import highdicom
 import nibabel as nib
@@ -25,6 +26,7 @@ from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
 from medfuse.regions import add_invented, compare_regions, correct_by_labels, dictionary, region_rows, region_values
+from medfuse.report import findings
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
 SHAPE = (20, 24, 6)
@@ -83,8 +85,10 @@ def write_segmentation(path, masks: dict[str, np.ndarray]) -> None:
     ).save_as(path)
 
 
-def write_structures(path, rois: dict[str, list[np.ndarray]], *, kind: str = "CLOSED_PLANAR") -> None:
-    """Write contours, points in LPS mm."""
+def write_structures(
+    path, rois: dict[str, list[np.ndarray]], *, kind: str = "CLOSED_PLANAR", observations: Sequence[Dataset] = ()
+) -> None:
+    """Write contours, points in LPS mm, of structures from number 3 on, and what is observed of them."""
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
@@ -105,6 +109,7 @@ def write_structures(path, rois: dict[str, list[np.ndarray]], *, kind: str = "CL
         listed.append(roi)
         drawn.append(item)
     data.StructureSetROISequence, data.ROIContourSequence = listed, drawn
+    data.RTROIObservationsSequence = list(observations)
     data.save_as(path, enforce_file_format=True)
 
 
@@ -166,6 +171,21 @@ class TestDrawn:
         r = np.hypot(*(centres()[..., i] - place[i] for i in range(2)))
         truth = (r < 12.3) & (r > 5.1) & (np.arange(6) >= 1) & (np.arange(6) <= 4)
         assert np.array_equal(labels[0] == 3, truth)
+
+    def test_a_contour_that_is_there_twice_counts_once(self, tmp_path):
+        """By exclusive or it would be nothing, as it is meant where the file says so (C.8.8.6: CLOSEDPLANAR_XOR)."""
+        rod = [ring((-8.0, -17.0), 8.0, h) for h in (-6.0, -3.0)]
+        found = []
+        for kind, contours in (("CLOSED_PLANAR", rod), ("CLOSED_PLANAR", rod * 2), ("CLOSEDPLANAR_XOR", rod + rod[:1])):
+            write_structures(tmp_path / "rt.dcm", {"Rod": contours}, kind=kind)
+            labels = read_regions(tmp_path / "rt.dcm").on(AFFINE, SHAPE)
+            found.append((labels[0] == 3).sum((0, 1)).tolist())
+        assert found[0] == found[1]
+        assert found[2] == [0, 0, found[0][2], 0, 0, 0]
+
+    def test_a_name_of_two_values_is_one(self, tmp_path):
+        write_structures(tmp_path / "rt.dcm", {"GTV\\boost": [ring((-8.0, -17.0), 8.0, -6.0)]})
+        assert read_regions(tmp_path / "rt.dcm").names == {3: "GTV\\boost"}
 
     def test_planes_that_are_no_neighbours_enclose_nothing_between_them(self, tmp_path):
         """Slices 1 and 4 of 3 mm: each is a slice, and the 6 mm between them belong to nobody."""
@@ -244,6 +264,29 @@ class TestPlaced:
         where = {"reference": "mri", "moving": "pet"}
         placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
         assert json.loads(placed.meta["region_outside"]) == {"2": 0.5, "4": 1.0, "7": 1.0}
+
+    def test_what_of_contours_lies_outside_is_noted(self, tmp_path):
+        """Half of label 3 beyond the end, where x grows to the left; 4 far away; of 5 no voxel has its centre in it."""
+        end, z = -31.0, (-6.0, -3.0)  # LPS mm: half a voxel before the first centre
+        drawn = {
+            "Cut": [ring((end, -17.0), 8.0, h) for h in z], "Away": [ring((900.0, -17.0), 8.0, h) for h in z],
+            "Thin": [ring((-9.0, -17.0), 0.4, h) for h in z],
+        }  # fmt: skip
+        write_structures(tmp_path / "rt.dcm", drawn | {"Iso": []})
+        data = {"case": "a", "mask": str(tmp_path / "rt.dcm"), "mri": image(FRAME), "pet": image(FRAME)}
+        where = {"reference": "mri", "moving": "pet"}
+        placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
+        assert json.loads(placed.meta["region_empty"]) == ["Away", "Thin"]
+        assert json.loads(placed.meta["region_left_out"]) == ["Iso"]
+        r = np.hypot(centres()[..., 0] - end, centres()[..., 1] + 17)
+        there = (r < 8) & np.isin(centres()[..., 2], z)
+        assert np.array_equal(placed[0].numpy() == 3, there)
+        assert json.loads(placed.meta["region_outside"])["3"] == pytest.approx(0.5)
+        record = {"sources": {}, "mask_empty": ["Away", "Thin"], "mask_left_out": ["Iso"]}
+        assert [f.level for f in findings(record) if "Away, Thin" in f.text or "points" in f.text] == [
+            "warning",
+            "note",
+        ]
 
 
 class TestLabels:
@@ -436,6 +479,15 @@ class TestCompared:
         assert restored["changed"]
         assert not compare_regions(case_record(2.0, 3.0), case_record(3.0, 4.0))[1]["restored"]["changed"]
 
+    @pytest.mark.parametrize(("later", "ratio"), [("Pons", 0.5), ("White matter", None)])
+    def test_ratios_to_one_reference_region_are_compared(self, later, ratio):
+        first, second = case_record(2.0), case_record(3.0)
+        for record, suvr, by in ((first, 1.0, "Pons"), (second, 1.5, later)):
+            record["reference_region"] = by
+            record["sources"]["pet"]["regions"][1]["restored"]["suvr"] = suvr
+        found = compare_regions(first, second)[1]["suvr"]
+        assert (found and found["difference"]) == ratio
+
     def test_the_whole_image_of_another_field_of_view_is_not_compared(self):
         first, second = case_record(1.0), case_record(1.0)
         for record, volume in ((first, 9000.0), (second, 8000.0)):
@@ -529,6 +581,31 @@ class TestPersons:
             said = compare_cases(*paths)["sentences"]
             assert ("of one person is not known" in said[-1]) is not known
             assert "fuse both with --uncertainty full" in said[1]
+
+    def test_what_else_a_difference_holds_is_said(self, tmp_path):
+        """Another restoration, another PSF, another reference region, a region that one case has alone or in part."""
+        first, second = case_record(2.0), case_record(3.0)
+        assert self.doubts(tmp_path / "same", first, second) == []
+        other = {"label": 9, "name": "Putamen", "given": {"mean": 1.0}, "restored": {"mean": 1.0}}
+        second["sources"]["pet"]["regions"].append(other)
+        second |= {"mask_unmeasured": {"7": 0.4}, "reference_region": "Pons", "weights_sha256": "b"}
+        first["sources"]["pet"]["native"] = {"guided": True, "psf_fwhm_mm": [6, 6, 6]}
+        said = self.doubts(tmp_path / "other", first, second)
+        for text in (
+            "earlier case was restored on its own grid, guided, that of the later came back as it was given",
+            "not made by one version", "not one reference region", "later case alone: Label 9, Putamen; not compared",
+            "Of Label 7, Pons not the same part",
+        ):  # fmt: skip
+            assert sum(text in sentence for sentence in said) == 1
+        second["sources"]["pet"]["native"] = {"guided": True, "psf_fwhm_mm": [6, 6, 6.7]}
+        said = self.doubts(tmp_path / "psf", first, second)
+        assert any("a PSF of 6 x 6 x 6 mm, then of 6 x 6 x 6.7 mm" in sentence for sentence in said)
+
+    def doubts(self, folder, first: dict, second: dict) -> list[str]:
+        folder.mkdir()
+        for name, record in (("sub-1_ses-1", first), ("sub-1_ses-2", second)):
+            self.write(folder, name, record)
+        return compare_cases(*sorted(folder.iterdir()))["doubts"]
 
     def test_a_scan_is_not_compared_with_itself(self, tmp_path):
         record = case_record(2.0)

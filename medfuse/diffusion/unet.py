@@ -50,8 +50,9 @@ class ResidualBlock(nn.Module):
         """Transform `x` **[B, C, H, W]** under `embedding` **[B, E]**."""
         h = self.conv1(self.norm(x))
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
-        change: Tensor = self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
-        return x + change
+        kept = torch.is_grad_enabled()  # what a gradient needs is not written on; else room is used again
+        change: Tensor = self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale), inplace=not kept))
+        return x + change if kept else change.add_(x)
 
 
 class Stage(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import gaussian_gradient_magnitude, maximum_filter, minimum_filter, uniform_filter
+from scipy.ndimage import gaussian_gradient_magnitude, uniform_filter
 
 _LAGS = (1, 2, 3)  # pixels between the values whose differences are taken
 _LEAST_SIDE = 12  # pixels of a slice
@@ -86,10 +86,17 @@ def _samples(image: np.ndarray, high: float, lags: Sequence[int]) -> np.ndarray:
     """
     margin = _LAGS[-1]
     inner = (slice(margin, -margin),) * 2
-    whole = (minimum_filter(image, 5) != 0) & (maximum_filter(image, 5) < high)
-    rows = [uniform_filter(image, 5), gaussian_gradient_magnitude(image, 2.0), whole]
-    found = np.stack([row[inner].ravel() for row in rows] + [second_difference(image, k, margin).ravel() for k in lags])
+    whole = (_around(image, np.minimum) != 0) & (_around(image, np.maximum) < high)
+    rows = [uniform_filter(image, 5)[inner], gaussian_gradient_magnitude(image, 2.0)[inner], whole]
+    found = np.stack([row.ravel() for row in rows] + [second_difference(image, k, margin).ravel() for k in lags])
     return found[:, :: -(-found.shape[1] // _PER_PART)]
+
+
+def _around(image: np.ndarray, of: np.ufunc) -> np.ndarray:
+    """Return the least or the largest of the 5 x 5 pixels around each, without a margin of 3."""
+    for _ in (0, 1):
+        image = of.reduce([image[k : len(image) - 6 + k] for k in range(1, 6)]).T
+    return image
 
 
 def second_difference(image: np.ndarray, lag: int, margin: int) -> np.ndarray:

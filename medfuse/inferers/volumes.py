@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,17 +15,21 @@ from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.inferers.sensitivity import changes_of, variants
-from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Spec, kept, named, plain, with_axes
-from medfuse.physics import JointDegradation, JointObservation, data_alone, fit
+from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Result, Spec, kept, named, plain, with_axes
+from medfuse.physics import Findings, JointDegradation, JointObservation, data_alone, fit
 from medfuse.progress import bar
+from medfuse.threads import side_by_side
+
+_PIXELS = 2**19  # of slices that are computed side by side, at most: 2**17 take 0.1 GB
 
 
 class VolumeFusionInferer(FusionInferer):
     """Fuse volumes slice by slice, many slices in a batch; 2-D images are fused as by the inner inferer.
 
-    On a CPU slices go through one by one, so that the result does not depend on the number of slices in a batch: sums
-    over several images round otherwise than those over one, by 1e-7 of full range, which bfloat16 in the network makes
-    up to 1e-2 of the weight and of the fused image. On other devices the result depends on the batch so far. Each slice
+    On a CPU slices go through one by one, several side by side, each by one thread, so that the result does not depend
+    on the number of slices in a batch: sums over several images round otherwise than those over one, by 1e-7 of full
+    range, which bfloat16 in the network makes up to 1e-2 of the weight and of the fused image. Slices that are equal,
+    such as empty ones, are computed once. On other devices the result depends on the batch so far. Each slice
     is corrected by the in-plane operator; a correction of the whole volume on the PET's own grid takes the place of the
     loop over slices. What the data prove of a blur is proven once for a volume, and a blur is narrowed alike in all its
     slices, see `medfuse.physics.fit`.
@@ -110,12 +117,14 @@ class VolumeFusionInferer(FusionInferer):
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = plain(inputs).movedim(axis, 1).flatten(0, 1)
         together = 1 if inputs.device.type == "cpu" else self.slice_batch
-        found = fit(stated, slices, volumes=volumes, at_once=together).findings
+        most = max(1, _PIXELS // math.prod(slices.shape[2:]))
+        spread = partial(side_by_side, most=most) if inputs.device.type == "cpu" else map
+        found = fit(stated, slices, volumes=volumes, at_once=together, each=spread).findings
         of_slices: dict[str, Tensor] = {}
         result: dict[Any, Any] = {}
         how: dict[str, Any] = {"until": until, "misfit": misfit, "agreement": agreement, "kept": which}
-        for first in bar(range(0, len(slices), together), disable=not self.progress):
-            some = slice(first, first + together)
+
+        def fused(some: slice) -> Result:
             fitted = found.of(some).applied(stated)
             observation = JointObservation.from_images(stated.continued(slices[some]), fitted)
             whole, left = self._sampled(observation, network, told, **how)
@@ -126,12 +135,24 @@ class VolumeFusionInferer(FusionInferer):
                 part["alone"] = torch.cat([data_alone(model) for model in observation], 1)[
                     ..., : slices.shape[2], : slices.shape[3]
                 ]
+            return part
+
+        parts = [slice(first, first + together) for first in range(0, len(slices), together)]
+        first_like = _first_of_equal(slices, found) if together == 1 else {}
+        ones = [some for some in parts if first_like.get(some.start, some.start) == some.start]
+        done = iter(spread(fused, ones))
+        for some in bar(parts, disable=not self.progress):
+            like = first_like.get(some.start, some.start)
+            part = next(done) if like == some.start else {}
             for name, values in part.items():
                 if self.std or not {"std1", "std2"} & {name, name[0]}:  # a name, or a name and a step
                     places = of_slices if name in OF_SAMPLES else result
                     if name not in places:  # one place for all, which its parts fill
                         places[name] = values.new_empty(len(slices), *values.shape[1:])
                     places[name][some] = values
+            if like != some.start:
+                for values in (*of_slices.values(), *result.values()):
+                    values[some] = values[like : like + 1]
         result = {name: torch.unflatten(v, 0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
         known = {"proven_blur": found.blur, "proven_noise": found.noise, **of_slices}
         each = {name: torch.unflatten(v, 0, (volumes, -1)) for name, v in known.items()}
@@ -184,3 +205,18 @@ class VolumeFusionInferer(FusionInferer):
             for k in (0, 1):
                 found[k, :, draw] = (result[f"source{k + 1}"] - restored[:, k : k + 1])[:, 0]
         return found
+
+
+def _first_of_equal(slices: Tensor, found: Findings) -> dict[int, int]:
+    """Return, of each of the slices **[N, 2, H, W]**, the first that is equal in all that a result depends on.
+
+    Around a head there are many that are empty.
+    """
+    seen: dict[bytes, int] = {}
+    told = torch.cat([values.flatten(1) for values in found], 1).cpu().numpy()
+    each = (hashlib.blake2b(image.contiguous().numpy(), digest_size=16) for image in slices)
+    first = {}
+    for number, (digest, findings) in enumerate(zip(each, told, strict=True)):
+        digest.update(findings.tobytes())
+        first[number] = seen.setdefault(digest.digest(), number)
+    return first

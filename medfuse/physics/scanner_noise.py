@@ -4,10 +4,11 @@
 
     gaussian      S^2 = sigma^2
     poisson       S = max(sigma signal^growth, floor),    growth = 1/2, or what a reconstruction has made of it
+    table         S = max(sigma f(signal), floor),        f a table, log-linear between its knots
 
 In the unit of the data; `sigma` of Poisson-like noise is the std at a signal of one unit, `floor` that of the air. With
 iterations of EM the std grows up to in proportion to the signal (Barrett, Wilson and Tsui, Phys. Med. Biol. 39 (1994)
-833).
+833); scatter, attenuation and filters make of it what no one power is, a noise level function.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from medfuse.errors import DegradationError
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.cosine import along_all
 
-KINDS = ("gaussian", "poisson")
+KINDS = ("gaussian", "poisson", "table")
 _FAINTEST = 1e-2  # power of correlated noise, of its largest, below which a wave holds no noise that can be told
 _PROBES = 8
 _REACH = 3.5  # std of the kernel to which it is followed
@@ -35,12 +36,15 @@ class ScannerNoise:
     """How noisy a volume is, in the unit of its data.
 
     Attributes:
-        sigma: Std: of every voxel, or, for `poisson`, where the signal is one unit.
-        kind: `gaussian` or `poisson`.
+        sigma: Std: of every voxel; for `poisson`, where the signal is one unit; for `table`, that of the table is
+            multiplied by it.
+        kind: `gaussian`, `poisson` or `table`.
         fwhm_mm: Full width at half maximum of the Gaussian that white noise went through, along each axis of the
             volume, mm, **[3]**; zeros for white noise.
-        floor: Std below which it never falls, that of the air; of `poisson` alone.
+        floor: Std below which it never falls, that of the air; not of `gaussian`.
         growth: Power of the signal with which the std grows, above 0 and at most 1; of `poisson` alone.
+        table: Signals, rising, and the std at each, two or more; of `table` alone. Beyond its ends the std is
+            that of the nearest.
     """
 
     sigma: float
@@ -48,6 +52,7 @@ class ScannerNoise:
     fwhm_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     floor: float = 0.0
     growth: float = 0.5
+    table: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no noise.
@@ -74,6 +79,62 @@ class ScannerNoise:
                 f"`growth` of noise must be above 0 and at most 1, got {self.growth}; 0.5 is that of counts."
             )
         object.__setattr__(self, "fwhm_mm", widths)
+        self._check_table()
+
+    def _check_table(self) -> None:
+        rows = tuple((float(s), float(v)) for s, v in self.table)
+        if bool(rows) != (self.kind == "table"):
+            raise DegradationError("noise of `kind: table`, and no other, must come with a table of std; change it.")
+        signals = [s for s, _ in rows]
+        positive = all(0 < v < math.inf for row in rows for v in row)
+        if rows and not (len(rows) > 1 and positive and signals == sorted(set(signals))):
+            raise DegradationError(
+                "the table of noise must have two rows or more, its signals rising, all positive and finite, got "
+                f"signals {signals} and std {[v for _, v in rows]}; change it."
+            )
+        object.__setattr__(self, "table", rows)
+
+    @classmethod
+    def stated(
+        cls,
+        kind: str,
+        sigma: float | Sequence[float] | None,
+        fwhm_mm: tuple[float, float, float],
+        growth: float | Sequence[float] | None = None,
+        signal: float | Sequence[float] | None = None,
+    ) -> ScannerNoise:
+        """Return noise as a specification states it.
+
+        Args:
+            kind: `gaussian`, `poisson` or `table`.
+            sigma: Its std; of a table, one at each signal.
+            fwhm_mm: Of its kernel.
+            growth: Power of the signal; of `poisson` alone, 1/2 where it is None.
+            signal: Signals of a table, rising; of `table` alone.
+
+        Raises:
+            DegradationError: What does not go together, and what is no noise.
+        """
+        if growth is not None and kind != "poisson":
+            raise DegradationError("`growth` of noise must come with `kind: poisson`; leave it out.")
+        if (kind == "table") != (signal is not None):
+            raise DegradationError(
+                "`signal` of noise must come with `kind: table`, and with it alone: signals, rising, and as `sigma` "
+                "the std at each; change it."
+            )
+        if kind == "table":
+            if not (isinstance(sigma, Sequence) and isinstance(signal, Sequence) and len(sigma) == len(signal)):
+                raise DegradationError(
+                    "`signal` and `sigma` of a table of noise must be lists of one length, got "
+                    f"{signal} and {sigma}; change it."
+                )
+            return cls(1.0, kind, fwhm_mm, table=tuple(zip(signal, sigma, strict=True)))
+        if sigma is None or isinstance(sigma, Sequence) or isinstance(growth, Sequence):
+            raise DegradationError(
+                f"`sigma` and `growth` of {kind} noise must be one number each, got {sigma} and {growth}; lists are of "
+                "`kind: table`."
+            )
+        return cls(sigma, kind, fwhm_mm, growth=0.5 if growth is None else growth)
 
     @property
     def white(self) -> bool:
@@ -84,12 +145,16 @@ class ScannerNoise:
         """Return the std of the noise of a noiseless signal, of its shape."""
         if self.kind == "gaussian":
             return torch.full_like(signal, self.sigma)
+        if self.kind == "table":
+            knots = torch.tensor(self.table, dtype=torch.float64)
+            return (self.sigma * interpolated(signal, knots[:, 0], knots[:, 1])).clamp_min(self.floor)
         return (self.sigma * signal.clamp_min(0.0) ** self.growth).clamp_min(self.floor)
 
     def scaled(self, unit: float) -> ScannerNoise:
         """Return the same noise of data that are divided by `unit`."""
-        sigma = self.sigma / (unit if self.kind == "gaussian" else unit ** (1 - self.growth))
-        return replace(self, sigma=sigma, floor=self.floor / unit)
+        power = {"gaussian": 1.0, "poisson": 1 - self.growth, "table": 0.0}[self.kind]
+        table = tuple((s / unit, v / unit) for s, v in self.table)
+        return replace(self, sigma=self.sigma / unit**power, floor=self.floor / unit, table=table)
 
     def sample(self, signal: Tensor, spacing: Sequence[float], generator: torch.Generator) -> Tensor:
         """Draw an observation of a noiseless signal **[*data]** of voxels `spacing` mm apart."""
@@ -98,6 +163,15 @@ class ScannerNoise:
     def voxels(self, spacing: Sequence[float]) -> tuple[float, ...]:
         """Return the std of the kernel along each axis, in voxels."""
         return tuple(w / FWHM_PER_SIGMA / s for w, s in zip(self.fwhm_mm, spacing, strict=True))
+
+
+def interpolated(signal: Tensor, knots: Tensor, stds: Tensor) -> Tensor:
+    """Return the std at a signal, of its shape, from a table **[N]**: linear in both logarithms, held at the ends."""
+    x, rows = knots.double().log(), stds.double().log()
+    at = signal.double().clamp(float(knots[0]), float(knots[-1])).log()
+    k = torch.searchsorted(x, at).clamp(1, len(x) - 1)
+    share = ((at - x[k - 1]) / (x[k] - x[k - 1])).clamp(0, 1)
+    return torch.lerp(rows[k - 1], rows[k], share).exp().to(signal)
 
 
 def coloured(shape: Sequence[int], sigmas: Sequence[float], generator: torch.Generator) -> Tensor:

@@ -137,7 +137,8 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     Args:
         values: As above; `psf` and `noise` are `auto` where left out. `sigma` of Poisson-like noise is the std where
             the signal is one unit, of the file with `unit: input`, of full range with `fraction`, the default; `growth`
-            its power of the signal, by default 0.5; `fwhm_mm` of noise, by default 0: white. One number: of all axes.
+            its power of the signal, by default 0.5; of `kind: table`, `sigma` is a list, the std at each of `signal`.
+            `fwhm_mm` of noise, by default 0: white. One number: of all axes.
         source: Its name, for errors.
         scale: Full range of the source in its unit; needed for `unit: fraction`.
 
@@ -156,16 +157,13 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     psf = None if given["psf"] == AUTO else _psf(dict(given["psf"]), context)
     if given["noise"] in (None, AUTO):
         return NativeSource(psf, None)
-    stated = {"kind": "gaussian", "sigma": ..., "unit": "fraction", "fwhm_mm": 0.0, "growth": None}
+    stated = {"kind": "gaussian", "sigma": ..., "unit": "fraction", "fwhm_mm": 0.0, "growth": None, "signal": None}
     noise = _take(dict(given["noise"]), "noise", context, **stated)
     if noise["unit"] not in ("fraction", "input"):
         unit = _short(noise["unit"])
         raise DegradationError(f"`unit` of noise of `{source}` must be `fraction` or `input`, got {unit}; change it.")
-    if noise["growth"] is not None and noise["kind"] != "poisson":
-        raise DegradationError(f"`growth` of the noise of `{source}` must come with `kind: poisson`; leave it out.")
-    growth = 0.5 if noise["growth"] is None else _number(noise["growth"], "growth", context)
-    sigma, widths = _number(noise["sigma"], "sigma", context), _per_axis(noise["fwhm_mm"], context)
-    found = ScannerNoise(sigma, noise["kind"], widths, growth=growth)
+    numbers = {k: None if noise[k] is None else _numbers(noise[k], k, context) for k in ("sigma", "growth", "signal")}
+    found = ScannerNoise.stated(noise["kind"], fwhm_mm=_per_axis(noise["fwhm_mm"], context), **numbers)
     if noise["unit"] == "input":
         return NativeSource(psf, found)
     if scale is None or not 0 < scale < math.inf:

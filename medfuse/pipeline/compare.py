@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -16,8 +17,12 @@ from medfuse.io.modalities import title
 from medfuse.io.places import DICOM_FOLDER
 from medfuse.regions import compare_regions, tsv
 from medfuse.regions.comparison import COLUMNS, change_row, change_sentence
+from medfuse.report.degradations import restored_sources
+from medfuse.report.values import named
 
 _MAX_BYTES = 64 << 20
+_ALIKE = 0.1  # of a width, by which two point spread functions may differ
+_CUT = 0.01  # of a region, likewise
 
 
 def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:
@@ -32,7 +37,8 @@ def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | No
         out: Table to write (TSV).
 
     Returns:
-        `source`, `unit`, `regions` as `medfuse.regions.compare_regions` returns them, and `sentences`, one for each.
+        `source`, `unit`, `regions` as `medfuse.regions.compare_regions` returns them, `sentences`, one for each, and
+        `doubts`: what else the differences hold, and which regions only one case has.
 
     Raises:
         MedfuseError: There are no such records, they cannot be compared, are of one scan, or of two persons.
@@ -50,11 +56,76 @@ def compare_cases(first: str | Path, second: str | Path, *, out: str | Path | No
         with atomic_file(out) as file:
             file.write(tsv(COLUMNS, [change_row(region) for region in regions]).encode())
     sentences = [change_sentence(region, title(name), unit) for region in regions]
+    doubts = [*_not_alike(*records), *_of_one_alone(*records)]
     if not known:
-        sentences.append(
-            "That both cases are of one person is not known: neither DICOM results nor ids of BIDS tell it."
+        doubts.append("That both cases are of one person is not known: neither DICOM results nor ids of BIDS tell it.")
+    return {
+        "source": name, "unit": unit, "regions": regions, "one_person": known or None, "sentences": sentences + doubts,
+        "doubts": doubts,
+    }  # fmt: skip
+
+
+def _not_alike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
+    """Give what was done otherwise to the later case than to the earlier, and is part of a difference."""
+    what = title(list(first["sources"])[1])
+    also = "a difference of restored values holds that, too: read those of the values as given"
+    ways = [_way(record) for record in (first, second)]
+    widths = [_psf(record) for record in (first, second)]
+    if ways[0] != ways[1]:
+        yield f"The {what} of the earlier case {ways[0]}, that of the later {ways[1]}; {also}."
+    elif all(widths) and any(abs(a - b) > _ALIKE * max(a, b) for a, b in zip(*widths, strict=False)):
+        texts = [" x ".join(f"{width:.3g}" for width in each) for each in widths]
+        yield f"The {what} was restored by a PSF of {texts[0]} mm, then of {texts[1]} mm; {also}."
+    made = [(record.get("weights_sha256"), (record.get("versions") or {}).get("medfuse")) for record in (first, second)]
+    if made[0] != made[1]:
+        yield f"Both cases were not made by one version of medfuse and its weights; {also}, or fuse both by one."
+    by = [record.get("reference_region") for record in (first, second)]
+    if by[0] != by[1]:
+        yield "Both cases have not one reference region: their SUVR are not compared."
+
+
+def _way(record: Mapping[str, Any]) -> str:
+    """Return how source 2 of a record came to its restored values."""
+    name, source = list(record["sources"].items())[1]
+    native = source.get("native")
+    if native:
+        return "was restored on its own grid, " + ("guided" if native.get("guided") else "by its data alone")
+    return "was restored slice by slice" if name in restored_sources(record) else "came back as it was given"
+
+
+def _psf(record: Mapping[str, Any]) -> list[float]:
+    """Return the widths of the PSF of source 2 along its axes, mm; none where nothing was blurred."""
+    source = list(record["sources"].values())[1]
+    return list((source.get("native") or {}).get("psf_fwhm_mm") or record.get("psf_mm") or ())
+
+
+def _of_one_alone(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
+    """Give the regions that one of two records does not have, or that were not wholly measured in it."""
+    regions: list[dict[int | None, dict[str, Any]]] = [
+        {r["label"]: r for r in list(record["sources"].values())[1]["regions"]} for record in (first, second)
+    ]
+    for here, there, which in ((regions[0], regions[1], "earlier"), (regions[1], regions[0], "later")):
+        alone = [named(region) for label, region in here.items() if label not in there]
+        if alone:
+            yield f"Of the {which} case alone: {', '.join(alone)}; not compared."
+    cut = [_outside(record) for record in (first, second)]
+    unlike = [
+        named(r) for label, r in regions[0].items() if abs(cut[0].get(str(label), 0) - cut[1].get(str(label), 0)) > _CUT
+    ]
+    if unlike:
+        yield (
+            f"Of {', '.join(unlike)} not the same part lies in the field of view of both cases: a difference "
+            "holds that, too."
         )
-    return {"source": name, "unit": unit, "regions": regions, "one_person": known or None, "sentences": sentences}
+
+
+def _outside(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return which share of each region of a record has no values."""
+    found: dict[str, float] = {}
+    for key in ("mask_outside", "mask_unmeasured"):
+        for label, share in (record.get(key) or {}).items():
+            found[str(label)] = found.get(str(label), 0.0) + float(share)
+    return found
 
 
 def _require_two_scans(first: dict[str, Any], second: dict[str, Any]) -> None:

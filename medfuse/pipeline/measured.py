@@ -22,8 +22,10 @@ _ROUNDING = 1e-6  # voxels
 NAMES, KIND, WORLD, OUTSIDE = "region_names", "region_kind", "region_world", "region_outside"
 """Entries of the meta data of regions: their names, as JSON; what the file was; in whose world they lay; which share of
 each lies outside of the grid of the results, as JSON."""
+EMPTY, LEFT_OUT = "region_empty", "region_left_out"
+"""Likewise, names: of what a DICOM file draws and no voxel lies in; of what encloses no volume, such as points."""
 CODES = "region_codes"
-"""Likewise, as JSON: what they are in the codes of the segmentation that they come from."""
+"""Likewise, as JSON: what they are in the codes of the DICOM file that they come from."""
 
 
 def mask_of(data: Mapping[Hashable, Any], shape: Sequence[int], *, keys: Sequence[str] = ()) -> Tensor | None:
@@ -114,8 +116,8 @@ def measure_regions(
         gate: Share of the data alone in it **[X, Y, Z]**, 0..1; None where unknown.
 
     Returns:
-        As `medfuse.regions.region_values`; with `name` where a table names a region, `codes` where a segmentation
-        says what it is, `suvr` of a reference region, and
+        As `medfuse.regions.region_values`; with `name` where a table names a region, `codes` where a
+        segmentation or a structure set says what it is, `suvr` of a reference region, and
         `gtm` and `rbv` where the blur is known, see `medfuse.regions.correct_by_labels`; and `interval` where there
         are draws, see `medfuse.regions.add_intervals`; `invented` and `gate` where they are
         known, see `medfuse.regions.add_invented`.

@@ -374,6 +374,8 @@ def _noise(noise: ScannerNoise, origin: str) -> dict[str, Any]:
     """Return noise as a specification says it, and whence it is known."""
     said = {"kind": noise.kind, "sigma": noise.sigma, "unit": "input", "fwhm_mm": list(noise.fwhm_mm)}
     said |= {"growth": noise.growth} if noise.kind == "poisson" else {}
+    if noise.kind == "table":
+        said |= {"signal": [s for s, _ in noise.table], "sigma": [noise.sigma * std for _, std in noise.table]}
     return said | {"origin": origin}
 
 

@@ -16,12 +16,13 @@ from medfuse.io.dynamic import FRAMES
 from medfuse.io.nonfinite import NONFINITE_FRACTION, NONFINITE_INSIDE
 from medfuse.io.placement import sheared
 from medfuse.pipeline.facts import DIMENSIONLESS, fidelity, versions
-from medfuse.pipeline.measured import KIND, OUTSIDE, WORLD, measure_regions, unmeasured
+from medfuse.pipeline.measured import EMPTY, KIND, LEFT_OUT, OUTSIDE, WORLD, measure_regions, unmeasured
 from medfuse.regions import Draws
 from medfuse.report import warnings
 from medfuse.transforms import BIAS_FIELD
 
 _OF_MASK = (("mask_kind", KIND), ("mask_world", WORLD))
+_LISTS_OF_MASK = (("mask_empty", EMPTY), ("mask_left_out", LEFT_OUT))
 
 
 def make_record(
@@ -84,6 +85,11 @@ def make_record(
         "mask_sha256": text_of(data["mask_sha256"]) if "mask_sha256" in data else None,
         "mask_placement": _placement(data, "mask"),
         **{name: data["mask"].meta[key] for name, key in _OF_MASK if "mask" in data and key in data["mask"].meta},
+        **{
+            name: json.loads(data["mask"].meta[key])
+            for name, key in _LISTS_OF_MASK
+            if "mask" in data and key in data["mask"].meta
+        },
         "mask_unmeasured": unmeasured(data, restored[1].shape, keys),
         "mask_outside": json.loads(data["mask"].meta.get(OUTSIDE, "{}")) if "mask" in data else None,
         "reference_region": reference_region,

@@ -21,7 +21,7 @@ from medfuse.io.labels import label_names, read_labels, region_label
 from medfuse.io.modalities import title
 from medfuse.pipeline.describe import DescribeSourcesd
 from medfuse.pipeline.facts import sha256
-from medfuse.pipeline.measured import CODES, KIND, NAMES, OUTSIDE, WORLD, within
+from medfuse.pipeline.measured import CODES, EMPTY, KIND, LEFT_OUT, NAMES, OUTSIDE, WORLD, within
 from medfuse.transforms import ResampleToReference
 from medfuse.transforms.spatial import FRAME_OF_REFERENCE
 
@@ -105,7 +105,7 @@ class LoadRegionsd(MapTransform):
         """
         result = dict(data)
         for key in self.key_iterator(result):
-            path, codes = Path(str(result[key])), {}
+            path, codes, drawn = Path(str(result[key])), {}, None
             if is_nifti(path):
                 labels: Any = self.load(result[key])
                 names, kind, world = label_names(path), "NIfTI", self.reference
@@ -118,6 +118,9 @@ class LoadRegionsd(MapTransform):
             found = [int(v) for v in torch.unique(labels.as_tensor().round()).tolist() if v > 0]
             if self.reference_region is not None:
                 region_label(self.reference_region, found, names)
+            if drawn is not None:
+                empty = [names.get(label, name) for label, name in drawn.names.items() if label not in found]
+                labels.meta |= {EMPTY: json.dumps(empty), LEFT_OUT: json.dumps(drawn.left_out)}
             labels.meta |= {
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 NAMES: json.dumps({label: names[label] for label in found if label in names}),
@@ -207,11 +210,11 @@ def _outside(labels: MetaTensor, placed: MetaTensor) -> dict[int, float]:
 
 
 def _volume(drawn: DrawnRegions, image: MetaTensor) -> MetaTensor:
-    """Return drawn regions as labels **[L, X, Y, Z]**: a segmentation on its grid, contours on that of an image."""
+    """Return drawn regions as labels **[L, X, Y, Z]**: a segmentation on its grid, contours on that about an image."""
     if drawn.volume is not None and drawn.affine is not None:
         return MetaTensor(torch.from_numpy(drawn.volume), affine=torch.from_numpy(drawn.affine))
-    affine = np.asarray(image.affine, dtype=np.float64)
-    return MetaTensor(torch.from_numpy(drawn.on(affine, image.shape[1:])), affine=torch.from_numpy(affine))
+    affine, shape = drawn.around(np.asarray(image.affine, dtype=np.float64), image.shape[1:])
+    return MetaTensor(torch.from_numpy(drawn.on(affine, shape)), affine=torch.from_numpy(affine))
 
 
 DescribeRegionsD = DescribeRegionsDict = DescribeRegionsd

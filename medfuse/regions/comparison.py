@@ -30,7 +30,7 @@ def compare_regions(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
         For the whole image, where it is of one volume in both (within 1 %), and each label that both have: `label`,
         `name`, and of `given` and `restored` each `first`, `second`, `difference` and `percent`; of the restored, where
         both cases have an interval, `sd`, `low` and `high` of the difference at 95 %, and `changed`, whether 0 lies
-        outside.
+        outside. `volume_ml` of both; `suvr` of the restored likewise, where both are ratios to one reference region.
 
     Raises:
         ImageError: The records have no values, other sources, units or formulas of the SUV, or no label in common, or
@@ -51,6 +51,7 @@ def compare_regions(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
     if len(earlier) > 1 and len(later) > 1 and len(set(earlier) & set(later)) < 2:
         raise ImageError("Both cases must share a label, got none; give both the same atlas or labels.")
     found = []
+    one_reference = first.get("reference_region") == second.get("reference_region")
     for label in (label for label in earlier if label in later):
         a, b = earlier[label], later[label]
         if label is None and len(earlier) > 1 and not _alike(a.get("volume_ml"), b.get("volume_ml")):
@@ -61,6 +62,9 @@ def compare_regions(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
             )
         row: dict[str, Any] = {"label": label, "name": b.get("name") or a.get("name")}
         row |= {state: _difference(a[state]["mean"], b[state]["mean"]) for state in _STATES}
+        row["volume_ml"] = {"first": a.get("volume_ml"), "second": b.get("volume_ml")}
+        ratios = [region["restored"].get("suvr") for region in (a, b)]
+        row["suvr"] = _difference(*ratios) if one_reference and None not in ratios else None
         deviations = [region.get("interval", {}).get("sd") for region in (a, b)]
         if None not in deviations:
             restored = row["restored"]
@@ -72,20 +76,24 @@ def compare_regions(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
 
 
 COLUMNS = (
-    "index", "name", "given_first", "given_second", "given_difference", "restored_first", "restored_second",
+    "index", "name", "volume_first", "volume_second", "given_first", "given_second", "given_difference",
+    "restored_first", "restored_second",
     "restored_difference", "restored_percent", "difference_sd", "difference_low", "difference_high", "changed",
+    "suvr_first", "suvr_second", "suvr_difference",
 )  # fmt: skip
 """Of the table of a comparison."""
 
 
 def change_row(region: Mapping[str, Any]) -> list[Any]:
     """Return a row of `COLUMNS`; None for what is missing."""
-    given, restored = region["given"], region["restored"]
+    given, restored, ratio = region["given"], region["restored"], region["suvr"] or {}
     interval = [restored.get(key) for key in ("sd", "low", "high", "changed")]
     return [
         region["label"], region["name"] or (WHOLE if region["label"] is None else None),
+        *(region["volume_ml"][key] for key in ("first", "second")),
         *(given[key] for key in ("first", "second", "difference")),
         *(restored[key] for key in ("first", "second", "difference", "percent")), *interval,
+        *(ratio.get(key) for key in ("first", "second", "difference")),
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.fft import irfftn, next_fast_len, rfftn
 from medfuse.errors import GeometryError
 
 PEAK_ML = 1.0
-_BLOCK = 1 << 22  # voxels that are looked at at once
+_BLOCK = 1 << 21  # voxels of a volume that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
@@ -56,7 +57,9 @@ def region_values(
     sphere = _sphere(np.linalg.norm(affine[:3, :3], axis=0))
     millilitres = voxel_ml(affine)
     found = labels_in(layers)
-    figures = {kind: _figures(volume, layers, found, sphere, measured) for kind, volume in volumes.items()}
+    with ThreadPoolExecutor(len(volumes), "medfuse-regions") as pool:
+        rows_of = pool.map(lambda volume: _figures(volume, layers, found, sphere, measured), volumes.values())
+    figures = dict(zip(volumes, rows_of, strict=True))
     regions = []
     for row, label in enumerate((None, *found)):
         volume_ml = float(figures["given"][row].pop("voxels") * millilitres)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medfuse.report.native import std_text
 from medfuse.report.numbers import number_text
 
 _NAMES = {"psf": "PSF", "slices": "blur across slices"}
@@ -66,6 +67,8 @@ def _quantity(estimate: Mapping[str, Any], value: Any) -> str:
         return f"{value:.3g} mm (FWHM)"
     if estimate.get("step") == "psf":
         return f"{_number(estimate, value)} mm (FWHM of the whole PSF along the axes of its grid)"
+    if estimate.get("kind") == "table":
+        return f"{std_text(estimate['stated'])}, in the unit of the input (table)"
     if (estimate.get("stated") or {}).get("unit") == "input":
         at = " at a signal of 1" if estimate.get("kind") == "poisson" else ""
         return f"{value:.3g} in the unit of the input{at} ({estimate.get('kind')})"

@@ -17,7 +17,7 @@ from medfuse.regions.intervals import calibration
 from medfuse.report.degradations import noisy, restored_sources, whence
 from medfuse.report.estimates import estimate_sentence
 from medfuse.report.native import native_notes, native_warnings
-from medfuse.report.regions import region_warnings
+from medfuse.report.regions import region_notes, region_warnings
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
@@ -314,17 +314,22 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
         none = f"No uncertainty of the {_title(name)} was computed"
         if name not in named:
             found.append(Finding("note", f"{none}: it came back as it was."))
-    if named and record.get("weights_sha256") != calibration().get("weights_sha256"):
+    sources = record.get("sources") or {}
+    by_planes = [name for name in named if not sources[name].get("native")]
+    if by_planes and record.get("weights_sha256") != calibration().get("weights_sha256"):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
-    if any((source.get("native") or {}).get("weights_sha256") for source in (record.get("sources") or {}).values()):
+    if any((source.get("native") or {}).get("weights_sha256") for source in sources.values()):
         text = "The uncertainty of a source on its own grid was calibrated with the rule, not with the network in use"
         found.append(Finding("warning", f"{text}: how often it holds is not known."))
     return found
 
 
 def _regions(record: Mapping[str, Any]) -> list[Finding]:
-    return [Finding("warning", text) for text in region_warnings(record)]
+    return [
+        *(Finding("warning", text) for text in region_warnings(record)),
+        *(Finding("note", text) for text in region_notes(record)),
+    ]
 
 
 def _noise(name: str, source: Mapping[str, Any], known: str, *, noisy: bool) -> list[Finding]:

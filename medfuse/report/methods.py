@@ -9,6 +9,7 @@ from medfuse.about import NOTICE
 from medfuse.io.modalities import title
 from medfuse.report.degradations import restored_sources
 from medfuse.report.findings import moving_source
+from medfuse.report.native import std_text
 
 CITATION = (
     "Shi et al., Degradation-Robust Fusion: An Efficient Degradation-Aware Diffusion Framework for Multimodal Image "
@@ -111,9 +112,19 @@ def native_text(record: Mapping[str, Any]) -> str:
             return (
                 f"The {what} was restored in three dimensions from the voxels that its scanner gave, before any was "
                 f"interpolated, {how} (PSF of {_value(native.get('psf_fwhm_mm'))} mm FWHM; chi-square {chi2:.2f}, "
-                f"corrected for {df:.0%} of degrees of freedom). "
+                f"corrected for {df:.0%} of degrees of freedom). {_network(native)}"
             )
     return ""
+
+
+def _network(native: Mapping[str, Any]) -> str:
+    """Return which trained network made the estimate that the data then corrected; empty where a rule did."""
+    weights = native.get("weights_sha256")
+    if not weights:
+        return ""
+    return (
+        f"The estimate that the data corrected was made by a trained network of volumes (weights SHA-256 {weights}). "
+    )
 
 
 def _closing(record: Mapping[str, Any]) -> str:
@@ -130,6 +141,8 @@ def _step(name: str, options: Any) -> str:
     if name == "noise":
         kind = str(o.pop("kind", "gaussian"))
         unit = "in the input's unit" if o.pop("unit", "") == "input" else "of full range"
+        if kind == "table":
+            return f"Noise (standard deviation by signal: {std_text(options)}, {unit})"
         if "sigma" in o:
             return f"{kind.capitalize()} noise (standard deviation {_value(o['sigma'])} {unit})"
         return f"{kind.capitalize()} noise ({_options(o)})"

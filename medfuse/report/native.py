@@ -43,7 +43,7 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
     slices = native.get("slices_mm")
     rows = [
         ["PSF, FWHM along its axes [mm]", _times(native.get("psf_fwhm_mm"))],
-        [_noise(noise), number_text(noise.get("sigma", 0.0))],
+        [_noise(noise), std_text(noise)],
         ["Kernel of the noise, FWHM along its axes [mm]", _times(noise.get("fwhm_mm"))],
         ["Chi-square", f"{native.get('chi2', 0.0):.2f}"],
         ["Degrees of freedom used up", f"{native.get('degrees_of_freedom', 0.0):.1%}"],
@@ -73,6 +73,14 @@ def _noise(noise: Mapping[str, Any]) -> str:
     """Return what the standard deviation of the noise is called; that of Poisson-like noise grows as the root."""
     of = " at a signal of 1" if noise.get("kind") == "poisson" else ""
     return f"Noise, standard deviation{of} ({noise.get('kind', '')}, {noise.get('origin', '')}) [unit of the input]"
+
+
+def std_text(noise: Mapping[str, Any]) -> str:
+    """Return the standard deviation of noise; that of a table at each of its signals."""
+    sigma = noise.get("sigma", 0.0)
+    if noise.get("kind") != "table":
+        return number_text(sigma)
+    return ", ".join(f"{number_text(v)} at {number_text(s)}" for s, v in zip(noise["signal"], sigma, strict=True))
 
 
 def _times(values: Any) -> str:

@@ -12,6 +12,11 @@ _CUT = 0.01  # of a region
 
 def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
     """Give the warnings about the regions of a case, from its record: regions that were cut, SUVR that is missing."""
+    if empty := record.get("mask_empty"):
+        yield (
+            f"No voxel lies in regions that were given, {', '.join(map(str, empty))}: they enclose nothing, or lie "
+            "outside of the images. They have no values."
+        )
     cut = {label: share for label, share in (record.get("mask_outside") or {}).items() if share > _CUT}
     if cut:
         shares = ", ".join(f"{label} ({share:.0%})" for label, share in cut.items())
@@ -35,6 +40,12 @@ def region_warnings(record: Mapping[str, Any]) -> Iterator[str]:
         for state in ("given", "restored"):
             if regions and all(region.get(state, {}).get("suvr") is None for region in regions):
                 yield f"No SUVR of the {title(name)}, {state}: the mean of the reference region is not above 0."
+
+
+def region_notes(record: Mapping[str, Any]) -> Iterator[str]:
+    """Give what is good to know of the regions of a case, likewise."""
+    if left_out := record.get("mask_left_out"):
+        yield f"Structures that enclose no volume, such as points, were left out: {', '.join(map(str, left_out))}."
 
 
 def _doubted(record: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from medfuse.errors import ImageError
 from medfuse.physics.operators.cosine import along_all
 from medfuse.volumes.coarse import stretched
+from medfuse.volumes.proposals import windows
 
 _BINS, _TOP = 512, 1.3  # of the histogram; its end, in parts of the brightest
 _FAINT = 0.08  # of the brightest, below which there is no signal
@@ -27,6 +28,9 @@ _BIAS_MM, _BIAS_BLOCK_MM, _BIAS_ROUNDS, _MOST_BIAS = 20.0, 6.0, 3, 0.25
 _NEAR = 0.08  # of the brightest: how near a class a voxel is that tells the bias
 _HOT = 0.25  # of the upper tenth of the uptake
 _BLOCK_MM, _CLOSED_MM = 4.0, 8.0
+_SMOOTHED_MM = 2.0  # std
+_NEARBY_MM, _NEARBY_ROUNDS = 2.5, 3
+_ANYWHERE = 0.01  # of a class, how likely it is where none is nearby
 
 
 def classes(mri: Tensor, count: int = 5, spacing: Sequence[float] | None = None) -> Tensor:
@@ -40,10 +44,7 @@ def classes(mri: Tensor, count: int = 5, spacing: Sequence[float] | None = None)
     Raises:
         ImageError: An MRI without signal.
     """
-    top = float(torch.quantile(mri.flatten()[:: max(1, mri.numel() // 200_000)], 0.995))
-    if not top > 0 or not math.isfinite(top):
-        raise ImageError("the MRI must have signal, got an image without; check the file.")
-    v = mri / top
+    v = _in_parts(mri)
     if spacing is not None:
         v = v / _bias(v, count, spacing)
     shares = _shares(v, count)[0]
@@ -51,6 +52,57 @@ def classes(mri: Tensor, count: int = 5, spacing: Sequence[float] | None = None)
     low = at.long()
     part = at - low
     return torch.stack([torch.lerp(row[low], row[low + 1], part) for row in shares.to(v)])
+
+
+def classes_nearby(mri: Tensor, spacing: Sequence[float], count: int = 5) -> Tensor:
+    """Return shares as `classes` does, told by what is nearby as well: a border is no thin layer of a third tissue.
+
+    Between white matter and csf there is a voxel that is as bright as grey matter. Any two classes may share a voxel,
+    not neighbours by intensity alone, and how likely each is, is its mean share within a few mm (mean-field step of a
+    Markov random field; Zhang, Brady and Smith, IEEE TMI 20 (2001) 45).
+
+    Args:
+        mri: **[*image]**, any unit.
+        spacing: Voxel size, mm.
+        count: Number of classes, the background among them.
+
+    Raises:
+        ImageError: An MRI without signal.
+    """
+    v = _in_parts(mri)
+    v = v / _bias(v, count, spacing)
+    shares, levels, stds = _shares(v, count)
+    order = levels.argsort()
+    levels, stds = levels[order], stds[order]
+    bins = (v * (_BINS / _TOP)).long().clamp(0, _BINS - 1)
+    found = shares[order].to(v)[:, bins]
+    at = (torch.arange(_BINS, device=v.device, dtype=torch.float64) + 0.5) * (_TOP / _BINS)
+    i, j = torch.triu_indices(count, count, 1)
+    pure = _pure(at, levels, stds)
+    pure[0] += 1e-12
+    pure[-1] += 1e-12 * (at > levels[-1])
+    mixed = _between(at, levels[i, None], levels[j, None], 0.5 * (stds[i] + stds[j])[:, None])
+    upper = ((at - levels[i, None]) / (levels[j] - levels[i])[:, None].clamp_min(1e-6)).clamp(0, 1)
+    pure, mixed, upper = pure.to(v), mixed.to(v), upper.to(v)
+    rows = [windows(n, _NEARBY_MM / s) for n, s in zip(v.shape, spacing, strict=True)]
+    for _ in range(_NEARBY_ROUNDS):
+        likely = along_all([r.to(v) for r in rows], found[:, None])[:, 0] + _ANYWHERE / count
+        found = pure[:, bins] * likely
+        for row, part, a, b in zip(mixed, upper, i.tolist(), j.tolist(), strict=True):
+            belief = 2 * row[bins] * likely[a] * likely[b]
+            share = part[bins]
+            found[a] += belief * (1 - share)
+            found[b] += belief * share
+        found = found / found.sum(0).clamp_min(1e-30)
+    return found
+
+
+def _in_parts(mri: Tensor) -> Tensor:
+    """Return an MRI in parts of its brightest."""
+    top = float(torch.quantile(mri.flatten()[:: max(1, mri.numel() // 200_000)], 0.995))
+    if not top > 0 or not math.isfinite(top):
+        raise ImageError("the MRI must have signal, got an image without; check the file.")
+    return mri / top
 
 
 def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
@@ -80,6 +132,36 @@ def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
     if float(within.min()) > 0.99:
         return features
     return torch.cat([features * within, features * (1 - within)])
+
+
+def within_uptake(pet: Tensor, spacing: Sequence[float], depth_mm: float) -> Tensor:
+    """Return which voxels of a PET **[*pet]** lie deeper than so many mm in what takes up the tracer.
+
+    The region is that of `sided`, on the PET's own grid: above a quarter of the upper tenth of the uptake, closed by
+    8 mm. The end of the field of view is no border of it.
+    """
+    rows = [windows(n, _SMOOTHED_MM / s).to(pet) for n, s in zip(pet.shape, spacing, strict=True)]
+    low = along_all(rows, pet[None, None])[0, 0].clamp_min(0)
+    signal = low[low > 0.05 * low.max()]
+    hot = low > _HOT * torch.quantile(signal[:: max(1, len(signal) // 200_000)], 0.9)
+    beyond = [math.ceil(_CLOSED_MM / s) for s in spacing]
+    wide = F.pad(hot.float()[None, None], [b for b in reversed(beyond) for _ in range(2)], mode="replicate")[0, 0] > 0
+    closed = _away(_away(wide, spacing, _CLOSED_MM) > _CLOSED_MM, spacing, _CLOSED_MM) > _CLOSED_MM
+    within = closed[tuple(slice(b, -b) for b in beyond)]
+    return _away(~within, spacing, depth_mm) > depth_mm
+
+
+def _away(mask: Tensor, spacing: Sequence[float], reach: float) -> Tensor:
+    """Return how far voxels are from those of a mask, mm, exact to `reach` (distance transform, axis by axis)."""
+    most = (reach + max(spacing)) ** 2
+    square = torch.where(mask, 0.0, most)
+    for axis, step in enumerate(spacing):
+        n, before, square = mask.shape[axis], square, square.clone()
+        for k in range(1, min(n, int(reach / step) + 2)):
+            for a, b in ((0, k), (k, 0)):
+                part = square.narrow(axis, a, n - k)
+                torch.minimum(part, before.narrow(axis, b, n - k) + (k * step) ** 2, out=part)
+    return square.sqrt()
 
 
 def _dilated(mask: Tensor, steps: int) -> Tensor:
@@ -129,8 +211,8 @@ def _block(width_mm: float, spacing: Sequence[float], shape: Sequence[int]) -> l
     return [min(n, max(1, round(width_mm / s))) for s, n in zip(spacing, shape, strict=True)]
 
 
-def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the shares of classes at the middle of each bin of intensity, **[count, bins]**, and their levels."""
+def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return shares of classes at the middle of each bin of intensity, **[count, bins]**, their levels, their stds."""
     signal = v[v > _FAINT].double()
     signal = signal[:: max(1, len(signal) // _SAMPLES)]
     levels = torch.quantile(signal, torch.linspace(0.08, 0.92, count - 1, device=v.device).double())
@@ -159,19 +241,26 @@ def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor]:
         upper = ((at - levels[k]) / (levels[k + 1] - levels[k]).clamp_min(1e-6)).clamp(0, 1)
         shares[k] += belief[count + k] * (1 - upper)
         shares[k + 1] += belief[count + k] * upper
-    return shares / shares.sum(0).clamp_min(1e-30), levels
+    return shares / shares.sum(0).clamp_min(1e-30), levels, stds
 
 
 def _belief(at: Tensor, levels: Tensor, stds: Tensor, weights: Tensor) -> Tensor:
     """Return how likely each component is at each intensity: pure classes, then mixtures of neighbours."""
-    z = (at - levels[:, None]) / stds[:, None]
-    pure = torch.exp(-0.5 * z.square()) / (stds[:, None] * math.sqrt(2 * math.pi))
-    low, high = levels[:-1, None], levels[1:, None]
-    wide = 0.5 * (stds[1:] + stds[:-1])[:, None]
-    between = (torch.special.ndtr((at - low) / wide) - torch.special.ndtr((at - high) / wide)) / (high - low).clamp_min(
-        1e-6
-    )
-    joint = torch.cat([pure, between.clamp_min(0)]) * weights[:, None]
+    pure = _pure(at, levels, stds)
+    between = _between(at, levels[:-1, None], levels[1:, None], 0.5 * (stds[1:] + stds[:-1])[:, None])
+    joint = torch.cat([pure, between]) * weights[:, None]
     joint[0] += 1e-12  # somewhere each intensity must belong, the brightest to the last
     joint[len(levels) - 1] += 1e-12 * (at > levels[-1])
     return joint / joint.sum(0)
+
+
+def _pure(at: Tensor, levels: Tensor, stds: Tensor) -> Tensor:
+    z = (at - levels[:, None]) / stds[:, None]
+    return torch.exp(-0.5 * z.square()) / (stds[:, None] * math.sqrt(2 * math.pi))
+
+
+def _between(at: Tensor, low: Tensor, high: Tensor, wide: Tensor) -> Tensor:
+    """Return the density of mixtures of two classes, all as likely."""
+    inside = torch.special.ndtr((at - low) / wide) - torch.special.ndtr((at - high) / wide)
+    density: Tensor = inside / (high - low).clamp_min(1e-6)
+    return density.clamp_min(0)

@@ -23,7 +23,8 @@ from torch import Tensor
 from medfuse.errors import DegradationError
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.scanner import ScannerSampling
-from medfuse.physics.scanner_noise import ScannerNoise, coloured
+from medfuse.physics.scanner_noise import ScannerNoise, coloured, interpolated
+from medfuse.volumes.growth import Groups, growth, table
 from medfuse.volumes.proposals import landweber
 
 _STEPS, _ROUNDS = 10, 20
@@ -32,9 +33,6 @@ _WAVES = 20  # that tell five numbers
 _LEFT = 0.4  # share of a wave's noise that the steps leave, from which it counts
 _FAINTEST = 0.01  # of the noise's largest power
 _STEP = 1e-3  # of finite differences
-_GROUPS, _QUIET, _LOUDER = 10, 0.003, 1.5  # by signal, from this share of the highest; std over that of the air
-_REGRESSIONS = 15
-_GROWS, _CLEAR = 0.15, 0.12  # power of the signal with which the std grows that is 0, and how near it must be to 1/2
 _CLIPPED = 4.0  # robust std
 _MOST = 0.94  # correlation of neighbours: a kernel of 4.7 voxels
 _LEAST, _COLOURED = 0.08, 0.3  # below which it is none, and above which white noise is no model of it
@@ -70,21 +68,35 @@ def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
         return _smooth(_power(after * taper)) / _smooth(_power(draw * taper)).clamp_min(1e-30)
 
     left = kept(rough * coloured(y.shape, (0.0, 0.0, 0.0), generator).to(y) * inside)
-    growth = _growth(residual, signal / top, inside, left.clamp(0, 1))
-    level = signal.clamp_min(1e-3 * float(signal.max())) ** growth
-    seen, image = _power(_clipped(residual / level * tissue, tissue) * taper), _image(operator)
-    sigma, neighbours = _fitted(seen, left, image, taper)
-    if max(neighbours) > _COLOURED:  # of a wave where the draw hardly has power, its others tell what is left
-        kernel = [_width(rho) / FWHM_PER_SIGMA for rho in neighbours]
-        left = kept(sigma * level * coloured(y.shape, kernel, generator).to(y) * inside)
-        sigma, neighbours = _fitted(seen, left, image, taper)
-    widths = [_width(rho) * s for rho, s in zip(neighbours, operator.range.spacing, strict=True)]
-    kernel_mm = (widths[0], widths[1], widths[2])
+    groups = Groups(residual, signal / top, inside, left.clamp(0, 1))
+    power = growth(groups)
+
+    def fitted(level: Tensor, left: Tensor) -> tuple[float, list[float]]:
+        seen = _power(_clipped(residual / level * tissue, tissue) * taper)
+        sigma, neighbours = _fitted(seen, left, _image(operator), taper)
+        if max(neighbours) > _COLOURED:  # of a wave where the draw hardly has power, its others tell what is left
+            left = kept(sigma * level * coloured(y.shape, _kernel(neighbours), generator).to(y) * inside)
+            sigma, neighbours = _fitted(seen, left, _image(operator), taper)
+        return sigma, neighbours
+
+    sigma, neighbours = fitted(signal.clamp_min(1e-3 * float(signal.max())) ** power, left)
+    knots = table(groups, power, _kernel(neighbours))
+    if knots is not None:
+        signals, stds = torch.tensor(knots, dtype=torch.float64).mT
+        sigma, neighbours = fitted(interpolated(signal, signals * top, stds), left)
+        knots = tuple((float(s) * top, float(v) * sigma) for s, v in zip(signals, stds, strict=True))
+    x_mm, y_mm, z_mm = (_width(rho) * s for rho, s in zip(neighbours, operator.range.spacing, strict=True))
+    kernel_mm = (x_mm, y_mm, z_mm)
+    if knots is not None:
+        return ScannerNoise(1.0, "table", kernel_mm, table=knots)
     return (
-        ScannerNoise(sigma, "poisson", kernel_mm, growth=growth)
-        if growth
-        else ScannerNoise(sigma, "gaussian", kernel_mm)
+        ScannerNoise(sigma, "poisson", kernel_mm, growth=power) if power else ScannerNoise(sigma, "gaussian", kernel_mm)
     )
+
+
+def _kernel(neighbours: Sequence[float]) -> list[float]:
+    """Return the std of the kernel, voxels, that correlates neighbours so along each axis."""
+    return [_width(rho) / FWHM_PER_SIGMA for rho in neighbours]
 
 
 def _fitted(seen: Tensor, left: Tensor, image: Tensor, taper: Tensor) -> tuple[float, list[float]]:
@@ -195,49 +207,6 @@ def _power(values: Tensor) -> Tensor:
 def _smooth(power: Tensor) -> Tensor:
     """Return a mean over neighbouring waves."""
     return F.avg_pool3d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
-
-
-def _growth(residual: Tensor, signal: Tensor, inside: Tensor, left: Tensor) -> float:
-    """Return the power of the signal with which the std of the residual grows, 0..1, in waves that hold noise alone.
-
-    Robust std of groups of voxels, of equal width in the logarithm of the signal, are compared with those of a draw in
-    the same waves, which blur both alike. Groups that are hardly louder than the air have no say.
-
-    Args:
-        residual: **[*data]**.
-        signal: **[*data]**, of the highest.
-        inside: Voxels that count.
-        left: What the steps leave of each wave, 0..1.
-    """
-    draw = torch.randn(signal.shape, generator=torch.Generator().manual_seed(1)).to(signal)
-    index = torch.full(signal.shape, -1)
-    span = (signal.clamp_min(1e-6) / _QUIET).log() / -math.log(_QUIET)
-    index[inside] = (span[inside] * _GROUPS).floor().long().clamp(-1, _GROUPS - 1)
-    groups = [k for k in range(_GROUPS) if int((index == k).sum()) >= _FEWEST / 10]
-
-    def stds(values: Tensor, weight: Tensor, of: Sequence[int]) -> Tensor:
-        fine = torch.fft.irfftn(torch.fft.rfftn(values) * weight, s=values.shape).double().abs()
-        return torch.stack([fine[index == k].median() for k in of]).clamp_min(1e-30).log()
-
-    passed = left.square()  # smooth, so that it blurs little
-    if int((index == -1).sum()) >= _FEWEST / 10:
-        air = stds(residual, passed, [-1])
-        groups = [k for k, v in zip(groups, stds(residual, passed, groups), strict=True) if v > air + math.log(_LOUDER)]
-    if len(groups) < 2:
-        return 0.0
-    seen = stds(residual, passed, groups)
-    levels = torch.stack([signal[index == k].double().log().median() for k in groups])
-    weights = torch.stack([(index == k).double().sum() for k in groups])
-    weights = weights / weights.sum()
-    levels = levels - (weights * levels).sum()
-    power = 0.5
-    for _ in range(_REGRESSIONS):
-        off = seen - stds(draw * signal.clamp_min(1e-6) ** power, passed * left.sqrt(), groups)
-        power += float((weights * levels * off).sum() / (weights * levels.square()).sum().clamp_min(1e-9))
-        power = min(max(power, 0.0), 1.0)
-    if power < _GROWS:
-        return 0.0
-    return 0.5 if abs(power - 0.5) < _CLEAR else power
 
 
 def _clipped(values: Tensor, where: Tensor) -> Tensor:

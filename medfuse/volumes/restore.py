@@ -326,7 +326,7 @@ def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[V
     """Return the model, the level of its noise from an MR-free estimate and, unless stated, from the air; and that."""
     model = VolumeModel(operator, y, noise)
     x = mr_free(model, y[None], most=10).x[0]
-    if noise.kind == "poisson" and noise.floor == 0:
+    if noise.kind != "gaussian" and noise.floor == 0:
         noise = replace(noise, floor=_floor(model, x))
         model = VolumeModel(operator, y, noise, whitening=model.whitening)
     return model.at(x), x

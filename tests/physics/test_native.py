@@ -39,7 +39,7 @@ def test_a_fraction_is_that_of_full_range():
         ({"psf": 6}, "must be a mapping"),
         ({"psf": {}}, "add fwhm_mm"),
         ({"noise": {"sigma": 0, "unit": "input"}}, "must be positive"),
-        ({"noise": {"sigma": 0.1, "kind": "rician", "unit": "input"}}, "gaussian or poisson"),
+        ({"noise": {"sigma": 0.1, "kind": "rician", "unit": "input"}}, "gaussian or poisson or table"),
         ({"noise": {"sigma": 0.1, "unit": "SUV"}}, "`fraction` or `input`"),
         ({"noise": {"sigma": 0.1}}, "source's range"),
         ({"noise": {"sgima": 0.1}}, "write sigma"),
@@ -56,3 +56,37 @@ def test_it_is_no_steps_of_a_slice():
     with pytest.raises(DegradationError, match="must be of source 2 of a pair of volumes"):
         parse_degradation({"version": 1, "source2": GOOD})
     assert parse_degradation(in_plane({"version": 1, "source2": GOOD})).source2.steps == ()
+
+
+def test_a_table_of_std_over_the_signal():
+    """Log-linear between its rows, held beyond them, as a noise level function is stated."""
+    stated = {"kind": "table", "signal": [1, 4], "sigma": [0.1, 0.4], "fwhm_mm": 5}
+    found = parse_native({**GOOD, "noise": {**stated, "unit": "input"}}).noise
+    std = found.std(torch.tensor([-1.0, 0.5, 1.0, 2.0, 4.0, 9.0]))
+    assert std.tolist() == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.4, 0.4])
+    part = parse_native({**GOOD, "noise": {**stated, "signal": [0.1, 0.4], "sigma": [0.01, 0.04]}}, scale=10.0).noise
+    assert part.std(torch.tensor([1.0, 2.0])).tolist() == pytest.approx([0.1, 0.2])
+    assert found.scaled(4.0).std(torch.tensor(0.5)) == pytest.approx(0.2 / 4)
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        ({"signal": [1, 4], "sigma": [0.1]}, "lists of one length"),
+        ({"signal": [1, 4], "sigma": 0.1}, "lists of one length"),
+        ({"sigma": [0.1, 0.2]}, "must come with `kind: table`"),
+        ({"signal": [4, 1], "sigma": [0.1, 0.2]}, "rising"),
+        ({"signal": [1, 1], "sigma": [0.1, 0.2]}, "rising"),
+        ({"signal": [1], "sigma": [0.1]}, "two rows"),
+        ({"signal": [1, 4], "sigma": [0.1, -0.2]}, "positive"),
+        ({"signal": [0, 4], "sigma": [0.1, 0.2]}, "positive"),
+        ({"signal": ["a", 4], "sigma": [0.1, 0.2]}, "`signal` of `source2` must be a number"),
+        ({"signal": [1, 4], "sigma": [0.1, 0.2], "growth": 0.7}, "kind: poisson"),
+        ({"signal": [1, 4], "sigma": [0.1, 0.2], "kind": "poisson"}, "must come with `kind: table`"),
+        ({"sigma": [0.1, 0.2], "kind": "poisson"}, "one number each"),
+        ({"sigma": 0.1, "kind": "poisson", "growth": [0.1, 0.2]}, "one number each"),
+    ],
+)
+def test_what_is_no_table(noise, words):
+    with pytest.raises(DegradationError, match=words):
+        parse_native({**GOOD, "noise": {"kind": "table", "unit": "input", **noise}})

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.physics import Grid, ScannerSampling
+from medfuse.physics.operators import scanner
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
@@ -179,3 +180,23 @@ def test_shapes_that_do_not_fit_are_refused():
         op.forward(torch.zeros(1, 1, 9, 9, 9))
     with pytest.raises(GeometryError, match="operator's grid"):
         op.adjoint(torch.zeros(1, 1, 20, 20, 20))
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
+    """Voxels are sampled by several threads; the order in which a sum is taken is that of one thread."""
+    monkeypatch.setattr(scanner, "_AT_ONCE", 300)
+    op = operator(GEOMETRIES["a little turned, narrower in the plane"])
+    x, y = rand(op.domain, torch.float32, 0), rand(op.range, torch.float32, 1)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                found.append((op.forward(x), op.adjoint(y), op.lift(y)))
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+    tracked = x.clone().requires_grad_()
+    op.forward(tracked).backward(y)  # where gradients are tracked, the transpose is that of one thread, too
+    torch.testing.assert_close(tracked.grad, found[0][1])

@@ -5,9 +5,12 @@ import copy
 import pytest
 
 from medfuse import NOTICE
+from medfuse.physics import parse_native
 from medfuse.regions.intervals import calibration
 from medfuse.report import degradation_name, findings, methods_text, warnings
+from medfuse.report.estimates import estimate_sentence
 from medfuse.report.methods import describe_steps
+from medfuse.report.native import native_rows
 
 
 def changed(record, path, value):
@@ -40,6 +43,31 @@ def test_a_good_case_has_no_warning_but_its_limits(make_record):
     assert "few subjects" in notes
     assert "No degradation was stated for the MRI" in notes
     assert "from the network" in notes
+
+
+TABLE = {"kind": "table", "sigma": [0.1, 0.4], "unit": "input", "fwhm_mm": [5, 5, 4], "signal": [1, 4]}
+
+
+def test_noise_that_is_a_table_is_told_at_each_signal(make_record):
+    """In the row of the figures, in the estimate's sentence and in the methods; and it can be stated again."""
+    rows = dict(native_rows({"noise": {**TABLE, "origin": "measured"}, "psf_fwhm_mm": [6, 6, 6]}))
+    assert rows["Noise, standard deviation (table, measured) [unit of the input]"] == "0.1000 at 1.000, 0.4000 at 4.000"
+    known = {"step": "noise", "kind": "table", "value": TABLE["sigma"], "stated": TABLE, "rests_on": "the data"}
+    assert "0.1000 at 1.000, 0.4000 at 4.000, in the unit of the input (table) was stated" in estimate_sentence(
+        "PET", known
+    )
+    stated = {"version": 1, "source2": {"grid": "native", "psf": {"fwhm_mm": [6, 6, 6]}, "noise": TABLE}}
+    assert parse_native(stated["source2"]).noise.table == ((1.0, 0.1), (4.0, 0.4))
+    text = methods_text(make_record(degradation=stated))
+    assert "Noise (standard deviation by signal: 0.1000 at 1.000, 0.4000 at 4.000, in the input's unit)" in text
+
+
+@pytest.mark.parametrize("weights", [None, "ab" * 32])
+def test_the_methods_name_the_network_that_made_the_estimate(make_record, weights):
+    native = {"guided": True, "corrected_chi2": 1.0, "psf_fwhm_mm": [6, 6, 6], "weights_sha256": weights}
+    text = methods_text(changed(make_record(), "sources/pet/native", native))
+    assert ("trained network of volumes" in text) == (weights is not None)
+    assert weights is None or f"(weights SHA-256 {weights})" in text
 
 
 @pytest.mark.parametrize(
@@ -234,7 +262,21 @@ def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
     record["weights_sha256"] = calibration()["weights_sha256"]
     assert not [t for t in texts(record, "warning") if "other weights" in t]
     record["weights_sha256"] = "0"
+    assert not [t for t in texts(record, "warning") if "other weights" in t], "no network restored it"
+    record = changed(record, "sources/pet/native", None)
     assert [t for t in texts(record, "warning") if "other weights" in t]
+
+
+def test_a_deviation_of_a_network_without_calibration_is_told(make_record):
+    """The rule was calibrated: the network on a source's own grid, of which the record names weights, was not."""
+    native = {"corrected_chi2": 1.0, "weights_sha256": None}
+    record = changed(make_record(uncertainty="fast"), "sources/pet/native", native)
+    assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
+    record = changed(record, "sources/pet/native", native | {"weights_sha256": "cd" * 32})
+    (text,) = [t for t in texts(record, "warning") if "own grid was calibrated" in t]
+    assert "not with the network in use: how often it holds is not known" in text
+    record["uncertainty"] = "off"
+    assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
 
 
 @pytest.mark.parametrize(("asked", "suvr", "told"), [(3, None, 1), (3, 1.0, 0), (None, None, 0)])

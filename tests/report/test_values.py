@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from medfuse.errors import GeometryError
+from medfuse.regions.intervals import calibration
 from medfuse.report import region_values
 from medfuse.report.numbers import number_text
+from medfuse.report.values import values_section
 
 
 def test_regions_have_mean_max_and_peak():
@@ -61,3 +63,45 @@ def test_other_grids_are_refused():
 def test_a_number_shows_its_digits(value, text):
     assert number_text(value) == text
     assert number_text(1234.4, digits=3) == "1234"
+
+
+def measured(label: int, mean: float, volume: float) -> dict:
+    """Return a region whose mean was 10 as given."""
+    figures = [{"mean": value, "sd": 1.0, "max": value, "peak": None, "tlg": 1.0} for value in (10.0, mean)]
+    interval = {"level": 0.95, "sd": 0.5, "low": mean - 1, "high": mean + 1}
+    return {"label": label, "volume_ml": volume, "given": figures[0], "restored": figures[1], "interval": interval}
+
+
+PLANES, OWN = calibration()["held"][1], calibration()["native_held"]
+BLUR, NOISE = [{"blur": {"fwhm_mm": 5}}, {"noise": {"sigma": 0.1}}], [{"noise": {"sigma": 0.1}}]
+ESTIMATES = {"source2": [{"step": "psf", "stated": {"fwhm_mm": [5, 5, 5]}}]}
+
+
+@pytest.mark.parametrize(
+    ("native", "degradation", "mean", "volume", "said"),
+    [
+        (False, {"source2": NOISE}, 15.0, 200.0, ()),  # nothing was blurred: no edge is a bias
+        (False, {"source2": BLUR}, 10.5, 20.0, ("stated",)),
+        (False, {"source2": BLUR}, 11.5, 20.0, ("edges", "stated")),
+        (False, {"source2": BLUR}, 8.5, 200.0, ("edges", "large", "stated")),
+        (True, {"source2": {"psf": {"fwhm_mm": 5}}}, 8.5, 200.0, ("stated",)),  # there the others are held
+        (True, {"source2": {"psf": {}}, "estimates": ESTIMATES}, 10.5, 20.0, ()),  # it was measured
+    ],
+)
+def test_the_report_says_of_which_regions_intervals_hold_less_often(
+    make_record, read_page, native, degradation, mean, volume, said
+):
+    """Edges of uptake, whole tissues, and a PSF that was stated by hand: with the shares that phantoms have shown."""
+    record = make_record(degradation={"origin": "given", "source1": [], **degradation})
+    record["sources"]["pet"] |= {"regions": [measured(3, mean, volume)], "native": {"guided": True} if native else None}
+    text = read_page(str(values_section(record))).text
+    held = OWN if native else PLANES
+    one, told, narrow = "ball" if native else "disc", held["told right"], held["PSF 10 % narrow"]
+    sentences = {
+        "edges": f"held {told[one]:.0f} % of the regions within one tissue and {told['lesion']:.0f} % of the lesions",
+        "large": f"Label 3: larger than 100 ml, as a whole tissue is, with all of its edges: on phantoms intervals of "
+        f"95 % held {told['tissue']:.0f} %",
+        "stated": f"intervals of 95 % hold {narrow[one]:.0f} % of the regions within one tissue, "
+        f"{narrow['lesion']:.0f} % of the lesions",
+    }
+    assert [key for key, sentence in sentences.items() if sentence in text] == list(said)

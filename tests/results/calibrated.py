@@ -174,6 +174,23 @@ def coverage(error: np.ndarray, widths: np.ndarray) -> list[float]:
     return [round(100 * float((error <= width).mean()), 1) for width in widths.T]
 
 
+def held(table: dict[str, Any], cases: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the share of regions within 95 %, %, by what cases count as and by kind; the first are told right.
+
+    Args:
+        table: As `report` returns it.
+        cases: What is looked at.
+    """
+    return {
+        "told right" if k == 0 else of: {
+            name.rsplit(", ", 1)[1]: row["coverage"][-1]
+            for name, row in table.items()
+            if name.startswith(f"regions, {of}, ")
+        }
+        for k, of in enumerate(cases)
+    }
+
+
 def kept(folder: Path | None, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return what was made under a name: from the folder where it is there; else make it, and keep it there."""
     if folder is None:

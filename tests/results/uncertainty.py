@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results.calibrated import Regions, Voxels, kept, region_row, report, write
+from results.calibrated import Regions, Voxels, held, kept, region_row, report, write
 from results.images import load_module
 from results.phantoms import REGIONS, SPEC
 
@@ -223,6 +223,7 @@ def calibrated(cases: list[dict[str, tuple[Voxels, Regions | None]]]) -> tuple[d
             for kind in KINDS:
                 known[what][kind].append(fitted[kind])
     fused = [v["fused"][0] for v in cases]
+    known["held"] = [held(tables[f"source {k}"], list(PHANTOMS)) for k in (1, 2)]
     found, tables["fused"] = report(fused, [], calibrating=lambda of: of.startswith(FIRST), plain=True)
     return known | {"fused": {"factors": found["voxel"][""]["factors"]}}, tables
 

@@ -25,7 +25,7 @@ from monai.data import MetaTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results.calibrated import Regions, Voxels, kept, region_row, report, write
+from results.calibrated import Regions, Voxels, held, kept, region_row, report, write
 from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head
 
 import medfuse
@@ -46,6 +46,11 @@ TOLD: dict[str, dict[str, Any]] = {
 }
 VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
 _BALLS, _SAMPLED, _LEAST = 48, 6000, 16
+_RESTORING = (
+    *(f"volumes/{name}" for name in ("alignment", "classes", "coarse", "gate", "proposals", "restore", "slices")),
+    *(f"physics/{name}" for name in ("models/lanczos", "models/volume", "scanner_noise", "space")),
+    *(f"physics/operators/{name}" for name in ("base", "blur", "cosine", "scanner")),
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,9 @@ def regions(
 
 
 def code_hash() -> str:
-    """Return the SHA-256 of the code that restores volumes."""
-    files = sorted(
-        path for name in ("volumes", "physics") for path in (Path(medfuse.__file__).parent / name).rglob("*.py")
-    )
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    """Return the SHA-256 of the code that restores volumes whose PSF and noise are stated, by the rule."""
+    root = Path(medfuse.__file__).parent
+    return hashlib.sha256(b"".join((root / f"{name}.py").read_bytes() for name in _RESTORING)).hexdigest()
 
 
 def main() -> None:
@@ -157,7 +160,9 @@ def main() -> None:
         regional.append(one[1])
     calibrated, table = report(voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
     if options.write:
-        write({f"native_{key}": value[""] for key, value in calibrated.items()} | {"native_code_sha256": code})
+        found = {key: value[""] for key, value in calibrated.items()}
+        found |= {"code_sha256": code, "held": held(table, list(TOLD))}
+        write({f"native_{key}": value for key, value in found.items()})
     json.dump({"code_sha256": code, **table}, sys.stdout, indent=1)
 
 

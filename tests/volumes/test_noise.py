@@ -41,6 +41,18 @@ def test_the_level_at_the_uptake_of_tissue_and_the_kernel(noise):
         assert found.growth == pytest.approx(noise.growth, abs=0.25)
 
 
+@pytest.mark.parametrize("kernel", [(0.0, 0.0, 0.0), (5.0, 5.0, 4.0)], ids=["white", "coloured"])
+def test_a_std_that_is_no_power_of_the_signal_is_a_table(kernel):
+    """It grows in proportion to the signal up to 0.3, then hardly: within 15 % from there on, where tissue is."""
+    noise = ScannerNoise(1.0, "table", kernel, table=((0.02, 0.02), (0.3, 0.3), (9.0, 0.36)))
+    found = measured(noise)
+    assert found.kind == "table"
+    signal = torch.tensor([0.5, 1.0, 2.0, 4.0, 7.0])
+    assert found.std(signal).tolist() == pytest.approx(noise.std(signal).tolist(), rel=0.15)
+    stds = [std for _, std in found.table]
+    assert stds == sorted(stds)
+
+
 def test_the_unit_of_the_data_changes_nothing():
     case = made(noise=ScannerNoise(0.1, "poisson", growth=0.8))
     operator = ScannerSampling(case.image, case.grid, PSF)

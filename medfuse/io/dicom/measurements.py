@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from medfuse.about import NOTICE, __version__
-from medfuse.io.dicom.coded import ANATOMY, CATEGORY, TYPE, put_codes
+from medfuse.io.dicom.coded import ANATOMY, CATEGORY, INTERPRETED, ROLE, ROLE_CATEGORY, TYPE, datasets, put_codes
 from medfuse.io.dicom.derived import (
     MAKER,
     Derivation,
@@ -233,7 +233,7 @@ def _segmentation(
 def _described(
     number: int, region: Mapping[str, Any], derivation: Derivation, measured: Measured
 ) -> highdicom.seg.SegmentDescription:
-    """Return what a segment is: as the segmentation that was given says it.
+    """Return what a segment is: as the segmentation or the structure set that was given says it.
 
     Labels say no more than a name: then it is a tissue, or the reference region.
     """
@@ -252,7 +252,10 @@ def _described(
         tracking_uid=derivation.uid(REGIONS, "label", region["label"]),
         tracking_id=f"{region['label']} {_name(region)}"[:64],
     )
-    put_codes(found, region.get("codes") or {})
+    said = region.get("codes") or {}
+    put_codes(found, said)
+    if INTERPRETED in said:
+        found.SegmentDescription = f"RT ROI Interpreted Type {said[INTERPRETED]}"
     return found
 
 
@@ -282,22 +285,23 @@ def _group(
         referenced_segment=place,
         algorithm_id=sr.AlgorithmIdentification(MODEL, __version__, parameters=parameters, manufacturer=MAKER),
         measurements=list(_measurements(region, state, measured)),
-        **_finding(region, segment),
+        **_finding(region),
     )
 
 
-def _finding(region: Mapping[str, Any], segment: Dataset) -> dict[str, Any]:
-    """Return what a region is, and where, in the codes of the segmentation that was given (TID 1411)."""
-    if not region.get("codes"):
-        return {}
-    category, kind, sites = (
-        [sr.CodedConcept.from_dataset(item) for item in segment.get(keyword, ())]
-        for keyword in (CATEGORY, TYPE, ANATOMY)
+def _finding(region: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a region is, where, and for what, in the codes of the regions that were given (TID 1411)."""
+    said = region.get("codes") or {}
+    category, kind, sites, purpose, role = (
+        [sr.CodedConcept.from_dataset(item) for item in datasets(said.get(keyword, ()))]
+        for keyword in (CATEGORY, TYPE, ANATOMY, ROLE_CATEGORY, ROLE)
     )
     return {
-        "finding_category": category[0],
-        "finding_type": kind[0],
+        "finding_category": category[0] if category else None,
+        "finding_type": kind[0] if kind else None,
         "finding_sites": [sr.FindingSite(anatomic_location=site) for site in sites] or None,
+        "qualitative_evaluations": [sr.QualitativeEvaluation(*both) for both in zip(purpose, role, strict=False)]
+        or None,
     }
 
 

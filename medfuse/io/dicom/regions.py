@@ -18,9 +18,10 @@ import pydicom
 from matplotlib.path import Path as Polygon
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from medfuse.errors import DicomError, MedfuseError
-from medfuse.io.dicom.coded import Codes, codes_of
+from medfuse.io.dicom.coded import Codes, codes_of, codes_of_structure
 from medfuse.io.dicom.header import quiet
 from medfuse.io.texts import region_name
 
@@ -64,7 +65,7 @@ class DrawnRegions:
         affine: **[4, 4]** of that volume, voxel index to RAS mm; else None.
         regions: Of a structure set its contours.
         left_out: Names of structures that enclose no volume, such as points.
-        codes: Of a segmentation what each label is, see `medfuse.io.dicom.coded`.
+        codes: What each label is, as far as the file says it, see `medfuse.io.dicom.coded`.
     """
 
     kind: str
@@ -85,6 +86,21 @@ class DrawnRegions:
         return _layered(
             ((region.label, _inside(region.contours, affine, shape)) for region in self.regions), tuple(shape)
         )
+
+    def around(self, affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Return a grid with whole voxels more at its ends where contours leave it, at most a quarter of it each.
+
+        What of a region lies outside of the grid is counted there.
+        """
+        points = np.concatenate([points for region in self.regions for points in region.contours])
+        index = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+        most = np.array(shape) // 4
+        low = np.clip(np.ceil(-index.min(0)), 0, most).astype(int)
+        high = np.clip(np.ceil(index.max(0)) + 1 - np.array(shape), 0, most).astype(int)
+        larger = affine.copy()
+        larger[:3, 3] -= affine[:3, :3] @ low
+        first, second, third = (int(n) for n in np.array(shape) + low + high)
+        return larger, (first, second, third)
 
 
 def regions_file(path: Path) -> Path:
@@ -166,7 +182,7 @@ def _segmentation(path: Path) -> DrawnRegions:
     numbers = [int(n) for n in read.segment_numbers if n > 0]
     _check_labels(numbers)
     described = {n: read.get_segment_description(n) for n in numbers}
-    names = {n: _name(str(segment.segment_label), n) for n, segment in described.items()}
+    names = {n: _name(segment.segment_label, n) for n, segment in described.items()}
     codes = {n: found for n, segment in described.items() if (found := codes_of(segment))}
     first = read.get_volume(segment_numbers=[numbers[0]])
     shape = tuple(int(n) for n in first.spatial_shape)
@@ -191,24 +207,29 @@ def _structures(path: Path) -> DrawnRegions:
     drawn = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence", [])}
     listed = list(data.get("StructureSetROISequence", []))
     numbers = [int(item.ROINumber) for item in listed]
-    own = len(set(numbers)) == len(numbers) and all(0 < n < 1 << 20 for n in numbers)
-    regions, names, left_out, frames = [], {}, [], set()
+    if len(set(numbers)) < len(numbers):  # contours could be of either (C.8.8.5)
+        raise DicomError("The structures of an RTSTRUCT must have a number each, got one twice; export it again.")
+    own = all(0 < n < 1 << 20 for n in numbers)
+    observed = list(data.get("RTROIObservationsSequence") or [])
+    regions, names, codes, left_out, frames = [], {}, {}, [], set()
     for order, (number, item) in enumerate(zip(numbers, listed, strict=True), 1):
         label = number if own else order
-        name = _name(str(item.get("ROIName", "")), label)
+        name = _name(item.get("ROIName", ""), label)
         contours = tuple(_contours(drawn[number])) if number in drawn else ()
         if not contours:
             left_out.append(name)
             continue
         regions.append(Region(label, contours))
         names[label] = name
+        codes[label] = codes_of_structure(o for o in observed if o.get("ReferencedROINumber") == number)
         frames.add(str(item.get("ReferencedFrameOfReferenceUID", "")))
     _check_labels(names)
     if len(frames) > 1:
         raise DicomError(
             f"The structures of an RTSTRUCT must lie in one frame of reference, got {len(frames)}; split it."
         )
-    return DrawnRegions(STRUCTURES, frames.pop(), names, regions=tuple(regions), left_out=tuple(left_out))
+    codes = {label: said for label, said in codes.items() if said}
+    return DrawnRegions(STRUCTURES, frames.pop(), names, regions=tuple(regions), left_out=tuple(left_out), codes=codes)
 
 
 def _check_labels(labels: Sequence[int] | Mapping[int, str]) -> None:
@@ -218,20 +239,25 @@ def _check_labels(labels: Sequence[int] | Mapping[int, str]) -> None:
         )
 
 
-def _name(text: str, label: int) -> str:
-    """Return a name that may stand on a page."""
+def _name(value: Any, label: int) -> str:
+    """Return a name that may stand on a page; a backslash in it parts a value in two (PS3.5 6.2)."""
+    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
     return region_name(text) or f"region {label}"
 
 
 def _contours(item: Dataset) -> Iterator[np.ndarray]:
-    """Give the closed planar contours of a region, **[N, 3]** in RAS mm."""
+    """Give the closed planar contours of a region, **[N, 3]** in RAS mm; one that is there twice counts once."""
+    seen: set[bytes] = set()
     for contour in item.get("ContourSequence", []):
-        if not str(contour.get("ContourGeometricType", "")).startswith("CLOSED"):
+        kind = str(contour.get("ContourGeometricType", ""))
+        if not kind.startswith("CLOSED"):
             continue
         points = np.array(contour.ContourData, dtype=np.float64)
         if points.size % 3 or not np.isfinite(points).all():
             raise DicomError("A contour must have finite points of three numbers, got another; export it again.")
-        if points.size >= 9:
+        again = kind == "CLOSED_PLANAR" and points.tobytes() in seen  # by exclusive or, two of them are nothing
+        seen.add(points.tobytes())
+        if points.size >= 9 and not again:
             yield points.reshape(-1, 3) @ _LPS_TO_RAS
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +64,7 @@ def fit(
     volumes: int | None = None,
     at_once: int | None = None,
     blur: Tensor | None = None,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> Fitted:
     """Let the data of both sources say what they prove of the degradations that were stated.
 
@@ -73,6 +76,7 @@ def fit(
             blurred all slices of a volume alike, so the width of a blur is pooled, see `common_share`.
         at_once: Number of samples that are looked at together; all where None.
         blur: Share of its stated width that the blur of each source is known to have, **[B, 2]**, instead of asking.
+        each: Calls a function with one part of the samples after another, as `map` does; or with several side by side.
 
     Raises:
         DegradationError: A step is unknown: it is estimated before, see `medfuse.estimation`.
@@ -84,18 +88,21 @@ def fit(
         sources = [images[:, i : i + 1] for images in parts]
         known = None if blur is None else blur[:, i]
         if volumes is not None and known is None and part.blurred:
-            shares = torch.cat([_fit_source(part, source)[0] for source in sources])
+            shares = torch.cat([share for share, *_ in each(partial(_fit_source, part), sources)])
             known = common_share(shares.reshape(volumes, -1)).repeat_interleave(len(shares) // volumes)
         told = [None] * len(sources) if known is None else known.split_with_sizes([len(source) for source in sources])
         proven = []
-        for source, share in zip(sources, told, strict=True):
-            width, noise, model = _fit_source(part, source, share)
+        for width, noise, model in each(partial(_fit_told, part), list(zip(sources, told, strict=True))):
             proven.append((width, noise))
             if len(sources) == 1:
                 models.append(model)
         findings.append([torch.cat(values) for values in zip(*proven, strict=True)])
     found = Findings(*(torch.stack(values, 1) for values in zip(*findings, strict=True)))
     return Fitted(found.applied(stated), found, tuple(models))
+
+
+def _fit_told(stated: Degradation, told: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, SourceModel]:
+    return _fit_source(stated, *told)
 
 
 def _fit_source(stated: Degradation, source: Tensor, blur: Tensor | None = None) -> tuple[Tensor, Tensor, SourceModel]:

@@ -44,7 +44,10 @@ def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
         matrix = matrix.reshape(len(matrix), *([1] * (x.ndim - 3)), *matrix.shape[1:])
     if axis == x.ndim - 3:
         return torch.matmul(x, matrix.mT)
-    return torch.matmul(matrix, x.movedim(axis + 2, -2)).movedim(-2, axis + 2)
+    if matrix.ndim > 2:
+        return torch.matmul(matrix, x.movedim(axis + 2, -2)).movedim(-2, axis + 2)
+    found = torch.matmul(matrix, x.flatten(axis + 3))  # the axes after it in one, and nothing copied
+    return found.reshape(*x.shape[: axis + 2], len(matrix), *x.shape[axis + 3 :])
 
 
 def slow_waves(sizes: Sequence[int], counts: Sequence[int], like: Tensor) -> list[Tensor]:

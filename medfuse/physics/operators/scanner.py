@@ -21,7 +21,8 @@ and the rest is integrated along the data's axes by Gauss-Hermite nodes. Nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from medfuse.physics.operators.base import LinearOperator
 from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.cosine import apply_along
 from medfuse.physics.space import Grid
+from medfuse.threads import side_by_side
 
 _NODES_PER_SIGMA = 1.4
 _AT_ONCE = 2**15  # voxels of the data that are sampled together: their weights stay in the cache
@@ -178,9 +180,12 @@ class ScannerSampling(LinearOperator):
         shape = self.out_spatial(x.shape[2:])
         for axis, matrix in enumerate(self._gaussians(x)):
             x = apply_along(matrix, x, axis)
-        flat = x.reshape(-1, math.prod(self._nodes))
-        sampled = torch.cat([_sum(w * flat.index_select(1, at) for at, w in taps) for taps in self._chunks(x)], 1)
-        rows = self._rows.to(x.device)
+        flat, rows = x.reshape(-1, math.prod(self._nodes)), self._rows.to(x.device)
+
+        def seen(some: Tensor) -> Tensor:
+            return _sum(w * flat.index_select(1, at) for at, w in self._taps(some, flat))
+
+        sampled = torch.cat(list(_each(seen, torch.split(rows, _AT_ONCE), x.device)), 1)
         y = sampled.new_zeros((len(flat), math.prod(shape))).index_copy(1, rows, sampled)
         return y.reshape(*x.shape[:2], *shape)
 
@@ -194,11 +199,18 @@ class ScannerSampling(LinearOperator):
             raise GeometryError(f"data must be on the operator's grid {self._data.shape}, got {tuple(y.shape[2:])}.")
         rows = self._rows.to(y.device)
         flat = y.reshape(-1, math.prod(self._data.shape)).index_select(1, rows)
-        nodes = y.new_zeros((len(flat), math.prod(self._nodes)))
-        for part, taps in zip(torch.split(flat, _AT_ONCE, 1), self._chunks(y), strict=True):
-            for at, w in taps:
-                nodes = nodes.index_add_(1, at, part * w)
-        x = nodes.reshape(*y.shape[:2], *self._nodes)
+        chunks = list(zip(torch.split(rows, _AT_ONCE), torch.split(flat, _AT_ONCE, 1), strict=True))
+
+        def added(some: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+            nodes = y.new_zeros((len(flat), math.prod(self._nodes)))
+            for which, values in some:
+                for at, w in self._taps(which, values):
+                    nodes = nodes.index_add_(1, at, values * w)
+            return nodes
+
+        middle = (len(chunks) + 1) // 2  # two sums, however many threads there are: the order of additions is the same
+        halves = [half for half in (chunks[:middle], chunks[middle:]) if half]
+        x = _sum(_each(added, halves, y.device)).reshape(*y.shape[:2], *self._nodes)
         for axis, matrix in enumerate(self._gaussians(y)):
             x = apply_along(matrix.mT, x, axis)
         return x
@@ -215,12 +227,16 @@ class ScannerSampling(LinearOperator):
         plane = torch.stack(
             torch.meshgrid(*(torch.arange(n) for n in self._image.shape[1:]), indexing="ij"), -1
         ).double()
-        maps, lifted = y.reshape(1, -1, *self._data.shape), []  # all in one: they share where they are looked at
-        for first in range(self._image.shape[0]):
+        maps = y.reshape(1, -1, *self._data.shape)  # all in one: they share where they are looked at
+
+        def lifted(first: int) -> Tensor:
             at = plane @ turn[:, 1:].mT + turn[:, 0] * first + offset
             grid = (2 * at / (sizes - 1).clamp_min(1) - 1).flip(-1).to(y)[None, None]
-            lifted.append(F.grid_sample(maps, grid, padding_mode="border", align_corners=True))
-        return torch.cat(lifted, 2).reshape(*y.shape[:2], *self._image.shape)
+            return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
+
+        return torch.cat(list(_each(lifted, range(self._image.shape[0]), y.device)), 2).reshape(
+            *y.shape[:2], *self._image.shape
+        )
 
     def _gaussians(self, like: Tensor) -> Iterator[Tensor]:
         """Yield the matrix of each axis, from voxels to nodes: a Gaussian, averaged over the extent of each voxel."""
@@ -256,11 +272,6 @@ class ScannerSampling(LinearOperator):
         index = torch.stack([rows // (n1 * n2), rows // n2 % n1, rows % n2]).to(torch.float64)
         return self._matrix.to(index.device) @ index + self._offset.to(index.device)[:, None]
 
-    def _chunks(self, like: Tensor) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-        """Yield, for some voxels of the data at a time, the nodes that they see and the weights of these."""
-        for rows in torch.split(self._rows, _AT_ONCE):
-            yield self._taps(rows.to(like.device), like)
-
     def _taps(self, rows: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one neighbour after another of the nodes: its running index **[N]** and its weight **[N]**."""
         centre, (_, m1, m2) = self._placed(rows), self._nodes
@@ -276,6 +287,11 @@ class ScannerSampling(LinearOperator):
                     both = first * w1[b]
                     for c in range(4):
                         yield base + ((a * m1 + b) * m2 + c), both * w2[c]
+
+
+def _each(work: Callable[[Any], Tensor], items: Sequence[Any], device: torch.device) -> Iterator[Tensor]:
+    """Give what `work` returns of each item, on a CPU by several threads."""
+    return side_by_side(work, items) if device.type == "cpu" else map(work, items)
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
