@@ -51,7 +51,7 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 
 _NETWORK = """\
 **medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); the rule is
-the default. None of these heads was seen before its weights were chosen.
+the default. Nothing of it was chosen on these heads; head 0 was once restored by earlier weights.
 """
 
 
