@@ -158,6 +158,16 @@ def test_the_shorthand_refuses_what_is_no_psf(text, capsys):
     assert "--psf" in capsys.readouterr().err
 
 
+def test_noise_that_float32_does_not_hold_is_refused_before_work(files, tmp_path, capsys):
+    """It ended in NaN after results were written: a sigma in another unit than the file's is a likely slip."""
+    stated = {**NATIVE, "source2": {**NATIVE["source2"], "noise": {"sigma": 1e-9, "unit": "input"}}}
+    (tmp_path / "d.json").write_text(json.dumps(stated))
+    given = ["--mri", str(files["mri"]), "--pet", str(files["pet"]), "--aligned"]
+    assert main(["fuse", *given, "--degradation", str(tmp_path / "d.json"), "--out", str(tmp_path / "out")]) == 2
+    assert "std of noise must be at least" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+
+
 def test_a_pet_that_lies_elsewhere_is_refused(files, tmp_path):
     image = nib.load(files["pet"])
     affine = image.affine.copy()

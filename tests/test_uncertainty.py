@@ -61,11 +61,11 @@ class TestIntervals:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_the_blur_took_from_a_region_widens_its_interval(self, kind):
-        """Nothing moves, and nothing was invented: the mean went from 1 to 1.5, and that is all that is known."""
+        """Next to nothing moves, nothing was invented: the mean went from 1 to 1.5, and that is all that is known."""
         labels = np.ones((6, 6, 2), int)
         own = calibration()["region"][kind][1]
         regions = region_values(labels, 1.5 * labels, affine=np.eye(4), labels=labels)
-        add_intervals(regions, labels, Draws(np.zeros((2, *labels.shape)), 1.0, 0.0 * labels, 1, kind))
+        add_intervals(regions, labels, Draws(np.full((2, *labels.shape), 1e-9), 1.0, 0.0 * labels, 1, kind))
         told = 0.5 * own["corrected"] * own["factors"][-1] / 1.959964
         assert regions[1]["interval"]["sd"] == pytest.approx(told, rel=1e-6)
 
@@ -82,6 +82,17 @@ class TestIntervals:
         regions = region_values(labels, labels, affine=np.eye(4), labels=labels)
         add_intervals(regions, labels, Draws(np.ones((3, *labels.shape)), 1.0, 0.0 * labels, 1))
         assert ["interval" in region for region in regions] == [False, True, False]
+
+    def test_what_was_not_restored_has_none(self):
+        """Air, or what lies too near a border: it came back as it was, so that nothing moves it but rounding."""
+        labels = np.ones((8, 8, 4), int)
+        labels[4:], labels[6:] = 2, 3
+        draws = np.random.default_rng(0).normal(size=(2, *labels.shape))
+        draws[:, labels == 1] *= 1e-9
+        draws[:, 6, :4] = draws[:, 7, :, :1] = 0  # less than half of label 3
+        regions = region_values(labels, labels, affine=np.eye(4), labels=labels)
+        add_intervals(regions, labels, Draws(draws, 1.0, 0.0 * labels, 1))
+        assert ["interval" in region for region in regions[1:]] == [False, True, True]
 
     def test_the_level_lifts_draws_that_know_less_than_the_network(self):
         head = np.ones((8, 8, 4), np.float32)

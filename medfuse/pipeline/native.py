@@ -62,6 +62,7 @@ _NOT_BY_NETWORK = (
     "made the estimate"
 )
 _WRONG = 1.3  # times that a PSF which is told wrong may leave what the network was trained for
+_LEAST_NOISE = 1e-5  # of the highest value; below, float32 holds neither data nor what is left of them
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
@@ -165,6 +166,8 @@ class RestoreNatived(Transform):
         mri, pet = result[one], result[two]
         values = _plain(pet)
         said = parse_native(self.given, scale=float(values.max()))
+        if said.noise is not None:
+            _check_noise(said.noise, values)
         registration = dict(result.get(f"{two}_registration") or {})
         placed = not registration.get("performed", False)  # by the user, or by the scanner
         if said.psf_fwhm_mm is not None:
@@ -368,6 +371,21 @@ def described(found: RestoredVolume) -> dict[str, Any]:
         "findings": list(found.findings),
         "notes": list(found.notes),
     }
+
+
+def _check_noise(noise: ScannerNoise, values: Tensor) -> None:
+    """Refuse noise that is too little to be reckoned with in the precision of the voxels, float32.
+
+    Raises:
+        DegradationError: Its std at the highest value is less than a millionth of it.
+    """
+    top = values.max()
+    std = float(noise.std(top))
+    if std < _LEAST_NOISE * float(top):
+        raise DegradationError(
+            f"the std of noise must be at least {_LEAST_NOISE:g} of the highest value, {float(top):.3g}, got {std:.3g} "
+            "there; check its unit, or leave it out to have it measured."
+        )
 
 
 def _noise(noise: ScannerNoise, origin: str) -> dict[str, Any]:

@@ -4,7 +4,15 @@ from medfuse.training.brains import brains_of
 from medfuse.training.datasets import IMAGE_KIND_WEIGHTS, RandomPatches, image_pairs, slice_pairs
 from medfuse.training.degrade import DegradationPrior, DegradeBatch, RandDegrade, RandDegraded, degrade
 from medfuse.training.growth import load_grown
-from medfuse.training.handlers import BestWeights, Curve, GradientClip, TimeLimit, TrainingState, export_weights
+from medfuse.training.handlers import (
+    BestWeights,
+    Bfloat16Inferer,
+    Curve,
+    GradientClip,
+    TimeLimit,
+    TrainingState,
+    export_weights,
+)
 from medfuse.training.losses import FusionLoss
 from medfuse.training.packs import RESTORATION_KIND_WEIGHTS, read_pack, single_images, write_pack
 from medfuse.training.processes import AverageGradients, process_count, process_device, start_processes, stop_processes
@@ -15,6 +23,7 @@ __all__ = [
     "RESTORATION_KIND_WEIGHTS",
     "AverageGradients",
     "BestWeights",
+    "Bfloat16Inferer",
     "Curve",
     "DegradationPrior",
     "DegradeBatch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,12 +15,26 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from torch import nn
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medfuse.errors import BundleError
 from medfuse.io import atomic_path
 from medfuse.training.degrade import DegradeBatch
+
+
+class Bfloat16Inferer(SimpleInferer):
+    """A SimpleInferer whose convolutions run in bfloat16 on any device, where MONAI's `amp` is for CUDA alone.
+
+    It needs no scaling of the loss, as bfloat16 has the range of float32. Gradients and weights stay float32.
+    """
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the network makes of the inputs."""
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            found: Tensor = super().__call__(inputs, network, *args, **kwargs)
+        return found
 
 
 class GradientClip:

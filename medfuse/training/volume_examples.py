@@ -200,8 +200,8 @@ class VolumeLoss(nn.Module):
         self,
         *,
         absolute: float = 0.1,
-        lesion: float = 0.3,
-        tissue: float = 2.0,
+        lesion: float = 2.0,
+        tissue: float = 4.0,
         border: float = 0.5,
         beyond: float = 0.2,
     ) -> None:

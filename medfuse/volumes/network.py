@@ -38,9 +38,9 @@ _STEEP, _FURTHEST = 6.0, 5.0  # of the gate's logit
 
 
 class VolumeUNet(nn.Module):
-    """A U-Net of two levels in three dimensions, 76,000 parameters; any size of at least 2 voxels."""
+    """A U-Net of two levels in three dimensions, 144,000 parameters; any size of at least 2 voxels."""
 
-    def __init__(self, width: int = 16, deep: int = 24) -> None:
+    def __init__(self, width: int = 24, deep: int = 32) -> None:
         """Make it; at first it changes nothing of the rule."""
         super().__init__()
         self.first = nn.Conv3d(len(CHANNELS), width, 3, padding=1)
@@ -56,7 +56,7 @@ class VolumeUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the estimate **[B, 1, *image]**, in the unit of the proposals of the channels **[B, C, *image]**."""
         wide, narrow, free, gate = (x[:, k : k + 1] for k in (0, 1, 2, 4))
-        return blended(wide, narrow, free, gate, self.said(x))
+        return blended(wide, narrow, free, gate, self.said(x).float())
 
     def said(self, x: Tensor) -> Tensor:
         """Return the logits of `b`, `s` and `r` **[B, 3, *image]** for channels **[B, C, *image]**."""

@@ -39,7 +39,7 @@ _LEAST, _COLOURED = 0.08, 0.3  # below which it is none, and above which white n
 
 
 def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
-    """Return the noise of data **[*data]**: its level, whether it grows with the signal, and its kernel.
+    """Return the noise of data **[*data]**: its level, how it grows with the signal, see `growth`, and its kernel.
 
     Raises:
         DegradationError: Less than 500 voxels of tissue, or no noise.

@@ -51,7 +51,7 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 
 _NETWORK = """\
 **medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); the rule is
-the default. Head 0 was seen before its last 200 iterations were chosen, the other four were not.
+the default. Nothing of it was chosen on these heads; head 0 was once restored by earlier weights.
 """
 
 

@@ -90,7 +90,7 @@ class ScannerSampling(LinearOperator):
                 share nothing.
             DegradationError: A PSF that is narrower than a voxel, or wider than 20 mm.
         """
-        for name, grid in (("image", image), ("PET", data)):
+        for name, grid in (("MRI", image), ("PET", data)):
             _check_grid(grid, name)
         self.transform = _rigid(transform)
         moved = self.transform @ _tensor(data.affine)
