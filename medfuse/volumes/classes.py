@@ -141,8 +141,8 @@ def within_uptake(pet: Tensor, spacing: Sequence[float], depth_mm: float) -> Ten
     """
     rows = [windows(n, _SMOOTHED_MM / s).to(pet) for n, s in zip(pet.shape, spacing, strict=True)]
     low = along_all(rows, pet[None, None])[0, 0].clamp_min(0)
-    beyond = [math.ceil(_CLOSED_MM / s) for s in spacing]
-    wide = F.pad(_hot(low).float()[None, None], [b for b in reversed(beyond) for _ in range(2)], mode="replicate")[0, 0] > 0
+    hot, beyond = _hot(low).float(), [math.ceil(_CLOSED_MM / s) for s in spacing]
+    wide = F.pad(hot[None, None], [b for b in reversed(beyond) for _ in range(2)], mode="replicate")[0, 0] > 0
     closed = _away(_away(wide, spacing, _CLOSED_MM) > _CLOSED_MM, spacing, _CLOSED_MM) > _CLOSED_MM
     within = closed[tuple(slice(b, -b) for b in beyond)]
     return _away(~within, spacing, depth_mm) > depth_mm
