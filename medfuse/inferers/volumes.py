@@ -138,7 +138,8 @@ class VolumeFusionInferer(FusionInferer):
             return part
 
         parts = [slice(first, first + together) for first in range(0, len(slices), together)]
-        first_like = _first_of_equal(slices, found) if together == 1 else {}
+        once = together == 1 and not slices.requires_grad  # a gradient is that of each slice by itself
+        first_like = _first_of_equal(slices, found) if once else {}
         ones = [some for some in parts if first_like.get(some.start, some.start) == some.start]
         done = iter(spread(fused, ones))
         for some in bar(parts, disable=not self.progress):
@@ -213,8 +214,8 @@ def _first_of_equal(slices: Tensor, found: Findings) -> dict[int, int]:
     Around a head there are many that are empty.
     """
     seen: dict[bytes, int] = {}
-    told = torch.cat([values.flatten(1) for values in found], 1).cpu().numpy()
-    each = (hashlib.blake2b(image.contiguous().numpy(), digest_size=16) for image in slices)
+    told = torch.cat([values.detach().flatten(1) for values in found], 1).double().cpu().numpy()
+    each = (hashlib.blake2b(image.contiguous().view(torch.uint8).numpy(), digest_size=16) for image in slices)
     first = {}
     for number, (digest, findings) in enumerate(zip(each, told, strict=True)):
         digest.update(findings.tobytes())

@@ -87,6 +87,12 @@ def test_too_little_tissue_tells_no_psf():
     assert "too few voxels" in measure_psf(pet, grid, mri, mri_grid).refused
 
 
+def test_a_pet_without_uptake_tells_no_psf():
+    _, grid, mri, mri_grid = made((5, 5, 5))
+    for pet in (torch.zeros(grid.shape), -torch.ones(grid.shape)):
+        assert "too few voxels" in measure_psf(pet, grid, mri, mri_grid).refused
+
+
 def test_what_lies_deep_in_the_uptake_is_told_in_mm():
     """A ball of 20 mm, whose border is some 1 mm further out once it is smoothed; where it is cut off, no border."""
     z, y, x = np.meshgrid(*[(np.arange(n) - 0.5 * (n - 1)) * s for n, s in ((24, 2), (16, 3), (12, 4))], indexing="ij")
