@@ -26,13 +26,14 @@ _PIXELS = 2**19  # of slices that are computed side by side, at most: 2**17 take
 class VolumeFusionInferer(FusionInferer):
     """Fuse volumes slice by slice, many slices in a batch; 2-D images are fused as by the inner inferer.
 
-    On a CPU slices go through one by one, several side by side, each by one thread, so that the result does not depend
-    on the number of slices in a batch: sums over several images round otherwise than those over one, by 1e-7 of full
-    range, which bfloat16 in the network makes up to 1e-2 of the weight and of the fused image. Slices that are equal,
-    such as empty ones, are computed once. On other devices the result depends on the batch so far. Each slice
-    is corrected by the in-plane operator; a correction of the whole volume on the PET's own grid takes the place of the
-    loop over slices. What the data prove of a blur is proven once for a volume, and a blur is narrowed alike in all its
-    slices, see `medfuse.physics.fit`.
+    On a CPU slices go through one by one, several side by side, so that the result does not depend on the number of
+    slices in a batch: sums over several images round otherwise than those over one, by 1e-7 of full range, which
+    bfloat16 in the network makes up to 1e-2 of the weight and of the fused image. Each has its share of torch's
+    threads, which is one unless there are at least twice as many threads as slices side by side; sums by two or more
+    round otherwise, too. Slices that are equal, such as empty ones, are computed once. On other devices the result
+    depends on the batch so far. Each slice is corrected by the in-plane operator; a correction of the whole volume on
+    the PET's own grid takes the place of the loop over slices. What the data prove of a blur is proven once for a
+    volume, and a blur is narrowed alike in all its slices, see `medfuse.physics.fit`.
     """
 
     def __init__(
