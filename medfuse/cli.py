@@ -45,7 +45,7 @@ from medfuse.cohort.rehearsal import say_pairs, say_plan
 from medfuse.completion import add_completion, completion_script
 from medfuse.console import add_console, add_dry_run, note_error, quieten, result_json, speaking, speaks_json, tell
 from medfuse.defaults import COMMANDS, Defaults, add_defaults, check_spelled, find_defaults
-from medfuse.early import early_start, loading
+from medfuse.early import early_start, loading, share_no_products
 from medfuse.errors import MedfuseError, known_error
 from medfuse.estimating import add_estimate
 from medfuse.fusing import add_batch, fusing
@@ -68,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Warnings leave it as it is: they are printed, counted and written into the records.
     """
+    share_no_products()
     words = sys.argv[1:] if args is None else list(args)
     words, passed = split_passed(words)
     try:

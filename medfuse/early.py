@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,16 @@ from typing import Any
 from medfuse.bundles import bundle_modalities
 from medfuse.errors import MedfuseError
 from medfuse.io.modalities import MODALITIES
+
+
+def share_no_products() -> None:
+    """Let numpy take products of matrices by one thread, unless the environment says how many, before it is loaded.
+
+    Those of a registration are small, and OpenBLAS's other threads, while they wait for the next, keep busy the cores
+    that load libraries meanwhile.
+    """
+    if "numpy" not in sys.modules:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @contextmanager

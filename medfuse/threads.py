@@ -38,8 +38,9 @@ def side_by_side(work: Callable[[Item], Done], items: Sequence[Item], *, most: i
             return work(item)
 
     pool = ThreadPoolExecutor(at_once, "medfuse-part", partial(torch.set_num_threads, share))
+    torch.set_num_threads(share)  # here, too: a thread that waits for more of the caller's work keeps a core busy
     try:
         yield from pool.map(run, items)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # of products of matrices, which have one number for all threads
+        torch.set_num_threads(threads)

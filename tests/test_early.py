@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 import threading
 from argparse import Namespace
@@ -9,7 +10,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
-from medfuse.early import early_start, loading
+from medfuse.early import early_start, loading, share_no_products
 from medfuse.errors import MedfuseError
 from medfuse.io import write_nifti
 from medfuse.registration import ahead
@@ -107,6 +108,18 @@ def test_no_garbage_is_looked_for_while_libraries_are_loaded_for_the_first_time(
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(("given", "loaded", "expected"), [(None, False, "1"), ("3", False, "3"), (None, True, None)])
+def test_products_of_numpy_take_one_thread_unless_the_environment_says_how_many(monkeypatch, given, loaded, expected):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # so that what is set below is undone with the test
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "numpy")
+    share_no_products()
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == expected
 
 
 @pytest.mark.parametrize("change", [{}, {"aligned": True}, {"n4": True}, {"dry_run": True}, {"pet": None}])

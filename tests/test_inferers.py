@@ -398,6 +398,21 @@ def test_slices_that_are_equal_are_computed_once(network):
         torch.testing.assert_close(result[name].flatten(), mean)
 
 
+def test_equal_slices_have_each_its_own_gradient(network):
+    volume = rand(1, 2, 8, 8, 1).repeat(1, 1, 1, 1, 3).requires_grad_()
+    result = VolumeFusionInferer(FusionInferer(NOISE, steps=1, amp=False))(volume, network)
+    (slope,) = torch.autograd.grad(result["source2"][..., 2].sum(), volume)
+    assert not slope[..., :2].any()
+    assert slope[..., 2].any()
+
+
+def test_a_volume_may_be_bfloat16(network):
+    volume = rand(1, 2, 8, 8, 1).repeat(1, 1, 1, 1, 2).bfloat16()
+    fused = VolumeFusionInferer(FusionInferer(NOISE, steps=1, amp=True))(volume, network)["fused"]
+    assert fused.isfinite().all()
+    assert torch.equal(fused[..., 0], fused[..., 1])
+
+
 def sample_of(result: dict, b: int) -> dict:
     return {k: sample_of(v, b) if isinstance(v, dict) else v[b : b + 1] for k, v in result.items()}
 

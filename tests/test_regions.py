@@ -265,6 +265,19 @@ class TestPlaced:
         placed = PlaceRegionsd(**where)(LoadRegionsd(**where)(data))["mask"]
         assert json.loads(placed.meta["region_outside"]) == {"2": 0.5, "4": 1.0, "7": 1.0}
 
+    def test_a_reference_region_beyond_the_image_is_refused_as_it_is_loaded(self, tmp_path):
+        """Its contours are a voxel beyond the end, where x grows to the left; of a NIfTI it is beyond the grid."""
+        drawn = {"Pons": [ring((-35.0, -17.0), 3.0, h) for h in (-6.0, -3.0)]}
+        write_structures(tmp_path / "rt.dcm", {**drawn, "Lesion": [ring((-9.0, -17.0), 5.0, h) for h in (-6.0, -3.0)]})
+        marks = np.zeros((12, 8, 8), np.uint8)
+        marks[2:4], marks[10:] = 1, 3
+        nib.save(nib.Nifti1Image(marks, np.eye(4)), tmp_path / "m.nii.gz")
+        small = image(affine=np.diag([2.0, 2, 2, 1]), shape=(4, 4, 4))
+        for name, mri in (("rt.dcm", image(FRAME)), ("m.nii.gz", small)):
+            data = {"case": "a", "mask": str(tmp_path / name), "mri": mri, "pet": mri}
+            with pytest.raises(BundleError, match="must lie in the field of view of the MRI, got label 3 beyond it"):
+                LoadRegionsd(reference="mri", moving="pet", reference_region=3)(data)
+
     def test_what_of_contours_lies_outside_is_noted(self, tmp_path):
         """Half of label 3 beyond the end, where x grows to the left; 4 far away; of 5 no voxel has its centre in it."""
         end, z = -31.0, (-6.0, -3.0)  # LPS mm: half a voxel before the first centre

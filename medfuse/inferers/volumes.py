@@ -26,13 +26,14 @@ _PIXELS = 2**19  # of slices that are computed side by side, at most: 2**17 take
 class VolumeFusionInferer(FusionInferer):
     """Fuse volumes slice by slice, many slices in a batch; 2-D images are fused as by the inner inferer.
 
-    On a CPU slices go through one by one, several side by side, each by one thread, so that the result does not depend
-    on the number of slices in a batch: sums over several images round otherwise than those over one, by 1e-7 of full
-    range, which bfloat16 in the network makes up to 1e-2 of the weight and of the fused image. Slices that are equal,
-    such as empty ones, are computed once. On other devices the result depends on the batch so far. Each slice
-    is corrected by the in-plane operator; a correction of the whole volume on the PET's own grid takes the place of the
-    loop over slices. What the data prove of a blur is proven once for a volume, and a blur is narrowed alike in all its
-    slices, see `medfuse.physics.fit`.
+    On a CPU slices go through one by one, several side by side, so that the result does not depend on the number of
+    slices in a batch: sums over several images round otherwise than those over one, by 1e-7 of full range, which
+    bfloat16 in the network makes up to 1e-2 of the weight and of the fused image. Each has its share of torch's
+    threads, which is one unless there are at least twice as many threads as slices side by side; sums by two or more
+    round otherwise, too. Slices that are equal, such as empty ones, are computed once. On other devices the result
+    depends on the batch so far. Each slice is corrected by the in-plane operator; a correction of the whole volume on
+    the PET's own grid takes the place of the loop over slices. What the data prove of a blur is proven once for a
+    volume, and a blur is narrowed alike in all its slices, see `medfuse.physics.fit`.
     """
 
     def __init__(
@@ -138,7 +139,8 @@ class VolumeFusionInferer(FusionInferer):
             return part
 
         parts = [slice(first, first + together) for first in range(0, len(slices), together)]
-        first_like = _first_of_equal(slices, found) if together == 1 else {}
+        once = together == 1 and not slices.requires_grad  # a gradient is that of each slice by itself
+        first_like = _first_of_equal(slices, found) if once else {}
         ones = [some for some in parts if first_like.get(some.start, some.start) == some.start]
         done = iter(spread(fused, ones))
         for some in bar(parts, disable=not self.progress):
@@ -213,8 +215,8 @@ def _first_of_equal(slices: Tensor, found: Findings) -> dict[int, int]:
     Around a head there are many that are empty.
     """
     seen: dict[bytes, int] = {}
-    told = torch.cat([values.flatten(1) for values in found], 1).cpu().numpy()
-    each = (hashlib.blake2b(image.contiguous().numpy(), digest_size=16) for image in slices)
+    told = torch.cat([values.detach().flatten(1) for values in found], 1).double().cpu().numpy()
+    each = (hashlib.blake2b(image.contiguous().view(torch.uint8).numpy(), digest_size=16) for image in slices)
     first = {}
     for number, (digest, findings) in enumerate(zip(each, told, strict=True)):
         digest.update(findings.tobytes())

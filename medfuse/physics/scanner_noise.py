@@ -169,7 +169,7 @@ def interpolated(signal: Tensor, knots: Tensor, stds: Tensor) -> Tensor:
     """Return the std at a signal, of its shape, from a table **[N]**: linear in both logarithms, held at the ends."""
     x, rows = (v.to(signal.device, torch.float64).log() for v in (knots, stds))
     at = signal.double().clamp(float(knots[0]), float(knots[-1])).log()
-    k = torch.searchsorted(x, at).clamp(1, len(x) - 1)
+    k = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
     share = ((at - x[k - 1]) / (x[k] - x[k - 1])).clamp(0, 1)
     return torch.lerp(rows[k - 1], rows[k], share).exp().to(signal)
 

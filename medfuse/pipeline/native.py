@@ -377,7 +377,7 @@ def _check_noise(noise: ScannerNoise, values: Tensor) -> None:
     """Refuse noise that is too little to be reckoned with in the precision of the voxels, float32.
 
     Raises:
-        DegradationError: Its std at the highest value is less than a millionth of it.
+        DegradationError: Its std at the highest value is less than a hundred-thousandth of it.
     """
     top = values.max()
     std = float(noise.std(top))

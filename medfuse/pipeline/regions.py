@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey
+from torch import Tensor
 
 from medfuse.errors import BundleError, DicomError, GeometryError
 from medfuse.io import NiftiReader, is_nifti
@@ -101,7 +102,8 @@ class LoadRegionsd(MapTransform):
         """Load each key.
 
         Raises:
-            MedfuseError: If the regions cannot be used, or belong to neither source.
+            MedfuseError: If the regions cannot be used, belong to neither source, or the reference region is not
+                among them in the field of view.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -117,7 +119,12 @@ class LoadRegionsd(MapTransform):
                 names = read_labels(Path(str(result["labels"])))
             found = [int(v) for v in torch.unique(labels.as_tensor().round()).tolist() if v > 0]
             if self.reference_region is not None:
-                region_label(self.reference_region, found, names)
+                wanted = region_label(self.reference_region, found, names)
+                if world == self.reference and not (_seen(labels, result[world]).round() == wanted).any():
+                    raise BundleError(
+                        f"The reference region must lie in the field of view of the {title(world)}, got label "
+                        f"{wanted} beyond it; name another, or give an image that holds it."
+                    )
             if drawn is not None:
                 empty = [names.get(label, name) for label, name in drawn.names.items() if label not in found]
                 labels.meta |= {EMPTY: json.dumps(empty), LEFT_OUT: json.dumps(drawn.left_out)}
@@ -200,13 +207,17 @@ class PlaceRegionsd(MapTransform):
 
 def _outside(labels: MetaTensor, placed: MetaTensor) -> dict[int, float]:
     """Return which share of each label lies outside of the grid to which it was brought; 1 of those that are gone."""
-    own, grid = (np.asarray(image.affine, dtype=np.float64) for image in (labels, placed))
-    inside = within(np.linalg.solve(grid, own), placed.shape[1:], labels.shape[1:])
-    marks = labels.as_tensor().round()
-    beyond = marks[:, torch.from_numpy(~inside)]
+    marks, beyond = labels.as_tensor().round(), _seen(labels, placed, beyond=True).round()
     cut = {int(v): float((beyond == v).sum() / (marks == v).sum()) for v in torch.unique(beyond) if v > 0}
     gone = set(torch.unique(marks).tolist()) - set(torch.unique(placed.as_tensor().round()).tolist()) - {0.0}
     return dict(sorted((cut | {int(v): 1.0 for v in gone}).items()))
+
+
+def _seen(labels: MetaTensor, image: MetaTensor, *, beyond: bool = False) -> Tensor:
+    """Return the labels **[L, N]** of the voxels in the field of view of an image, or of those beyond it."""
+    own, grid = (np.asarray(volume.affine, dtype=np.float64) for volume in (labels, image))
+    inside = within(np.linalg.solve(grid, own), image.shape[1:], labels.shape[1:])
+    return labels.as_tensor()[:, torch.from_numpy(inside != beyond)]
 
 
 def _volume(drawn: DrawnRegions, image: MetaTensor) -> MetaTensor:

@@ -12,7 +12,7 @@ from scipy.fft import irfftn, next_fast_len, rfftn
 from medfuse.errors import GeometryError
 
 PEAK_ML = 1.0
-_BLOCK = 1 << 21  # voxels of a volume that are looked at at once
+_BLOCK = 1 << 20  # voxels of a volume that are looked at at once
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 

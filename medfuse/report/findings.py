@@ -309,12 +309,11 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     """Return of which sources a deviation was asked for and is not there."""
     if record.get("uncertainty", "off") == "off":
         return []
-    named, found = restored_sources(record), []
-    for name in record.get("sources") or {}:
-        none = f"No uncertainty of the {_title(name)} was computed"
+    named, found, sources = restored_sources(record), [], record.get("sources") or {}
+    for name in sources:
         if name not in named:
-            found.append(Finding("note", f"{none}: it came back as it was."))
-    sources = record.get("sources") or {}
+            text = f"No uncertainty of the {_title(name)} was computed: it came back as it was."
+            found.append(Finding("note", text))
     by_planes = [name for name in named if not sources[name].get("native")]
     if by_planes and record.get("weights_sha256") != calibration().get("weights_sha256"):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
@@ -326,10 +325,8 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
 
 
 def _regions(record: Mapping[str, Any]) -> list[Finding]:
-    return [
-        *(Finding("warning", text) for text in region_warnings(record)),
-        *(Finding("note", text) for text in region_notes(record)),
-    ]
+    warned = [Finding("warning", text) for text in region_warnings(record)]
+    return warned + [Finding("note", text) for text in region_notes(record)]
 
 
 def _noise(name: str, source: Mapping[str, Any], known: str, *, noisy: bool) -> list[Finding]:

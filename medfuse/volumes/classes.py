@@ -121,8 +121,7 @@ def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
     """
     kernel = _block(_BLOCK_MM, spacing, uptake.shape)
     low = F.avg_pool3d(uptake[None, None], kernel, ceil_mode=True, count_include_pad=False)[0, 0]
-    signal = low[low > 0.05 * low.max()]
-    hot = (low > _HOT * torch.quantile(signal[:: max(1, len(signal) // 200_000)], 0.9)).float()
+    hot = _hot(low).float()
     reach = round(_CLOSED_MM / _BLOCK_MM)
     wide = F.pad(hot[None, None], [reach + 1] * 6)
     closed = _eroded(_dilated(wide, reach), reach)
@@ -142,13 +141,19 @@ def within_uptake(pet: Tensor, spacing: Sequence[float], depth_mm: float) -> Ten
     """
     rows = [windows(n, _SMOOTHED_MM / s).to(pet) for n, s in zip(pet.shape, spacing, strict=True)]
     low = along_all(rows, pet[None, None])[0, 0].clamp_min(0)
-    signal = low[low > 0.05 * low.max()]
-    hot = low > _HOT * torch.quantile(signal[:: max(1, len(signal) // 200_000)], 0.9)
-    beyond = [math.ceil(_CLOSED_MM / s) for s in spacing]
-    wide = F.pad(hot.float()[None, None], [b for b in reversed(beyond) for _ in range(2)], mode="replicate")[0, 0] > 0
+    hot, beyond = _hot(low).float(), [math.ceil(_CLOSED_MM / s) for s in spacing]
+    wide = F.pad(hot[None, None], [b for b in reversed(beyond) for _ in range(2)], mode="replicate")[0, 0] > 0
     closed = _away(_away(wide, spacing, _CLOSED_MM) > _CLOSED_MM, spacing, _CLOSED_MM) > _CLOSED_MM
     within = closed[tuple(slice(b, -b) for b in beyond)]
     return _away(~within, spacing, depth_mm) > depth_mm
+
+
+def _hot(low: Tensor) -> Tensor:
+    """Tell which voxels are above a quarter of the upper tenth of the uptake; none where nothing is taken up."""
+    signal = low[low > 0.05 * low.max()]
+    if not len(signal):
+        return torch.zeros_like(low, dtype=torch.bool)
+    return low > _HOT * torch.quantile(signal[:: max(1, len(signal) // 200_000)], 0.9)
 
 
 def _away(mask: Tensor, spacing: Sequence[float], reach: float) -> Tensor:

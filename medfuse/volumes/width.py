@@ -75,6 +75,10 @@ class PsfEstimate(NamedTuple):
     refused: str
 
 
+class _TooFewError(Exception):
+    """Tissue and uptake share too few voxels."""
+
+
 class _Place(NamedTuple):
     """Where the PET lies: `world = origin + axes q`, q in mm along its axes from its middle."""
 
@@ -125,8 +129,11 @@ def measure_psf(
     if scene.counted_at_first() < _FEWEST:
         return few
     start = torch.tensor([max(6.0, 1.5 * s) / FWHM_PER_SIGMA for s in pet_grid.spacing]).double().square()
-    here = scene.fit(start, scene.place, moving=False)
-    there = scene.fit(here.variances, scene.place, moving=True) if refine else here
+    try:
+        here = scene.fit(start, scene.place, moving=False)
+        there = scene.fit(here.variances, scene.place, moving=True) if refine else here
+    except _TooFewError:
+        return few
     return _judged(scene, here, there)
 
 
@@ -285,6 +292,8 @@ class _Scene:
         ]
         seen = along_all([r[0] for r in rows], fine[:, None])[:, 0]
         mask = self.counted = self._thinned(self.deep & (seen.sum(0) > _TISSUE))
+        if int(mask.sum()) < _FEWEST:
+            raise _TooFewError
         at = self.at[:, mask]
         fast = self._fast(torch.cat([seen, self.y[None]]))[:, mask]
         target = fast[-1]

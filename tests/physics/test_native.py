@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -67,6 +68,19 @@ def test_a_table_of_std_over_the_signal():
     part = parse_native({**GOOD, "noise": {**stated, "signal": [0.1, 0.4], "sigma": [0.01, 0.04]}}, scale=10.0).noise
     assert part.std(torch.tensor([1.0, 2.0])).tolist() == pytest.approx([0.1, 0.2])
     assert found.scaled(4.0).std(torch.tensor(0.5)) == pytest.approx(0.2 / 4)
+
+
+def test_a_table_warns_not_of_how_a_signal_lies_in_memory():
+    signal = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
+    noise = ScannerNoise(1.0, "table", table=((0.1, 0.1), (0.9, 0.3)))
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # or torch says it once
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(noise.std(signal.mT), noise.std(signal).mT)
+    finally:
+        torch.set_warn_always(always)
 
 
 @pytest.mark.parametrize(

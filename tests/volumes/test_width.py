@@ -87,6 +87,24 @@ def test_too_little_tissue_tells_no_psf():
     assert "too few voxels" in measure_psf(pet, grid, mri, mri_grid).refused
 
 
+@pytest.mark.parametrize("apart", [44.0, 56.0])
+def test_tissue_and_uptake_apart_tell_no_psf(apart):
+    """Two balls of 24 mm that share a lens of a few voxels, or none: any width explains those."""
+    generator = torch.Generator().manual_seed(0)
+    at = torch.stack(torch.meshgrid(*[(torch.arange(64) - 31.5) * SIDE] * 3, indexing="ij"))
+    left, right = (at - torch.tensor([x, 0.0, 0.0]).reshape(3, 1, 1, 1) for x in (-apart / 2, apart / 2))
+    mri = (left.norm(dim=0) < 24) * (0.7 + 0.3 * (torch.rand(64, 64, 64, generator=generator) > 0.5))
+    pet = (right.norm(dim=0) < 24) + 0.02 * torch.randn(64, 64, 64, generator=generator)
+    grid = centred(64, SIDE)
+    assert "too few voxels" in measure_psf(pet, grid, mri, grid, refine=False).refused
+
+
+def test_a_pet_without_uptake_tells_no_psf():
+    _, grid, mri, mri_grid = made((5, 5, 5))
+    for pet in (torch.zeros(grid.shape), -torch.ones(grid.shape)):
+        assert "too few voxels" in measure_psf(pet, grid, mri, mri_grid).refused
+
+
 def test_what_lies_deep_in_the_uptake_is_told_in_mm():
     """A ball of 20 mm, whose border is some 1 mm further out once it is smoothed; where it is cut off, no border."""
     z, y, x = np.meshgrid(*[(np.arange(n) - 0.5 * (n - 1)) * s for n, s in ((24, 2), (16, 3), (12, 4))], indexing="ij")
