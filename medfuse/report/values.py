@@ -38,8 +38,10 @@ def values_section(record: Mapping[str, Any]) -> Markup:
         if len(regions) == 1:
             parts.append(element("p", "No mask was given, so there are no values of a tumour or an organ."))
         if any(region.get("interval") for region in regions):
-            parts += _intervals(regions, f"Mean of the restored {title(name)} in {unit}, 95 % interval", unit)
-            parts += _limits(regions, record, k, native=bool(source.get("native")))
+            native = bool(source.get("native"))
+            caption = f"Mean of the restored {title(name)} in {unit}, 95 % interval"
+            parts += _intervals(regions, caption, unit, native=native)
+            parts += _limits(regions, record, k, native=native)
         if any(region.get("invented") for region in regions):
             parts += _invented(regions, f"What of the restored {title(name)} its data do not tell, {unit}")
         if any(region.get("gtm") is not None for region in regions):
@@ -105,10 +107,13 @@ def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup
                 f"{named(region)}: {100 * share:.0f} % of the level is not told by the data; do not rely on its detail."
             )
             sentences.append(element("li", text))
+    how = "by the same blur and noise and a prior without any image: it came from what the network has learned"
+    if gated:
+        how = "deconvolved without the other source: it came from that source and what is made of it"
     text = (
-        "Invented is the restored image less what the data alone say of it, by the same blur and noise and a prior "
-        "without any image: it came from what the network has learned, and the data cannot contradict it. That is no "
-        "proof that it is wrong. The share is the root mean square of the voxels over the mean of the region."
+        f"Invented is the restored image less what the data alone say of it, {how}, and the data cannot contradict it. "
+        "That is no proof that it is wrong. The share is the root mean square of the voxels over the mean of the "
+        "region."
     )
     head = ["Region", "Mean, restored", "of which invented", "Share"]
     if gated:
@@ -118,7 +123,7 @@ def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup
     return [table(head, rows, caption=caption), *found, element("p", text)]
 
 
-def _intervals(regions: Sequence[Mapping[str, Any]], caption: str, unit: str) -> list[Markup]:
+def _intervals(regions: Sequence[Mapping[str, Any]], caption: str, unit: str, *, native: bool) -> list[Markup]:
     """Return how sure the mean of each region is, and what that means, a sentence for each."""
     rows, sentences = [], []
     for region in (region for region in regions if region.get("interval")):
@@ -129,10 +134,11 @@ def _intervals(regions: Sequence[Mapping[str, Any]], caption: str, unit: str) ->
         if interval["low"] <= given <= interval["high"]:
             verdict = "the value as given lies within: the restoration changed it by no more than its own error"
         sentences.append(element("li", f"{named(region)}: between {low} and {high} {unit} with 95 %; {verdict}."))
+    seen = "on phantoms of heads" if native else "on heads of other people and on phantoms"
     text = (
-        "The interval holds the error of noise and restoration together, as seen on heads of other people and on "
-        "phantoms, and is wider where more of the region was invented; it does not hold a wrong registration, a wrong "
-        "point spread function, or what differs between two scans."
+        f"The interval holds the error of noise and restoration together, as seen {seen}, and is wider where more "
+        "of the region was invented; it does not hold a wrong registration, a wrong point spread function, or "
+        "what differs between two scans."
     )
     head = ["Region", "Mean", "SD of the mean", "95 % interval"]
     return [table(head, rows, caption=caption), element("ul", *sentences), element("p", text)]

@@ -105,3 +105,5 @@ def test_the_report_says_of_which_regions_intervals_hold_less_often(
         f"{narrow['lesion']:.0f} % of the lesions",
     }
     assert [key for key, sentence in sentences.items() if sentence in text] == list(said)
+    seen = "on phantoms of heads" if native else "on heads of other people and on phantoms"
+    assert f"as seen {seen}, and is wider" in text
