@@ -614,6 +614,17 @@ class TestPersons:
         said = self.doubts(tmp_path / "psf", first, second)
         assert any("a PSF of 6 x 6 x 6 mm, then of 6 x 6 x 6.7 mm" in sentence for sentence in said)
 
+    def test_another_network_on_the_own_grid_is_said(self, tmp_path):
+        first, second = case_record(2.0), case_record(3.0)
+        natives = [record["sources"]["pet"].setdefault("native", {"guided": True}) for record in (first, second)]
+        natives[0]["weights_sha256"] = "a"
+        said = self.doubts(tmp_path / "rule", first, second)
+        assert len(said) == 1
+        assert "grid by a trained network, guided, that of the later was restored on its own grid, guided;" in said[0]
+        natives[1]["weights_sha256"] = "b"
+        (said,) = self.doubts(tmp_path / "network", first, second)
+        assert "not made by one version" in said
+
     def doubts(self, folder, first: dict, second: dict) -> list[str]:
         folder.mkdir()
         for name, record in (("sub-1_ses-1", first), ("sub-1_ses-2", second)):

@@ -77,7 +77,8 @@ def _not_alike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
         texts = [" x ".join(f"{width:.3g}" for width in each) for each in widths]
         yield f"The {what} was restored by a PSF of {texts[0]} mm, then of {texts[1]} mm; {also}."
     made = [(record.get("weights_sha256"), (record.get("versions") or {}).get("medfuse")) for record in (first, second)]
-    if made[0] != made[1]:
+    networks = [_native(record).get("weights_sha256") for record in (first, second)]
+    if made[0] != made[1] or (all(networks) and networks[0] != networks[1]):
         yield f"Both cases were not made by one version of medfuse and its weights; {also}, or fuse both by one."
     by = [record.get("reference_region") for record in (first, second)]
     if by[0] != by[1]:
@@ -86,17 +87,21 @@ def _not_alike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
 
 def _way(record: Mapping[str, Any]) -> str:
     """Return how source 2 of a record came to its restored values."""
-    name, source = list(record["sources"].items())[1]
-    native = source.get("native")
+    name, native = list(record["sources"])[1], _native(record)
     if native:
-        return "was restored on its own grid, " + ("guided" if native.get("guided") else "by its data alone")
+        by = " by a trained network" if native.get("weights_sha256") else ""
+        return f"was restored on its own grid{by}, " + ("guided" if native.get("guided") else "by its data alone")
     return "was restored slice by slice" if name in restored_sources(record) else "came back as it was given"
 
 
 def _psf(record: Mapping[str, Any]) -> list[float]:
     """Return the widths of the PSF of source 2 along its axes, mm; none where nothing was blurred."""
-    source = list(record["sources"].values())[1]
-    return list((source.get("native") or {}).get("psf_fwhm_mm") or record.get("psf_mm") or ())
+    return list(_native(record).get("psf_fwhm_mm") or record.get("psf_mm") or ())
+
+
+def _native(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a record says of source 2 on its own grid; empty where it was not restored there."""
+    return list(record["sources"].values())[1].get("native") or {}
 
 
 def _of_one_alone(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:

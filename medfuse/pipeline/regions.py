@@ -67,8 +67,8 @@ class LoadRegionsd(MapTransform):
     """Load the regions of a case as labels **[L, X, Y, Z]**, with their names: L is 1 unless regions overlap.
 
     A NIfTI and a SEG keep their own grid. Contours come to that of the source in whose frame of reference they were
-    drawn. The names are those of `labels` of the case (TSV), else those of the DICOM file or of the table beside the
-    NIfTI.
+    drawn, with more voxels at its ends where they leave it. The names are those of `labels` of the case (TSV), else
+    those of the DICOM file or of the table beside the NIfTI.
     """
 
     def __init__(

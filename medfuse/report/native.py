@@ -70,7 +70,7 @@ def native_rows(native: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _noise(noise: Mapping[str, Any]) -> str:
-    """Return what the standard deviation of the noise is called; that of Poisson-like noise grows as the root."""
+    """Return what the standard deviation of the noise is called; that of Poisson-like noise grows with the signal."""
     of = " at a signal of 1" if noise.get("kind") == "poisson" else ""
     return f"Noise, standard deviation{of} ({noise.get('kind', '')}, {noise.get('origin', '')}) [unit of the input]"
 

@@ -40,7 +40,7 @@ class Groups:
         """
         self.signal, self._left = signal.clamp_min(1e-6), left
         self._passed = left.square()  # smooth, so that it blurs little
-        self._index = torch.full(signal.shape, -1)
+        self._index = torch.full(signal.shape, -1, device=signal.device)
         span = (self.signal / _QUIET).log() / -math.log(_QUIET)
         self._index[inside] = (span[inside] * _GROUPS).floor().long().clamp(-1, _GROUPS - 1)
         self.kept = [k for k in range(_GROUPS) if int((self._index == k).sum()) >= _FEWEST]
