@@ -26,6 +26,7 @@ from medfuse.pipeline.compare import compare_cases
 from medfuse.pipeline.measured import measure_regions, psf_mm, unmeasured
 from medfuse.pipeline.regions import LoadRegionsd, PlaceRegionsd
 from medfuse.regions import add_invented, compare_regions, correct_by_labels, dictionary, region_rows, region_values
+from medfuse.regions.comparison import change_sentence
 from medfuse.report import findings
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -9], [0, 0, 0, 1]])  # RAS
@@ -491,6 +492,12 @@ class TestCompared:
         assert (restored["low"], restored["high"]) == pytest.approx((2 - 0.98, 2 + 0.98), abs=1e-3)
         assert restored["changed"]
         assert not compare_regions(case_record(2.0, 3.0), case_record(3.0, 4.0))[1]["restored"]["changed"]
+
+    def test_the_whole_image_says_that_it_has_no_interval_and_asks_for_none(self):
+        said = [change_sentence(r, "PET", "SUV") for r in compare_regions(case_record(2.0, 0.3), case_record(3.0, 0.4))]
+        assert said[0].endswith("how sure that is is computed of regions alone.") and "95 % interval" in said[1]
+        unsure = [change_sentence(r, "PET", "SUV") for r in compare_regions(case_record(2.0), case_record(3.0))]
+        assert "--uncertainty full" not in unsure[0] and unsure[1].endswith("fuse both with --uncertainty full.")
 
     @pytest.mark.parametrize(("later", "ratio"), [("Pons", 0.5), ("White matter", None)])
     def test_ratios_to_one_reference_region_are_compared(self, later, ratio):

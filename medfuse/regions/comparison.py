@@ -107,6 +107,8 @@ def change_sentence(region: Mapping[str, Any], title: str, unit: str) -> str:
     sentence = (
         f"{name}: the mean of the restored {title} went from {first} to {second} {unit}, by {difference}{percent}"
     )
+    if label is None:
+        return f"{sentence}; how sure that is is computed of regions alone."
     if "sd" not in restored:
         return f"{sentence}; how sure that is was not computed: fuse both with --uncertainty full."
     verdict = "more than its error explains" if restored["changed"] else "which its error alone can explain"
