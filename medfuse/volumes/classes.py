@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from medfuse.errors import ImageError
@@ -144,9 +143,9 @@ def within_uptake(pet: Tensor, spacing: Sequence[float], depth_mm: float) -> Ten
     low = along_all(rows, pet[None, None])[0, 0].clamp_min(0)
     hot, beyond = _hot(low).float(), [math.ceil(_CLOSED_MM / s) for s in spacing]
     wide = F.pad(hot[None, None], [b for b in reversed(beyond) for _ in range(2)], mode="replicate")[0, 0] > 0
-    closed = _away(_away(wide, spacing) > _CLOSED_MM, spacing) > _CLOSED_MM
+    closed = _away(_away(wide, spacing, _CLOSED_MM) > _CLOSED_MM, spacing, _CLOSED_MM) > _CLOSED_MM
     within = closed[tuple(slice(b, -b) for b in beyond)]
-    return _away(~within, spacing) > depth_mm
+    return _away(~within, spacing, depth_mm) > depth_mm
 
 
 def _hot(low: Tensor) -> Tensor:
@@ -157,11 +156,17 @@ def _hot(low: Tensor) -> Tensor:
     return low > _HOT * torch.quantile(signal[:: max(1, len(signal) // 200_000)], 0.9)
 
 
-def _away(mask: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Return how far voxels are from those of a mask, mm; infinitely where it has none."""
-    if not mask.any():
-        return torch.full(mask.shape, math.inf, device=mask.device)
-    return torch.from_numpy(distance_transform_edt(~mask.cpu().numpy(), sampling=list(spacing))).to(mask.device)
+def _away(mask: Tensor, spacing: Sequence[float], reach: float) -> Tensor:
+    """Return how far voxels are from those of a mask, mm, exact to `reach` (distance transform, axis by axis)."""
+    most = (reach + max(spacing)) ** 2
+    square = torch.where(mask, 0.0, most)
+    for axis, step in enumerate(spacing):
+        n, before, square = mask.shape[axis], square, square.clone()
+        for k in range(1, min(n, int(reach / step) + 2)):
+            for a, b in ((0, k), (k, 0)):
+                part = square.narrow(axis, a, n - k)
+                torch.minimum(part, before.narrow(axis, b, n - k) + (k * step) ** 2, out=part)
+    return square.sqrt()
 
 
 def _dilated(mask: Tensor, steps: int) -> Tensor:
