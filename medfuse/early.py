@@ -1,4 +1,7 @@
-"""How torch and MONAI are loaded, which takes seconds; meanwhile `medfuse fuse` reads and registers."""
+"""How torch and MONAI are loaded, which takes seconds; meanwhile a process beside `medfuse fuse` reads and registers.
+
+That process runs this module, `python -m medfuse.early`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medfuse.beside import begin
 from medfuse.bundles import bundle_modalities
 from medfuse.errors import MedfuseError
 from medfuse.io.modalities import MODALITIES
@@ -45,31 +49,33 @@ def loading() -> Iterator[None]:
 
 @contextmanager
 def early_start(options: argparse.Namespace) -> Iterator[None]:
-    """Read and register two NIfTI in a thread while the block, which imports, runs; see `medfuse.registration.ahead`.
+    """Have two NIfTI read and registered while the block, which imports, runs; see `medfuse.registration.ahead`.
 
     Whatever else is asked for, such as DICOM, a corrected bias field, or a PET whose values become SUV, begins when all
-    is loaded.
+    is loaded; so does all where nothing is left to load, or one core does everything.
     """
     keys = [row.key for row in bundle_modalities(options.bundle)]
     paths: list[Any] = [getattr(options, key, None) for key in keys]
     as_they_are = not (options.aligned or options.n4 or options.dry_run) and all(_is_nifti(path) for path in paths)
-    if not as_they_are or _becomes_suv(keys, paths, options.suv):
-        with loading():
-            yield
-        return
-    from medfuse.io.nifti_files import read_nifti
-    from medfuse.registration.ahead import Pair, begun
-
-    fixed, moving = paths
-
-    def read() -> Pair:
-        still, mobile = (
-            read_nifti(path, nonfinite=options.nonfinite, strict=options.strict) for path in (fixed, moving)
-        )
-        return Pair(still[0], still[1].affine, mobile[0], mobile[1].affine)
-
-    with begun(read), loading():
+    worth_it = "torch" not in sys.modules and _cores() > 1
+    with loading():
+        if worth_it and as_they_are and not _becomes_suv(keys, paths, options.suv):
+            begin("medfuse.early", [*map(str, paths), options.nonfinite, *["strict"] * options.strict])
         yield
+
+
+def _read_and_register(fixed: str, moving: str, nonfinite: str, *strict: str) -> None:
+    """Do what was begun, for the process that has begun it."""
+    from medfuse.io.nifti_files import read_nifti
+    from medfuse.registration.ahead import Pair, answer
+
+    still, mobile = (read_nifti(Path(p), nonfinite=nonfinite, strict=bool(strict)) for p in (fixed, moving))
+    answer(Pair(still[0], still[1].affine, mobile[0], mobile[1].affine))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_nifti(path: Path | None) -> bool:
@@ -85,3 +91,7 @@ def _becomes_suv(keys: Sequence[str], paths: Sequence[Path], suv: str) -> bool:
         return any(read_pet_sidecar(path).tells_dose for path in pets)
     except (MedfuseError, OSError):  # who reads it later says so
         return True
+
+
+if __name__ == "__main__":
+    _read_and_register(*sys.argv[1:])

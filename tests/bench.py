@@ -86,8 +86,8 @@ COMMAND = """
 import resource, sys
 from medfuse.cli import main
 code = main(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_SELF)
-print("USED", used.ru_utime + used.ru_stime, used.ru_maxrss)
+used, beside = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print("USED", sum(one.ru_utime + one.ru_stime for one in (used, beside)), max(used.ru_maxrss, beside.ru_maxrss))
 sys.exit(code)
 """
 
