@@ -50,7 +50,7 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     """
     operator, inside = model.operator, model.inside
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
-    step = _RELAXATION / _norm(operator, ys)
+    step = relaxed(operator, ys)
     white = None if len(ys) < 2 else model.white((ys[1] - ys[0]) * inside)
     chi2 = math.inf
     for k in range(1, most + 1):
@@ -76,7 +76,7 @@ def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float 
         step: Their size, where it is known.
     """
     inside = operator.inside.to(ys.device)
-    size = _RELAXATION / _norm(operator, ys) if step is None else step
+    size = relaxed(operator, ys) if step is None else step
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
     for _ in range(steps):
         x = (x + size * operator.adjoint((ys[:, None] - operator.forward(x)) * inside)).clamp_min(0.0)
@@ -87,15 +87,15 @@ def _cosine(white: Tensor, left: Tensor) -> float:
     return float((white.double() * left).sum() / white.double().square().sum())
 
 
-def _norm(operator: ScannerSampling, like: Tensor) -> float:
-    """Return the largest eigenvalue of `A'A`, by the power method."""
+def relaxed(operator: ScannerSampling, like: Tensor) -> float:
+    """Return the size of a Landweber step, `1.5 / |A'A|`, by the power method, on the device of `like`."""
     v = torch.ones((1, 1, *operator.domain.shape), dtype=like.dtype, device=like.device)
     size = 1.0
     for _ in range(4):
         v = operator.adjoint(operator.forward(v))
         size = float(v.norm())
         v = v / size
-    return size
+    return _RELAXATION / size
 
 
 class Guidance(NamedTuple):

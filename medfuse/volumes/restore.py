@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError
@@ -24,6 +25,7 @@ from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
+from medfuse.volumes.bowsher import Neighbours, likened
 from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.gate import common_std, gate, significance
@@ -233,6 +235,9 @@ def restore_volume(
             return replace(alone, alignment=alignment, findings=tuple(doubts))
         maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
         x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float(), model, ys, offered))
+        if not any(thick):  # each voxel of thick slices is a mixture of its own: none are alike
+            near = Neighbours.of(mri.float(), mri_grid.spacing, _active(model, x0[0]))
+            x0, opened = likened(model, near, ys, x0, unguided, opened)
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
     result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
@@ -354,6 +359,13 @@ def _told(model: VolumeModel, x: Tensor) -> Tensor | None:
         return None
     signal = model.observe(x)
     return model.inside & (signal > _AIR * signal.max())
+
+
+def _active(model: VolumeModel, x: Tensor) -> Tensor:
+    """Return the voxels of the image that are within a voxel of the data of some activity, bool **[*image]**."""
+    signal = model.observe(x)
+    active = model.inside & (signal > _AIR * signal.max())
+    return model.operator.lift(F.max_pool3d(active.float()[None, None], 3, 1, 1))[0, 0] > 0
 
 
 def _believed(alignment: Alignment) -> bool:

@@ -47,7 +47,10 @@ TOLD: dict[str, dict[str, Any]] = {
 VOLUMES_ML = (1.0, 3.0, 10.0, 30.0, 100.0)
 _BALLS, _SAMPLED, _LEAST = 48, 6000, 16
 _RESTORING = (
-    *(f"volumes/{name}" for name in ("alignment", "classes", "coarse", "gate", "proposals", "restore", "slices")),
+    *(
+        f"volumes/{name}"
+        for name in ("alignment", "bowsher", "classes", "coarse", "gate", "proposals", "restore", "slices")
+    ),
     *(f"physics/{name}" for name in ("models/lanczos", "models/volume", "scanner_noise", "space")),
     *(f"physics/operators/{name}" for name in ("base", "blur", "cosine", "scanner")),
 )

@@ -30,14 +30,14 @@ def flicker(x: np.ndarray, mask: np.ndarray) -> float:
 
 
 def figures(p: Problem, stack: Tensor) -> dict[str, float]:
-    """Return the figures of a restored stack, by name."""
-    xs, brain = stack.numpy(), brain_mask(p.labels)
-    whole, twin = p.phantoms["all"].pet, p.phantoms["none"].pet
+    """Return the figures of a restored stack, by name, of the voxels that the PET measured."""
+    xs, measured = stack.numpy(), p.operator.seen.numpy()
+    brain, whole, twin = measured & brain_mask(p.labels), p.phantoms["all"].pet, p.phantoms["none"].pet
     found = {
         "RMSE": rmse(xs[0], whole, brain),
         "RMSE, lesion-free": rmse(xs[1], twin, brain),
-        **{f"bias {n}, %": bias(xs[1], twin, p.labels == k) for n, k in REGIONS.items()},
-        "total, %": bias(xs[0], whole, np.ones_like(brain)),
+        **{f"bias {n}, %": bias(xs[1], twin, measured & (p.labels == k)) for n, k in REGIONS.items()},
+        "total, %": bias(xs[0], whole, measured),
         "gradients": flicker(xs[0], brain) / flicker(whole, brain),
     }
     return found | (chi_square(p, stack) if len(stack) > 3 else {})

@@ -111,7 +111,7 @@ def wrong(brain: Brain, seed: int, methods: Sequence[str] = SENSITIVE) -> dict[s
     cases["T2 in place of T1"] = (head(brain, seed, contrast="t2"), SETTINGS[seed], "t2")
     for case, (drawn, setting, contrast) in cases.items():
         p = problem(drawn, setting, texture=TEXTURES[0], seed=seed, contrast=contrast).first()
-        mask, truth = brain_mask(p.labels), p.phantoms["all"].pet
+        mask, truth = p.operator.seen.numpy() & brain_mask(p.labels), p.phantoms["all"].pet
         results[case] = {name: rmse(METHODS[name](p)[0][0].numpy(), truth, mask) for name in methods}
     return results
 
