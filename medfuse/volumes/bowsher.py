@@ -138,8 +138,8 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: T
     active = near.mask(x[0])
     step = relaxed(model.operator, ys) * active
 
-    def rounds(x: Tensor, strength: float, gate: Tensor | float, count: int) -> Tensor:
-        weight = strength * (1 - gate * torch.ones_like(x[0])).reshape(-1)[near.voxels.long()]
+    def rounds(x: Tensor, strength: float, gate: Tensor, count: int) -> Tensor:
+        weight = strength * (1 - gate.reshape(-1)[near.voxels.long()])
         for _ in range(count):
             left = (ys[:, None] - model.operator.forward(x[:, None])) * model.inside
             x = x + step * model.operator.adjoint(left)[:, 0]
@@ -147,7 +147,7 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: T
         return x
 
     strength, count = _FIRST
-    x = rounds(x, strength, 0.0, count)
+    x = rounds(x, strength, torch.zeros_like(gate), count)
     gate = torch.maximum(gate, active * opened(model, significance(model, x[0]), low=_LOW, high=_HIGH))
     strength, count = _THEN
     return Likened(rounds(torch.lerp(x, free, gate), strength, gate, count), gate)
