@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import dctn, idctn
-from scipy.ndimage import generate_binary_structure, minimum_filter
 
 
 class Spectrum(NamedTuple):
@@ -65,7 +65,8 @@ _MOST, _WORTH = 2000, 50.0  # waves of a band that count; so many are worth one 
 _WIDTHS = np.concatenate([np.arange(0.0, 2.4, 0.08), np.arange(2.4, 5.01, 0.2)])  # px
 _EXPONENTS = np.linspace(-2.4, 2.4, 9)  # std of the prior
 _FLOORS = np.geomspace(0.25, 1.5, 8)  # of the least power of a band
-_SCORINGS, _LARGEST_STEP, _SETTLED = 8, 2.0, 1e-3  # of the log of A
+_ABOVE = 20.0  # times the floor: a band that tells of the signal alone
+_SCORINGS, _LARGEST_STEP = 5, 2.0  # of the log of A
 _ALONE, _FEWEST_BANDS = 1.1, 4  # times the floor, below which a band holds it alone; that must be so
 _QUANTILES = (0.05, 0.5, 0.95)
 _BLACK, _LEAST_BLACK = 4 / 255, 0.05  # what counts as black, and the least share of an image that is
@@ -107,13 +108,18 @@ class Width(NamedTuple):
 def band_power(image: np.ndarray) -> Bands:
     """Return the power of the cosine waves of an image **[H, W]** in bands."""
     power = np.square(dctn(np.asarray(image, np.float64), norm="ortho"))
-    rows, columns = (np.arange(n) / n for n in power.shape)
-    rate = np.hypot(rows[:, None], columns[None])
-    band = np.minimum((rate * _PER_NYQUIST).astype(int), _BANDS)
-    band[(rows[:, None] < _LEAST_RATE) | (columns[None] < _LEAST_RATE)] = _BANDS
-    count = np.bincount(band.ravel(), minlength=_BANDS + 1)[:_BANDS]
-    total = np.bincount(band.ravel(), power.ravel(), minlength=_BANDS + 1)[:_BANDS]
+    band, count = _bands_of(power.shape)
+    total = np.bincount(band, power.ravel(), minlength=_BANDS + 1)[:_BANDS]
     return Bands((np.arange(_BANDS) + 0.5) / _PER_NYQUIST, total / np.maximum(count, 1), count)
+
+
+@lru_cache(maxsize=2)  # images of a run have one shape, or two
+def _bands_of(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the band of each wave of an image of a shape, one after the other, and how many are in each."""
+    rows, columns = (np.arange(n) / n for n in shape)
+    band = np.minimum((np.hypot(rows[:, None], columns[None]) * _PER_NYQUIST).astype(np.intp), _BANDS)
+    band[(rows[:, None] < _LEAST_RATE) | (columns[None] < _LEAST_RATE)] = _BANDS
+    return band.ravel(), np.bincount(band.ravel(), minlength=_BANDS + 1)[:_BANDS]
 
 
 def widest_blur(image: np.ndarray, width: float, rounding: float) -> float | None:
@@ -147,7 +153,8 @@ def widest_blur(image: np.ndarray, width: float, rounding: float) -> float | Non
     along = [log[2:, 1:-1] - 2 * middle + log[:-2, 1:-1], log[1:-1, 2:] - 2 * middle + log[1:-1, :-2]]
     across = (log[2:, 2:] + log[:-2, :-2] - log[2:, :-2] - log[:-2, 2:]) / 4
     bend = np.sqrt(np.square((along[0] - along[1]) / 2) + np.square(across)) - (along[0] + along[1]) / 2
-    seen = minimum_filter(log, footprint=generate_binary_structure(2, 1))[1:-1, 1:-1] > math.log(_BLACK)
+    shown = log > math.log(_BLACK)
+    seen = shown[1:-1, 1:-1] & shown[2:, 1:-1] & shown[:-2, 1:-1] & shown[1:-1, 2:] & shown[1:-1, :-2]
     if seen.sum() < _FEWEST:
         return None
     rank = max(bend.size // _RARE, 1)
@@ -190,19 +197,16 @@ def width_of_blur(bands: Bands, prior: Spectrum, rounding: float) -> Width:
     widths, exponents = _WIDTHS[:, None, None, None], (prior.mean + prior.std * _EXPONENTS)[None, :, None, None]
     floors = np.maximum(max(m[-6:].min(), 1e-12) * _FLOORS, max(rounding, 1e-12))[None, None, :, None]
     shape = np.maximum(np.exp(prior.shape) * r**-exponents * np.exp(-np.square(widths * math.pi * r)), 1e-30)
-    start = math.log(max(m[0], 1e-12) * r[0] ** prior.mean) - prior.shape[0]
-    log_a = np.full((len(_WIDTHS), len(_EXPONENTS), len(_FLOORS), 1), start)
+    above = n * (m >= min(_ABOVE * floors.min(), m.max()))  # where the floor does not count, the log of A is a mean
+    log_a = (np.log(np.maximum(m, 1e-12) / shape) @ above / above.sum())[..., None]
     for _ in range(_SCORINGS):
         signal = np.exp(log_a) * shape
-        share = signal / (signal + floors)
-        first = (n * share * (1 - m / (signal + floors))).sum(-1, keepdims=True)
-        second = (n * np.square(share)).sum(-1, keepdims=True)
-        step = np.clip(first / np.maximum(second, 1e-9), -_LARGEST_STEP, _LARGEST_STEP)
-        log_a -= step
-        if np.abs(step).max() < _SETTLED:
-            break
+        model = signal + floors
+        share = signal / model
+        first, second = (share * (1 - m / model)) @ n, np.square(share) @ n
+        log_a = log_a - np.clip(first / np.maximum(second, 1e-9), -_LARGEST_STEP, _LARGEST_STEP)[..., None]
     model = np.exp(log_a) * shape + floors
-    loss = (n * (np.log(model) + m / model)).sum(-1) + 0.5 * np.square(_EXPONENTS)[None, :, None]
+    loss = (np.log(model) + m / model) @ n + 0.5 * np.square(_EXPONENTS)[None, :, None]
     weight = np.exp(loss.min() - loss).sum((1, 2))
     cumulative = np.concatenate([[0], np.cumsum((weight[1:] + weight[:-1]) / 2 * np.diff(_WIDTHS))])
     cumulative = cumulative / cumulative[-1]

@@ -88,15 +88,22 @@ def _samples(image: np.ndarray, high: float, lags: Sequence[int]) -> np.ndarray:
     inner = (slice(margin, -margin),) * 2
     whole = (_around(image, np.minimum) != 0) & (_around(image, np.maximum) < high)
     rows = [uniform_filter(image, 5)[inner], gaussian_gradient_magnitude(image, 2.0)[inner], whole]
-    found = np.stack([row.ravel() for row in rows] + [second_difference(image, k, margin).ravel() for k in lags])
-    return found[:, :: -(-found.shape[1] // _PER_PART)]
+    rows += [second_difference(image, k, margin) for k in lags]
+    return np.stack([row.ravel()[:: -(-row.size // _PER_PART)] for row in rows])
 
 
 def _around(image: np.ndarray, of: np.ufunc) -> np.ndarray:
     """Return the least or the largest of the 5 x 5 pixels around each, without a margin of 3."""
     for _ in (0, 1):
-        image = of.reduce([image[k : len(image) - 6 + k] for k in range(1, 6)]).T
+        image = of_five(image[1:-1], of).T
     return image
+
+
+def of_five(image: np.ndarray, of: np.ufunc) -> np.ndarray:
+    """Return what a function such as the least makes of each five neighbours along the first axis, without borders."""
+    two = of(image[:-1], image[1:])
+    found: np.ndarray = of(of(two[:-3], two[2:-1]), image[4:])
+    return found
 
 
 def second_difference(image: np.ndarray, lag: int, margin: int) -> np.ndarray:
@@ -112,9 +119,12 @@ def _foreground(level: np.ndarray, difference: np.ndarray, whole: np.ndarray, *,
     """Return which pixels are well above the noise; or all, where values below 0 were kept and all have one noise."""
     chosen: np.ndarray = whole & (level > 0.25 * np.percentile(level, 99))
     for _ in range(_ROUNDS):
-        if chosen.sum() < 2 * _FEWEST:
+        before = chosen
+        if before.sum() < 2 * _FEWEST:
             break
-        chosen = whole & (level > _CLEAR * _std(difference[chosen]))
+        chosen = whole & (level > _CLEAR * _std(difference[before]))
+        if np.array_equal(chosen, before):
+            break
     around = ~chosen & (difference != 0)
     if unclipped and around.sum() >= 2 * _FEWEST:
         one = chosen.sum() < 2 * _FEWEST or abs(_std(difference[around]) / _std(difference[chosen]) - 1) < _ALIKE

@@ -14,7 +14,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from scipy.special import ndtr
 
-from medfuse.estimation.differences import MAD, noise_profile, second_difference
+from medfuse.estimation.differences import MAD, noise_profile, of_five, second_difference
 
 _FEWEST = 200  # pixels, or patches, of which an estimate is made
 _ROUNDS = 6
@@ -62,33 +62,24 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
         top: Full range, at which values were cut; infinity where none was.
     """
     image = np.asarray(image, np.float64)
-    difference = np.pad(second_difference(image, 1, 1), 1, mode="reflect")
     mean = gaussian_filter(image, 2.0)
     whole = ~_patch_wide(image <= 0, beyond=True)
     if math.isfinite(top):
         whole &= ~_patch_wide(image >= top, beyond=True)
-    slope = gaussian_gradient_magnitude(image, 1.5, truncate=3)
-
-    def foreground(std: float) -> np.ndarray:
-        chosen: np.ndarray = (
-            whole & (mean > max(_CLEAR * std, 0.016 * _range(image, top))) & (mean < top - _CLEAR * std)
-        )
-        return chosen
-
-    std = _mad(difference[whole])
+    at, lowest = np.flatnonzero(whole), 0.016 * _range(image, top)
+    means = mean.ravel()[at]
+    slopes = gaussian_gradient_magnitude(image, 1.5, truncate=3).ravel()[at]
+    differences = np.abs(np.pad(second_difference(image, 1, 1), 1, mode="reflect")).ravel()[at]
+    std = _mad(differences)
     for _ in range(_ROUNDS):
-        chosen = foreground(std)
-        if chosen.sum() < _FEWEST:
+        chosen = np.flatnonzero((means > max(_CLEAR * std, lowest)) & (means < top - _CLEAR * std))
+        if len(chosen) < _FEWEST:
             return Readings(math.nan, math.nan, _waves(image, mean, top))
-        before, std = std, _mad(difference[chosen & (slope <= np.median(slope[chosen]))])
+        slope = slopes[chosen]
+        before, std = std, _mad(differences[chosen[slope <= np.median(slope)]])
         if abs(std - before) <= _SETTLED * before:
             break
-    patches, textures = std, _textures(image)
-    for _ in range(_ROUNDS):
-        before, patches = patches, _patches(image, textures, foreground(patches), patches)
-        if not abs(patches - before) > _SETTLED * before:
-            break
-    return Readings(std, patches, _waves(image, mean, top))
+    return Readings(std, _patches(image, mean, whole, (lowest, top), std), _waves(image, mean, top))
 
 
 def _range(image: np.ndarray, top: float) -> float:
@@ -100,12 +91,15 @@ def _mad(values: np.ndarray) -> float:
 
 
 def _patch_wide(mask: np.ndarray, *, beyond: bool) -> np.ndarray:
-    """Return where a mask holds in a whole patch around a pixel: its erosion, along one axis after the other."""
-    mask = np.pad(mask, _PATCH // 2, constant_values=beyond)
+    """Return where a mask holds in a whole patch around a pixel: its erosion."""
+    return _of_patches(np.pad(mask, _PATCH // 2, constant_values=beyond), np.logical_and)
+
+
+def _of_patches(image: np.ndarray, of: np.ufunc) -> np.ndarray:
+    """Return what a function such as the least makes of each patch, without a border: one axis after the other."""
     for _ in (0, 1):
-        size = len(mask) - _PATCH + 1
-        mask = np.logical_and.reduce([mask[k : k + size] for k in range(_PATCH)]).T
-    return mask
+        image = of_five(image, of).T
+    return image
 
 
 def _textures(image: np.ndarray) -> np.ndarray:
@@ -120,20 +114,42 @@ def _textures(image: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-def _patches(image: np.ndarray, textures: np.ndarray, chosen: np.ndarray, std: float) -> float:
-    """Return the std by the least eigenvalues of patches whose texture is what noise of a std shows."""
-    half = _PATCH // 2
-    rows, columns = np.nonzero(_patch_wide(chosen, beyond=False)[half:-half, half:-half])
-    step = max(1, len(rows) // _MOST_PATCHES)
-    rows, columns = rows[::step], columns[::step]
-    if len(rows) < _FEWEST:
-        return math.nan
-    texture, count = textures[rows, columns], 2 * _PATCH * (_PATCH - 1)
-    weak = texture <= max(2 * std**2 * count * (1 + 3 * math.sqrt(3 / count)), np.quantile(texture, 0.1))
-    windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH))[rows[weak], columns[weak]]
-    values = np.linalg.eigvalsh(np.cov(windows.reshape(-1, _PATCH**2).T)).clip(0)
-    kept = next(n for n in range(len(values), 0, -1) if n == 1 or values[:n].mean() <= np.median(values[:n]))
-    return math.sqrt(values[:kept].mean())
+def _patches(image: np.ndarray, mean: np.ndarray, whole: np.ndarray, ends: tuple[float, float], std: float) -> float:
+    """Return the std by the least eigenvalues of patches whose texture is what noise of a std shows.
+
+    Args:
+        image: **[H, W]**.
+        mean: The same, smoothed.
+        whole: Where nothing around was cut.
+        ends: Between which the mean of the foreground lies.
+        std: What is expected, from which the search begins.
+    """
+    width = image.shape[1] - _PATCH + 1
+    at = np.flatnonzero(_of_patches(whole, np.logical_and))
+    texture, lowest, highest = (
+        v.ravel()[at] for v in (_textures(image), _of_patches(mean, np.minimum), _of_patches(mean, np.maximum))
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH))
+    for _ in range(_ROUNDS):
+        chosen = np.flatnonzero((lowest > max(_CLEAR * std, ends[0])) & (highest < ends[1] - _CLEAR * std))
+        chosen = chosen[:: max(1, len(chosen) // _MOST_PATCHES)]
+        if len(chosen) < _FEWEST:
+            return math.nan
+        shown, count = texture[chosen], 2 * _PATCH * (_PATCH - 1)
+        weak = shown <= max(2 * std**2 * count * (1 + 3 * math.sqrt(3 / count)), np.quantile(shown, 0.1))
+        drawn = windows[np.divmod(at[chosen[weak]], width)].reshape(-1, _PATCH**2)
+        before, std = std, _least_deviation(drawn - drawn.mean(0))
+        if not abs(std - before) > _SETTLED * before:
+            break
+    return std
+
+
+def _least_deviation(patches: np.ndarray) -> float:
+    """Return the std of what is alike along most axes of patches, a row each, without their mean."""
+    values = np.linalg.eigvalsh(patches.T @ patches / (len(patches) - 1)).clip(0)
+    count = np.arange(1, len(values) + 1)
+    means, medians = np.cumsum(values) / count, (values[(count - 1) // 2] + values[count // 2]) / 2
+    return math.sqrt(means[np.flatnonzero(means <= medians)[-1]])
 
 
 def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
@@ -146,27 +162,23 @@ def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
     for _ in range(_ROUNDS if std > 0 and (cut or burnt) else 0):
         share = np.ones(())
         if cut:
-            share = _cut_variance(_uncut_mean(mean / std)).mean()
+            share = np.interp(mean / std, *_BY_MEAN).mean()
         if burnt:
-            share = share - (1 - _cut_variance((top - mean) / std)).mean()
+            share = share - (1 - np.interp((top - mean) / std, _DISTANCES, _VARIANCES)).mean()
         std = math.sqrt(power / max(float(share), 0.1))
     return std
 
 
-def _cut_variance(t: np.ndarray) -> np.ndarray:
-    """Return the variance of `max(t + n, 0)` for normal `n`."""
-    t = np.clip(t, -6, 8)
+def _cut_moments(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the variance of `max(t + n, 0)` for normal `n`."""
     density, share = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi), ndtr(t)
     mean = t * share + density
-    variance: np.ndarray = np.maximum((t**2 + 1) * share + t * density - mean**2, 0)
-    return variance
+    return mean, np.maximum((t**2 + 1) * share + t * density - mean**2, 0)
 
 
-def _uncut_mean(mean: np.ndarray) -> np.ndarray:
-    """Return t whose `max(t + n, 0)` has a mean."""
-    t = np.linspace(-1, 8, 400)
-    found: np.ndarray = np.interp(mean, t * ndtr(t) + np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi), t)
-    return found
+_DISTANCES = np.linspace(-6, 8, 5601)  # of the uncut mean from where values are cut, std
+_MEANS, _VARIANCES = _cut_moments(_DISTANCES)
+_BY_MEAN = _MEANS[_DISTANCES >= -1], _VARIANCES[_DISTANCES >= -1]  # less than that is of no signal
 
 
 class Kind(NamedTuple):

@@ -30,6 +30,7 @@ from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
 from medfuse.pipeline.result import CaseResult, SourceAgreement
 from medfuse.regions.intervals import UNCERTAINTY
+from medfuse.threads import side_by_side
 from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
 
 _logger = logging.getLogger(__name__)
@@ -133,7 +134,9 @@ class SaveFusiond(MapTransform):
             agreements = agreements[0], SourceAgreement(native["corrected_chi2"], None, True, residual)
         sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
-        windows = _window(restored[0], sources[0]), _window(restored[1], sources[1])
+        with torch.no_grad():
+            first, second = side_by_side(_window, list(zip(restored, sources, strict=True)))
+        windows = first, second
         units = [text_of(scale["unit"]) for scale in scales]
         told = {
             "weights_sha256": self._weights_sha256,
@@ -294,8 +297,13 @@ def _volume(image: Any) -> Tensor:
     return torch.as_tensor(image).as_subclass(Tensor)[0].cpu().float()
 
 
-def _window(restored: Tensor, source: Tensor) -> tuple[float, float]:
-    """Return a display window: from 0, or the lowest value where that is negative, to the 99.8th percentile."""
+def _window(images: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Return a display window: from 0, or the lowest given value where that is negative, to the 99.8th percentile.
+
+    Args:
+        images: A source, restored and given, in its unit.
+    """
+    restored, source = images
     low, high = min(0.0, float(source.min())), float(np.percentile(restored.numpy(), 99.8))
     return low, high if high > low else low + 1.0
 
@@ -309,8 +317,14 @@ def _colours(
         structure, (low, high) = fused, (0.0, max(float(np.percentile(fused.numpy(), 99.8)), 1e-6))
     cold, hot = windows[1]
     rgb = np.empty((*fused.shape, 3), np.uint8)
-    for plane, s, u in zip(rgb, structure, restored[1], strict=True):
-        plane[...] = to_uint8(look((s - low) / (high - low), (u - cold) / (hot - cold)))
+
+    def paint(k: int) -> None:
+        s, u = structure[k], restored[1][k]
+        rgb[k] = to_uint8(look((s - low) / (high - low), (u - cold) / (hot - cold)))
+
+    with torch.no_grad():
+        for _ in side_by_side(paint, range(len(rgb))):
+            pass
     return rgb
 
 

@@ -43,7 +43,7 @@ def overlap_fraction(grid: Grid, other: Grid, matrix: np.ndarray | None = None, 
     Returns:
         0..1.
     """
-    return float(_inside(grid, other, matrix, max_points)[0].mean())
+    return float(_inside(grid, other, matrix, max_points).mean())
 
 
 def mutual_overlap(grid: Grid, other: Grid, matrix: np.ndarray | None = None) -> float:
@@ -54,7 +54,7 @@ def mutual_overlap(grid: Grid, other: Grid, matrix: np.ndarray | None = None) ->
 
 def max_distance(first: np.ndarray, second: np.ndarray, grid: Grid, other: Grid, matrix: np.ndarray) -> float:
     """Return the largest distance between two maps of `grid` over what it shares with `other` under `matrix`, mm."""
-    inside, points = _inside(grid, other, matrix, 16)
+    inside, points = _inside(grid, other, matrix, 16).ravel(), grid.affine @ _lattice(_thinned(grid, 16))
     return float(np.linalg.norm(((first - second) @ points[:, inside])[:3], axis=0).max()) if inside.any() else math.inf
 
 
@@ -74,12 +74,23 @@ def orthonormal(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(u @ v)
 
 
-def _inside(grid: Grid, other: Grid, matrix: np.ndarray | None, max_points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which voxels of a grid lie in another one **[N]**, and their positions **[4, N]** in their own world."""
-    points = grid.affine @ _lattice([np.linspace(0, n - 1, min(n, max_points)) for n in grid.shape])
-    index = np.linalg.solve(other.affine, points if matrix is None else matrix @ points)[:3]
-    upper = np.array(other.shape)[:, None] - 0.5
-    return np.asarray(((index >= -0.5 - 1e-6) & (index <= upper + 1e-6)).all(0)), points
+def _inside(grid: Grid, other: Grid, matrix: np.ndarray | None, max_points: int) -> np.ndarray:
+    """Return which voxels of a thinned grid lie in another one, bool, an axis for each of the grid.
+
+    An index in the other grid is a sum of what each axis adds, so that no list of points is made.
+    """
+    into = np.linalg.solve(other.affine, grid.affine if matrix is None else matrix @ grid.affine)
+    x, y, z = np.ix_(*_thinned(grid, max_points))
+    inside = np.asarray(True)
+    for (a, b, c, start), n in zip(into[:3], other.shape, strict=True):
+        index = (a * x + start) + b * y + c * z
+        inside = inside & (index >= -0.5 - 1e-6) & (index <= n - 0.5 + 1e-6)
+    return inside
+
+
+def _thinned(grid: Grid, max_points: int) -> list[np.ndarray]:
+    """Return indices along each axis of a grid, of so many voxels at most, evenly apart."""
+    return [np.linspace(0, n - 1, min(n, max_points)) for n in grid.shape]
 
 
 def _lattice(axes: list[np.ndarray]) -> np.ndarray:

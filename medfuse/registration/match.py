@@ -8,6 +8,7 @@ derivatives that fit each other, and parameters of one scale, which ITK 5.4 does
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +75,12 @@ class Match:
 
     def score(self, matrix: np.ndarray, measure: Measure = "information") -> float:
         """Return the similarity of the images under a map; minus infinity where hardly anything overlaps."""
+        return self.scores(matrix, (measure,))[measure]
+
+    def scores(self, matrix: np.ndarray, measures: Iterable[Measure] = tuple(MEASURES)) -> dict[Measure, float]:
+        """Return it by several measures."""
         found = self._evaluate(np.linalg.inv(matrix))
-        return -math.inf if found is None else MEASURES[measure](found.joint)[0]
+        return {name: -math.inf if found is None else MEASURES[name](found.joint)[0] for name in measures}
 
     def information(self, matrix: np.ndarray) -> float:
         """Return the mutual information, nats; minus infinity where hardly anything overlaps."""

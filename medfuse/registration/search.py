@@ -87,12 +87,12 @@ class Search:
             moved = smooth(mobile, level.moving_sigma)
             self._matches[level] = Match(points, values, moved, bins=level.bins, share=share)
             self._black[level] = _chequerboard(place, still)
+        self._pivot = _mass(still)
         self._shifts: dict[str, np.ndarray] = {
             "identity": np.zeros(3),
             "geometry": fixed_grid.centre - moving_grid.centre,
-            "mass": _mass(still) - _mass(mobile),
+            "mass": self._pivot - _mass(mobile),
         }
-        self._pivot = _mass(still)
 
     def shifts(self, names: Iterable[Start]) -> list[np.ndarray]:
         """Return the shifts **[4, 4]** under which the images overlap, without near repetitions."""
@@ -123,10 +123,11 @@ class Search:
             tilt = (_TILT, -_TILT)[half]
         coarse = matches[COARSE]
         starts = [turn @ shift for shift in shifts for turn in self._turns(tilt)]
+        scores = [coarse.scores(start) for start in starts]
         climbed = [
-            self._climb(start, coarse, COARSE, measure)
+            self._climb(starts[k], coarse, COARSE, measure)
             for measure in MEASURES
-            for start in sorted(starts, key=lambda s: -coarse.score(s, measure))[:_CLIMBS]
+            for k in sorted(range(len(starts)), key=lambda k: -scores[k][measure])[:_CLIMBS]
         ]
         found = self._distinct(climbed)[:_KEPT]
         for level in (MEDIUM, FINE):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from medfuse.estimation import blur
 from medfuse.estimation.blur import Spectrum, band_power, widest_blur, width_of_blur
 
 POWER_LAW = Spectrum(4.0, 0.4, 0.96, 0.0, (0.0,) * 20)
@@ -63,3 +64,14 @@ def test_the_log_of_lines_and_dots_bends_as_their_blur_and_no_further(scene, sto
 def test_without_black_nothing_bounds_a_blur(scene, stored):
     assert widest_blur(stored(0.3 + 0.5 * scene()), 2.0, ROUNDING) is None
     assert widest_blur(np.zeros((64, 64)), 2.0, ROUNDING) is None
+
+
+def test_the_width_does_not_change_with_more_scorings(scene, stored, monkeypatch):
+    """They begin where the floor does not count, and so near the likeliest amplitude that five are enough."""
+    noisy = scene(0) + 0.05 * np.random.default_rng(0).standard_normal(scene(0).shape)
+    for image in (scene(0), noisy):
+        bands = band_power(stored(image))
+        found = width_of_blur(bands, POWER_LAW, ROUNDING)
+        monkeypatch.setattr(blur, "_SCORINGS", 40)
+        assert width_of_blur(bands, POWER_LAW, ROUNDING) == pytest.approx(found, abs=1e-6)
+        monkeypatch.undo()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medfuse.estimation import kind_of_noise, read_noise
+from medfuse.estimation.differences import of_five
 
 
 def observed(image, kind, level, seed=1):
@@ -35,6 +36,13 @@ def test_level_of_a_volume_that_is_cut_nowhere(scene, kind):
 
 def test_a_clean_image_shows_no_more_than_its_rounding(scene, stored):
     assert read_noise(stored(scene())).least < 1 / 255
+
+
+@pytest.mark.parametrize("of", [np.minimum, np.maximum])
+def test_least_and_largest_of_five_neighbours_are_those_of_all_five(of):
+    image = np.random.default_rng(0).standard_normal((17, 6))
+    expected = np.stack([of.reduce(image[k : k + 5]) for k in range(13)])
+    np.testing.assert_array_equal(of_five(image, of), expected)
 
 
 def test_an_image_without_foreground_tells_nothing():
