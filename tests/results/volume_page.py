@@ -51,8 +51,9 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 
 
 _NETWORK = """\
-**medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); alike neighbours
-smooth it as they do the rule's, the default. Nothing of either was chosen on these heads; earlier versions restored them.
+**medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); alike
+neighbours smooth it as they do the rule's, the default. Nothing of either was chosen on these heads; earlier versions
+restored them.
 """
 
 
