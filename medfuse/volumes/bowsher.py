@@ -32,6 +32,7 @@ _REACH = 2.0  # mm from a voxel to its neighbours along an axis, or one voxel wh
 _CORNER = 1.8  # times that, how far they are at most
 _ALIKE = 0.3  # share of the neighbours that are taken for alike: 8 of 26
 _TIE = 1e-6  # of the MRI's largest value: of neighbours as close, chance takes one, not their order
+_BRIGHTEST = 100.0  # medians of the MRI: a value above that is an outlier, and no measure of what is close
 _AT_ONCE = 2**18  # voxels
 
 
@@ -70,7 +71,7 @@ class Neighbours:
         offsets = torch.tensor([sum(a * s for a, s in zip(p, strides, strict=True)) for p in [*places, (0, 0, 0)]])
         voxels = torch.nonzero(where.reshape(-1))[:, 0]
         count = max(1, round(_ALIKE * len(places)))
-        chance, least = torch.Generator().manual_seed(0), _TIE * float(flat.abs().max())
+        chance, least = torch.Generator().manual_seed(0), _TIE * _largest(flat, voxels)
         alike = torch.empty((count, len(voxels)), dtype=torch.uint8, device=mri.device)
         for start in range(0, len(voxels), _AT_ONCE):
             part = voxels[start : start + _AT_ONCE]
@@ -112,6 +113,13 @@ class Neighbours:
         return out.reshape(x.shape)
 
 
+def _largest(flat: Tensor, voxels: Tensor) -> float:
+    """Return the largest magnitude of an MRI, outliers left out."""
+    largest, there = float(flat.abs().max()), flat[voxels].abs()
+    there = there[there > 0]
+    return min(largest, _BRIGHTEST * float(there.median())) if len(there) else largest
+
+
 class Likened(NamedTuple):
     """Estimates that are alike where the MRI is.
 
@@ -138,8 +146,8 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: T
     active = near.mask(x[0])
     step = relaxed(model.operator, ys) * active
 
-    def rounds(x: Tensor, strength: float, gate: Tensor | float, count: int) -> Tensor:
-        weight = strength * (1 - gate * torch.ones_like(x[0])).reshape(-1)[near.voxels.long()]
+    def rounds(x: Tensor, strength: float, gate: Tensor, count: int) -> Tensor:
+        weight = strength * (1 - gate.reshape(-1)[near.voxels.long()])
         for _ in range(count):
             left = (ys[:, None] - model.operator.forward(x[:, None])) * model.inside
             x = x + step * model.operator.adjoint(left)[:, 0]
@@ -147,7 +155,7 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: T
         return x
 
     strength, count = _FIRST
-    x = rounds(x, strength, 0.0, count)
+    x = rounds(x, strength, torch.zeros_like(gate), count)
     gate = torch.maximum(gate, active * opened(model, significance(model, x[0]), low=_LOW, high=_HIGH))
     strength, count = _THEN
     return Likened(rounds(torch.lerp(x, free, gate), strength, gate, count), gate)

@@ -1,6 +1,7 @@
 """Restore a PET on the MRI's grid from what its scanner measured on its own.
 
-    x0 = gate MR-free + (1 - gate) guided,    x = max(x0 + P C B' (P B C B' + I)^-1 W (y - A x0), 0)
+    x0 = gate MR-free + (1 - gate) guided,  then alike where the MRI is (`medfuse.volumes.bowsher`)
+    x  = max(x0 + P C B' (P B C B' + I)^-1 W (y - A x0), 0)
 
 `C` is larger where the gate is open; P is the smallest at which the chi-square is what the degrees of freedom leave of
 1. What positivity takes away is given back in a few further rounds, in which voxels at 0 stay.
@@ -91,7 +92,7 @@ class RestoredVolume:
         chi2: Chi-square of the restored image on the PET's own grid: 1 on average for the true one. Of a PET without
             negative values, air has no say.
         df: Degrees of freedom that the estimate has used up, of the number of data, 0..1.
-        gate: Share of the MR-free proposal **[*image]**, 0..1; 1 where guidance is off.
+        gate: Where the data alone had their say **[*image]**, 0..1; 1 where guidance is off.
         measured: Voxels of the MRI's grid that the PET's field of view holds, bool **[*image]**.
         shares: `gate`: mean of the gate over the tissue. `outside`: voxels of the PET that reach out of the MRI's field
             of view, of all; they have no say. `unmeasured`: voxels of the MRI outside the PET's, of all. `null_space`:

@@ -32,7 +32,8 @@ of space) or the true ones, marked *true*: those know what nobody knows.
 
 **Intervals** are of 95 %: Student's t over the heads, bootstrap over the lesions. With so few heads they are wide.
 RMSE is in units of the uptake of white matter, within the brain. Regions are whole, borders included, in the
-lesion-free twin. Contrast is the difference to the twin with the same noise, over that of the truth, 100 % at best.
+lesion-free twin. What counts are the voxels that the PET measured, 99 % of each brain; beyond, medfuse restores none.
+Contrast is the difference to the twin with the same noise, over that of the truth, 100 % at best.
 """
 _LESIONS = """Contrast of lesions that the PET alone shows, %, by radius, mm:
 """
@@ -50,8 +51,9 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 
 
 _NETWORK = """\
-**medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); the rule is
-the default. Nothing of it was chosen on these heads; head 0 was once restored by earlier weights.
+**medfuse, network** is with the trained network, which makes the estimate on request ([how](scanner.md)); alike
+neighbours smooth it as they do the rule's, the default. Nothing of either was chosen on these heads; earlier versions
+restored them.
 """
 
 

@@ -64,6 +64,18 @@ def test_only_the_voxels_that_are_asked_for_move_and_by_their_strength():
     assert torch.equal(near.smoothed(pet, torch.zeros(27)), pet)
 
 
+def test_one_voxel_that_outshines_the_mri_changes_nothing_elsewhere():
+    """Values of the order of 1, and one of 1e9: what is close is still told by the former."""
+    mri = torch.rand((9, 8, 10), generator=torch.Generator().manual_seed(0))
+    broken = mri.clone()
+    broken[4, 4, 5] = 1e9
+    far = torch.ones_like(EVERYWHERE)
+    far[3:6, 3:6, 4:7] = False
+    whole, other = (Neighbours.of(m, (2.0, 2.0, 2.0), far) for m in (mri, broken))
+    same = (whole.alike.sort(0)[0] == other.alike.sort(0)[0]).all(0).float().mean()
+    assert float(same) > 0.99
+
+
 def test_noise_of_a_tissue_falls_and_its_border_stays():
     generator = torch.Generator().manual_seed(0)
     truth = torch.where(torch.arange(24) < 12, 1.0, 4.0).expand(24, 24, 24)
