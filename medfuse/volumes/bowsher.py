@@ -54,25 +54,32 @@ class Neighbours:
     def of(cls, mri: Tensor, spacing: Sequence[float], where: Tensor) -> Neighbours:
         """Find, of all voxels about 2 mm away, the 30 % whose MRI is the closest.
 
+        Of finer voxels half as many of those next to each other join them: otherwise voxels of even and of odd places
+        would never meet, and stripes would grow.
+
         Args:
             mri: The MRI **[*image]**, any unit.
             spacing: Its voxels, mm. Slices that are further apart than that have no neighbours among each other.
             where: The voxels that are asked for, bool **[*image]**.
         """
         steps = [max(1, round(_REACH / s)) for s in spacing]
-        most = _CORNER * max(_REACH, min(spacing))
-        places = [
-            p
-            for p in itertools.product(*((-k, 0, k) for k in steps))
-            if 0 < sum((a * s) ** 2 for a, s in zip(p, spacing, strict=True)) <= most**2
+        most = _CORNER * max(_REACH, min(k * s for k, s in zip(steps, spacing, strict=True)))
+        rings = [
+            [
+                p
+                for p in itertools.product(*((-k, 0, k) for k in reach))
+                if 0 < sum((a * s) ** 2 for a, s in zip(p, spacing, strict=True)) <= most**2
+            ]
+            for reach in ((steps, [1, 1, 1]) if max(steps) > 1 else (steps,))
         ]
+        places = [p for ring in rings for p in ring]
+        parts = [max(1, round(_ALIKE * len(ring) / (1 + k))) for k, ring in enumerate(rings)]
         shape, flat = mri.shape, mri.reshape(-1)
         strides = (shape[1] * shape[2], shape[2], 1)
         offsets = torch.tensor([sum(a * s for a, s in zip(p, strides, strict=True)) for p in [*places, (0, 0, 0)]])
         voxels = torch.nonzero(where.reshape(-1))[:, 0]
-        count = max(1, round(_ALIKE * len(places)))
         chance, least = torch.Generator().manual_seed(0), _TIE * _largest(flat, voxels)
-        alike = torch.empty((count, len(voxels)), dtype=torch.uint8, device=mri.device)
+        alike = torch.empty((sum(parts), len(voxels)), dtype=torch.uint8, device=mri.device)
         for start in range(0, len(voxels), _AT_ONCE):
             part = voxels[start : start + _AT_ONCE]
             at = torch.stack([part // strides[0], part // strides[1] % shape[1], part % shape[2]])
@@ -84,9 +91,12 @@ class Neighbours:
                         held &= (a + d >= 0) & (a + d < n)
                 row[held] += (flat[part[held] + offset] - flat[part[held]]).abs()
                 row[~held] = torch.inf
-            nearest, chosen = apart.topk(count, 0, largest=False)
-            chosen[nearest.isinf()] = len(places)  # beyond the image: a voxel is like itself
-            alike[:, start : start + _AT_ONCE] = chosen.to(torch.uint8)
+            first, found = 0, []
+            for ring, count in zip(rings, parts, strict=True):
+                nearest, chosen = apart[first : first + len(ring)].topk(count, 0, largest=False)
+                found.append((chosen + first).masked_fill(nearest.isinf(), len(places)))  # beyond the image: itself
+                first += len(ring)
+            alike[:, start : start + _AT_ONCE] = torch.cat(found).to(torch.uint8)
         return cls(voxels.int(), alike, offsets.int().to(mri.device))
 
     def mask(self, like: Tensor) -> Tensor:
