@@ -24,7 +24,7 @@ from torch import Tensor
 from medfuse.physics.models.volume import VolumeModel
 from medfuse.volumes.gate import gate as opened
 from medfuse.volumes.gate import significance
-from medfuse.volumes.proposals import relaxed
+from medfuse.volumes.proposals import MrFree
 
 _FIRST, _THEN = (0.8, 6), (0.4, 12)  # strength, and number of rounds
 _LOW, _HIGH = 1.6, 3.2  # std of what the first rounds leave, from which the gate opens, and at which it is open
@@ -142,7 +142,7 @@ class Likened(NamedTuple):
     gate: Tensor
 
 
-def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: Tensor, gate: Tensor) -> Likened:
+def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: MrFree, gate: Tensor) -> Likened:
     """Let estimates follow the data, and be alike where the MRI is; beyond the neighbours' voxels they stay.
 
     Args:
@@ -150,11 +150,11 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: T
         near: Who is alike.
         ys: Data **[S, *data]**.
         x: Where to begin, **[S, *image]**.
-        free: The proposal of the data alone, **[S, *image]**.
+        free: The proposal of the data alone; its steps are of the size that these take.
         gate: Share of the uptake that the MRI is known not to show **[*image]**, 0..1.
     """
     active = near.mask(x[0])
-    step = relaxed(model.operator, ys) * active
+    step = free.step * active
 
     def rounds(x: Tensor, strength: float, gate: Tensor, count: int) -> Tensor:
         weight = strength * (1 - gate.reshape(-1)[near.voxels.long()])
@@ -168,4 +168,4 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: T
     x = rounds(x, strength, torch.zeros_like(gate), count)
     gate = torch.maximum(gate, active * opened(model, significance(model, x[0]), low=_LOW, high=_HIGH))
     strength, count = _THEN
-    return Likened(rounds(torch.lerp(x, free, gate), strength, gate, count), gate)
+    return Likened(rounds(torch.lerp(x, free.x, gate), strength, gate, count), gate)

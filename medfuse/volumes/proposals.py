@@ -28,11 +28,13 @@ class MrFree(NamedTuple):
         x: Stack **[S, *image]**.
         iterations: How many it took.
         chi2: Chi-square of the first of the stack.
+        step: Size of each, `1.5 / |A'A|`.
     """
 
     x: Tensor
     iterations: int
     chi2: float
+    step: float
 
 
 def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) -> MrFree:
@@ -50,7 +52,7 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     """
     operator, inside = model.operator, model.inside
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
-    step = relaxed(operator, ys)
+    step = _relaxed(operator, ys)
     white = None if len(ys) < 2 else model.white((ys[1] - ys[0]) * inside)
     chi2 = math.inf
     for k in range(1, most + 1):
@@ -61,9 +63,9 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
             chi2 = model.chi2_of(e)
             df = 0.0 if white is None else 1 - _cosine(white, model.white((residual[1] - residual[0])[0]))
             if chi2 <= 1 - df:
-                return MrFree(x[:, 0], k - 1, chi2)
+                return MrFree(x[:, 0], k - 1, chi2, step)
         x = (x + step * operator.adjoint(residual)).clamp_min(0.0)
-    return MrFree(x[:, 0], most, model.chi2(x[0, 0]))
+    return MrFree(x[:, 0], most, model.chi2(x[0, 0]), step)
 
 
 def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> tuple[Tensor, float]:
@@ -76,7 +78,7 @@ def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float 
         step: Their size, where it is known.
     """
     inside = operator.inside.to(ys.device)
-    size = relaxed(operator, ys) if step is None else step
+    size = _relaxed(operator, ys) if step is None else step
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
     for _ in range(steps):
         x = (x + size * operator.adjoint((ys[:, None] - operator.forward(x)) * inside)).clamp_min(0.0)
@@ -87,7 +89,7 @@ def _cosine(white: Tensor, left: Tensor) -> float:
     return float((white.double() * left).sum() / white.double().square().sum())
 
 
-def relaxed(operator: ScannerSampling, like: Tensor) -> float:
+def _relaxed(operator: ScannerSampling, like: Tensor) -> float:
     """Return the size of a Landweber step, `1.5 / |A'A|`, by the power method, on the device of `like`."""
     v = torch.ones((1, 1, *operator.domain.shape), dtype=like.dtype, device=like.device)
     size = 1.0

@@ -219,7 +219,8 @@ def restore_volume(
     model = rough.on(operator, rough.observe(first))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
-    unguided = mr_free(model, ys).x
+    free = mr_free(model, ys)
+    unguided = free.x
     model = model.at(unguided[0])
     opened, x0 = torch.ones_like(mri, dtype=torch.float32), unguided
     tissue = unguided[0] > 0.1 * unguided[0].max()
@@ -238,7 +239,7 @@ def restore_volume(
         x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float(), model, ys, offered))
         if not any(thick):  # each voxel of thick slices is a mixture of its own: none are alike
             near = Neighbours.of(mri.float(), mri_grid.spacing, _active(model, x0[0]))
-            x0, opened = likened(model, near, ys, x0, unguided, opened)
+            x0, opened = likened(model, near, ys, x0, free, opened)
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
     result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
