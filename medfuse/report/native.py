@@ -30,8 +30,8 @@ def native_warnings(name: str, native: Mapping[str, Any]) -> Iterator[str]:
 def native_notes(name: str, native: Mapping[str, Any]) -> Iterator[str]:
     """Give what is good to know of it, likewise."""
     yield from (f"{text[:1].upper()}{text[1:]}." for text in native.get("notes") or ())
-    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot, by 18 to 30 %"
-    yield f"{text} with the noise: take the mean or the peak of a lesion, not its maximum."
+    text = f"At sharp borders of uptake that the {name} alone shows, its restored values overshoot with the noise, on"
+    yield f"{text} phantoms by up to 50 %: take the mean or the peak of a lesion, not its maximum."
     if unmeasured := (native.get("shares") or {}).get("unmeasured"):
         text = f"{unmeasured:.1%} of the voxels are too far at the border of a field of view to be restored; there the "
         yield f"{text}{name} is as given."
