@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.physics.models.volume import VolumeModel
@@ -74,58 +75,61 @@ class Neighbours:
         ]
         places = [p for ring in rings for p in ring]
         parts = [max(1, round(_ALIKE * len(ring) / (1 + k))) for k, ring in enumerate(rings)]
-        shape, flat = mri.shape, mri.reshape(-1)
-        strides = (shape[1] * shape[2], shape[2], 1)
-        offsets = torch.tensor([sum(a * s for a, s in zip(p, strides, strict=True)) for p in [*places, (0, 0, 0)]])
-        voxels = torch.nonzero(where.reshape(-1))[:, 0]
-        chance, least = torch.Generator().manual_seed(0), _TIE * _largest(flat, voxels)
+        voxels = torch.nonzero(where.reshape(-1))[:, 0].int()
+        chance = torch.rand((len(places), _AT_ONCE), generator=torch.Generator().manual_seed(0)).to(mri)
+        chance *= _TIE * _largest(mri, where)
+        around = [s for k in reversed(steps) for s in (k, k)]
+        wide = F.pad(mri[None, None], around, value=torch.inf)[0, 0]  # what lies beyond the image is like nothing
+        middles = torch.nonzero(F.pad(where, around).reshape(-1))[:, 0].int()
+        flat, leaps = wide.reshape(-1), _leaps(places, wide.shape)
         alike = torch.empty((sum(parts), len(voxels)), dtype=torch.uint8, device=mri.device)
         for start in range(0, len(voxels), _AT_ONCE):
-            part = voxels[start : start + _AT_ONCE]
-            at = torch.stack([part // strides[0], part // strides[1] % shape[1], part % shape[2]])
-            apart = least * torch.rand((len(places), len(part)), generator=chance).to(mri)
-            for row, place, offset in zip(apart, places, offsets.tolist(), strict=False):
-                held = torch.ones_like(part, dtype=torch.bool)
-                for a, d, n in zip(at, place, shape, strict=True):
-                    if d:
-                        held &= (a + d >= 0) & (a + d < n)
-                row[held] += (flat[part[held] + offset] - flat[part[held]]).abs()
-                row[~held] = torch.inf
+            part = middles[start : start + _AT_ONCE]
+            own = flat.index_select(0, part)
+            apart = torch.stack([(flat.index_select(0, part + leap) - own).abs_() for leap in leaps])
+            apart += chance[:, : len(part)]
             first, found = 0, []
             for ring, count in zip(rings, parts, strict=True):
                 nearest, chosen = apart[first : first + len(ring)].topk(count, 0, largest=False)
                 found.append((chosen + first).masked_fill(nearest.isinf(), len(places)))  # beyond the image: itself
                 first += len(ring)
             alike[:, start : start + _AT_ONCE] = torch.cat(found).to(torch.uint8)
-        return cls(voxels.int(), alike, offsets.int().to(mri.device))
+        offsets = torch.tensor([*_leaps(places, mri.shape), 0], dtype=torch.int32, device=mri.device)
+        return cls(voxels, alike, offsets)
 
     def mask(self, like: Tensor) -> Tensor:
         """Return 1 for the voxels and 0 beyond them, **[*image]** as `like`."""
         return torch.zeros_like(like).reshape(-1).index_fill_(0, self.voxels.long(), 1.0).reshape(like.shape)
 
     def means(self, x: Tensor) -> Tensor:
-        """Return the mean over the most alike neighbours of each of the voxels **[N]**, of an image **[*image]**."""
-        flat, found = x.reshape(-1), []
+        """Return the means over the alike neighbours of the voxels **[S, N]**, of a stack **[S, *image]**."""
+        flat = x.flatten(1)
+        found = flat.new_empty((len(flat), len(self.voxels)))
         for start in range(0, len(self.voxels), _AT_ONCE):
             part = self.voxels[start : start + _AT_ONCE]
-            total = torch.zeros(len(part), dtype=x.dtype, device=x.device)
+            total = flat.new_zeros((len(flat), len(part)))
             for row in self.alike[:, start : start + _AT_ONCE]:
-                total += flat.index_select(0, part + self.offsets[row.int()])
-            found.append(total / len(self.alike))
-        return torch.cat(found) if found else flat.new_zeros(0)
+                at = self.offsets.index_select(0, row.int()).add_(part)
+                for mine, image in zip(total, flat, strict=True):
+                    mine += image.index_select(0, at)
+            found[:, start : start + _AT_ONCE] = total / len(self.alike)
+        return found
 
     def smoothed(self, x: Tensor, strength: Tensor) -> Tensor:
-        """Return an image **[*image]**, moved towards the means by the strength of each of the voxels **[N]**, 0..1."""
-        out = x.reshape(-1).clone()
-        where = self.voxels.long()
-        own = out[where]
-        out[where] = own + strength * (self.means(x) - own)
+        """Return a stack **[S, *image]**, moved to the means by the strength of each of the voxels **[N]**, 0..1."""
+        out, where = x.flatten(1).clone(), self.voxels.long()
+        out[:, where] = torch.lerp(out[:, where], self.means(x), strength)
         return out.reshape(x.shape)
 
 
-def _largest(flat: Tensor, voxels: Tensor) -> float:
+def _leaps(places: Sequence[Sequence[int]], shape: Sequence[int]) -> list[int]:
+    """Return by how much a flat index changes for each difference of places in an image."""
+    return [(a * shape[1] + b) * shape[2] + c for a, b, c in places]
+
+
+def _largest(mri: Tensor, where: Tensor) -> float:
     """Return the largest magnitude of an MRI, outliers left out."""
-    largest, there = float(flat.abs().max()), flat[voxels].abs()
+    largest, there = float(mri.abs().max()), mri[where].abs()
     there = there[there > 0]
     return min(largest, _BRIGHTEST * float(there.median())) if len(there) else largest
 
@@ -161,7 +165,7 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: M
         for _ in range(count):
             left = (ys[:, None] - model.operator.forward(x[:, None])) * model.inside
             x = x + step * model.operator.adjoint(left)[:, 0]
-            x = torch.stack([near.smoothed(v, weight) for v in x]).clamp_min(0.0)
+            x = near.smoothed(x, weight).clamp_min(0.0)
         return x
 
     strength, count = _FIRST

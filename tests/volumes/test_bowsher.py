@@ -17,7 +17,7 @@ def test_the_mean_is_over_voxels_of_the_same_side_of_a_border():
     near = Neighbours.of(mri, (2.0, 2.0, 2.0), EVERYWHERE)
     assert near.alike.shape == (8, 720)
     inner = (slice(1, -1),) * 3  # a corner of a side has 7 neighbours
-    assert torch.equal(near.means(pet).reshape(pet.shape)[inner], pet[inner])
+    assert torch.equal(near.means(pet[None]).reshape(pet.shape)[inner], pet[inner])
 
 
 def test_an_mri_that_shows_nothing_moves_no_uptake():
@@ -26,7 +26,7 @@ def test_an_mri_that_shows_nothing_moves_no_uptake():
     ramp = torch.arange(40.0).expand(shape)
     for axes in ((0, 1, 2), (0, 2, 1), (2, 1, 0)):
         near = Neighbours.of(torch.ones(shape), (2.0, 2.0, 2.0), torch.ones(shape, dtype=torch.bool))
-        moved = near.means(ramp.permute(axes)).reshape(shape) - ramp.permute(axes)
+        moved = near.means(ramp.permute(axes)[None]).reshape(shape) - ramp.permute(axes)
         assert float(moved[2:-2, 2:-2, 2:-2].mean()) == pytest.approx(0, abs=0.01)
 
 
@@ -54,7 +54,7 @@ def test_neighbours_are_about_two_millimetres_away_and_of_finer_voxels_beside_ea
 def test_what_is_the_same_everywhere_stays_at_the_borders_of_the_image_too():
     mri = torch.rand((9, 8, 10), generator=torch.Generator().manual_seed(0))
     near = Neighbours.of(mri, (2.0, 2.0, 2.0), EVERYWHERE)
-    assert torch.equal(near.means(torch.full(mri.shape, 3.0)), torch.full((720,), 3.0))
+    assert torch.equal(near.means(torch.full((1, *mri.shape), 3.0)), torch.full((1, 720), 3.0))
 
 
 def test_only_the_voxels_that_are_asked_for_move_and_by_their_strength():
@@ -63,10 +63,10 @@ def test_only_the_voxels_that_are_asked_for_move_and_by_their_strength():
     generator = torch.Generator().manual_seed(0)
     mri, pet = torch.rand((2, 9, 8, 10), generator=generator)
     near = Neighbours.of(mri, (2.0, 2.0, 2.0), where)
-    moved = near.smoothed(pet, torch.full((27,), 0.25))
+    moved = near.smoothed(pet[None], torch.full((27,), 0.25))[0]
     assert torch.equal(moved[~where], pet[~where])
-    assert torch.allclose(moved[where], 0.75 * pet[where] + 0.25 * near.means(pet))
-    assert torch.equal(near.smoothed(pet, torch.zeros(27)), pet)
+    assert torch.allclose(moved[where], 0.75 * pet[where] + 0.25 * near.means(pet[None])[0])
+    assert torch.equal(near.smoothed(pet[None], torch.zeros(27))[0], pet)
 
 
 def test_one_voxel_that_outshines_the_mri_changes_nothing_elsewhere():
@@ -89,7 +89,7 @@ def test_noise_of_a_tissue_falls_and_its_border_stays():
     x = truth + torch.randn(truth.shape, generator=generator)
     strength = torch.full((truth.numel(),), 0.8)
     for _ in range(10):
-        x = near.smoothed(x, strength)
+        x = near.smoothed(x[None], strength)[0]
     inner = (x - truth)[3:-3, 3:-3, 3:-3]
     assert float(inner.std()) < 0.25
     assert float(inner[..., 7:11].abs().mean()) < 0.2
@@ -98,4 +98,4 @@ def test_noise_of_a_tissue_falls_and_its_border_stays():
 def test_no_voxel_is_no_error():
     near = Neighbours.of(torch.rand(4, 4, 4), (2.0, 2.0, 2.0), torch.zeros((4, 4, 4), dtype=torch.bool))
     x = torch.rand(4, 4, 4)
-    assert torch.equal(near.smoothed(x, torch.zeros(0)), x)
+    assert torch.equal(near.smoothed(x[None], torch.zeros(0))[0], x)
