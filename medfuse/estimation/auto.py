@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -121,10 +122,12 @@ def estimate(
                 f"an image that is estimated must be one of {', '.join(KINDS)}, got {kind!r}; {nearest(kind, KINDS)}."
             )
     slices = image[:, None] if across is None else image.movedim(across + 1, 1)
-    found = [
-        _source(part, source, kind, 1.0 if cut else math.inf, volume=across is not None)
-        for part, source, kind in zip(stated, slices, kinds, strict=True)
-    ]
+
+    def found_of(part: Degradation, source: Tensor, kind: str) -> tuple[Degradation, tuple[Estimate, ...]]:
+        return _source(part, source, kind, 1.0 if cut else math.inf, volume=across is not None)
+
+    with ThreadPoolExecutor(len(slices)) as beside:  # numpy lets both run at once
+        found = list(beside.map(found_of, stated, slices, kinds))
     return Estimated(JointDegradation(found[0][0], found[1][0]), (found[0][1], found[1][1]))
 
 
