@@ -75,6 +75,16 @@ class Grid:
         """Return the position of an index, which need not be whole, mm."""
         return tuple(sum(a * i for a, i in zip(row, (*index, 1.0), strict=True)) for row in self.affine[:-1])
 
+    def of_blocks(self, blocks: Sequence[int]) -> Grid:
+        """Return the grid of the middles of blocks of so many voxels along each axis; the last may hold fewer."""
+        first = self.position([(b - 1) / 2 for b in blocks])
+        rows = tuple(
+            (*(v * b for v, b in zip(row[:-1], blocks, strict=True)), p)
+            for row, p in zip(self.affine, first, strict=False)
+        )
+        shape = tuple(-(-n // b) for n, b in zip(self.shape, blocks, strict=True))
+        return Grid(shape, (*rows, self.affine[-1]))
+
     def same_as(self, other: Grid, *, tolerance: float = 1e-3) -> bool:
         """Tell whether both grids have the same samples at the same places, to within so many mm."""
         if self.shape != other.shape:

@@ -34,7 +34,7 @@ from medfuse.volumes import (
     PsfEstimate,
     RestoredVolume,
     TrainedEstimator,
-    gated,
+    by_rule,
     load_estimator,
     measure_psf,
     narrowest_psf,
@@ -57,10 +57,7 @@ _REMEDY = (
 )
 _WHY_NOT = "the registration was not accepted, and a PSF is told by an MRI that is in its place"
 _NOT_PLACED = PsfEstimate((), (), (), (), (), 0.0, 0.0, _WHY_NOT)
-_NOT_BY_NETWORK = (
-    "the network was not trained for such voxels or such a PSF, or the MRI did not guide: the rule, or the data alone, "
-    "made the estimate"
-)
+_NOT_BY_NETWORK = "the network was not trained for such voxels or such a PSF: the rule made the estimate"
 _WRONG = 1.3  # times that a PSF which is told wrong may leave what the network was trained for
 _LEAST_NOISE = 1e-5  # of the highest value; below, float32 holds neither data nor what is left of them
 _STATED = 0.97  # of a width that is found: one that is too wide rings
@@ -122,7 +119,7 @@ class RestoreNatived(Transform):
             BundleError: There are no such weights, or they are of another network.
             DegradationError: What is said of source 2 makes no sense, or the grid of the results is its own.
         """
-        self.estimator = gated if weights is None else load_estimator(weights)
+        self.estimator = by_rule if weights is None else load_estimator(weights)
         self.weights_sha256 = None if weights is None else sha256(Path(weights))
         self.source_keys, self.sensitivity = source_keys, sensitivity
         self.given, self.uncertainty = native_of(degradation), uncertainty
@@ -225,11 +222,13 @@ class RestoreNatived(Transform):
 
         found = restored(psf, said.noise, estimated, DRAWS if self.uncertainty == "full" else 0)
         trained = self.estimator if any(by_network) and found.guided else None
-        if self.weights_sha256 is not None and trained is None:
+        if self.weights_sha256 is not None and trained is None and found.guided:
             found = replace(found, notes=(*found.notes, _NOT_BY_NETWORK))
         if self.sensitivity:
             least, top, told = narrowest_psf(grid_of(pet), grid_of(mri)), float(found.restored.max()), []
-            same = TrainedEstimator(trained.network, beyond=_WRONG) if isinstance(trained, TrainedEstimator) else gated
+            same = (
+                TrainedEstimator(trained.network, beyond=_WRONG) if isinstance(trained, TrainedEstimator) else by_rule
+            )
             for kind, factor in product(KINDS, FACTORS.values()):
                 wide, strong = (factor if kind == each else 1.0 for each in KINDS)
                 widths = [min(max(wide * width, low), WIDEST_PSF) for width, low in zip(psf, least, strict=True)]

@@ -297,7 +297,8 @@ def _restored(named: Sequence[str], record: Mapping[str, Any]) -> list[Finding]:
         else:
             found += _noise(_title(name), source, known, noisy=noisy(degradation, k))
     kinds = [sources[name].get("native") for name in named]
-    origin = "the other source" if all(kinds) else "the network and from the other source"
+    alone = all(kind and not kind.get("weights_sha256") for kind in kinds)
+    origin = "the other source" if alone else "the network and from the other source"
     text = f"What a degradation has destroyed comes from {origin}, not from the data."
     if all(kind and kind.get("guided") is False for kind in kinds):
         text = "What a degradation has destroyed is not restored: the data alone decide."
@@ -318,9 +319,11 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     if by_planes and record.get("weights_sha256") != calibration().get("weights_sha256"):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
-    if any((source.get("native") or {}).get("weights_sha256") for source in sources.values()):
-        text = "The uncertainty of a source on its own grid was calibrated with the rule, not with the network in use"
-        found.append(Finding("warning", f"{text}: how often it holds is not known."))
+    natives = [source["native"] for source in sources.values() if source.get("native")]
+    known = calibration().get("native_weights_sha256")
+    if any(native.get("guided") and native.get("weights_sha256") != known for native in natives):
+        text = "The uncertainty of a source on its own grid was calibrated with another estimate than this one"
+        found.append(Finding("warning", f"{text} (the network of the bundle): how often it holds is not known."))
     return found
 
 

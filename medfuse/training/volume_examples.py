@@ -1,14 +1,15 @@
 """What the network for volumes is trained on: phantoms of heads as a scanner measured them, and its loss.
 
-An example is a head that was scanned and restored as far as the proposals, by `restore_volume` itself: the network
+An example is a head that was scanned and restored by the rule, by `restore_volume` itself: the network
 sees in training what it sees in use. It costs seconds, so it is made once and kept in a file; a training takes patches.
 
 | | |
 |---|---|
 | brains | all that are given, in turn, deformed strongly (`draw_head`) |
+| borders | within the MRI's voxels, as they are; in a fifth along them, as in phantoms that are made on one grid |
 | MRI | T1 (three of five), T2 or PD, voxels of 1.4 to 2.6 mm, bias and noise |
 | PET | voxels of 2 to 4.2 mm, PSF of 4 to 8 mm told up to 10 % wrong, turned, up to 2 mm off (`random_setting`) |
-| registration | refined by the data in a third of them, as it is told in the others |
+| registration | refined by the data in two thirds of them, as it is told in the others |
 | noise | Poisson-like, coloured in half of them; its level is told 15 % wrong (std) |
 | uptake | 0 to 20 % of texture that the MRI does not show |
 | lesions | 24 to 48 spheres of 3 to 12 mm, in the PET alone (hot, cold), in the MRI alone or in both; none in a sixth |
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,17 +37,16 @@ from medfuse.training.phantoms import CONTRASTS
 from medfuse.training.scans import ScanSetting, random_setting, scan
 from medfuse.training.volumes import BRAIN, HeadPhantom, draw_head
 from medfuse.volumes import Proposals, restore_volume
-from medfuse.volumes.network import NARROW, channels
-from medfuse.volumes.proposals import guided
+from medfuse.volumes.network import CHANNELS, UPTAKE, channels
 
 TRUTH, MARK, TISSUE, COUNTS = range(4)
 """Channels of a label: true uptake, 1 + index of the lesion, most of which `Tissue`, and whether the voxel counts."""
+_HARD = 5  # of so many heads one has borders along its voxels
 _EXTENT = (168.0, 204.0, 168.0)  # mm, of a head
 _MOST = (84, 102, 84)  # voxels; of finer ones a part of the head is seen
 _MARGIN = 4  # voxels about the head that are kept
 _RIM = 2  # voxels of a patch that do not count: the network sees less about them
-_UPTAKE = (0, 1, 2, 3, 7)  # channels in the unit of the uptake
-_MRI = 8
+_UPTAKE, _MRI = [CHANNELS.index(name) for name in UPTAKE], CHANNELS.index("MRI")
 
 
 def write_examples(folder: str | Path, brains: Sequence[Brain], count: int, *, seed: int = 0) -> Path:
@@ -59,15 +60,20 @@ def write_examples(folder: str | Path, brains: Sequence[Brain], count: int, *, s
         path = folder / f"{index:05d}.npz"
         if path.is_file():
             continue
-        found = example(brains[index % len(brains)], (7000, seed, index))
+        found = example(brains[index // _HARD % len(brains)], (7000, seed, index), hard=index % _HARD == _HARD - 1)
         if found is not None:
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, image=found[0].half().numpy(), label=found[1].half().numpy())
     return folder
 
 
-def example(brain: Brain, seed: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+def example(brain: Brain, seed: Sequence[int], *, hard: bool = False) -> tuple[Tensor, Tensor] | None:
     """Return channels **[C, *image]** and label **[4, *image]** of a head, uptake in the unit of the channels.
+
+    Args:
+        brain: Brain that the head is drawn from.
+        seed: Seed of everything random.
+        hard: Whether borders run along the MRI's voxels, which hold one tissue each.
 
     Returns:
         None where guidance switches itself off.
@@ -77,8 +83,8 @@ def example(brain: Brain, seed: Sequence[int]) -> tuple[Tensor, Tensor] | None:
     x, y, z = (min(m, round(e / spacing)) for m, e in zip(_MOST, _EXTENT, strict=True))
     contrast = str(rng.choice(list(CONTRASTS), p=[0.6 if c == "t1" else 0.2 for c in CONTRASTS]))
     lesions = 0 if rng.random() < 1 / 6 else None
-    head = draw_head(brain, seed=seed, shape=(x, y, z), spacing=spacing, contrast=contrast, lesions=lesions)
-    phantom = head.phantom()
+    what: dict[str, Any] = {"contrast": contrast, "lesions": lesions, "fine": 1 if hard else 2}
+    phantom = draw_head(brain, seed=seed, shape=(x, y, z), spacing=spacing, **what).phantom()
     for attempt in range(20):
         try:
             found = _proposed(phantom, random_setting([*seed, attempt]), rng)
@@ -109,7 +115,7 @@ def _proposed(phantom: HeadPhantom, setting: ScanSetting, rng: Generator) -> tup
     inside = ScannerSampling(phantom.grid, one.grid, one.fwhm_mm, place).inside
     try:
         restore_volume(
-            pet, one.grid, mri, phantom.grid, *told, noise, refine=bool(rng.random() < 1 / 3), estimator=_taken
+            pet, one.grid, mri, phantom.grid, *told, noise, refine=bool(rng.random() < 2 / 3), estimator=_taken
         )
     except _Proposed as proposed:
         return proposed.given, float(pet[inside].max())
@@ -117,10 +123,9 @@ def _proposed(phantom: HeadPhantom, setting: ScanSetting, rng: Generator) -> tup
 
 
 def _kept(given: Proposals, unit: float, phantom: HeadPhantom) -> tuple[Tensor, Tensor]:
-    one = given._replace(guided=given.guided[:1], mr_free=given.mr_free[:1], ys=given.ys[:1])
-    narrow = guided(one.model, one.offered, one.ys, width_mm=NARROW)
-    seen, scale = channels(one, narrow, (1, 1, 1))
-    truth, measured = torch.from_numpy(phantom.pet), one.model.operator.seen
+    stacks = ("guided", "mr_free", "strong", "alike", "ys")
+    seen, scale = channels(given._replace(**{k: getattr(given, k)[:1] for k in stacks}), (1, 1, 1))
+    truth, measured = torch.from_numpy(phantom.pet), given.model.operator.seen
     known = (torch.from_numpy(v.astype(np.float32)) for v in (phantom.marks, phantom.labels))
     label = torch.stack([truth / (unit * scale), *known, measured.float()])
     at = torch.nonzero(truth > 0)
@@ -179,7 +184,7 @@ class VolumePatches(Dataset[dict[str, Tensor]]):
         border[(slice(_RIM, -_RIM),) * 3] = 1
         label[COUNTS] *= border
         unit, mri = np.exp(rng.uniform(-0.15, 0.15, 2))
-        image[list(_UPTAKE)] *= float(unit)
+        image[_UPTAKE] *= float(unit)
         label[TRUTH] *= float(unit)
         image[_MRI] *= float(mri)
         turned = [0, *(1 + int(d) for d in rng.permutation(3))]
@@ -200,7 +205,7 @@ class VolumeLoss(nn.Module):
         self,
         *,
         absolute: float = 0.1,
-        lesion: float = 2.0,
+        lesion: float = 0.3,
         tissue: float = 4.0,
         border: float = 0.5,
         beyond: float = 0.2,

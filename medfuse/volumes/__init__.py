@@ -2,7 +2,7 @@
 
 from medfuse.physics.operators.scanner import narrowest_psf
 from medfuse.volumes.network import TrainedEstimator, load_estimator
-from medfuse.volumes.restore import Estimator, Proposals, RestoredVolume, gated, restore_volume
+from medfuse.volumes.restore import Estimator, Proposals, RestoredVolume, by_rule, restore_volume
 from medfuse.volumes.slices import slices_mm
 from medfuse.volumes.width import PsfEstimate, measure_psf
 
@@ -12,7 +12,7 @@ __all__ = [
     "PsfEstimate",
     "RestoredVolume",
     "TrainedEstimator",
-    "gated",
+    "by_rule",
     "load_estimator",
     "measure_psf",
     "narrowest_psf",

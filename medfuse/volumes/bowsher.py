@@ -140,10 +140,14 @@ class Likened(NamedTuple):
     Attributes:
         x: Stack **[S, *image]**.
         gate: Where the data alone had their say **[*image]**, 0..1.
+        strong: What the strong rounds gave, from which the gate comes, **[S, *image]**.
+        evidence: Significance of what those leave of the data **[*data]**.
     """
 
     x: Tensor
     gate: Tensor
+    strong: Tensor
+    evidence: Tensor
 
 
 def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: MrFree, gate: Tensor) -> Likened:
@@ -169,7 +173,8 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: M
         return x
 
     strength, count = _FIRST
-    x = rounds(x, strength, torch.zeros_like(gate), count)
-    gate = torch.maximum(gate, active * opened(model, significance(model, x[0]), low=_LOW, high=_HIGH))
+    strong = rounds(x, strength, torch.zeros_like(gate), count)
+    evidence = significance(model, strong[0])
+    gate = torch.maximum(gate, active * opened(model, evidence, low=_LOW, high=_HIGH))
     strength, count = _THEN
-    return Likened(rounds(torch.lerp(x, free.x, gate), strength, gate, count), gate)
+    return Likened(rounds(torch.lerp(strong, free.x, gate), strength, gate, count), gate, strong, evidence)

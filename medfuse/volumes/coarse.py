@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.physics.operators.scanner import ScannerSampling
-from medfuse.physics.space import Grid
 
 _PER_WIDTH = 3.0  # blocks in the least width of the PSF
 
@@ -39,20 +38,11 @@ class Coarse:
         blocks = tuple(min(n, max(1, int(most / s + 1e-6))) for n, s in zip(grid.shape, grid.spacing, strict=True))
         if max(blocks) == 1:
             return cls(fine, blocks, grid.shape)
-        shape = tuple(-(-n // b) for n, b in zip(grid.shape, blocks, strict=True))
-        first = grid.position([(b - 1) / 2 for b in blocks])
-        rows = tuple(
-            (*(v * b for v, b in zip(row[:3], blocks, strict=True)), p)
-            for row, p in zip(grid.affine, first, strict=False)
-        )
-        coarse = Grid(shape, (*rows, grid.affine[3]))
-        return cls(fine.like(image=coarse), blocks, grid.shape)
+        return cls(fine.like(image=grid.of_blocks(blocks)), blocks, grid.shape)
 
     def pooled(self, maps: Tensor) -> Tensor:
         """Return the means over blocks **[K, *blocks]** of maps **[K, *image]**."""
-        if max(self.blocks) == 1:
-            return maps
-        return F.avg_pool3d(maps[:, None], self.blocks, ceil_mode=True, count_include_pad=False)[:, 0]
+        return pooled(maps, self.blocks)
 
     def spread(self, maps: Tensor) -> Tensor:
         """Return maps of blocks **[K, *blocks]** interpolated to the voxels that they are means of, **[K, *image]**."""
@@ -61,6 +51,13 @@ class Coarse:
     def lift(self, maps: Tensor) -> Tensor:
         """Return maps of the data **[K, *data]** interpolated to the image, **[K, *image]**."""
         return self.spread(self.operator.lift(maps[:, None])[:, 0])
+
+
+def pooled(maps: Tensor, kernel: Sequence[int]) -> Tensor:
+    """Return the means over blocks **[K, *blocks]** of maps **[K, *image]**."""
+    if max(kernel) == 1:
+        return maps
+    return F.avg_pool3d(maps[:, None], tuple(kernel), ceil_mode=True, count_include_pad=False)[:, 0]
 
 
 def stretched(blocks: Tensor, kernel: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -1,13 +1,12 @@
-"""A trained estimate of a volume: which proposal to take where, and, within bounds, what neither of them shows.
+"""A trained estimate of a volume: what the rule leaves, mended within bounds.
 
-    x0 = max((1 - a) m + a f + D tanh(r), 0),    m = (1 - b) w + b n
-    a  = sigmoid(6 (gate - 1/2) + 5 tanh(s)),    D = largest |w - f| of the neighbours
+    x0 = max(l + a (f - l) + b (g - l) + D tanh(r), 0)
+    a, b = tanh of what the network says,    D = largest |l - f| + |l - g| among the neighbours
 
-`w` and `n` are the guided proposals of wide and of narrow windows, `f` is the MR-free one; `b`, `s` and `r` are what a
-small U-Net makes of the proposals, of the evidence and of the MRI. So the estimate is a blend of what is proposed, and
-strays from it by no more than the proposals differ nearby: where they agree, nothing is added. The evidence keeps its
-say, for `s` moves the gate by a bounded amount. All that goes in is in units of the uptake or of the MRI itself, or of
-std of the noise: SUV, Bq/mL and counts give the same estimate.
+`l` is the rule's estimate, alike where the MRI is; `g` is the guided proposal, `f` the MR-free one. A small U-Net looks
+at them, at the evidence of each and at the MRI. So the estimate is a blend of what is proposed, and strays from it by
+no more than the proposals differ nearby: where they agree, nothing is added. All that goes in is in units of the uptake
+or of the MRI itself, or of std of the noise: SUV, Bq/mL and counts give the same estimate.
 """
 
 from __future__ import annotations
@@ -21,24 +20,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfuse.errors import BundleError
-from medfuse.volumes.coarse import stretched
+from medfuse.volumes.coarse import pooled, stretched
 from medfuse.volumes.gate import significance
-from medfuse.volumes.proposals import guided
-from medfuse.volumes.restore import Proposals, gated
+from medfuse.volumes.restore import Proposals, by_rule
 
-CHANNELS = ("wide", "narrow", "free", "data", "gate", "evidence", "narrow evidence", "noise", "MRI", "PSF", "voxel")
+CHANNELS = (
+    "alike",
+    "strong",
+    "guided",
+    "free",
+    "data",
+    "noise",
+    "gate",
+    "evidence of guided",
+    "evidence of strong",
+    "evidence of alike",
+    "MRI",
+    "PSF",
+    "voxel",
+)
 """What the network sees of each voxel."""
-NARROW = 3.0  # mm, std of the windows of the narrow guided proposal
+UPTAKE = CHANNELS[:6]
+"""Those in the unit of the uptake."""
 SPACING = (1.3, 2.7)
 """Voxels, mm, that it was trained for; finer ones are put together for it."""
 PSF = (3.5, 9.0)
 """Widths of the PSF, mm, likewise."""
 _VOXEL = 2.0  # mm, to which finer voxels are put together
-_STEEP, _FURTHEST = 6.0, 5.0  # of the gate's logit
 
 
 class VolumeUNet(nn.Module):
-    """A U-Net of two levels in three dimensions, 144,000 parameters; any size of at least 2 voxels."""
+    """A U-Net of two levels in three dimensions, 145,000 parameters; any size of at least 2 voxels."""
 
     def __init__(self, width: int = 24, deep: int = 32) -> None:
         """Make it; at first it changes nothing of the rule."""
@@ -50,16 +62,16 @@ class VolumeUNet(nn.Module):
         self.up = nn.Conv3d(deep, width, 1)
         self.last = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(2))
         self.out = nn.Conv3d(width, 3, 1)
-        nn.init.zeros_(self.out.weight)
-        self.out.bias = nn.Parameter(torch.tensor([-2.0, 0.0, 0.0]))  # the wide proposal and the gate
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the estimate **[B, 1, *image]**, in the unit of the proposals of the channels **[B, C, *image]**."""
-        wide, narrow, free, gate = (x[:, k : k + 1] for k in (0, 1, 2, 4))
-        return blended(wide, narrow, free, gate, self.said(x).float())
+        alike, guided, free = (x[:, k : k + 1] for k in map(CHANNELS.index, ("alike", "guided", "free")))
+        return blended(alike, guided, free, self.said(x).float())
 
     def said(self, x: Tensor) -> Tensor:
-        """Return the logits of `b`, `s` and `r` **[B, 3, *image]** for channels **[B, C, *image]**."""
+        """Return what `a`, `b` and `r` are of **[B, 3, *image]**, for channels **[B, C, *image]**."""
         h = F.leaky_relu(self.first(x), 0.1)
         fine = h + F.leaky_relu(self.second(h), 0.1)
         even = F.pad(fine, [n % 2 * k for n in reversed(fine.shape[2:]) for k in (0, 1)], mode="replicate")
@@ -74,19 +86,18 @@ class VolumeUNet(nn.Module):
         return said
 
 
-def blended(wide: Tensor, narrow: Tensor, free: Tensor, gate: Tensor, said: Tensor) -> Tensor:
-    """Return the estimate of logits **[B, 3, *image]**, of proposals and a gate **[B, 1, *image]** each."""
-    b, s, r = said[:, 0:1], said[:, 1:2], said[:, 2:3]
-    share = torch.sigmoid(_STEEP * (gate - 0.5) + _FURTHEST * torch.tanh(s))
-    apart = F.max_pool3d((wide - free).abs(), 3, 1, 1)
-    x = torch.lerp(torch.lerp(wide, narrow, torch.sigmoid(b)), free, share) + apart * torch.tanh(r)
+def blended(alike: Tensor, guided: Tensor, free: Tensor, said: Tensor) -> Tensor:
+    """Return the estimate of what the network says **[B, 3, *image]**, and of proposals **[B, 1, *image]** each."""
+    a, b, r = torch.tanh(said).chunk(3, 1)
+    apart = F.max_pool3d((alike - free).abs() + (alike - guided).abs(), 3, 1, 1)
+    x: Tensor = alike + a * (free - alike) + b * (guided - alike) + apart * r
     return x.clamp_min(0.0)
 
 
 class TrainedEstimator:
     """An estimator of `restore_volume` that a network makes.
 
-    Where its training has nothing to say of a case, the rule, `gated`, takes its place: voxels beyond 2.7 mm, a PSF
+    Where its training has nothing to say of a case, the rule takes its place: voxels beyond 2.7 mm, a PSF
     below 3.5 or beyond 9 mm, an MRI that shows nothing where the uptake is.
     """
 
@@ -108,15 +119,13 @@ class TrainedEstimator:
         """Return the stack of estimates **[S, *image]**."""
         pool = pooling(given, self.beyond)
         if pool is None:
-            return gated(given)
-        narrow = guided(given.model, given.offered, given.ys, width_mm=NARROW)
-        seen, unit = channels(given, narrow, pool)
+            return by_rule(given)
+        seen, unit = channels(given, pool)
         found = []
         for k, x in enumerate(seen):  # one at a time: they need room
             said = stretched(self.network.said(x[None])[0], pool, given.gate.shape)[None]
-            parts = (given.guided[k], narrow[k], given.mr_free[k])
-            wide, fine, free = (p[None, None] / unit for p in parts)
-            found.append(blended(wide, fine, free, given.gate[None, None], said)[0, 0] * unit)
+            alike, guided, free = (s[k][None, None] / unit for s in (given.alike, given.guided, given.mr_free))
+            found.append(blended(alike, guided, free, said)[0, 0] * unit)
         return torch.stack(found)
 
 
@@ -151,31 +160,26 @@ def pooling(given: Proposals, beyond: float = 1.0) -> tuple[int, int, int] | Non
     return (x, y, z) if fits and float(_level(given.mri, given.mr_free[0])) > 0 else None
 
 
-def channels(given: Proposals, narrow: Tensor, pool: tuple[int, int, int]) -> tuple[Tensor, float]:
+def channels(given: Proposals, pool: tuple[int, int, int]) -> tuple[Tensor, float]:
     """Return the channels **[S, C, *pooled]**, and the unit of the uptake among them.
 
     Args:
         given: The proposals.
-        narrow: The guided one of narrow windows **[S, *image]**.
         pool: Voxels along each axis that are put together.
     """
     model, free = given.model, given.mr_free
     operator = model.operator
     unit = float(_level(free[0], free[0]))
-    z = operator.lift(significance(model, narrow[0])[None, None])[0, 0]
+    left = (given.evidence, given.strong_evidence, significance(model, given.alike[0]))
+    noise, *evidence = operator.lift(torch.stack([model.std, *left])[:, None])[:, 0]
     data = operator.lift(given.ys[:, None])[:, 0]
     voxel = math.prod(k * s for k, s in zip(pool, operator.domain.spacing, strict=True)) ** (1 / 3)
     width, native = (math.prod(v) ** (1 / 3) / voxel for v in (operator.fwhm_mm, operator.range.spacing))
-    common = [
-        given.gate,
-        torch.asinh(given.evidence) / 2,
-        torch.asinh(z) / 2,
-        given.noise * (10 / unit),
-        given.mri / _level(given.mri, free[0]),
-    ]
-    shared = [_pooled(v, pool) for v in common]
+    shared = [noise * (10 / unit), given.gate, *(torch.asinh(z) / 2 for z in evidence)]
+    shared = [pooled(v[None], pool)[0] for v in (*shared, given.mri / _level(given.mri, free[0]))]
     shared += [torch.full_like(shared[0], math.log(v)) for v in (width, native)]
-    own = ([_pooled(stack[k] / unit, pool) for stack in (given.guided, narrow, free, data)] for k in range(len(free)))
+    stacks = (given.alike, given.strong, given.guided, free, data)
+    own = ([pooled(stack[k][None] / unit, pool)[0] for stack in stacks] for k in range(len(free)))
     return torch.stack([torch.stack([*mine, *shared]) for mine in own]), unit
 
 
@@ -183,12 +187,6 @@ def _level(image: Tensor, uptake: Tensor) -> Tensor:
     """Return the median of an image where the uptake is high: air has no say in it, and a hot spot little."""
     high = uptake.square().sum() / uptake.sum().clamp_min(torch.finfo(uptake.dtype).tiny)
     return image[uptake >= high / 2].median()
-
-
-def _pooled(image: Tensor, pool: tuple[int, int, int]) -> Tensor:
-    if pool == (1, 1, 1):
-        return image
-    return F.avg_pool3d(image[None, None], pool, ceil_mode=True, count_include_pad=False)[0, 0]
 
 
 def _cut(image: Tensor, shape: torch.Size) -> Tensor:

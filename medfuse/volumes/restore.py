@@ -1,6 +1,7 @@
 """Restore a PET on the MRI's grid from what its scanner measured on its own.
 
-    x0 = gate MR-free + (1 - gate) guided,  then alike where the MRI is (`medfuse.volumes.bowsher`)
+    x0 = gate MR-free + (1 - gate) guided,  then alike where the MRI is (`medfuse.volumes.bowsher`),
+         then what an estimator makes of these, the rule nothing
     x  = max(x0 + P C B' (P B C B' + I)^-1 W (y - A x0), 0)
 
 `C` is larger where the gate is open; P is the smallest at which the chi-square is what the degrees of freedom leave of
@@ -26,22 +27,21 @@ from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise
 from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
-from medfuse.volumes.bowsher import Neighbours, likened
+from medfuse.volumes.bowsher import Likened, Neighbours, likened
 from medfuse.volumes.classes import classes, sided
-from medfuse.volumes.coarse import Coarse
-from medfuse.volumes.gate import common_std, gate, significance
+from medfuse.volumes.coarse import Coarse, pooled, stretched
+from medfuse.volumes.doubts import believed, doubts, said
+from medfuse.volumes.gate import gate, significance
 from medfuse.volumes.noise import measure_noise
-from medfuse.volumes.proposals import Guidance, guidance, guided, mr_free, windows
+from medfuse.volumes.proposals import MrFree, guidance, guided, mr_free, windows
 from medfuse.volumes.slices import slices_mm
 
-FARTHEST = 5.0  # mm that the registration may be off before it is not believed
-WIDEST_GATE = 0.5  # share of the tissue, above which guidance is not believed
 _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
+_FINE = 0.8  # mm; as many finer voxels as come closest to it are put together: no PET tells them apart
+_MOST = 32_000_000  # voxels; more are put together: each takes up to 120 bytes
 _AIR = 0.02  # of the brightest, below which a voxel of the data holds no activity
 _MARGIN = 2  # voxels of the data about those that count
 _LEAST_OVERLAP = 0.01
-_AWAY = 7.0  # mm along each axis, to where the MRI explains nothing
-_EXPLAINED = 0.3  # of the variance that it leaves there, the most that it may leave in its place
 _SETTLING = 2  # rounds
 _ROUNDS, _FEW = 2, 8  # further corrections under positivity, and the applications of each
 
@@ -54,33 +54,35 @@ class Proposals(NamedTuple):
     Attributes:
         guided: The guided proposal, stacked.
         mr_free: The proposal of the data alone, stacked.
-        gate: Share of the second, 0..1.
-        evidence: Significance of the residual of the first, interpolated.
-        noise: Std of the noise, interpolated.
+        strong: Alike where the MRI is, after the strong rounds, stacked.
+        alike: The same after all rounds, stacked: the rule's estimate.
+        gate: Where the data alone had their say in it, 0..1.
+        evidence: Significance of what the guided proposal leaves of the data **[*data]**.
+        strong_evidence: That of the strong rounds **[*data]**.
         mri: The MRI.
         model: The observation, in the same unit.
         ys: The data **[S, *data]** that the stacks are of.
-        offered: What the guided proposal is a sum of.
     """
 
     guided: Tensor
     mr_free: Tensor
+    strong: Tensor
+    alike: Tensor
     gate: Tensor
     evidence: Tensor
-    noise: Tensor
+    strong_evidence: Tensor
     mri: Tensor
     model: VolumeModel
     ys: Tensor
-    offered: Guidance
 
 
 Estimator = Callable[[Proposals], Tensor]
-"""From proposals to the estimate that the data then correct, a stack **[S, *image]**: proposal, gate and residual."""
+"""From proposals to the estimate that the data then correct, a stack **[S, *image]**."""
 
 
-def gated(given: Proposals) -> Tensor:
-    """Return the guided proposal where the gate is shut, and the MR-free one where it is open."""
-    return torch.lerp(given.guided, given.mr_free, given.gate)
+def by_rule(given: Proposals) -> Tensor:
+    """Return what is alike where the MRI is."""
+    return given.alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +147,7 @@ def restore_volume(
     known: tuple[float, float] | None = None,
     refine: bool = True,
     guide: bool = True,
-    estimator: Estimator = gated,
+    estimator: Estimator = by_rule,
     name: str = "PET",
     draws: int = 0,
     slices: Sequence[float] | None = None,
@@ -155,7 +157,8 @@ def restore_volume(
     Args:
         pet: The PET as it was reconstructed, never resampled, **[*pet]**; any unit.
         pet_grid: Its grid, mm.
-        mri: The MRI **[*image]**; any unit.
+        mri: The MRI **[*image]**; any unit. Blocks of about 0.8 mm are restored where voxels are finer than 0.5 mm,
+            and larger ones where there are more than 32 million.
         mri_grid: Its grid, mm.
         transform: **[4, 4]**, rigid; maps points of the PET's world to the MRI's, mm. None: one world.
         psf_fwhm_mm: Full width at half maximum of the scanner's PSF along each axis of the PET's grid, mm, the
@@ -181,6 +184,14 @@ def restore_volume(
     _check(pet, pet_grid, name)
     _check(mri, mri_grid, "MRI")
     thick = slices_mm(mri_grid) if slices is None else tuple(float(v) for v in slices)
+    blocks = _blocks(mri_grid)
+    if max(blocks) > 1:
+        means = pooled(mri.float()[None], blocks)[0]
+        found = restore_volume(
+            pet, pet_grid, means, mri_grid.of_blocks(blocks), transform, psf_fwhm_mm, noise, known=known, refine=refine,
+            guide=guide, estimator=estimator, name=name, draws=draws, slices=thick,
+        )  # fmt: skip
+        return _spread(found, blocks, mri_grid, name)
     operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
     outside = 1.0 - float(operator.inside.float().mean())
     given = pet
@@ -210,12 +221,12 @@ def restore_volume(
     alignment = None
     if guide and refine:
         alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
-        if _believed(alignment):
+        if believed(alignment):
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)
             rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
-        findings += _said(alignment, operator.fwhm_mm, name)
-        guide = _believed(alignment)
+        findings += said(alignment, operator.fwhm_mm, name)
+        guide = believed(alignment)
     model = rough.on(operator, rough.observe(first))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
@@ -230,16 +241,15 @@ def restore_volume(
         z = significance(model, proposal[0])
         opened = gate(model, z)
         rough = rough.on(coarse.operator, model.observe(unguided[0]))
-        doubts = _doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name)
-        if doubts:  # nor is the place believed that the MRI was moved to
+        why = doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name)
+        if why:  # nor is the place believed that the MRI was moved to
             where = (pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise)
             alone = restore_volume(given, *where, guide=False, name=name, draws=draws, slices=thick)
-            return replace(alone, alignment=alignment, findings=tuple(doubts))
-        maps = operator.lift(torch.stack([z, model.std])[:, None])[:, 0]
-        x0 = estimator(Proposals(proposal, unguided, opened, maps[0], maps[1], mri.float(), model, ys, offered))
-        if not any(thick):  # each voxel of thick slices is a mixture of its own: none are alike
-            near = Neighbours.of(mri.float(), mri_grid.spacing, _active(model, x0[0]))
-            x0, opened = likened(model, near, ys, x0, free, opened)
+            return replace(alone, alignment=alignment, findings=tuple(why))
+        del features, offered  # they need room
+        proposals = _proposals(model, ys, free, proposal, opened, z, mri.float(), alike=not any(thick))
+        opened, x0 = proposals.gate, estimator(proposals)
+        del proposals, proposal
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
     result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
@@ -282,6 +292,18 @@ def restore_volume(
     )
 
 
+def _proposals(
+    model: VolumeModel, ys: Tensor, free: MrFree, guided: Tensor, gate: Tensor, z: Tensor, mri: Tensor, *, alike: bool
+) -> Proposals:
+    """Return what an estimator is given; each voxel of thick slices is a mixture of its own, and none are alike."""
+    x = torch.lerp(guided, free.x, gate)
+    found = Likened(x, gate, x, z)
+    if alike:
+        near = Neighbours.of(mri, model.operator.domain.spacing, _active(model, x[0]))
+        found = likened(model, near, ys, x, free, gate)
+    return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
+
+
 def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
     """Return an estimate **[*image]** with the local means of its data **[*data]**, whatever noise was stated.
 
@@ -299,6 +321,35 @@ def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
         ratio = (means[0] + floor) / (means[1] + floor)
         x = x * operator.lift(ratio[None, None])[0, 0]
     return x
+
+
+def _blocks(grid: Grid) -> tuple[int, ...]:
+    """Return how many voxels along each axis are put together: fine ones, and further ones where there are too many."""
+    blocks = [max(1, round(_FINE / s)) for s in grid.spacing]
+    while math.prod(-(-n // b) for n, b in zip(grid.shape, blocks, strict=True)) > _MOST:
+        edges = [b * s for b, s in zip(blocks, grid.spacing, strict=True)]
+        blocks[edges.index(min(edges))] += 1
+    return tuple(blocks)
+
+
+def _spread(found: RestoredVolume, blocks: Sequence[int], grid: Grid, name: str) -> RestoredVolume:
+    """Return what was restored of blocks of voxels, interpolated to the voxels."""
+
+    def voxels(maps: Tensor) -> Tensor:
+        return stretched(maps[None], blocks, grid.shape)[0]
+
+    measured = voxels(found.measured.float()) >= 0.5
+    edges = " x ".join(f"{b * s:.2f}" for b, s in zip(blocks, grid.spacing, strict=True))
+    return replace(
+        found,
+        restored=voxels(found.restored) * measured,
+        gate=voxels(found.gate),
+        measured=measured,
+        residual=voxels(found.residual),
+        alone=voxels(found.alone) * measured,
+        draws=torch.stack([voxels(draw) * measured for draw in found.draws]),
+        notes=(*found.notes, f"the {name} was restored in blocks of {edges} mm, interpolated to the MRI's voxels"),
+    )
 
 
 def _check(volume: Tensor, grid: Grid, name: str) -> None:
@@ -368,53 +419,3 @@ def _active(model: VolumeModel, x: Tensor) -> Tensor:
     signal = model.observe(x)
     active = model.inside & (signal > _AIR * signal.max())
     return model.operator.lift(F.max_pool3d(active.float()[None, None], 3, 1, 1))[0, 0] > 0
-
-
-def _believed(alignment: Alignment) -> bool:
-    return alignment.moved_mm <= FARTHEST and alignment.std_mm <= FARTHEST
-
-
-def _doubts(rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor, share: float, name: str) -> list[str]:
-    """Say why the MRI should not guide: it explains too little, or no more than the same MRI in a wrong place does.
-
-    Args:
-        rough: The observation of blocks, for the wrong place.
-        model: The observation.
-        features: Of the blocks.
-        z: Significance of what the guided proposal leaves.
-        share: Of the tissue, where the gate is open.
-        name: What the first volume is called.
-    """
-    if share > WIDEST_GATE:
-        return [
-            f"the MRI does not explain the {name} in {share:.0%} of the tissue, so it did not guide the restoration"
-        ]
-    away = [round(_AWAY / step) for step in rough.operator.domain.spacing]
-    elsewhere = guidance(rough, torch.roll(features, away, (1, 2, 3)))
-    control = significance(rough, guided(rough, elsewhere, rough.y[None])[0])
-    left, usual = (max(common_std(m, s) ** 2 - 1, 0.0) for m, s in ((model, z), (rough, control)))
-    if left < _EXPLAINED * usual:
-        return []
-    return [
-        f"the MRI explains the {name} hardly better than the same MRI {_AWAY * 3**0.5:.0f} mm away would, so it did "
-        "not guide the restoration; check the registration"
-    ]
-
-
-def _said(alignment: Alignment, fwhm_mm: Sequence[float], name: str) -> list[str]:
-    """Say what the alignment found that the user must know."""
-    if not _believed(alignment):
-        return [
-            f"the {name} fits the MRI best {alignment.moved_mm:.1f} mm from where the registration put it (more than "
-            f"{FARTHEST:g} mm is not believed), so the MRI did not guide the restoration; check the registration"
-        ]
-    found = []
-    if alignment.moved_mm > max(1.0, 2 * alignment.std_mm):
-        found.append(f"the registration was moved by {alignment.moved_mm:.1f} mm to where the {name} fits the MRI best")
-    if alignment.psf_doubted:
-        widths = " x ".join(f"{w * alignment.psf_share:.1f}" for w in fwhm_mm)
-        found.append(
-            f"with its MRI the {name} speaks for a PSF of {widths} mm (+- {alignment.psf_spread:.0%}), not for the one "
-            "that was undone"
-        )
-    return found

@@ -42,6 +42,13 @@ def test_everything_is_in_mm():
     assert Grid.of_spacing((2, 3, 4), (1.0, 2.0, 4.5)).spacing == (1.0, 2.0, 4.5)
 
 
+def test_blocks_lie_in_the_middle_of_their_voxels():
+    blocks = TURNED.of_blocks((2, 3))
+    assert blocks.shape == tuple(-(-n // b) for n, b in zip(TURNED.shape, (2, 3), strict=True))
+    assert blocks.position((0, 0)) == TURNED.position((0.5, 1.0))
+    assert blocks.position((1, 2)) == pytest.approx(TURNED.position((2.5, 7.0)))
+
+
 def test_equal_grids_are_equal_and_near_ones_the_same():
     near = Grid(TURNED.shape, [[v + 1e-5 for v in row] if k < 2 else row for k, row in enumerate(TURNED.affine)])
     assert Grid([4, 6], [list(row) for row in TURNED.affine]) == TURNED

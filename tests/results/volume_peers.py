@@ -18,8 +18,10 @@ from torch import Tensor
 
 from medfuse.bundles import bundle_dir
 from medfuse.training.volumes import Tissue
-from medfuse.volumes import Estimator, gated, load_estimator, restore_volume
+from medfuse.volumes import Estimator, TrainedEstimator, by_rule, load_estimator, restore_volume
 
+SHIPPED = bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"
+"""Weights of the network for volumes that the bundle has."""
 Method = Callable[[Problem], tuple[Tensor, dict[str, float]]]
 
 ITERATIONS = 10
@@ -135,9 +137,9 @@ def gtm(p: Problem, regions: list[np.ndarray]) -> Tensor:
     return torch.stack(restored)
 
 
-def medfuse(p: Problem, estimator: Estimator = gated) -> tuple[Tensor, dict[str, float]]:
+def medfuse(p: Problem, estimator: Estimator | None = None) -> tuple[Tensor, dict[str, float]]:
     """Restore by this project, which says of itself what the others need a draw of the noise for."""
-    restored, one = [], p.scans["all"]
+    restored, one, estimator = [], p.scans["all"], estimator or shipped()
     for y, mri in zip(p.ys[:3], p.mris, strict=False):
         scan = (one.grid, mri, p.operator.domain, one.transform.tolist(), one.fwhm_mm, one.noise)
         restored.append(restore_volume(y, *scan, estimator=estimator))
@@ -145,9 +147,9 @@ def medfuse(p: Problem, estimator: Estimator = gated) -> tuple[Tensor, dict[str,
     return torch.stack([r.restored for r in restored]), told | {"corrected chi-square": restored[0].corrected_chi2}
 
 
-def network(p: Problem) -> tuple[Tensor, dict[str, float]]:
-    """Restore by this project with its trained network, which makes the estimate in place of a rule."""
-    return medfuse(p, load_estimator(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"))
+def shipped() -> TrainedEstimator:
+    """Return the network for volumes that the bundle has."""
+    return load_estimator(SHIPPED)
 
 
 def _alone(method: Callable[[Problem], Tensor]) -> Method:
@@ -156,7 +158,7 @@ def _alone(method: Callable[[Problem], Tensor]) -> Method:
 
 METHODS: dict[str, Method] = {
     "medfuse": medfuse,
-    "medfuse, network": network,
+    "medfuse, rule": lambda p: medfuse(p, by_rule),
     "resampled": _alone(resampled),
     "Wiener": _alone(wiener),
     "Richardson-Lucy": _alone(richardson_lucy),

@@ -14,7 +14,7 @@ from results.volume_scenes import Problem
 
 from medfuse.io import atomic_file
 
-_SHOWN = ("resampled", "Van Cittert", "iterative Yang, MRI", "GTM, MRI", "medfuse")
+SHOWN = ("resampled", "Van Cittert", "iterative Yang, MRI", "GTM, MRI", "medfuse")
 
 
 def planes(path: Path, p: Problem, restored: Mapping[str, np.ndarray]) -> None:
@@ -24,7 +24,7 @@ def planes(path: Path, p: Problem, restored: Mapping[str, np.ndarray]) -> None:
     at = np.argwhere(head.marks == largest + 1).mean(0).astype(int)
     top = float(np.percentile(head.pet, 99.7))
     images = {"MRI": (head.mri, 1.0), "truth": (head.pet, top)}
-    images |= {name: (restored[name], top) for name in _SHOWN if name in restored}
+    images |= {name: (restored[name], top) for name in SHOWN if name in restored}
     figure, axes = plt.subplots(3, len(images), figsize=(1.6 * len(images), 5.2), facecolor="white")
     for column, (name, (image, most)) in enumerate(images.items()):
         for row, axis in enumerate((2, 1, 0)):

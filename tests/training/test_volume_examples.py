@@ -71,9 +71,11 @@ def test_an_example_has_the_proposals_in_the_unit_of_its_truth(examples):
     truth = known[TRUTH][brain]
     assert 0.4 < truth.mean() < 1.6, "in units of about grey matter"
     measured = known[COUNTS] > 0
-    assert image[3][measured].sum() == pytest.approx(known[TRUTH][measured].sum(), rel=0.02), "a scanner loses nothing"
-    for proposal in (0, 1, 2):
-        assert np.corrcoef(image[proposal][brain], truth)[0, 1] > 0.6
+    assert image[CHANNELS.index("data")][measured].sum() == pytest.approx(known[TRUTH][measured].sum(), rel=0.02), (
+        "a scanner loses nothing"
+    )
+    for proposal in ("alike", "strong", "guided", "free"):
+        assert np.corrcoef(image[CHANNELS.index(proposal)][brain], truth)[0, 1] > 0.6
     assert known[MARK].max() > 3
 
 
@@ -87,7 +89,7 @@ def test_patches_are_a_seeds_and_turn_image_and_label_alike(examples):
         assert one["image"].shape == (len(CHANNELS), 20, 20, 20)
         counts = one["label"][COUNTS]
         assert float(counts[:2].max()) == float(counts[:, :, -2:].max()) == 0, "a rim does not count"
-        free, truth = one["image"][2][counts > 0], one["label"][TRUTH][counts > 0]
+        free, truth = one["image"][CHANNELS.index("free")][counts > 0], one["label"][TRUTH][counts > 0]
         assert float(torch.corrcoef(torch.stack([free, truth]))[0, 1]) > 0.6
         marked += bool((one["label"][MARK] > 0).any())
     assert marked >= 3
@@ -95,6 +97,17 @@ def test_patches_are_a_seeds_and_turn_image_and_label_alike(examples):
         VolumePatches(examples / "none")
     with pytest.raises(BundleError, match="must be at least 400 voxels wide"):
         VolumePatches(examples, size=400)
+
+
+def test_brains_take_turns_and_a_fifth_of_the_heads_has_borders_along_its_voxels(monkeypatch, tmp_path):
+    asked = []
+
+    def noted(brain, seed, *, hard):
+        asked.append((brain, hard))
+
+    monkeypatch.setattr(volume_examples, "example", noted)
+    write_examples(tmp_path, ["one", "two"], 10)
+    assert asked == [(brain, k == 4) for brain in ("one", "two") for k in range(5)]
 
 
 def test_guidance_that_is_off_makes_no_example(monkeypatch):

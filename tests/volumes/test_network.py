@@ -7,7 +7,8 @@ import torch
 
 from medfuse.errors import BundleError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
-from medfuse.volumes import Proposals, gated
+from medfuse.volumes import Proposals, by_rule
+from medfuse.volumes.gate import significance
 from medfuse.volumes.network import CHANNELS, TrainedEstimator, VolumeUNet, blended, load_estimator, pooling
 from medfuse.volumes.proposals import guidance, guided, mr_free
 
@@ -33,20 +34,11 @@ def proposals(*, spacing=2.0, fwhm=6.0, unit=1.0, mri_unit=1.0, side=SIDE) -> Pr
     y = (operator.forward(truth[None, None])[0, 0] + draw) * unit
     model = VolumeModel(operator, y, ScannerNoise(0.2 * unit))
     ys = torch.stack([y, y + draw.flip(0) * unit])
-    offered = guidance(model, shares)
+    free, shown = mr_free(model, ys, least=3, most=3).x, guided(model, guidance(model, shares), ys)
+    alike = 0.6 * shown + 0.4 * free
     gate = (radius / 40).clamp(0, 1)
-    free = mr_free(model, ys, least=3, most=3).x
-    return Proposals(
-        guided(model, offered, ys),
-        free,
-        gate,
-        radius / 10 - 1,
-        0.2 * unit + 0 * radius,
-        mri * mri_unit,
-        model,
-        ys,
-        offered,
-    )
+    left = [significance(model, stack[0]) for stack in (shown, alike)]
+    return Proposals(shown, free, alike, alike, gate, *left, mri * mri_unit, model, ys)
 
 
 def test_it_has_the_size_that_its_page_tells():
@@ -55,27 +47,28 @@ def test_it_has_the_size_that_its_page_tells():
 
 def test_the_estimate_stays_within_what_the_proposals_differ_by_nearby():
     given, net = proposals(), network()
-    wide, free = given.guided[:1, None], given.mr_free[:1, None]
+    alike, shown, free = (stack[:1, None] for stack in (given.alike, given.guided, given.mr_free))
+    apart = torch.nn.functional.max_pool3d((alike - free).abs() + (alike - shown).abs(), 3, 1, 1)
     for said in (-50.0, 50.0):  # a network that says the utmost
-        x = blended(wide, wide, free, given.gate[None, None], torch.full((1, 3, *[SIDE] * 3), said))
-        apart = torch.nn.functional.max_pool3d((wide - free).abs(), 3, 1, 1)
-        low, high = torch.minimum(wide, free) - apart, torch.maximum(wide, free) + apart
-        assert bool(((x >= low.clamp_min(0) - 1e-5) & (x <= high.clamp_min(0) + 1e-5)).all())
-    same = blended(wide, wide, wide, given.gate[None, None], net.said(torch.randn(1, len(CHANNELS), *[SIDE] * 3)))
-    assert torch.allclose(same, wide.clamp_min(0), atol=1e-5), "where proposals agree nothing is added"
+        x = blended(alike, shown, free, torch.full((1, 3, *[SIDE] * 3), said))
+        assert bool(((x - alike).abs() <= 2 * apart + 1e-5).all())
+        assert float((x - alike).abs().max()) > float(apart.max()) / 2
+    same = blended(alike, alike, alike, net.said(torch.randn(1, len(CHANNELS), *[SIDE] * 3)))
+    assert torch.equal(same, alike.clamp_min(0)), "where proposals agree nothing is added"
 
 
-def test_evidence_keeps_its_say_whatever_a_network_says():
-    one, zero = torch.ones(1, 1, 3, 3, 3), torch.zeros(1, 1, 3, 3, 3)
-    against = torch.tensor([0.0, -50.0, 0.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 3, 3, 3)
-    shut, opened = (blended(zero, zero, one, gate * one, against) for gate in (0.0, 1.0))
-    assert float(opened.min()) > 0.1 > 0.001 > float(shut.max())
-
-
-def test_a_new_network_takes_the_guided_proposal_where_the_gate_is_shut_and_the_other_where_it_is_open():
+@pytest.mark.parametrize(("channel", "takes"), [(0, "mr_free"), (1, "guided")])
+def test_it_can_take_either_proposal(channel, takes):
     given = proposals()
-    x = TrainedEstimator(VolumeUNet())(given._replace(gate=torch.ones_like(given.gate)))
-    assert torch.allclose(x, torch.lerp(given.guided, given.mr_free, 0.95), atol=0.1)
+    said = torch.zeros(1, 3, *[SIDE] * 3)
+    said[:, channel] = 50.0
+    x = blended(*(stack[:1, None] for stack in (given.alike, given.guided, given.mr_free)), said)
+    assert torch.allclose(x[0, 0], getattr(given, takes)[0].clamp_min(0), atol=1e-5)
+
+
+def test_a_new_network_changes_nothing_of_the_rule():
+    given = proposals()
+    assert torch.allclose(TrainedEstimator(VolumeUNet())(given), by_rule(given).clamp_min(0), atol=1e-6)
 
 
 def test_units_do_not_matter():
@@ -83,7 +76,7 @@ def test_units_do_not_matter():
     x, other = net(proposals()), net(proposals(unit=3e4, mri_unit=700.0))
     assert torch.allclose(x, other / 3e4, atol=2e-3 * float(x.max()))
     assert x.shape == (2, SIDE, SIDE, SIDE)
-    assert not torch.allclose(x, gated(proposals()), atol=0.01)
+    assert not torch.allclose(x, by_rule(proposals()), atol=0.01)
 
 
 @pytest.mark.parametrize(("options", "known"), [
@@ -94,7 +87,7 @@ def test_fine_voxels_are_put_together_and_the_rule_takes_what_training_never_saw
     given = proposals(**options)
     assert pooling(given) == known
     x = TrainedEstimator(network())(given)
-    assert torch.equal(x, gated(given)) == (known is None)
+    assert torch.equal(x, by_rule(given)) == (known is None)
     assert x.shape == given.guided.shape
     assert bool(x.isfinite().all())
 

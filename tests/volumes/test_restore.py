@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
-from medfuse.volumes import gated, restore_volume
+from medfuse.volumes import by_rule, restore, restore_volume
 from medfuse.volumes.classes import classes
 from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.proposals import guidance, guided, mr_free
@@ -219,7 +219,7 @@ def test_a_pet_that_ends_within_the_head_leaves_the_rest_unmeasured(case):
     assert bool((found.restored[..., -10:] == 0).all())
 
 
-def test_any_estimator_takes_the_place_of_the_gate(case):
+def test_any_estimator_takes_the_place_of_the_rule(case):
     """The seam for a network: proposals in, a stack of estimates out, corrected by the data in the same way."""
     seen = []
 
@@ -228,10 +228,40 @@ def test_any_estimator_takes_the_place_of_the_gate(case):
         return 0.5 * (given.guided + given.mr_free)
 
     found = case.restored(estimator=halves, refine=False)
-    assert seen[0].guided.shape == (2, *SHAPE)
-    assert seen[0].gate.shape == seen[0].evidence.shape == seen[0].noise.shape == seen[0].mri.shape == SHAPE
+    one = seen[0]
+    assert one.guided.shape == one.mr_free.shape == one.strong.shape == one.alike.shape == (2, *SHAPE)
+    assert one.gate.shape == one.mri.shape == SHAPE
+    assert one.evidence.shape == one.strong_evidence.shape == one.ys.shape[1:]
     assert 0.93 < found.corrected_chi2 < 1.07
-    assert not torch.equal(found.restored, case.restored(refine=False, estimator=gated).restored)
+    assert not torch.equal(found.restored, case.restored(refine=False, estimator=by_rule).restored)
+
+
+def test_more_voxels_than_there_is_room_for_are_restored_in_blocks(case, monkeypatch):
+    """Memory stays bounded; totals, shapes and most of the gain stay, and the report is told."""
+    shapes = []
+
+    def noted(given):
+        shapes.append(given.mri.shape)
+        return by_rule(given)
+
+    whole = case.restored(refine=False)
+    monkeypatch.setattr(restore, "_MOST", math.prod(SHAPE) // 4)
+    found = case.restored(estimator=noted, refine=False)
+    assert shapes == [(28, 30, 54)]
+    assert found.restored.shape == found.gate.shape == found.measured.shape == found.residual.shape == SHAPE
+    assert found.draws.shape == (1, *SHAPE)
+    assert float(found.restored.sum()) == pytest.approx(case.truth.sum(), rel=0.03)
+    given = ScannerSampling(case.image, case.grid, PSF).lift(torch.from_numpy(case.pet).float()[None, None])[0, 0]
+    assert case.rmse(found.restored) < 0.8 * case.rmse(given)
+    assert "the PET was restored in blocks of 4.00 x 4.00 x 2.00 mm, interpolated to the MRI's voxels" in found.notes
+    assert not any("in blocks" in note for note in whole.notes)
+
+
+@pytest.mark.parametrize(("spacing", "blocks"), [
+    ((0.42, 0.5, 3.3), (2, 2, 1)), ((0.6, 1.0, 0.7), (1, 1, 1)), ((0.2,) * 3, (4,) * 3),
+])  # fmt: skip
+def test_voxels_that_no_pet_tells_apart_are_put_together(spacing, blocks):
+    assert restore._blocks(Grid.of_spacing((9, 9, 9), spacing)) == blocks
 
 
 def test_the_mr_free_proposal_is_stopped_by_the_discrepancy(case):
