@@ -57,6 +57,7 @@ class Proposals(NamedTuple):
         strong: Alike where the MRI is, after the strong rounds, stacked.
         alike: The same after all rounds, stacked: the rule's estimate.
         gate: Where the data alone had their say in it, 0..1.
+        active: Where there is uptake, or next to it, bool; beyond, an estimator should change nothing.
         evidence: Significance of what the guided proposal leaves of the data **[*data]**.
         strong_evidence: That of the strong rounds **[*data]**.
         mri: The MRI.
@@ -69,6 +70,7 @@ class Proposals(NamedTuple):
     strong: Tensor
     alike: Tensor
     gate: Tensor
+    active: Tensor
     evidence: Tensor
     strong_evidence: Tensor
     mri: Tensor
@@ -252,10 +254,11 @@ def restore_volume(
         del proposals, proposal
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
-    result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
+    told = _told(model, x0[0])
+    result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]), where=told)
     x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     for _ in range(_ROUNDS):
-        result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
+        result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), where=told, iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
     changes = [(other - x) * measured * unit]
@@ -297,11 +300,11 @@ def _proposals(
 ) -> Proposals:
     """Return what an estimator is given; each voxel of thick slices is a mixture of its own, and none are alike."""
     x = torch.lerp(guided, free.x, gate)
-    found = Likened(x, gate, x, z)
+    found, active = Likened(x, gate, x, z), _active(model, x[0])
     if alike:
-        near = Neighbours.of(mri, model.operator.domain.spacing, _active(model, x[0]))
+        near = Neighbours.of(mri, model.operator.domain.spacing, active)
         found = likened(model, near, ys, x, free, gate)
-    return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
+    return Proposals(guided, free.x, found.strong, found.x, found.gate, active, z, found.evidence, mri, model, ys)
 
 
 def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
