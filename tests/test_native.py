@@ -239,7 +239,7 @@ def test_an_mri_that_does_not_guide_the_restoration_tells_no_psf(folded):
     assert "pet_restored" in RestoreNatived("auto")({**given, "pet_registration": registration | {"accepted": True}})
 
 
-def test_the_network_makes_the_estimate_where_it_is_asked_for(folded):
+def test_the_network_mends_the_estimate_and_is_named(folded):
     """Another estimate, the same total, the data believed as much; the record names the weights."""
     mri, pet = (MetaTensor(nib.load(p).get_fdata(dtype=np.float32)[None], nib.load(p).affine) for p in folded)
     registration = {"performed": False, "accepted": True, "matrix": np.eye(4).tolist()}

@@ -57,7 +57,10 @@ _REMEDY = (
 )
 _WHY_NOT = "the registration was not accepted, and a PSF is told by an MRI that is in its place"
 _NOT_PLACED = PsfEstimate((), (), (), (), (), 0.0, 0.0, _WHY_NOT)
-_NOT_BY_NETWORK = "the network was not trained for such voxels or such a PSF: the rule made the estimate"
+_NOT_BY_NETWORK = (
+    "the network was not trained for such voxels, slices or PSF, or the MRI shows nothing where the uptake is: the "
+    "rule made the estimate"
+)
 _WRONG = 1.3  # times that a PSF which is told wrong may leave what the network was trained for
 _LEAST_NOISE = 1e-5  # of the highest value; below, float32 holds neither data nor what is left of them
 _STATED = 0.97  # of a width that is found: one that is too wide rings
@@ -112,8 +115,8 @@ class RestoreNatived(Transform):
             reference: Which of them the grid of the results belongs to.
             uncertainty: `off`, `fast` or `full`, see `medfuse.pipeline.SaveFusiond`.
             sensitivity: Restore four times more, PSF and then noise 20 % less and more, and note what that changes.
-            weights: Those of the network that makes the estimate from the proposals, see `medfuse.volumes.network`;
-                None: the rule makes it.
+            weights: Those of the network that mends the rule's estimate, see `medfuse.volumes.network`; None: the rule
+                makes it alone.
 
         Raises:
             BundleError: There are no such weights, or they are of another network.

@@ -118,13 +118,11 @@ def native_text(record: Mapping[str, Any]) -> str:
 
 
 def _network(native: Mapping[str, Any]) -> str:
-    """Return which trained network made the estimate that the data then corrected; empty where a rule did."""
+    """Return which trained network mended the estimate that the data then corrected; empty where a rule made it."""
     weights = native.get("weights_sha256")
     if not weights:
         return ""
-    return (
-        f"The estimate that the data corrected was made by a trained network of volumes (weights SHA-256 {weights}). "
-    )
+    return f"A trained network of volumes mended the estimate that the data corrected (weights SHA-256 {weights}). "
 
 
 def _closing(record: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup
             sentences.append(element("li", text))
     how = "by the same blur and noise and a prior without any image: it came from what the network has learned"
     if gated:
-        how = "deconvolved without the other source: it came from that source and what is made of it"
+        how = "deconvolved without the other source: it came from that source and what a rule or a network makes of it"
     text = (
         f"Invented is the restored image less what the data alone say of it, {how}, and the data cannot contradict it. "
         "That is no proof that it is wrong. The share is the root mean square of the voxels over the mean of the "
@@ -118,7 +118,10 @@ def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup
     head = ["Region", "Mean, restored", "of which invented", "Share"]
     if gated:
         head.append("Gate")
-        text += " The gate says where the data alone decided (100 %), and where the other source guided (0 %)."
+        text += (
+            " The gate says where the data alone decided the rule's estimate (100 %), and where the other source guided "
+            "it (0 %)."
+        )
     found = [element("ul", *sentences)] if sentences else []
     return [table(head, rows, caption=caption), *found, element("p", text)]
 

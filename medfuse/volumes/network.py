@@ -99,7 +99,7 @@ def blended(alike: Tensor, guided: Tensor, free: Tensor, said: Tensor) -> Tensor
 class TrainedEstimator:
     """An estimator of `restore_volume` that a network makes.
 
-    Where its training has nothing to say of a case, the rule takes its place: voxels beyond 2.7 mm, a PSF
+    Where its training has nothing to say of a case, the rule takes its place: voxels beyond 2.7 mm, thick slices, a PSF
     below 3.5 or beyond 9 mm, an MRI that shows nothing where the uptake is.
     """
 
@@ -113,7 +113,7 @@ class TrainedEstimator:
         self.network, self.beyond = network.eval(), beyond
 
     def has_say(self, given: Proposals) -> bool:
-        """Tell whether the network makes the estimate, and not the rule."""
+        """Tell whether the network has a say in the estimate, or the rule alone makes it."""
         return pooling(given, self.beyond) is not None
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ def load_estimator(path: str | Path) -> TrainedEstimator:
 def pooling(given: Proposals, beyond: float = 1.0) -> tuple[int, int, int] | None:
     """Return how many voxels along each axis are put together for the network; None where it was not trained for it."""
     operator = given.model.operator
-    if not all(PSF[0] / beyond <= w <= PSF[1] * beyond for w in operator.fwhm_mm):
+    if any(operator.slices_mm) or not all(PSF[0] / beyond <= w <= PSF[1] * beyond for w in operator.fwhm_mm):
         return None
     spacing = operator.domain.spacing
     x, y, z = (max(1, round(_VOXEL / s)) for s in spacing)

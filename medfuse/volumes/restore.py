@@ -34,10 +34,11 @@ from medfuse.volumes.doubts import believed, doubts, said
 from medfuse.volumes.gate import gate, significance
 from medfuse.volumes.noise import measure_noise
 from medfuse.volumes.proposals import MrFree, guidance, guided, mr_free, windows
-from medfuse.volumes.slices import slices_mm
+from medfuse.volumes.slices import of_blocks, slices_mm
 
 _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
 _FINE = 0.8  # mm; as many finer voxels as come closest to it are put together: no PET tells them apart
+_PER_PSF = 4.0  # blocks in the least width of the PSF, at least; half of that where there are too many voxels
 _MOST = 32_000_000  # voxels; more are put together: each takes up to 120 bytes
 _AIR = 0.02  # of the brightest, below which a voxel of the data holds no activity
 _MARGIN = 2  # voxels of the data about those that count
@@ -96,7 +97,7 @@ class RestoredVolume:
         chi2: Chi-square of the restored image on the PET's own grid: 1 on average for the true one. Of a PET without
             negative values, air has no say.
         df: Degrees of freedom that the estimate has used up, of the number of data, 0..1.
-        gate: Where the data alone had their say **[*image]**, 0..1; 1 where guidance is off.
+        gate: Where the data alone had their say in the rule's estimate **[*image]**, 0..1; 1 where guidance is off.
         measured: Voxels of the MRI's grid that the PET's field of view holds, bool **[*image]**.
         shares: `gate`: mean of the gate over the tissue. `outside`: voxels of the PET that reach out of the MRI's field
             of view, of all; they have no say. `unmeasured`: voxels of the MRI outside the PET's, of all. `null_space`:
@@ -159,8 +160,8 @@ def restore_volume(
     Args:
         pet: The PET as it was reconstructed, never resampled, **[*pet]**; any unit.
         pet_grid: Its grid, mm.
-        mri: The MRI **[*image]**; any unit. Blocks of about 0.8 mm are restored where voxels are finer than 0.5 mm,
-            and larger ones where there are more than 32 million.
+        mri: The MRI **[*image]**; any unit. Blocks of about 0.8 mm are restored where voxels are finer than about
+            0.5 mm, and larger ones where there are more than 32 million.
         mri_grid: Its grid, mm.
         transform: **[4, 4]**, rigid; maps points of the PET's world to the MRI's, mm. None: one world.
         psf_fwhm_mm: Full width at half maximum of the scanner's PSF along each axis of the PET's grid, mm, the
@@ -186,9 +187,10 @@ def restore_volume(
     _check(pet, pet_grid, name)
     _check(mri, mri_grid, "MRI")
     thick = slices_mm(mri_grid) if slices is None else tuple(float(v) for v in slices)
-    blocks = _blocks(mri_grid)
+    blocks = _blocks(mri_grid, psf_fwhm_mm)
     if max(blocks) > 1:
         means = pooled(mri.float()[None], blocks)[0]
+        thick = of_blocks(thick, mri_grid.of_blocks(blocks).spacing)
         found = restore_volume(
             pet, pet_grid, means, mri_grid.of_blocks(blocks), transform, psf_fwhm_mm, noise, known=known, refine=refine,
             guide=guide, estimator=estimator, name=name, draws=draws, slices=thick,
@@ -254,11 +256,10 @@ def restore_volume(
         del proposals, proposal
     measured = operator.seen
     spread = (1 + _UNSURE * opened * guide) * measured
-    told = _told(model, x0[0])
-    result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]), where=told)
+    result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
     x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     for _ in range(_ROUNDS):
-        result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), where=told, iterations=_FEW)
+        result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
     changes = [(other - x) * measured * unit]
@@ -326,11 +327,14 @@ def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-def _blocks(grid: Grid) -> tuple[int, ...]:
+def _blocks(grid: Grid, psf_fwhm_mm: float | Sequence[float]) -> tuple[int, ...]:
     """Return how many voxels along each axis are put together: fine ones, and further ones where there are too many."""
-    blocks = [max(1, round(_FINE / s)) for s in grid.spacing]
+    psf = float(torch.as_tensor(psf_fwhm_mm).min())
+    blocks = [max(1, round(min(_FINE, psf / _PER_PSF) / s)) for s in grid.spacing]
     while math.prod(-(-n // b) for n, b in zip(grid.shape, blocks, strict=True)) > _MOST:
-        edges = [b * s for b, s in zip(blocks, grid.spacing, strict=True)]
+        edges = [(b + 1) * s for b, s in zip(blocks, grid.spacing, strict=True)]
+        if min(edges) > 2 * psf / _PER_PSF:  # memory is not all
+            break
         blocks[edges.index(min(edges))] += 1
     return tuple(blocks)
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from medfuse.errors import GeometryError
 from medfuse.physics.space import Grid
 
 _THICK = 1.5  # of the finest spacing, from which the extent of a voxel counts
 _OVERLAP = 1.05  # of the distance of slices, from which their thickness counts
 _THICKEST = 50.0  # mm
+
+
+def of_blocks(thick: Sequence[float], edges: Sequence[float]) -> tuple[float, ...]:
+    """Return over how many mm the values of blocks of voxels are means, where that counts, else 0.
+
+    Args:
+        thick: The same of the voxels, see `slices_mm`.
+        edges: Of the blocks, mm.
+    """
+    wide = [max(t, e) if t > 0 else 0.0 for t, e in zip(thick, edges, strict=True)]
+    return tuple(t if t >= _THICK * min(edges) or t > _OVERLAP * e else 0.0 for t, e in zip(wide, edges, strict=True))
 
 
 def slices_mm(grid: Grid, thickness_mm: float | None = None, axis: int | None = None) -> tuple[float, float, float]:

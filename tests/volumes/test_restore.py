@@ -17,6 +17,7 @@ from medfuse.volumes import by_rule, restore, restore_volume
 from medfuse.volumes.classes import classes
 from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.proposals import guidance, guided, mr_free
+from medfuse.volumes.slices import of_blocks
 
 FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 VOXEL, SHAPE = 2.0, (56, 60, 54)
@@ -257,11 +258,25 @@ def test_more_voxels_than_there_is_room_for_are_restored_in_blocks(case, monkeyp
     assert not any("in blocks" in note for note in whole.notes)
 
 
-@pytest.mark.parametrize(("spacing", "blocks"), [
-    ((0.42, 0.5, 3.3), (2, 2, 1)), ((0.6, 1.0, 0.7), (1, 1, 1)), ((0.2,) * 3, (4,) * 3),
+@pytest.mark.parametrize(("spacing", "psf", "blocks"), [
+    ((0.42, 0.5, 3.3), 6.0, (2, 2, 1)), ((0.6, 1.0, 0.7), 6.0, (1, 1, 1)), ((0.2,) * 3, 6.0, (4,) * 3),
+    ((0.1,) * 3, (1.2, 1.2, 1.5), (3,) * 3),  # an animal's
 ])  # fmt: skip
-def test_voxels_that_no_pet_tells_apart_are_put_together(spacing, blocks):
-    assert restore._blocks(Grid.of_spacing((9, 9, 9), spacing)) == blocks
+def test_voxels_that_no_pet_tells_apart_are_put_together(spacing, psf, blocks):
+    assert restore._blocks(Grid.of_spacing((9, 9, 9), spacing), psf) == blocks
+
+
+def test_blocks_stay_below_half_of_the_psf_whatever_memory_that_takes(monkeypatch):
+    monkeypatch.setattr(restore, "_MOST", 1)
+    assert restore._blocks(Grid.of_spacing((90, 90, 90), (1.0, 1.0, 1.0)), 4.5) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("thick", "edges", "found"), [
+    ((0, 0, 0.8), (0.84, 0.84, 0.8), (0, 0, 0)), ((0, 0, 3.3), (0.84, 0.84, 3.3), (0, 0, 3.3)),
+    ((0, 0, 0.5), (0.9, 0.9, 1.0), (0, 0, 0)), ((0, 0, 5.0), (0.9, 0.9, 2.5), (0, 0, 5.0)),
+])  # fmt: skip
+def test_slices_are_thick_or_not_beside_the_blocks(thick, edges, found):
+    assert of_blocks(thick, edges) == found
 
 
 def test_the_mr_free_proposal_is_stopped_by_the_discrepancy(case):

@@ -160,7 +160,6 @@ class VolumeModel:
         *,
         probe: tuple[Tensor, Tensor] | None = None,
         target: float | None = None,
-        where: Tensor | None = None,
         tolerance: float = 1e-2,
         iterations: int = 25,
     ) -> Corrected:
@@ -172,31 +171,24 @@ class VolumeModel:
             probe: A draw of the noise **[*data]**, and by how much `x0` changes where it is added to the data
                 **[*image]**: what `x0` itself has taken from them. None: nothing.
             target: Chi-square to stop at, in place of `1 - df / n`.
-            where: Voxels of the data whose chi-square that is, bool **[*data]**; all where None. What the others leave
-                is taken to stay.
             tolerance: Of the solution, see `lanczos`.
             iterations: Most applications of `B C B'`.
         """
         c = torch.ones_like(x0) if spread is None else spread
+        count = self.whitening.count
 
         def gram(e: Tensor) -> Tensor:
             return self.white(self.observe(c * self.back(self.unwhite(e))))
 
         draw, change = probe or (self.probe(), None)
-        start = self.white(self.residual(x0))
-        noise, count, rest = self.white(draw), self.whitening.count, 0.0
-        if where is not None:
-            told = torch.zeros_like(start)
-            told[tuple(slice(n) for n in self.y.shape)] = where.to(told)
-            noise, count = noise * told, float((self.whitening.power * told).double().sum())
-            rest = float((start.double().square() * (1 - told)).sum())
-        unseen = self.white(draw) if change is None else self.white((draw - self.observe(change)) * self.inside)
+        noise = self.white(draw)
+        unseen = noise if change is None else self.white((draw - self.observe(change)) * self.inside)
         change = torch.zeros_like(x0) if change is None else change
         total = float(noise.double().square().sum())
+        start = self.white(self.residual(x0))
         before = 1 - float((noise.double() * unseen).sum()) / total
-        chi2 = (float(start.double().square().sum()) - rest) / count
-        if chi2 <= (1 - before if target is None else target):
-            return Corrected(x0, 0.0, chi2, before, change)
+        if self.chi2_of(start) <= (1 - before if target is None else target):
+            return Corrected(x0, 0.0, self.chi2_of(start), before, change)
         scale = _scale(gram, start)
         space = lanczos(gram, start, strength=_TOLD / scale, tolerance=tolerance, iterations=iterations)
         probed = lanczos(gram, unseen, strength=_TOLD / scale, tolerance=tolerance, iterations=max(iterations // 2, 1))
@@ -206,14 +198,14 @@ class VolumeModel:
             return 1 - float(probed.coefficients(p) @ overlaps) / total
 
         def excess(p: float) -> float:
-            return (space.square(p) - rest) / count - (1 - used(p) if target is None else target)
+            return space.square(p) / count - (1 - used(p) if target is None else target)
 
         strength = _least(excess, 1e-6 / scale, _STRONGEST / scale)
         x, change = (
             start + strength * c * self.back(self.unwhite(found.solve(strength)))
             for start, found in ((x0, space), (change, probed))
         )
-        return Corrected(x, strength, (space.square(strength) - rest) / count, used(strength), change)
+        return Corrected(x, strength, space.square(strength) / count, used(strength), change)
 
 
 def _scale(apply: Callable[[Tensor], Tensor], start: Tensor) -> float:
