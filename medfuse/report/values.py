@@ -119,8 +119,8 @@ def _invented(regions: Sequence[Mapping[str, Any]], caption: str) -> list[Markup
     if gated:
         head.append("Gate")
         text += (
-            " The gate says where the data alone decided the rule's estimate (100 %), and where the other source guided "
-            "it (0 %)."
+            " The gate says where the data alone decided the estimate of the rule (100 %), and where the other source "
+            "guided it (0 %)."
         )
     found = [element("ul", *sentences)] if sentences else []
     return [table(head, rows, caption=caption), *found, element("p", text)]

@@ -247,6 +247,7 @@ def test_more_voxels_than_there_is_room_for_are_restored_in_blocks(case, monkeyp
 
     whole = case.restored(refine=False)
     monkeypatch.setattr(restore, "_MOST", math.prod(SHAPE) // 4)
+    monkeypatch.setattr(restore, "_PER_PSF", 3.0)  # voxels of 2 mm are coarse already
     found = case.restored(estimator=noted, refine=False)
     assert shapes == [(28, 30, 54)]
     assert found.restored.shape == found.gate.shape == found.measured.shape == found.residual.shape == SHAPE
