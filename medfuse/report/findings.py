@@ -319,11 +319,9 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     if by_planes and record.get("weights_sha256") != calibration().get("weights_sha256"):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
-    natives = [source["native"] for source in sources.values() if source.get("native")]
-    known = calibration().get("native_weights_sha256")
-    if any(native.get("guided") and native.get("weights_sha256") != known for native in natives):
-        text = "The uncertainty of a source on its own grid was calibrated with another estimate than this one"
-        found.append(Finding("warning", f"{text} (the network of the bundle): how often it holds is not known."))
+    if any((source.get("native") or {}).get("weights_sha256") for source in sources.values()):
+        text = "The uncertainty of a source on its own grid was calibrated with the rule, not with the network in use"
+        found.append(Finding("warning", f"{text}: how often it holds is not known."))
     return found
 
 

@@ -46,18 +46,13 @@ def common_std(model: VolumeModel, z: Tensor) -> float:
     return float(z[tissue].abs().median()) / 0.6745
 
 
-def gate(model: VolumeModel, z: Tensor, *, low: float = LOW, high: float = HIGH, relative: bool = True) -> Tensor:
+def gate(model: VolumeModel, z: Tensor, *, low: float = LOW, high: float = HIGH) -> Tensor:
     """Return the share of the MR-free proposal **[*image]**, 0..1, from the significance of the guided one's residual.
 
-    Args:
-        model: The observation.
-        z: The significance **[*data]**.
-        low: From which the gate opens.
-        high: At which it is open.
-        relative: Whether the significance is taken in units of its own robust std over the volume, where that is above
-            1: uptake that the MRI does not show, everywhere, is not what a gate is for.
+    The significance is taken in units of its own robust std over the volume, where that is above 1: uptake that the MRI
+    does not show, everywhere, is not what a gate is for.
     """
-    z = z.abs() / (max(common_std(model, z), 1.0) if relative else 1.0)
+    z = z.abs() / max(common_std(model, z), 1.0)
     opened = ((z.square() - low**2) / (high**2 - low**2)).clamp(0, 1)
     opened = F.max_pool3d(opened[None, None], 3, 1, 1)
     return model.operator.lift(opened)[0, 0].clamp(0, 1)

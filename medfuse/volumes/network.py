@@ -5,9 +5,8 @@
 
 `l` is the rule's estimate, alike where the MRI is; `g` is the guided proposal, `f` the MR-free one. A small U-Net looks
 at them, at the evidence of each and at the MRI. So the estimate is a blend of what is proposed, and strays from it by
-no more than the proposals differ nearby: where they agree, nothing is added, nor where there is no uptake. Where what
-it leaves of the data stands out, by 2 to 3.5 std, the rule comes back. All that goes in is in units of the uptake or of
-the MRI itself, or of std of the noise: SUV, Bq/mL and counts give the same estimate.
+no more than the proposals differ nearby: where they agree, nothing is added. All that goes in is in units of the uptake
+or of the MRI itself, or of std of the noise: SUV, Bq/mL and counts give the same estimate.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from medfuse.errors import BundleError
 from medfuse.volumes.coarse import pooled, stretched
-from medfuse.volumes.gate import gate, significance
+from medfuse.volumes.gate import significance
 from medfuse.volumes.restore import Proposals, by_rule
 
 CHANNELS = (
@@ -47,7 +46,6 @@ SPACING = (1.3, 2.7)
 """Voxels, mm, that it was trained for; finer ones are put together for it."""
 PSF = (3.5, 9.0)
 """Widths of the PSF, mm, likewise."""
-_LOW, _HIGH = 2.0, 3.5  # significance of what it leaves of the data, from which the rule comes back, and is back whole
 _VOXEL = 2.0  # mm, to which finer voxels are put together
 
 
@@ -127,10 +125,8 @@ class TrainedEstimator:
         for k, x in enumerate(seen):  # one at a time: they need room
             said = stretched(self.network.said(x[None])[0], pool, given.gate.shape)[None]
             alike, guided, free = (s[k][None, None] / unit for s in (given.alike, given.guided, given.mr_free))
-            found.append(torch.where(given.active, blended(alike, guided, free, said)[0, 0] * unit, given.alike[k]))
-        x = torch.stack(found)
-        opened = gate(given.model, significance(given.model, x[0]), low=_LOW, high=_HIGH, relative=False)
-        return torch.lerp(x, given.alike, opened)
+            found.append(blended(alike, guided, free, said)[0, 0] * unit)
+        return torch.stack(found)
 
 
 def load_estimator(path: str | Path) -> TrainedEstimator:

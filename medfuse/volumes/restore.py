@@ -58,7 +58,6 @@ class Proposals(NamedTuple):
         strong: Alike where the MRI is, after the strong rounds, stacked.
         alike: The same after all rounds, stacked: the rule's estimate.
         gate: Where the data alone had their say in it, 0..1.
-        active: Where there is uptake, or next to it, bool; beyond, an estimator should change nothing.
         evidence: Significance of what the guided proposal leaves of the data **[*data]**.
         strong_evidence: That of the strong rounds **[*data]**.
         mri: The MRI.
@@ -71,7 +70,6 @@ class Proposals(NamedTuple):
     strong: Tensor
     alike: Tensor
     gate: Tensor
-    active: Tensor
     evidence: Tensor
     strong_evidence: Tensor
     mri: Tensor
@@ -301,11 +299,11 @@ def _proposals(
 ) -> Proposals:
     """Return what an estimator is given; each voxel of thick slices is a mixture of its own, and none are alike."""
     x = torch.lerp(guided, free.x, gate)
-    found, active = Likened(x, gate, x, z), _active(model, x[0])
+    found = Likened(x, gate, x, z)
     if alike:
-        near = Neighbours.of(mri, model.operator.domain.spacing, active)
+        near = Neighbours.of(mri, model.operator.domain.spacing, _active(model, x[0]))
         found = likened(model, near, ys, x, free, gate)
-    return Proposals(guided, free.x, found.strong, found.x, found.gate, active, z, found.evidence, mri, model, ys)
+    return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
 
 
 def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:

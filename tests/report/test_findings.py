@@ -267,17 +267,14 @@ def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
     assert [t for t in texts(record, "warning") if "other weights" in t]
 
 
-def test_a_deviation_of_an_estimate_without_calibration_is_told(make_record):
-    """The bundle's network for volumes was calibrated: other weights, and the rule, were not."""
-    native = {"corrected_chi2": 1.0, "guided": True, "weights_sha256": calibration()["native_weights_sha256"]}
+def test_a_deviation_of_a_network_without_calibration_is_told(make_record):
+    """The rule was calibrated: the network on a source's own grid, of which the record names weights, was not."""
+    native = {"corrected_chi2": 1.0, "weights_sha256": None}
     record = changed(make_record(uncertainty="fast"), "sources/pet/native", native)
     assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
-    for other in ("cd" * 32, None):
-        record = changed(record, "sources/pet/native", native | {"weights_sha256": other})
-        (text,) = [t for t in texts(record, "warning") if "own grid was calibrated" in t]
-        assert "with another estimate than this one (the network of the bundle): how often it holds is not" in text
-    unguided = changed(record, "sources/pet/native", native | {"weights_sha256": None, "guided": False})
-    assert not [t for t in texts(unguided, "warning") if "own grid was calibrated" in t]
+    record = changed(record, "sources/pet/native", native | {"weights_sha256": "cd" * 32})
+    (text,) = [t for t in texts(record, "warning") if "own grid was calibrated" in t]
+    assert "not with the network in use: how often it holds is not known" in text
     record["uncertainty"] = "off"
     assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
 

@@ -84,7 +84,7 @@ ESTIMATES = {"source2": [{"step": "psf", "stated": {"fwhm_mm": [5, 5, 5]}}]}
         (False, {"source2": BLUR}, 10.5, 20.0, ("stated",)),
         (False, {"source2": BLUR}, 11.5, 20.0, ("edges", "stated")),
         (False, {"source2": BLUR}, 8.5, 200.0, ("edges", "large", "stated")),
-        (True, {"source2": {"psf": {"fwhm_mm": 5}}}, 8.5, 200.0, ("edges", "stated")),  # there tissues are held
+        (True, {"source2": {"psf": {"fwhm_mm": 5}}}, 8.5, 200.0, ("stated",)),  # there the others are held
         (True, {"source2": {"psf": {}}, "estimates": ESTIMATES}, 10.5, 20.0, ()),  # it was measured
     ],
 )

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from results.volume_peers import shipped
 from results.volume_scenes import SETTINGS, SHAPE, SPACING, brain_mask, brains, head
 
 from medfuse.physics.models.volume import VolumeModel
@@ -50,7 +49,7 @@ def figures(brain: Brain, seed: int, spacing: float) -> dict[str, Any]:
     seconds, brain_of = time.process_time() - begun, brain_mask(phantom.labels)
     errors, noise = [], None
     for widths in (made.fwhm_mm, *([] if found.refused else [psf])):
-        result = restore_volume(pet, made.grid, mri, phantom.grid, place, widths, None, estimator=shipped())
+        result = restore_volume(pet, made.grid, mri, phantom.grid, place, widths, None)
         off = (result.restored.numpy() - phantom.pet)[brain_of & result.measured.numpy()]
         errors.append(float(np.sqrt(np.mean(off**2))))
         noise = result.noise

@@ -26,11 +26,9 @@ from monai.data import MetaTensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results.calibrated import Regions, Voxels, held, kept, region_row, report, write
-from results.volume_peers import SHIPPED, shipped
 from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head
 
 import medfuse
-from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.native import DRAWS
 from medfuse.regions.intervals import size_of, voxel_features
 from medfuse.training.brains import Brain
@@ -51,18 +49,7 @@ _BALLS, _SAMPLED, _LEAST = 48, 6000, 16
 _RESTORING = (
     *(
         f"volumes/{name}"
-        for name in (
-            "alignment",
-            "bowsher",
-            "classes",
-            "coarse",
-            "doubts",
-            "gate",
-            "network",
-            "proposals",
-            "restore",
-            "slices",
-        )
+        for name in ("alignment", "bowsher", "classes", "coarse", "doubts", "gate", "proposals", "restore", "slices")
     ),
     *(f"physics/{name}" for name in ("models/lanczos", "models/volume", "scanner_noise", "space")),
     *(f"physics/operators/{name}" for name in ("base", "blur", "cosine", "scanner")),
@@ -101,7 +88,7 @@ def restored(brain: Brain, case: Case, spacing: float) -> dict[str, np.ndarray]:
     taken = scan(phantom, case.setting, seed=case.seed)
     found = restore_volume(
         torch.from_numpy(taken.data), taken.grid, torch.from_numpy(phantom.mri), one.grid, taken.transform.tolist(),
-        taken.fwhm_mm, taken.noise, draws=DRAWS, estimator=shipped(),
+        taken.fwhm_mm, taken.noise, draws=DRAWS,
     )  # fmt: skip
     place = taken.transform @ np.asarray(taken.grid.affine)
     pet = MetaTensor(torch.from_numpy(taken.data)[None], affine=place)
@@ -151,10 +138,9 @@ def regions(
 
 
 def code_hash() -> str:
-    """Return the SHA-256 of the code that restores volumes whose PSF and noise are stated, and of its weights."""
+    """Return the SHA-256 of the code that restores volumes whose PSF and noise are stated, by the rule."""
     root = Path(medfuse.__file__).parent
-    files = [*(root / f"{name}.py" for name in _RESTORING), SHIPPED]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return hashlib.sha256(b"".join((root / f"{name}.py").read_bytes() for name in _RESTORING)).hexdigest()
 
 
 def main() -> None:
@@ -162,7 +148,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--calibrating", type=int, default=4, help="scans of the calibration")
     parser.add_argument("--repeats", type=int, default=1, help="of the other scans")
-    parser.add_argument("--spacing", type=float, default=2.5, help="mm")
+    parser.add_argument("--spacing", type=float, default=3.0, help="mm")
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -178,7 +164,7 @@ def main() -> None:
     calibrated, table = report(voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
     if options.write:
         found = {key: value[""] for key, value in calibrated.items()}
-        found |= {"code_sha256": code, "weights_sha256": sha256(SHIPPED), "held": held(table, list(TOLD))}
+        found |= {"code_sha256": code, "held": held(table, list(TOLD))}
         write({f"native_{key}": value for key, value in found.items()})
     json.dump({"code_sha256": code, **table}, sys.stdout, indent=1)
 

@@ -18,10 +18,8 @@ from torch import Tensor
 
 from medfuse.bundles import bundle_dir
 from medfuse.training.volumes import Tissue
-from medfuse.volumes import Estimator, TrainedEstimator, by_rule, load_estimator, restore_volume
+from medfuse.volumes import Estimator, by_rule, load_estimator, restore_volume
 
-SHIPPED = bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"
-"""Weights of the network for volumes that the bundle has."""
 Method = Callable[[Problem], tuple[Tensor, dict[str, float]]]
 
 ITERATIONS = 10
@@ -137,9 +135,9 @@ def gtm(p: Problem, regions: list[np.ndarray]) -> Tensor:
     return torch.stack(restored)
 
 
-def medfuse(p: Problem, estimator: Estimator | None = None) -> tuple[Tensor, dict[str, float]]:
+def medfuse(p: Problem, estimator: Estimator = by_rule) -> tuple[Tensor, dict[str, float]]:
     """Restore by this project, which says of itself what the others need a draw of the noise for."""
-    restored, one, estimator = [], p.scans["all"], estimator or shipped()
+    restored, one = [], p.scans["all"]
     for y, mri in zip(p.ys[:3], p.mris, strict=False):
         scan = (one.grid, mri, p.operator.domain, one.transform.tolist(), one.fwhm_mm, one.noise)
         restored.append(restore_volume(y, *scan, estimator=estimator))
@@ -147,9 +145,9 @@ def medfuse(p: Problem, estimator: Estimator | None = None) -> tuple[Tensor, dic
     return torch.stack([r.restored for r in restored]), told | {"corrected chi-square": restored[0].corrected_chi2}
 
 
-def shipped() -> TrainedEstimator:
-    """Return the network for volumes that the bundle has."""
-    return load_estimator(SHIPPED)
+def network(p: Problem) -> tuple[Tensor, dict[str, float]]:
+    """Restore by this project with its trained network, which mends what the rule leaves."""
+    return medfuse(p, load_estimator(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"))
 
 
 def _alone(method: Callable[[Problem], Tensor]) -> Method:
@@ -158,7 +156,7 @@ def _alone(method: Callable[[Problem], Tensor]) -> Method:
 
 METHODS: dict[str, Method] = {
     "medfuse": medfuse,
-    "medfuse, rule": lambda p: medfuse(p, by_rule),
+    "medfuse, network": network,
     "resampled": _alone(resampled),
     "Wiener": _alone(wiener),
     "Richardson-Lucy": _alone(richardson_lucy),
