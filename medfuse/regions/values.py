@@ -181,8 +181,16 @@ def _blocks(
             centred[tuple(slice(n) for n in sphere.shape)] = sphere
             spectrum, sizes = rfftn(np.roll(centred, [-r for r in reach], (0, 1, 2))), wanted
         own = np.s_[: volume.shape[0], : volume.shape[1], planes.start - around.start : planes.stop - around.start]
-        sums, shares = (irfftn(rfftn(v, sizes) * spectrum, sizes)[own] for v in (values * there, there))
+        values *= there
+        sums, shares = (_convolved(v, spectrum, sizes)[own].copy() for v in (values, there))
         yield planes, sums / np.maximum(shares, np.float32(sphere.max() / 2))  # at its centre one was measured
+
+
+def _convolved(volume: np.ndarray, spectrum: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return a volume, continued by zeros to some sizes, convolved with what has a spectrum."""
+    waves = rfftn(volume, sizes)
+    waves *= spectrum
+    return np.asarray(irfftn(waves, sizes, overwrite_x=True))
 
 
 def _mean_about(
