@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from medfuse.physics import (
     compose,
 )
 from medfuse.physics.specification import AUTO, SPEC_VERSION
+from medfuse.threads import side_by_side
 
 KINDS = tuple(PRIORS)
 """What an image may be: it says how its spectrum falls where it is sharp."""
@@ -123,11 +123,11 @@ def estimate(
             )
     slices = image[:, None] if across is None else image.movedim(across + 1, 1)
 
-    def found_of(part: Degradation, source: Tensor, kind: str) -> tuple[Degradation, tuple[Estimate, ...]]:
-        return _source(part, source, kind, 1.0 if cut else math.inf, volume=across is not None)
+    def found_of(given: tuple[Degradation, Tensor, str]) -> tuple[Degradation, tuple[Estimate, ...]]:
+        return _source(*given, 1.0 if cut else math.inf, volume=across is not None)
 
-    with ThreadPoolExecutor(len(slices)) as beside:  # numpy lets both run at once
-        found = list(beside.map(found_of, stated, slices, kinds))
+    with torch.no_grad():
+        found = list(side_by_side(found_of, list(zip(stated, slices, kinds, strict=True))))
     return Estimated(JointDegradation(found[0][0], found[1][0]), (found[0][1], found[1][1]))
 
 

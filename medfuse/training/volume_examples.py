@@ -1,7 +1,7 @@
 """What the network for volumes is trained on: phantoms of heads as a scanner measured them, and its loss.
 
-An example is a head that was scanned and restored by the rule, by `restore_volume` itself: the network
-sees in training what it sees in use. It costs seconds, so it is made once and kept in a file; a training takes patches.
+An example is a head that was scanned and restored by `restore_volume` as far as the rule goes: the network sees in
+training what it sees in use. It costs seconds, so it is made once and kept in a file; a training takes patches.
 
 | | |
 |---|---|

@@ -187,11 +187,11 @@ def restore_volume(
     thick = slices_mm(mri_grid) if slices is None else tuple(float(v) for v in slices)
     blocks = _blocks(mri_grid, psf_fwhm_mm)
     if max(blocks) > 1:
-        means = pooled(mri.float()[None], blocks)[0]
-        thick = of_blocks(thick, mri_grid.of_blocks(blocks).spacing)
+        means, grid = pooled(mri.float()[None], blocks)[0], mri_grid.of_blocks(blocks)
+        thick = of_blocks(thick, grid.spacing)
         found = restore_volume(
-            pet, pet_grid, means, mri_grid.of_blocks(blocks), transform, psf_fwhm_mm, noise, known=known, refine=refine,
-            guide=guide, estimator=estimator, name=name, draws=draws, slices=thick,
+            pet, pet_grid, means, grid, transform, psf_fwhm_mm, noise, known=known, refine=refine, guide=guide,
+            estimator=estimator, name=name, draws=draws, slices=thick,
         )  # fmt: skip
         return _spread(found, blocks, mri_grid, name)
     operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
