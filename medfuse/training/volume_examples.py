@@ -9,6 +9,7 @@ training what it sees in use. It costs seconds, so it is made once and kept in a
 | borders | within the MRI's voxels, as they are; in a fifth along them, as in phantoms that are made on one grid |
 | MRI | T1 (three of five), T2 or PD, voxels of 1.4 to 2.6 mm, bias and noise |
 | PET | voxels of 2 to 4.2 mm, PSF of 4 to 8 mm told up to 10 % wrong, turned, up to 2 mm off (`random_setting`) |
+| skull | one head in six is a brain alone, in MRI and uptake; of one more, the MRI alone was stripped |
 | registration | refined by the data in two thirds of them, as it is told in the others |
 | noise | Poisson-like, coloured in half of them; its level is told 15 % wrong (std) |
 | uptake | 0 to 20 % of texture that the MRI does not show |
@@ -83,8 +84,12 @@ def example(brain: Brain, seed: Sequence[int], *, hard: bool = False) -> tuple[T
     x, y, z = (min(m, round(e / spacing)) for m, e in zip(_MOST, _EXTENT, strict=True))
     contrast = str(rng.choice(list(CONTRASTS), p=[0.6 if c == "t1" else 0.2 for c in CONTRASTS]))
     lesions = 0 if rng.random() < 1 / 6 else None
-    what: dict[str, Any] = {"contrast": contrast, "lesions": lesions, "fine": 1 if hard else 2}
+    kind = rng.random()
+    bare, stripped = kind < 1 / 6, 1 / 12 <= kind < 1 / 3
+    what: dict[str, Any] = {"contrast": contrast, "lesions": lesions, "fine": 1 if hard else 2, "bare": bare}
     phantom = draw_head(brain, seed=seed, shape=(x, y, z), spacing=spacing, **what).phantom()
+    if stripped:
+        phantom = replace(phantom, mri=phantom.mri * np.isin(phantom.labels, BRAIN))
     for attempt in range(20):
         try:
             found = _proposed(phantom, random_setting([*seed, attempt]), rng)

@@ -179,6 +179,7 @@ def draw_head(
     lesions: int | Sequence[tuple[Lesion, float]] | None = None,
     deformation: float = 1.0,
     mri_noise: float | None = None,
+    bare: bool = False,
 ) -> Head:
     """Draw a head: a brain deformed strongly and smoothly, skull and scalp round it, its lesions.
 
@@ -198,6 +199,7 @@ def draw_head(
         deformation: Factor of the deformation: 1 is 5 mm in waves of 60 mm and 1.2 mm in those of 25 mm, turned by up
             to 12 degrees, sizes up to 10 % off, and the sides exchanged every other time; 0 is none.
         mri_noise: Std of the noise of the MRI; 0.01 to 0.04.
+        bare: Whether the brain is all there is, in MRI and uptake.
 
     Raises:
         GeometryError: A grid that holds no brain; an unknown contrast.
@@ -214,7 +216,8 @@ def draw_head(
     t1, tissue = _anatomy(brain, fine_grid, deformation, streams[0])
     if not (tissue > 0).any():
         raise GeometryError(f"The grid must hold brain, got none in {shape} voxels of {spacing:g} mm; choose another.")
-    _wrap(tissue, fine_grid, streams[1])
+    if not bare:
+        _wrap(tissue, fine_grid, streams[1])
     levels = streams[2]
     uptake = _uptake(tissue, fine_grid, levels, variation, streams[3])
     drawn_texture, knots = levels.uniform(0, 0.2), levels.uniform(6, 14)
