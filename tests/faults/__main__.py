@@ -309,8 +309,8 @@ def tiny(bench: Bench) -> str:
     assert beside < TINY, (total, compute, slower)
     return (
         f"a tiny case takes {total:.3f} s of CPU, {compute:.3f} of them to compute and {write:.3f} to write, on a core "
-        f"{slower:.2f} times slower than that of the limit: {beside:.3f} beside what it computes, {beside / TINY:.2f} of the "
-        f"{TINY} asked"
+        f"{slower:.2f} times slower than that of the limit: {beside:.3f} beside what it computes, "
+        f"{beside / TINY:.2f} of the {TINY} asked"
     )
 
 

@@ -28,13 +28,15 @@ def label(truth, mark=None, tissue=Tissue.GREY):
 
 def test_the_loss_is_that_of_its_formula_and_asks_for_means():
     truth = torch.ones(8, 8, 8)
-    loss = VolumeLoss(absolute=0.1, lesion=0.3, tissue=2.0)
+    loss = VolumeLoss(absolute=0.1, lesion=0.3, tissue=2.0, data=0.5)
     assert float(loss(truth[None, None], label(truth))) == 0
-    # e = 0.2 everywhere: e^2 + 0.1 |e| + 2 (mean e)^2
-    assert float(loss(truth[None, None] + 0.2, label(truth))) == pytest.approx(0.04 + 0.02 + 2 * 0.04, rel=1e-4)
+    # e = 0.2 everywhere: e^2 + 0.1 |e| + 2 (mean e)^2 + 0.5 (M e)^2
+    assert float(loss(truth[None, None] + 0.2, label(truth))) == pytest.approx(0.04 + 0.02 + 2.5 * 0.04, rel=1e-4)
     signs = torch.ones(8, 8, 8)
     signs[::2] = -1
-    assert float(loss((truth + 0.2 * signs)[None, None], label(truth))) == pytest.approx(0.04 + 0.02, rel=1e-4)
+    alternating = float(loss((truth + 0.2 * signs)[None, None], label(truth)))
+    nearby = 6 / 8 * (0.2 / 3) ** 2  # means of three planes; of two, at both ends, they are 0
+    assert alternating == pytest.approx(0.04 + 0.02 + 0.5 * nearby, rel=1e-4)
 
 
 def test_a_lesion_counts_more_and_a_voxel_that_was_not_measured_not_at_all():

@@ -55,6 +55,15 @@ def test_the_truth_is_sharp_and_its_means_are_that_of_the_mri_grid(head):
     assert mixed[np.isin(phantom.labels, BRAIN)].mean() > 0.2
 
 
+def test_a_bare_brain_is_the_same_brain_with_nothing_round_it(head):
+    whole, bare = head.phantom(), drawn(bare=True).phantom()
+    assert not np.isin(bare.labels, (Tissue.SKULL, Tissue.SCALP)).any()
+    assert np.isin(whole.labels, (Tissue.SKULL, Tissue.SCALP)).mean() > 0.05
+    deep = np.isin(whole.labels, (Tissue.WHITE, Tissue.DEEP)) & (whole.marks == 0)
+    np.testing.assert_array_equal(bare.labels[deep], whole.labels[deep])
+    assert bare.pet[bare.shares.sum(0) == 0].max() == 0
+
+
 def test_lesions_lie_apart_in_the_brain_and_show_where_they_say(head):
     with_all, without = head.phantom(), head.phantom(without=ALL_LESIONS)
     assert [s.kind for s in head.lesions] == [kind for kind, _ in PLAN]
