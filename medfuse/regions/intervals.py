@@ -40,8 +40,8 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 NORMAL = 1.959963984540054  # half width of an interval of 95 %, in standard deviations
 LEAST = 16
 """Voxels of the smallest regions that were calibrated."""
-NATIVE = "native"
-"""In place of the number of a source: one that was restored on its own grid."""
+NATIVE, NETWORK = "native", "network"
+"""In place of the number of a source: one restored on its own grid, by the rule or by the network for volumes."""
 KINDS = ("noise", "blur", "both")
 """What happened to a source, as the calibration tells it apart; whatever is no noise counts as blur."""
 
@@ -52,10 +52,10 @@ class Draws:
 
     Attributes:
         changes: By how much a restored source came out otherwise **[n, X, Y, Z]**, in its unit.
-        level: As `level_of`; 1 of `NATIVE`.
+        level: As `level_of`; 1 on its own grid.
         invented: The source less what its data alone say **[X, Y, Z]**, in its unit.
-        source: 0 or 1, or `NATIVE`.
-        kind: One of `KINDS`; of `NATIVE` it plays no part.
+        source: 0 or 1, `NATIVE` or `NETWORK`.
+        kind: One of `KINDS`; on its own grid it plays no part.
     """
 
     changes: Any
@@ -73,10 +73,11 @@ _NEAR, _SHARP, _ABOUT = 1.5, 0.7, 2.0  # voxels, widths of the local means of th
 
 @cache
 def calibration() -> dict[str, Any]:
-    """Return what was calibrated: `weights_sha256`, `voxel`, `fused`, `region`, `native_voxel` and `native_region`.
+    """Return what was calibrated: `weights_sha256`, `voxel`, `fused` and `region`.
 
     And how many of the regions of phantoms intervals of 95 % held, %, by what was told wrong and by kind of region:
-    `held`, of both sources, and `native_held`.
+    `held`, of both sources. `native_voxel`, `native_region` and `native_held` are those of a source on its own grid
+    by the rule, `network_...` by the network of `network_weights_sha256`.
     """
     found: dict[str, Any] = json.loads((files("medfuse.regions") / "calibration.json").read_text(encoding="utf-8"))
     return found
@@ -84,8 +85,8 @@ def calibration() -> dict[str, Any]:
 
 def _calibrated(what: str, source: int | str, kind: str) -> dict[str, Any]:
     """Return powers or terms, and factors, of voxels or regions."""
-    found = calibration()[f"native_{what}"] if source == NATIVE else calibration()[what][kind][int(source)]
-    return dict(found)
+    known = calibration()
+    return dict(known[f"{source}_{what}"] if isinstance(source, str) else known[what][kind][source])
 
 
 def voxel_features(std: Any, restored: Any, invented: Any, *, across: int | None = None) -> np.ndarray:
@@ -119,9 +120,9 @@ def voxel_deviation(
     """Return the standard deviation of each voxel, float32: 1.96 of it are half of the interval of 95 %.
 
     Args:
-        std: What the network predicts, fraction of full range, an image or a volume; of `NATIVE` the local size of a
-            draw.
-        source: 0 or 1, or `NATIVE`.
+        std: What the network predicts, fraction of full range, an image or a volume; on its own grid the local size of
+            a draw.
+        source: 0 or 1, `NATIVE` or `NETWORK`.
         restored: The restored source, likewise.
         invented: It less what its data alone say, likewise.
         kind: One of `KINDS`.

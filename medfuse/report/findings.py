@@ -316,12 +316,13 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
             text = f"No uncertainty of the {_title(name)} was computed: it came back as it was."
             found.append(Finding("note", text))
     by_planes = [name for name in named if not sources[name].get("native")]
-    if by_planes and record.get("weights_sha256") != calibration().get("weights_sha256"):
+    of_volumes = {(source.get("native") or {}).get("weights_sha256") for source in sources.values()} - {None}
+    known = {key: calibration().get(key) for key in ("weights_sha256", "network_weights_sha256")}
+    if (by_planes and record.get("weights_sha256") != known["weights_sha256"]) or (
+        of_volumes - {known["network_weights_sha256"]}
+    ):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
-    if any((source.get("native") or {}).get("weights_sha256") for source in sources.values()):
-        text = "The uncertainty of a source on its own grid was calibrated with the rule, not with the network in use"
-        found.append(Finding("warning", f"{text}: how often it holds is not known."))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from medfuse.io.modalities import title
 from medfuse.regions import disagrees
-from medfuse.regions.intervals import calibration
+from medfuse.regions.intervals import NATIVE, NETWORK, calibration
 from medfuse.report.degradations import restored_sources, whence
 from medfuse.report.markup import Markup, element, section, table
 from medfuse.report.numbers import number_text
@@ -41,7 +41,7 @@ def values_section(record: Mapping[str, Any]) -> Markup:
             native = bool(source.get("native"))
             caption = f"Mean of the restored {title(name)} in {unit}, 95 % interval"
             parts += _intervals(regions, caption, unit, native=native)
-            parts += _limits(regions, record, k, native=native)
+            parts += _limits(regions, record, k, source.get("native"))
         if any(region.get("invented") for region in regions):
             parts += _invented(regions, f"What of the restored {title(name)} its data do not tell, {unit}")
         if any(region.get("gtm") is not None for region in regions):
@@ -148,13 +148,14 @@ def _intervals(regions: Sequence[Mapping[str, Any]], caption: str, unit: str, *,
 
 
 def _limits(
-    regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any], source: int, *, native: bool
+    regions: Sequence[Mapping[str, Any]], record: Mapping[str, Any], source: int, native: Mapping[str, Any] | None
 ) -> list[Markup]:
     """Return of which regions the intervals hold less often than they say, as seen on phantoms, a sentence for each."""
     degradation = record.get("degradation") or {}
     if not (native or any("noise" not in step for step in degradation.get(f"source{source}") or ())):
         return []  # nothing was blurred
-    held = calibration()["native_held"] if native else calibration()["held"][source - 1]
+    maker = NETWORK if native and native.get("weights_sha256") else NATIVE
+    held = calibration()[f"{maker}_held"] if native else calibration()["held"][source - 1]
     told, narrow = held["told right"], held["PSF 10 % narrow"]
     within = told["ball" if native else "disc"]
     some = [region for region in regions if region.get("interval")]

@@ -268,15 +268,16 @@ def test_a_deviation_that_was_asked_for_and_is_not_there_is_told(make_record):
 
 
 def test_a_deviation_of_a_network_without_calibration_is_told(make_record):
-    """The rule was calibrated: the network on a source's own grid, of which the record names weights, was not."""
-    native = {"corrected_chi2": 1.0, "weights_sha256": None}
-    record = changed(make_record(uncertainty="fast"), "sources/pet/native", native)
-    assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
-    record = changed(record, "sources/pet/native", native | {"weights_sha256": "cd" * 32})
-    (text,) = [t for t in texts(record, "warning") if "own grid was calibrated" in t]
-    assert "not with the network in use: how often it holds is not known" in text
+    """The rule was calibrated, and so was one network for a source on its own grid: no other."""
+    record = changed(make_record(uncertainty="fast"), "sources/pet/native", {"corrected_chi2": 1.0})
+    for weights in (None, calibration()["network_weights_sha256"]):
+        record = changed(record, "sources/pet/native/weights_sha256", weights)
+        assert not [t for t in texts(record, "warning") if "other weights" in t]
+    record = changed(record, "sources/pet/native/weights_sha256", "cd" * 32)
+    (text,) = [t for t in texts(record, "warning") if "other weights" in t]
+    assert "how often it holds is not known" in text
     record["uncertainty"] = "off"
-    assert not [t for t in texts(record, "warning") if "own grid was calibrated" in t]
+    assert not [t for t in texts(record, "warning") if "other weights" in t]
 
 
 @pytest.mark.parametrize(("asked", "suvr", "told"), [(3, None, 1), (3, 1.0, 0), (None, None, 0)])

@@ -99,8 +99,18 @@ def fitted_voxels(error: np.ndarray, features: np.ndarray, *, homogeneous: bool 
     return {"powers": powers.round(4).tolist(), "factors": _quantiles(error * np.exp(-features @ powers))}
 
 
-def fitted_regions(found: Regions) -> dict[str, Any]:
-    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale."""
+def fitted_regions(found: Regions, *, lesions: bool = False) -> dict[str, Any]:
+    """Return terms and factors, likewise; the term of the draws is 1, which the factors scale.
+
+    Args:
+        found: Of all cases.
+        lesions: Whether the lesions, which are fewer, count as much as all other regions together.
+    """
+    weights = np.ones(len(found.error))
+    if lesions:
+        of_lesions = found.kind == "lesion"
+        weights[of_lesions] = (~of_lesions).sum() / of_lesions.sum()
+    weights /= weights.sum()
     squares = np.stack([found.drawn**2, found.invented**2, found.corrected**2], 1)
     error = found.error + _TINY
 
@@ -108,12 +118,12 @@ def fitted_regions(found: Regions) -> dict[str, Any]:
         shares = np.exp(2 * t)
         scale = np.sqrt(squares @ shares + _TINY**2)
         slope = (1 / scale - error / scale**2) / scale
-        return float(np.mean(np.log(scale) + error / scale)), (slope @ squares) * shares / len(error)
+        return float(weights @ (np.log(scale) + error / scale)), ((weights * slope) @ squares) * shares
 
     terms = minimize(loss, np.full(3, -0.5), jac=True, method="L-BFGS-B", bounds=[(-6.0, 4.0)] * 3).x
     _, invented, corrected = np.exp(terms - terms[0]).round(3).tolist()
     deviation = np.sqrt(squares @ np.array([1.0, invented**2, corrected**2]))
-    factors = _quantiles(found.error / np.maximum(deviation, 1e-9))
+    factors = _quantiles(found.error / np.maximum(deviation, 1e-9), weights)
     return {"draws": 1.0, "invented": invented, "corrected": corrected, "factors": factors}
 
 
@@ -124,6 +134,7 @@ def report(
     calibrating: Callable[[str], bool],
     plain: bool = False,
     homogeneous: bool = False,
+    lesions: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what was calibrated, by steps, and how often intervals hold, %, by what cases count as and by kind.
 
@@ -132,6 +143,7 @@ def report(
         regions: Likewise.
         calibrating: Whether cases that count as something are of the calibration.
         homogeneous: As `fitted_voxels`.
+        lesions: As `fitted_regions`.
         plain: The features are the logarithm of a deviation alone; nothing but factors is found.
     """
     known: dict[str, Any] = {"voxel": {}, "region": {}}
@@ -145,7 +157,7 @@ def report(
             known["voxel"][steps] = fitted_voxels(error, features, homogeneous=homogeneous)
         some = [r for r in regions if calibrating(r.of) and r.steps == steps]
         if some:
-            known["region"][steps] = fitted_regions(_joined(some))
+            known["region"][steps] = fitted_regions(_joined(some), lesions=lesions)
     table: dict[str, Any] = {"levels": LEVELS, **known}
     for of in dict.fromkeys(v.of for v in voxels):
         same = [v for v in voxels if v.of == of]
@@ -229,8 +241,9 @@ def _held(error: np.ndarray, widths: np.ndarray) -> dict[str, Any]:
     return {"coverage": found, "width over constant": round(float(widths[:, -1].mean()) / constant, 2)}
 
 
-def _quantiles(ratio: np.ndarray) -> list[float]:
-    return [round(float(v), 4) for v in np.quantile(ratio, LEVELS)]
+def _quantiles(ratio: np.ndarray, weights: np.ndarray | None = None) -> list[float]:
+    method = "linear" if weights is None else "inverted_cdf"
+    return [round(float(v), 4) for v in np.quantile(ratio, LEVELS, weights=weights, method=method)]
 
 
 def _joined(regions: Sequence[Regions]) -> Regions:

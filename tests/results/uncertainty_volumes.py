@@ -2,10 +2,12 @@
 
 DATA is the folder with `volumes/mni152`. Powers, terms and factors are found on scans drawn at random (PSF told
 up to 10 % wrong, registered up to 2 mm off, textures of 8 and 15 %), the coverage is counted on scans of other heads,
-of which one thing each is wrong. Regions are balls of one tissue of 1 to 100 ml, whole tissues, and the lesions.
-Printed as JSON, with the hash of the code that restored; `--write` puts what was found into
-`medfuse/regions/calibration.json`. `--spacing MM` is the grid of the heads. With `--keep FOLDER` what was restored is
-kept there, so that another run of the same code goes on where one was ended. A scan takes 30 to 50 s of a core.
+of which one thing each is wrong. Regions are balls of one tissue of 1 to 100 ml, whole tissues, and the lesions, which
+count as much as all others in the calibration. Printed as JSON, with the hash of the code that restored; `--write` puts
+what was found into `medfuse/regions/calibration.json`. `--spacing MM` is the grid of the heads, `--network WEIGHTS`
+restores with that network for volumes, which has a say up to 2.7 mm, in place of the rule alone. With `--keep FOLDER`
+what was restored is kept there, so that another run of the same code goes on where one was ended. A scan takes 30 to
+50 s of a core.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from results.calibrated import Regions, Voxels, held, kept, region_row, report, 
 from results.volume_scenes import SETTINGS, SHAPE, SPACING, TEXTURES, brain_mask, brains, head
 
 import medfuse
+from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.native import DRAWS
-from medfuse.regions.intervals import size_of, voxel_features
+from medfuse.regions.intervals import NATIVE, NETWORK, size_of, voxel_features
 from medfuse.training.brains import Brain
 from medfuse.training.scans import ScanSetting, random_setting, scan
 from medfuse.transforms import ResampleToReference
-from medfuse.volumes import restore_volume
+from medfuse.volumes import Estimator, by_rule, load_estimator, restore_volume
 
 CALIBRATION = "calibration"
 TOLD: dict[str, dict[str, Any]] = {
@@ -76,7 +79,7 @@ def cases(calibrating: int, repeats: int) -> Iterator[Case]:
             yield Case(of, 10 * repeat + k, SETTINGS[(k + repeat) % len(SETTINGS)].told(**told), texture)
 
 
-def restored(brain: Brain, case: Case, spacing: float) -> dict[str, np.ndarray]:
+def restored(brain: Brain, case: Case, spacing: float, estimator: Estimator) -> dict[str, np.ndarray]:
     """Return what is restored of a scan, on the grid of the MRI **[*image]**, fractions of its largest value.
 
     `x`, `alone`, `given` and `truth`; `draws` **[n, *image]**; `inside`, the voxels of the brain that were measured;
@@ -88,7 +91,7 @@ def restored(brain: Brain, case: Case, spacing: float) -> dict[str, np.ndarray]:
     taken = scan(phantom, case.setting, seed=case.seed)
     found = restore_volume(
         torch.from_numpy(taken.data), taken.grid, torch.from_numpy(phantom.mri), one.grid, taken.transform.tolist(),
-        taken.fwhm_mm, taken.noise, draws=DRAWS,
+        taken.fwhm_mm, taken.noise, draws=DRAWS, estimator=estimator,
     )  # fmt: skip
     place = taken.transform @ np.asarray(taken.grid.affine)
     pet = MetaTensor(torch.from_numpy(taken.data)[None], affine=place)
@@ -137,10 +140,11 @@ def regions(
             yield "lesion", lesion
 
 
-def code_hash() -> str:
-    """Return the SHA-256 of the code that restores volumes whose PSF and noise are stated, by the rule."""
+def code_hash(maker: str) -> str:
+    """Return the SHA-256 of the code that restores volumes whose PSF and noise are stated, by the rule or a network."""
     root = Path(medfuse.__file__).parent
-    return hashlib.sha256(b"".join((root / f"{name}.py").read_bytes() for name in _RESTORING)).hexdigest()
+    names = _RESTORING if maker == NATIVE else (*_RESTORING, "volumes/network")
+    return hashlib.sha256(b"".join((root / f"{name}.py").read_bytes() for name in names)).hexdigest()
 
 
 def main() -> None:
@@ -149,24 +153,31 @@ def main() -> None:
     parser.add_argument("--calibrating", type=int, default=4, help="scans of the calibration")
     parser.add_argument("--repeats", type=int, default=1, help="of the other scans")
     parser.add_argument("--spacing", type=float, default=3.0, help="mm")
+    parser.add_argument("--network", type=Path, metavar="WEIGHTS")
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     brain = brains(options.data)[0]
-    voxels, regional, code = [], [], code_hash()
+    maker, estimator, said = NATIVE, by_rule, {}
+    if options.network:
+        maker, estimator = NETWORK, load_estimator(options.network)
+        said = {"weights_sha256": sha256(options.network)}
+    voxels, regional, code = [], [], code_hash(maker)
     for case in cases(options.calibrating, options.repeats):
-        name = f"{case.of} {case.seed} {options.spacing:g} mm {code[:12]}"
-        found = kept(options.keep, name, lambda case=case: restored(brain, case, options.spacing))
+        name = f"{case.of} {case.seed} {options.spacing:g} mm {code[:12]} {said.get('weights_sha256', '')[:12]}"
+        found = kept(options.keep, name.strip(), lambda case=case: restored(brain, case, options.spacing, estimator))
         one = measured(case, found, options.spacing)
         print(case.of, len(one[1].error), file=sys.stderr, flush=True)
         voxels.append(one[0])
         regional.append(one[1])
-    calibrated, table = report(voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True)
+    calibrated, table = report(
+        voxels, regional, calibrating=lambda of: of == CALIBRATION, homogeneous=True, lesions=True
+    )
     if options.write:
         found = {key: value[""] for key, value in calibrated.items()}
-        found |= {"code_sha256": code, "held": held(table, list(TOLD))}
-        write({f"native_{key}": value for key, value in found.items()})
-    json.dump({"code_sha256": code, **table}, sys.stdout, indent=1)
+        found |= {"code_sha256": code, "held": held(table, list(TOLD)), **said}
+        write({f"{maker}_{key}": value for key, value in found.items()})
+    json.dump({"code_sha256": code, **said, **table}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":
