@@ -279,6 +279,24 @@ class TestPlaced:
             with pytest.raises(BundleError, match="must lie in the field of view of the MRI, got label 3 beyond it"):
                 LoadRegionsd(reference="mri", moving="pet", reference_region=3)(data)
 
+    @pytest.mark.parametrize(("first", "refused"), [(5.0, True), (2.0, False)])
+    def test_a_reference_region_beyond_the_pet_is_refused_once_it_is_registered(self, tmp_path, first, refused):
+        """The PET begins at x = `first`; the region ends at x = 3."""
+        marks = np.zeros((12, 8, 8), np.uint8)
+        marks[2:4] = 3
+        nib.save(nib.Nifti1Image(marks, np.eye(4)), tmp_path / "m.nii.gz")
+        moved = np.eye(4)
+        moved[0, 3] = first
+        data = {"case": "a", "mask": str(tmp_path / "m.nii.gz"), "mri": image(affine=np.eye(4), shape=(12, 8, 8))}
+        data["pet"] = image(affine=moved, shape=(12, 8, 8))
+        where = {"reference": "mri", "moving": "pet"}
+        loaded = LoadRegionsd(**where, reference_region=3)(data)
+        if refused:
+            with pytest.raises(BundleError, match="must lie in the field of view of the PET, got label 3 beyond it"):
+                PlaceRegionsd(**where)(loaded)
+        else:
+            assert (PlaceRegionsd(**where)(loaded)["mask"] == 3).sum() == 128
+
     def test_what_of_contours_lies_outside_is_noted(self, tmp_path):
         """Half of label 3 beyond the end, where x grows to the left; 4 far away; of 5 no voxel has its centre in it."""
         end, z = -31.0, (-6.0, -3.0)  # LPS mm: half a voxel before the first centre

@@ -26,6 +26,9 @@ from medfuse.pipeline.measured import CODES, EMPTY, KIND, LEFT_OUT, NAMES, OUTSI
 from medfuse.transforms import ResampleToReference
 from medfuse.transforms.spatial import FRAME_OF_REFERENCE
 
+WANTED = "region_wanted"
+"""Entry of the meta data of loaded regions: the label of the reference region."""
+
 
 class DescribeRegionsd(MapTransform):
     """Check the file of regions of a case, and note its hash, `<key>_sha256`, before anything is read of it.
@@ -120,11 +123,9 @@ class LoadRegionsd(MapTransform):
             found = [int(v) for v in torch.unique(labels.as_tensor().round()).tolist() if v > 0]
             if self.reference_region is not None:
                 wanted = region_label(self.reference_region, found, names)
-                if world == self.reference and not (_seen(labels, result[world]).round() == wanted).any():
-                    raise BundleError(
-                        f"The reference region must lie in the field of view of the {title(world)}, got label "
-                        f"{wanted} beyond it; name another, or give an image that holds it."
-                    )
+                labels.meta[WANTED] = wanted
+                if world == self.reference:
+                    _require_seen(wanted, labels, result[world], world)
             if drawn is not None:
                 empty = [names.get(label, name) for label, name in drawn.names.items() if label not in found]
                 labels.meta |= {EMPTY: json.dumps(empty), LEFT_OUT: json.dumps(drawn.left_out)}
@@ -184,6 +185,7 @@ class PlaceRegionsd(MapTransform):
 
         Raises:
             GeometryError: If it does not overlap the reference.
+            BundleError: If the reference region is beyond the other source.
         """
         result = dict(data)
         before = result.get(f"{self.moving}_before")
@@ -200,6 +202,8 @@ class PlaceRegionsd(MapTransform):
                     f"Regions must overlap the {title(self.reference)}, got none that does in the field of view of "
                     f"theirs; check that {key} was drawn in the world of this {title(self.reference)}."
                 ) from None
+            if WANTED in labels.meta:
+                _require_seen(int(labels.meta[WANTED]), placed, result[self.moving], self.moving)
             placed.meta[OUTSIDE] = json.dumps(_outside(labels, placed))
             result[key] = placed
         return result
@@ -211,6 +215,19 @@ def _outside(labels: MetaTensor, placed: MetaTensor) -> dict[int, float]:
     cut = {int(v): float((beyond == v).sum() / (marks == v).sum()) for v in torch.unique(beyond) if v > 0}
     gone = set(torch.unique(marks).tolist()) - set(torch.unique(placed.as_tensor().round()).tolist()) - {0.0}
     return dict(sorted((cut | {int(v): 1.0 for v in gone}).items()))
+
+
+def _require_seen(wanted: int, labels: MetaTensor, image: MetaTensor, key: str) -> None:
+    """Refuse a reference region that is not in the field of view of a source.
+
+    Raises:
+        BundleError: It is not.
+    """
+    if not (_seen(labels, image).round() == wanted).any():
+        raise BundleError(
+            f"The reference region must lie in the field of view of the {title(key)}, got label {wanted} beyond it; "
+            "name another, or give an image that holds it."
+        )
 
 
 def _seen(labels: MetaTensor, image: MetaTensor, *, beyond: bool = False) -> Tensor:
