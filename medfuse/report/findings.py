@@ -323,6 +323,10 @@ def _uncertainty(record: Mapping[str, Any]) -> list[Finding]:
     ):
         text = "The uncertainty was calibrated with other weights than those in use: how often it holds is not known."
         found.append(Finding("warning", text))
+    for name, source in sources.items():
+        if (source.get("native") or {}).get("guided") is False:
+            text = f"The uncertainty was calibrated where the MRI guides, and it did not guide the {_title(name)}"
+            found.append(Finding("warning", f"{text}: how often it holds is not known."))
     return found
 
 

@@ -280,6 +280,15 @@ def test_a_deviation_of_a_network_without_calibration_is_told(make_record):
     assert not [t for t in texts(record, "warning") if "other weights" in t]
 
 
+def test_a_deviation_without_the_guidance_that_it_was_calibrated_with_is_told(make_record):
+    for guided, told in ((True, 0), (False, 1)):
+        native = {"corrected_chi2": 1.0, "guided": guided}
+        record = changed(make_record(uncertainty="fast"), "sources/pet/native", native)
+        assert len([t for t in texts(record, "warning") if "it did not guide the PET: how often" in t]) == told
+    record["uncertainty"] = "off"
+    assert not [t for t in texts(record, "warning") if "did not guide" in t]
+
+
 @pytest.mark.parametrize(("asked", "suvr", "told"), [(3, None, 1), (3, 1.0, 0), (None, None, 0)])
 def test_an_suvr_that_was_asked_for_and_is_not_there_is_told(make_record, asked, suvr, told):
     """The mean of the reference region as given is 0 or less: there is no ratio to it."""
