@@ -17,7 +17,7 @@ from torch import Tensor
 from medfuse.errors import ImageError
 from medfuse.physics.operators.cosine import along_all
 from medfuse.volumes.coarse import stretched
-from medfuse.volumes.proposals import windows
+from medfuse.volumes.proposals import CLASSES, windows
 
 _BINS, _TOP = 512, 1.3  # of the histogram; its end, in parts of the brightest
 _FAINT = 0.08  # of the brightest, below which there is no signal
@@ -33,7 +33,7 @@ _NEARBY_MM, _NEARBY_ROUNDS = 2.5, 3
 _ANYWHERE = 0.01  # of a class, how likely it is where none is nearby
 
 
-def classes(mri: Tensor, count: int = 5, spacing: Sequence[float] | None = None) -> Tensor:
+def classes(mri: Tensor, count: int = CLASSES, spacing: Sequence[float] | None = None) -> Tensor:
     """Return the shares of tissues in an MRI by its intensity, **[count, *image]**, which sum to 1, the darkest first.
 
     Args:

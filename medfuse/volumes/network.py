@@ -121,6 +121,7 @@ class TrainedEstimator:
         if pool is None:
             return by_rule(given)
         seen, unit = channels(given, pool)
+        self.network.to(seen.device)
         found = []
         for k, x in enumerate(seen):  # one at a time: they need room
             said = stretched(self.network.said(x[None])[0], pool, given.gate.shape)[None]

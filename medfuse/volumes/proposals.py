@@ -18,7 +18,10 @@ from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.volumes.coarse import Coarse
 
 _RELAXATION = 1.5  # of the reblurred Van Cittert iteration; below 2 it converges
-_RIDGE = 0.02
+CLASSES = 5
+"""Classes of an MRI by intensity, the background among them."""
+_RIDGE = 0.01
+_STEP = 1e-3  # cost of the squared difference of neighbouring classes, over that of an error everywhere
 
 
 class MrFree(NamedTuple):
@@ -127,11 +130,12 @@ def guided(
     """Return `sum_k c_k g_k`, where the uptake `c` of each class is regressed in Gaussian windows of the data's grid.
 
     `c` is the least-squares fit of the data by `A g_k`, near each voxel by itself, drawn a little to that of the whole
-    volume; it is interpolated to the image.
+    volume; it is interpolated to the image. Through a PSF the layers of a fold are nearly one, and classes next to each
+    other by intensity could take up too much and too little in turn: in the whole volume their differences cost.
 
     Args:
         model: The observation.
-        given: The features.
+        given: The features, by intensity: `CLASSES` within the uptake, or fewer, and as many beyond.
         ys: Data **[S, *data]**.
         width_mm: Std of the windows, mm.
         weights: Weights of the voxels of the data, further to those of the noise, **[*data]**.
@@ -150,6 +154,7 @@ def guided(
 
     flat = f.flatten(1).double()
     normal = (flat * w.flatten()) @ flat.mT + 1e-9 * torch.eye(len(f), dtype=torch.float64, device=f.device)
+    normal += _STEP * (flat.sum(0) @ w.flatten().double()) * _steps(len(f)).to(normal)
     whole = torch.linalg.solve(normal, (flat * w.flatten()) @ ys.flatten(1).double().mT).mT.to(f)  # [S, K]
     k = len(f)
     upper = [(i, j) for i in range(k) for j in range(i, k)]
@@ -167,6 +172,13 @@ def guided(
         maps = given.coarse.operator.lift(local.movedim(-1, 0)[:, None])[:, 0]
         out.append(sum(given.coarse.spread(m[None])[0] * f for m, f in zip(maps, given.features, strict=True)))
     return torch.stack(out)
+
+
+def _steps(count: int) -> Tensor:
+    """Return `D'D`, with `D c` the differences of classes that are neighbours by intensity, **[count, count]**."""
+    rows = torch.eye(count, dtype=torch.float64).diff(dim=0)
+    rows = rows[[k for k in range(count - 1) if (k + 1) % CLASSES]]
+    return rows.mT @ rows
 
 
 def windows(n: int, sigma: float) -> Tensor:

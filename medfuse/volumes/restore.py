@@ -252,7 +252,7 @@ def restore_volume(
         proposals = _proposals(model, ys, free, proposal, opened, z, mri.float(), alike=not any(thick))
         opened, x0 = proposals.gate, estimator(proposals)
         del proposals, proposal
-    measured = operator.seen
+    measured = operator.seen.to(x0.device)
     spread = (1 + _UNSURE * opened * guide) * measured
     result = model.corrected(x0[0], spread, probe=(draw, x0[1] - x0[0]))
     x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)

@@ -56,8 +56,8 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 """
 
 
-_NETWORK = """\
-**medfuse, network** is with the trained network, which mends the estimate on request ([how](scanner.md)). Nothing of
+_RULE = """\
+**medfuse, rule** is without the trained network, which mends the estimate by default ([how](scanner.md)). Nothing of
 either was chosen on these heads; earlier versions restored them.
 """
 
@@ -72,7 +72,7 @@ def volumes_page(results: Mapping[str, Any], peers: Mapping[str, Any] | None = N
         _HEAD.format(
             seeds=_heads(seeds), brains=" and ".join(results["brains"]), lesions=lesions, **_spacing(results["grid"])
         ),
-        *([_NETWORK] if any("medfuse, network" in found for found in methods.values()) else []),
+        *([_RULE] if any("medfuse, rule" in found for found in methods.values()) else []),
         "![MRI, truth and methods in three planes](../images/volumes.png)\n",
     ]
     for texture, found in methods.items():

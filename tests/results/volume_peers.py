@@ -135,8 +135,8 @@ def gtm(p: Problem, regions: list[np.ndarray]) -> Tensor:
     return torch.stack(restored)
 
 
-def medfuse(p: Problem, estimator: Estimator = by_rule) -> tuple[Tensor, dict[str, float]]:
-    """Restore by this project, which says of itself what the others need a draw of the noise for."""
+def rule(p: Problem, estimator: Estimator = by_rule) -> tuple[Tensor, dict[str, float]]:
+    """Restore by this project's rule, which says of itself what the others need a draw of the noise for."""
     restored, one = [], p.scans["all"]
     for y, mri in zip(p.ys[:3], p.mris, strict=False):
         scan = (one.grid, mri, p.operator.domain, one.transform.tolist(), one.fwhm_mm, one.noise)
@@ -145,9 +145,9 @@ def medfuse(p: Problem, estimator: Estimator = by_rule) -> tuple[Tensor, dict[st
     return torch.stack([r.restored for r in restored]), told | {"corrected chi-square": restored[0].corrected_chi2}
 
 
-def network(p: Problem) -> tuple[Tensor, dict[str, float]]:
-    """Restore by this project with its trained network, which mends what the rule leaves."""
-    return medfuse(p, load_estimator(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"))
+def medfuse(p: Problem) -> tuple[Tensor, dict[str, float]]:
+    """Restore by this project as it does by default, with its trained network, which mends what the rule leaves."""
+    return rule(p, load_estimator(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt"))
 
 
 def _alone(method: Callable[[Problem], Tensor]) -> Method:
@@ -156,7 +156,7 @@ def _alone(method: Callable[[Problem], Tensor]) -> Method:
 
 METHODS: dict[str, Method] = {
     "medfuse": medfuse,
-    "medfuse, network": network,
+    "medfuse, rule": rule,
     "resampled": _alone(resampled),
     "Wiener": _alone(wiener),
     "Richardson-Lucy": _alone(richardson_lucy),

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from medfuse.training.brains import COLIN27, Brain
 from medfuse.training.volumes import Head
 
-SENSITIVE = ("medfuse", "medfuse, network", "Van Cittert", "iterative Yang, MRI")
-HARD = ("medfuse", "medfuse, network", "resampled", "Van Cittert", "iterative Yang, MRI", "iterative Yang, true")
+SENSITIVE = ("medfuse", "medfuse, rule", "Van Cittert", "iterative Yang, MRI")
+HARD = ("medfuse", "medfuse, rule", "resampled", "Van Cittert", "iterative Yang, MRI", "iterative Yang, true")
 WRONG: dict[str, dict[str, Any]] = {
     "as it is": {},
     "1 mm off": {"misplaced_mm": (1.0, 0.0, 0.0)},
