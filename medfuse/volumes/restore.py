@@ -259,7 +259,7 @@ def restore_volume(
     for _ in range(_ROUNDS):
         result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
-    x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
+    x, other = settled(model, torch.stack([x, other]), ys)
     changes = [(other - x) * measured * unit]
     for seed in range(1, draws + 1):
         seen = torch.where(model.inside, model.observe(x) + model.at(x).probe(seed), model.y) * unit
@@ -306,23 +306,23 @@ def _proposals(
     return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
 
 
-def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
-    """Return an estimate **[*image]** with the local means of its data **[*data]**, whatever noise was stated.
+def settled(model: VolumeModel, xs: Tensor, ys: Tensor) -> Tensor:
+    """Return estimates **[S, *image]** with the local means of their data **[S, *data]**, whatever noise was stated.
 
     `x <- x (S y + e) / (S A x + e)`, S a Gaussian mean of twice the PSF's width: noise hardly passes it, and an error
     of the uptake of a region does.
     """
     operator = model.operator
     rows = [
-        windows(n, 2 * w / FWHM_PER_SIGMA / s).to(y)
-        for n, w, s in zip(y.shape, operator.fwhm_mm, operator.range.spacing, strict=True)
+        windows(n, 2 * w / FWHM_PER_SIGMA / s).to(ys)
+        for n, w, s in zip(ys.shape[1:], operator.fwhm_mm, operator.range.spacing, strict=True)
     ]
     for _ in range(_SETTLING):
-        means = along_all(rows, torch.stack([y, model.observe(x)])[:, None] * model.inside)[:, 0].clamp_min(0.0)
-        floor = _AIR * float(means[0].max())
-        ratio = (means[0] + floor) / (means[1] + floor)
-        x = x * operator.lift(ratio[None, None])[0, 0]
-    return x
+        both = torch.stack([ys, operator.forward(xs[:, None])[:, 0]]) * model.inside
+        told, seen = along_all(rows, both).clamp_min(0.0)
+        floor = _AIR * told.amax((1, 2, 3), keepdim=True)
+        xs = operator.lift(((told + floor) / (seen + floor))[:, None])[:, 0].mul_(xs)
+    return xs
 
 
 def _blocks(grid: Grid, psf_fwhm_mm: float | Sequence[float]) -> tuple[int, ...]:
