@@ -244,11 +244,11 @@ class ScannerSampling(LinearOperator):
         plane = torch.stack(
             torch.meshgrid(*(torch.arange(n) for n in self._image.shape[1:]), indexing="ij"), -1
         ).double()
-        plane = (plane @ turn[:, 1:].mT + offset).to(y)[None, None]
+        plane = plane @ turn[:, 1:].mT + offset
         maps = y.reshape(1, -1, *self._data.shape)  # all in one: they share where they are looked at
 
         def lifted(first: int) -> Tensor:
-            grid = plane + (turn[:, 0] * first).to(y)
+            grid = (plane + turn[:, 0] * first).to(y)[None, None]
             return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
 
         return torch.cat(list(_each(lifted, range(self._image.shape[0]), y.device)), 2).reshape(
