@@ -37,6 +37,13 @@ class MrFree(NamedTuple):
     step: float
 
 
+class Landweber(NamedTuple):
+    """What Landweber steps gave, **[S, *image]**, and their size."""
+
+    x: Tensor
+    step: float
+
+
 def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) -> MrFree:
     """Return the positive Landweber (reblurred Van Cittert) estimate, stopped by the discrepancy.
 
@@ -68,8 +75,8 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
     return MrFree(x[:, 0], most, model.chi2(x[0, 0]), step)
 
 
-def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> tuple[Tensor, float]:
-    """Return so many positive Landweber steps from the interpolated data on, **[S, *image]**, and their size.
+def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> Landweber:
+    """Take so many positive Landweber steps from the interpolated data on.
 
     Args:
         operator: `A`.
@@ -82,7 +89,7 @@ def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float 
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
     for _ in range(steps):
         x.add_(operator.adjoint((ys[:, None] - operator.forward(x)) * inside), alpha=size).clamp_min_(0.0)
-    return x[:, 0], size
+    return Landweber(x[:, 0], size)
 
 
 def _cosine(white: Tensor, left: Tensor) -> float:

@@ -32,8 +32,8 @@ from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.coarse import Coarse, pooled, stretched
 from medfuse.volumes.doubts import believed, doubts, said
 from medfuse.volumes.gate import gate, significance
-from medfuse.volumes.noise import measure_noise
-from medfuse.volumes.proposals import MrFree, guidance, guided, mr_free, windows
+from medfuse.volumes.noise import STEPS, measure_noise
+from medfuse.volumes.proposals import MrFree, guidance, guided, landweber, mr_free, windows
 from medfuse.volumes.slices import of_blocks, slices_mm
 
 _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
@@ -216,20 +216,22 @@ def restore_volume(
             + (": of its PSF less was undone across them, as far as the voxels hold it" if operator.narrowed else "")
         )
     coarse = Coarse.of(operator)
-    noise = measure_noise(coarse.operator, pet / unit).scaled(1 / unit) if noise is None else noise
+    first = landweber(coarse.operator, (pet / unit)[None], STEPS)
+    noise = measure_noise(coarse.operator, pet / unit, first).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
-    rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
-    features = sided(features, coarse.spread(first[None])[0], mri_grid.spacing)
+    rough = _bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
+    features = sided(features, coarse.spread(first.x)[0], mri_grid.spacing)
     alignment = None
     if guide and refine:
         alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
         if believed(alignment):
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)
-            rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
+            first = landweber(coarse.operator, (pet / unit)[None], STEPS)
+            rough = _bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
         findings += said(alignment, operator.fwhm_mm, name)
         guide = believed(alignment)
-    model = rough.on(operator, rough.observe(first))
+    model = rough.on(operator, rough.observe(first.x[0]))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
     free = mr_free(model, ys)
@@ -385,14 +387,13 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
     return operator.like(data=cut), part
 
 
-def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Tensor]:
-    """Return the model, the level of its noise from an MR-free estimate and, unless stated, from the air; and that."""
+def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise, x: Tensor) -> VolumeModel:
+    """Return the model, the level of its noise from an estimate `x` and, unless stated, from the air."""
     model = VolumeModel(operator, y, noise)
-    x = mr_free(model, y[None], most=10).x[0]
     if noise.kind != "gaussian" and noise.floor == 0:
         noise = replace(noise, floor=_floor(model, x))
         model = VolumeModel(operator, y, noise, whitening=model.whitening)
-    return model.at(x), x
+    return model.at(x)
 
 
 def _floor(model: VolumeModel, x: Tensor) -> float:
