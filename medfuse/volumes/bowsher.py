@@ -118,7 +118,8 @@ class Neighbours:
     def smoothed(self, x: Tensor, strength: Tensor) -> Tensor:
         """Return a stack **[S, *image]**, moved to the means by the strength of each of the voxels **[N]**, 0..1."""
         out, where = x.flatten(1).clone(), self.voxels.long()
-        out[:, where] = torch.lerp(out[:, where], self.means(x), strength)
+        for image, means in zip(out, self.means(x), strict=True):
+            image.index_copy_(0, where, torch.lerp(image.index_select(0, where), means, strength))
         return out.reshape(x.shape)
 
 
@@ -168,8 +169,8 @@ def likened(model: VolumeModel, near: Neighbours, ys: Tensor, x: Tensor, free: M
         weight = strength * (1 - gate.reshape(-1)[near.voxels.long()])
         for _ in range(count):
             left = (ys[:, None] - model.operator.forward(x[:, None])) * model.inside
-            x = x + step * model.operator.adjoint(left)[:, 0]
-            x = near.smoothed(x, weight).clamp_min(0.0)
+            x = model.operator.adjoint(left)[:, 0].mul_(step).add_(x)
+            x = near.smoothed(x, weight).clamp_min_(0.0)
         return x
 
     strength, count = _FIRST

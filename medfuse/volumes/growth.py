@@ -7,7 +7,7 @@ waves that hold noise alone, which blur both alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,17 +40,18 @@ class Groups:
         """
         self.signal, self._left = signal.clamp_min(1e-6), left
         self._passed = left.square()  # smooth, so that it blurs little
-        self._index = torch.full(signal.shape, -1, device=signal.device)
         span = (self.signal / _QUIET).log() / -math.log(_QUIET)
-        self._index[inside] = (span[inside] * _GROUPS).floor().long().clamp(-1, _GROUPS - 1)
-        self.kept = [k for k in range(_GROUPS) if int((self._index == k).sum()) >= _FEWEST]
-        if int((self._index == -1).sum()) >= _FEWEST:
+        index = torch.where(inside, (span * _GROUPS).floor().long().clamp(-1, _GROUPS - 1), -1).flatten()
+        self._voxels = {k: torch.nonzero(index == k)[:, 0] for k in range(-1, _GROUPS)}
+        self._draws: dict[tuple[int, tuple[float, ...]], Tensor] = {}
+        self.kept = [k for k in range(_GROUPS) if len(self._voxels[k]) >= _FEWEST]
+        if len(self._voxels[-1]) >= _FEWEST:
             air = float(self._stds(residual, self._passed, [-1]))
             louder = self._stds(residual, self._passed, self.kept) > air + math.log(_LOUDER)
             self.kept = [k for k, v in zip(self.kept, louder, strict=True) if v]
         self.seen = self._stds(residual, self._passed, self.kept)
-        self.levels = self._each(lambda k: self.signal[self._index == k].double().log().median())
-        self.counts = self._each(lambda k: (self._index == k).sum())
+        self.levels = self._medians(self.signal, self.kept).log()
+        self.counts = torch.tensor([len(self._voxels[k]) for k in self.kept], dtype=torch.float64)
 
     def of_draw(self, level: Tensor, seed: int, kernel: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
         """Return the logarithm of the std of each group that a draw of noise shows, as `seen` that of the residual.
@@ -60,15 +61,19 @@ class Groups:
             seed: Of the draw.
             kernel: Std of its kernel along each axis, voxels.
         """
-        draw = coloured(level.shape, kernel, torch.Generator().manual_seed(seed)).to(level)
-        return self._stds(draw * level, self._passed * self._left.sqrt(), self.kept)
-
-    def _each(self, value: Callable[[int], Tensor]) -> Tensor:
-        return torch.tensor([float(value(k)) for k in self.kept], dtype=torch.float64)
+        which = seed, tuple(kernel)
+        if which not in self._draws:
+            self._draws[which] = coloured(level.shape, kernel, torch.Generator().manual_seed(seed)).to(level)
+        return self._stds(self._draws[which] * level, self._passed * self._left.sqrt(), self.kept)
 
     def _stds(self, values: Tensor, weight: Tensor, of: Sequence[int]) -> Tensor:
-        fine = torch.fft.irfftn(torch.fft.rfftn(values) * weight, s=values.shape).double().abs()
-        return torch.tensor([float(fine[self._index == k].median()) for k in of]).double().clamp_min(1e-30).log()
+        fine = torch.fft.irfftn(torch.fft.rfftn(values) * weight, s=values.shape).abs()
+        return self._medians(fine, of).clamp_min(1e-30).log()
+
+    def _medians(self, values: Tensor, of: Sequence[int]) -> Tensor:
+        """Return the median of values **[*data]** in each group."""
+        flat = values.flatten()
+        return torch.tensor([float(flat.index_select(0, self._voxels[k]).median()) for k in of], dtype=torch.float64)
 
 
 def growth(groups: Groups) -> float:

@@ -25,9 +25,9 @@ from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise, coloured, interpolated
 from medfuse.volumes.growth import Groups, growth, table
-from medfuse.volumes.proposals import landweber
+from medfuse.volumes.proposals import Landweber, landweber
 
-_STEPS, _ROUNDS = 10, 20
+STEPS, _ROUNDS = 10, 20
 _FAINT, _TISSUE, _FEWEST = 0.02, 0.3, 500  # share of the highest signal, and of the median of what is above; voxels
 _WAVES = 20  # that tell five numbers
 _LEFT = 0.4  # share of a wave's noise that the steps leave, from which it counts
@@ -38,14 +38,19 @@ _MOST = 0.94  # correlation of neighbours: a kernel of 4.7 voxels
 _LEAST, _COLOURED = 0.08, 0.3  # below which it is none, and above which white noise is no model of it
 
 
-def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
+def measure_noise(operator: ScannerSampling, y: Tensor, begun: Landweber | None = None) -> ScannerNoise:
     """Return the noise of data **[*data]**: its level, how it grows with the signal, see `growth`, and its kernel.
+
+    Args:
+        operator: `A`.
+        y: The data.
+        begun: Ten Landweber steps of them, where they were made.
 
     Raises:
         DegradationError: Less than 500 voxels of tissue, or no noise.
     """
     inside = operator.inside.to(y.device)
-    x, step = landweber(operator, y[None], _STEPS)
+    x, step = begun or landweber(operator, y[None], STEPS)
     signal = operator.forward(x[:, None])[0, 0].clamp_min(0)
     residual = (y - signal) * inside
     top = float(torch.quantile(signal[inside][::5], 0.99))
@@ -63,7 +68,7 @@ def measure_noise(operator: ScannerSampling, y: Tensor) -> ScannerNoise:
     taper, generator = _taper(tissue), torch.Generator().manual_seed(0)
 
     def kept(draw: Tensor) -> Tensor:
-        other = landweber(operator, (y + draw)[None], _STEPS, step=step)[0]
+        other = landweber(operator, (y + draw)[None], STEPS, step=step).x
         after = (y + draw - operator.forward(other[:, None])[0, 0]) * inside - residual
         return _smooth(_power(after * taper)) / _smooth(_power(draw * taper)).clamp_min(1e-30)
 

@@ -40,6 +40,13 @@ class MrFree(NamedTuple):
     step: float
 
 
+class Landweber(NamedTuple):
+    """What Landweber steps gave, **[S, *image]**, and their size."""
+
+    x: Tensor
+    step: float
+
+
 def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) -> MrFree:
     """Return the positive Landweber (reblurred Van Cittert) estimate, stopped by the discrepancy.
 
@@ -67,12 +74,12 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
             df = 0.0 if white is None else 1 - _cosine(white, model.white((residual[1] - residual[0])[0]))
             if chi2 <= 1 - df:
                 return MrFree(x[:, 0], k - 1, chi2, step)
-        x = (x + step * operator.adjoint(residual)).clamp_min(0.0)
+        x.add_(operator.adjoint(residual), alpha=step).clamp_min_(0.0)
     return MrFree(x[:, 0], most, model.chi2(x[0, 0]), step)
 
 
-def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> tuple[Tensor, float]:
-    """Return so many positive Landweber steps from the interpolated data on, **[S, *image]**, and their size.
+def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float | None = None) -> Landweber:
+    """Take so many positive Landweber steps from the interpolated data on.
 
     Args:
         operator: `A`.
@@ -84,8 +91,8 @@ def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float 
     size = _relaxed(operator, ys) if step is None else step
     x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
     for _ in range(steps):
-        x = (x + size * operator.adjoint((ys[:, None] - operator.forward(x)) * inside)).clamp_min(0.0)
-    return x[:, 0], size
+        x.add_(operator.adjoint((ys[:, None] - operator.forward(x)) * inside), alpha=size).clamp_min_(0.0)
+    return Landweber(x[:, 0], size)
 
 
 def _cosine(white: Tensor, left: Tensor) -> float:
@@ -159,19 +166,24 @@ def guided(
     k = len(f)
     upper = [(i, j) for i in range(k) for j in range(i, k)]
     pairs = near(torch.stack([w * f[i] * f[j] for i, j in upper]))
-    gram = f.new_zeros((k, k, *f.shape[1:]))
-    for (i, j), pair in zip(upper, pairs, strict=True):
-        gram[i, j] = gram[j, i] = pair
-    gram = gram.movedim((0, 1), (-2, -1)) + _RIDGE * near(w[None])[0].clamp_min(1e-6)[..., None, None] * torch.eye(
-        k
-    ).to(f)
-    out = []
-    for y, c0 in zip(ys, whole, strict=True):
-        right = near(w * f * (y - torch.tensordot(c0, f, 1))).movedim(0, -1)
-        local = torch.linalg.solve(gram, right[..., None])[..., 0] + c0
-        maps = given.coarse.operator.lift(local.movedim(-1, 0)[:, None])[:, 0]
-        out.append(sum(given.coarse.spread(m[None])[0] * f for m, f in zip(maps, given.features, strict=True)))
-    return torch.stack(out)
+    of_pair = torch.empty((k, k), dtype=torch.int64)
+    for n, (i, j) in enumerate(upper):
+        of_pair[i, j] = of_pair[j, i] = n
+    ridge = _RIDGE * near(w[None])[0].clamp_min(1e-6)
+    right = torch.stack([near(w * f * (y - torch.tensordot(c0, f, 1))) for y, c0 in zip(ys, whole, strict=True)], 1)
+
+    def solved(plane: int) -> Tensor:
+        gram = pairs[of_pair, plane] + ridge[plane] * torch.eye(k)[..., None, None].to(f)
+        found: Tensor = torch.linalg.solve(*(m.movedim((0, 1), (-2, -1)) for m in (gram, right[:, :, plane])))
+        return found
+
+    local = torch.stack(list(map(solved, range(len(ridge))))) + whole.mT  # [*data, K, S]
+    out = f.new_zeros((len(ys), *given.features.shape[1:]))
+    for x, c in zip(out, local.movedim((-1, -2), (0, 1)), strict=True):
+        maps = given.coarse.operator.lift(c[:, None])[:, 0]
+        for m, feature in zip(maps, given.features, strict=True):
+            x.addcmul_(given.coarse.spread(m[None])[0], feature)
+    return out
 
 
 def _steps(count: int) -> Tensor:

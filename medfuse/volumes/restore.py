@@ -32,8 +32,8 @@ from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.coarse import Coarse, pooled, stretched
 from medfuse.volumes.doubts import believed, doubts, said
 from medfuse.volumes.gate import gate, significance
-from medfuse.volumes.noise import measure_noise
-from medfuse.volumes.proposals import MrFree, guidance, guided, mr_free, windows
+from medfuse.volumes.noise import STEPS, measure_noise
+from medfuse.volumes.proposals import MrFree, guidance, guided, landweber, mr_free, windows
 from medfuse.volumes.slices import of_blocks, slices_mm
 
 _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
@@ -216,20 +216,22 @@ def restore_volume(
             + (": of its PSF less was undone across them, as far as the voxels hold it" if operator.narrowed else "")
         )
     coarse = Coarse.of(operator)
-    noise = measure_noise(coarse.operator, pet / unit).scaled(1 / unit) if noise is None else noise
+    first = landweber(coarse.operator, (pet / unit)[None], STEPS)
+    noise = measure_noise(coarse.operator, pet / unit, first).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
-    rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
-    features = sided(features, coarse.spread(first[None])[0], mri_grid.spacing)
+    rough = _bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
+    features = sided(features, coarse.spread(first.x)[0], mri_grid.spacing)
     alignment = None
     if guide and refine:
         alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
         if believed(alignment):
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)
-            rough, first = _bound(coarse.operator, pet / unit, noise.scaled(unit))
+            first = landweber(coarse.operator, (pet / unit)[None], STEPS)
+            rough = _bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
         findings += said(alignment, operator.fwhm_mm, name)
         guide = believed(alignment)
-    model = rough.on(operator, rough.observe(first))
+    model = rough.on(operator, rough.observe(first.x[0]))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
     free = mr_free(model, ys)
@@ -259,7 +261,7 @@ def restore_volume(
     for _ in range(_ROUNDS):
         result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
-    x, other = (settled(model, v, y) for v, y in zip((x, other), ys, strict=True))
+    x, other = settled(model, torch.stack([x, other]), ys)
     changes = [(other - x) * measured * unit]
     for seed in range(1, draws + 1):
         seen = torch.where(model.inside, model.observe(x) + model.at(x).probe(seed), model.y) * unit
@@ -306,23 +308,23 @@ def _proposals(
     return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
 
 
-def settled(model: VolumeModel, x: Tensor, y: Tensor) -> Tensor:
-    """Return an estimate **[*image]** with the local means of its data **[*data]**, whatever noise was stated.
+def settled(model: VolumeModel, xs: Tensor, ys: Tensor) -> Tensor:
+    """Return estimates **[S, *image]** with the local means of their data **[S, *data]**, whatever noise was stated.
 
     `x <- x (S y + e) / (S A x + e)`, S a Gaussian mean of twice the PSF's width: noise hardly passes it, and an error
     of the uptake of a region does.
     """
     operator = model.operator
     rows = [
-        windows(n, 2 * w / FWHM_PER_SIGMA / s).to(y)
-        for n, w, s in zip(y.shape, operator.fwhm_mm, operator.range.spacing, strict=True)
+        windows(n, 2 * w / FWHM_PER_SIGMA / s).to(ys)
+        for n, w, s in zip(ys.shape[1:], operator.fwhm_mm, operator.range.spacing, strict=True)
     ]
     for _ in range(_SETTLING):
-        means = along_all(rows, torch.stack([y, model.observe(x)])[:, None] * model.inside)[:, 0].clamp_min(0.0)
-        floor = _AIR * float(means[0].max())
-        ratio = (means[0] + floor) / (means[1] + floor)
-        x = x * operator.lift(ratio[None, None])[0, 0]
-    return x
+        both = torch.stack([ys, operator.forward(xs[:, None])[:, 0]]) * model.inside
+        told, seen = along_all(rows, both).clamp_min(0.0)
+        floor = _AIR * told.amax((1, 2, 3), keepdim=True)
+        xs = operator.lift(((told + floor) / (seen + floor))[:, None])[:, 0].mul_(xs)
+    return xs
 
 
 def _blocks(grid: Grid, psf_fwhm_mm: float | Sequence[float]) -> tuple[int, ...]:
@@ -385,14 +387,13 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
     return operator.like(data=cut), part
 
 
-def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Tensor]:
-    """Return the model, the level of its noise from an MR-free estimate and, unless stated, from the air; and that."""
+def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise, x: Tensor) -> VolumeModel:
+    """Return the model, the level of its noise from an estimate `x` and, unless stated, from the air."""
     model = VolumeModel(operator, y, noise)
-    x = mr_free(model, y[None], most=10).x[0]
     if noise.kind != "gaussian" and noise.floor == 0:
         noise = replace(noise, floor=_floor(model, x))
         model = VolumeModel(operator, y, noise, whitening=model.whitening)
-    return model.at(x), x
+    return model.at(x)
 
 
 def _floor(model: VolumeModel, x: Tensor) -> float:

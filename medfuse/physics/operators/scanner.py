@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ WIDEST_PSF = 20.0
 _ORTHOGONAL = 1e-3
 _NARROWEST = 0.75  # voxels of the image, at which the Gaussian between box and spline vanishes
 _SMOOTH = 0.85  # voxels, to which thick slices narrow a PSF at most: beyond, the edges of voxels would show
+
+_BAND = 24  # rows of a matrix that are taken at once; of the last axis all: small products would depend on threads
+_NOTHING = 1e-8  # of its largest value, what is 0 of it
+Bands = list[tuple[int, Tensor]]
+"""Rows of a matrix, some at a time: the first column that they look at, and their values from there on."""
 
 # Nodes and weights of Gauss-Hermite quadrature for a normal variable, exact to the degrees 5, 9 and 13.
 _QUADRATURE = {
@@ -127,6 +133,7 @@ class ScannerSampling(LinearOperator):
         self._matrix = (turn * steps) / node[:, None]  # from the index of a voxel of the data to that of a node
         self._offset = origin / node + _tensor(self._margin)
         self._shifts = [(turn @ d / node, w) for d, w in _quadrature(rest, variances)]
+        self._gaussians = self._in_bands()
         self._rows = self._found_inside()
         if not len(self._rows):
             raise GeometryError(
@@ -178,12 +185,19 @@ class ScannerSampling(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Observe `x` **[B, C, *image]**; voxels of the data that are not inside are zero."""
         shape = self.out_spatial(x.shape[2:])
-        for axis, matrix in enumerate(self._gaussians(x)):
-            x = apply_along(matrix, x, axis)
+        for axis, (there, _) in enumerate(self._gaussians):
+            x = _banded(there, x, axis)
         flat, rows = x.reshape(-1, math.prod(self._nodes)), self._rows.to(x.device)
 
         def seen(some: Tensor) -> Tensor:
-            return _sum(w * flat.index_select(1, at) for at, w in self._taps(some, flat))
+            found = [flat.new_zeros(len(some)) for _ in flat]
+            for leap, first, along, weight in self._lines(some, flat):
+                for nodes, values in zip(flat, found, strict=True):
+                    line = torch.zeros_like(values)
+                    for c, w in enumerate(along):
+                        line.addcmul_(nodes[leap + c :].index_select(0, first), w)
+                    values.addcmul_(line, weight)
+            return torch.stack(found)
 
         sampled = torch.cat(list(_each(seen, torch.split(rows, _AT_ONCE), x.device)), 1)
         y = sampled.new_zeros((len(flat), math.prod(shape))).index_copy(1, rows, sampled)
@@ -202,17 +216,20 @@ class ScannerSampling(LinearOperator):
         chunks = list(zip(torch.split(rows, _AT_ONCE), torch.split(flat, _AT_ONCE, 1), strict=True))
 
         def added(some: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-            nodes = y.new_zeros((len(flat), math.prod(self._nodes)))
-            for which, values in some:
-                for at, w in self._taps(which, values):
-                    nodes = nodes.index_add_(1, at, values * w)
-            return nodes
+            found = [y.new_zeros(math.prod(self._nodes)) for _ in flat]
+            for which, stack in some:
+                for leap, first, along, weight in self._lines(which, stack):
+                    for values, nodes in zip(stack, found, strict=True):
+                        line = values * weight
+                        for c, w in enumerate(along):
+                            nodes[leap + c :].scatter_add_(0, first, line * w)
+            return torch.stack(found)
 
         middle = (len(chunks) + 1) // 2  # two sums, however many threads there are: the order of additions is the same
         halves = [half for half in (chunks[:middle], chunks[middle:]) if half]
         x = _sum(_each(added, halves, y.device)).reshape(*y.shape[:2], *self._nodes)
-        for axis, matrix in enumerate(self._gaussians(y)):
-            x = apply_along(matrix.mT, x, axis)
+        for axis, (_, back) in reversed(list(enumerate(self._gaussians))):
+            x = _banded(back, x, axis)
         return x
 
     def lift(self, y: Tensor) -> Tensor:
@@ -221,33 +238,37 @@ class ScannerSampling(LinearOperator):
         Linear: for maps of coefficients and for display, never for what is to be restored.
         """
         steps = _tensor(self._image.spacing) / self._node
-        inverse = torch.linalg.inv(self._matrix)
-        turn, offset = inverse * steps, inverse @ (_tensor(self._margin) - self._offset)
-        sizes = _tensor(self._data.shape)
+        halves = (_tensor(self._data.shape) - 1).clamp_min(1) / 2
+        inverse = torch.linalg.inv(self._matrix) / halves[:, None]  # from -1 to 1 over the data
+        turn, offset = (inverse * steps).flip(0), (inverse @ (_tensor(self._margin) - self._offset) - 1).flip(0)
         plane = torch.stack(
             torch.meshgrid(*(torch.arange(n) for n in self._image.shape[1:]), indexing="ij"), -1
         ).double()
+        plane = plane @ turn[:, 1:].mT + offset
         maps = y.reshape(1, -1, *self._data.shape)  # all in one: they share where they are looked at
 
         def lifted(first: int) -> Tensor:
-            at = plane @ turn[:, 1:].mT + turn[:, 0] * first + offset
-            grid = (2 * at / (sizes - 1).clamp_min(1) - 1).flip(-1).to(y)[None, None]
+            grid = (plane + turn[:, 0] * first).to(y)[None, None]
             return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
 
         return torch.cat(list(_each(lifted, range(self._image.shape[0]), y.device)), 2).reshape(
             *y.shape[:2], *self._image.shape
         )
 
-    def _gaussians(self, like: Tensor) -> Iterator[Tensor]:
-        """Yield the matrix of each axis, from voxels to nodes: a Gaussian, averaged over the extent of each voxel."""
+    def _in_bands(self) -> list[tuple[Bands, Bands]]:
+        """Return the matrix of each axis, from voxels to nodes and back: a Gaussian, mean over each voxel."""
         sizes = zip(
             self._image.shape, self._image.spacing, self._nodes, self._node, self._margin, self._variances, strict=True
         )
-        for voxels, spacing, nodes, node, margin, variance in sizes:
+        found = []
+        for axis, (voxels, spacing, nodes, node, margin, variance) in enumerate(sizes):
             edges = (torch.arange(voxels + 1, dtype=torch.float64) - 0.5) * spacing
             at = (torch.arange(nodes, dtype=torch.float64) - margin) * node
-            below = torch.special.ndtr((edges - at[:, None]) / variance.sqrt())
-            yield below.diff(dim=1).to(like)
+            matrix = torch.special.ndtr((edges - at[:, None]) / variance.sqrt()).diff(dim=1)
+            matrix = torch.where(matrix > _NOTHING * matrix.max(), matrix, 0.0)
+            there, back = (_bands(m, _BAND if axis < 2 else len(m)) for m in (matrix, matrix.mT))
+            found.append((there, back))
+        return found
 
     def _found_inside(self) -> Tensor:
         """Return the voxels of the data, by running index, whose kernel lies in the image's field of view."""
@@ -272,21 +293,21 @@ class ScannerSampling(LinearOperator):
         index = torch.stack([rows // (n1 * n2), rows // n2 % n1, rows % n2]).to(torch.float64)
         return self._matrix.to(index.device) @ index + self._offset.to(index.device)[:, None]
 
-    def _taps(self, rows: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one neighbour after another of the nodes: its running index **[N]** and its weight **[N]**."""
+    def _lines(self, rows: Tensor, like: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield one line after another of the 4 x 4 x 4 nodes about voxels, along the last axis.
+
+        First by how much the running index of its nodes is above that of the first line, then the first node of that
+        **[N]**, the weights along the line **[4, N]**, and that of the line **[N]**.
+        """
         centre, (_, m1, m2) = self._placed(rows), self._nodes
         for shift, share in self._shifts:
             at = centre + shift.to(centre.device)[:, None]
             low = at.floor()
             w0, w1, w2 = _bspline((at - low).to(like.dtype)).unbind(1)
             i, j, k = low.to(torch.int64) - 1
-            base = (i * m1 + j) * m2 + k
-            for a in range(4):
-                first = w0[a] * share
-                for b in range(4):
-                    both = first * w1[b]
-                    for c in range(4):
-                        yield base + ((a * m1 + b) * m2 + c), both * w2[c]
+            first = (i * m1 + j) * m2 + k
+            for a, b in product(range(4), range(4)):
+                yield (a * m1 + b) * m2, first, w2, w0[a] * w1[b] * share
 
 
 def _each(work: Callable[[Any], Tensor], items: Sequence[Any], device: torch.device) -> Iterator[Tensor]:
@@ -304,8 +325,29 @@ def _sum(terms: Iterator[Tensor]) -> Tensor:
 
 def _bspline(f: Tensor) -> Tensor:
     """Return the four weights of a cubic B-spline at fractions `f` **[3, N]** between nodes, **[4, 3, N]**."""
-    f2, f3 = f * f, f * f * f
-    return torch.stack([1 - 3 * f + 3 * f2 - f3, 4 - 6 * f2 + 3 * f3, 1 + 3 * f + 3 * f2 - 3 * f3, f3]) / 6
+    g = 1 - f
+    f2, g2 = f * f, g * g
+    return torch.stack([g2 * g, 4 - 6 * f2 + 3 * f2 * f, 4 - 6 * g2 + 3 * g2 * g, f2 * f]) / 6
+
+
+def _bands(matrix: Tensor, count: int) -> Bands:
+    """Return so many rows of a matrix at a time, with the columns in which they are not 0."""
+    found = []
+    for rows in torch.split(matrix, count):
+        columns = torch.nonzero(rows.any(0))[:, 0].tolist()
+        found.append((columns[0], rows[:, columns[0] : columns[-1] + 1].contiguous()))
+    return found
+
+
+def _banded(bands: Bands, x: Tensor, axis: int) -> Tensor:
+    """Apply a matrix along a spatial axis of `x` **[B, C, *spatial]**."""
+    shape = (*x.shape[: axis + 2], sum(len(rows) for _, rows in bands), *x.shape[axis + 3 :])
+    out, at = x.new_empty(shape), 0
+    for first, rows in bands:
+        part = x.narrow(axis + 2, first, rows.shape[1])
+        out.narrow(axis + 2, at, len(rows)).copy_(apply_along(rows.to(x), part, axis))
+        at += len(rows)
+    return out
 
 
 def _tensor(values: object) -> Tensor:
