@@ -334,7 +334,7 @@ def _bands(matrix: Tensor, count: int) -> Bands:
     """Return so many rows of a matrix at a time, with the columns in which they are not 0."""
     found = []
     for rows in torch.split(matrix, count):
-        columns = torch.nonzero(rows.any(0))[:, 0].tolist()
+        columns = torch.nonzero(rows.any(0))[:, 0].tolist() or [0]  # far from the image all is 0
         found.append((columns[0], rows[:, columns[0] : columns[-1] + 1].contiguous()))
     return found
 
