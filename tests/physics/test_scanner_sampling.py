@@ -127,6 +127,16 @@ def test_rows_of_voxels_inside_sum_to_one_and_the_others_are_masked(case):
     assert torch.equal(op.adjoint((~inside)[None, None].double()), torch.zeros((1, 1, *op.domain.shape)).double())
 
 
+@pytest.mark.parametrize("count", range(24, 48))
+def test_any_number_of_voxels_is_seen_alike(count):
+    """Nodes are taken some at a time; the last may be few, and all of them beyond the image."""
+    op = ScannerSampling(turned((count, 8, 8), (2.0,) * 3), turned((count // 2 - 4, 2, 2), (4.0,) * 3), 4.0)
+    total = op.forward(torch.ones((1, 1, *op.domain.shape), dtype=torch.float64))[0, 0]
+    assert bool(op.inside.all())
+    assert float(total.min()) > 0.985
+    assert float(total.max()) < 1.005
+
+
 def test_seen_is_the_part_of_the_image_that_the_data_look_at():
     image = turned((20, 20, 20), (2.0, 2.0, 2.0))
     op = ScannerSampling(image, turned((10, 10, 5), (4.0, 4.0, 4.0), centre=(0.0, 0.0, -10.0)), 6.0)
