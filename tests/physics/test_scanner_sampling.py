@@ -127,10 +127,11 @@ def test_rows_of_voxels_inside_sum_to_one_and_the_others_are_masked(case):
     assert torch.equal(op.adjoint((~inside)[None, None].double()), torch.zeros((1, 1, *op.domain.shape)).double())
 
 
-@pytest.mark.parametrize("count", range(24, 48))
-def test_any_number_of_voxels_is_seen_alike(count):
-    """Nodes are taken some at a time; the last may be few, and all of them beyond the image."""
-    op = ScannerSampling(turned((count, 8, 8), (2.0,) * 3), turned((count // 2 - 4, 2, 2), (4.0,) * 3), 4.0)
+@pytest.mark.parametrize("fwhm", [1.6, 3.7, 4.0, 5.0, 5.1, 6.0])
+@pytest.mark.parametrize("count", [24, 28, 33, 40])
+def test_any_number_of_voxels_is_seen_alike(count, fwhm):
+    """Nodes are taken some at a time, and some may all be so far beyond the image that nothing reaches them."""
+    op = ScannerSampling(turned((count, 24, 24), (2.0,) * 3), turned((count - 16, 4, 4), (2.0,) * 3), fwhm)
     total = op.forward(torch.ones((1, 1, *op.domain.shape), dtype=torch.float64))[0, 0]
     assert bool(op.inside.all())
     assert float(total.min()) > 0.985
