@@ -68,7 +68,7 @@ def test_record_and_report_tell_what_is_known_of_it(written):
     native = json.loads((written / "case.json").read_text())["sources"]["pet"]["native"]
     assert native["psf_fwhm_mm"] == [6.0, 6.0, 6.0]
     assert native["noise"]["origin"] == "measured"
-    assert native["weights_sha256"] is None, "the rule made the estimate"
+    assert native["weights_sha256"] == sha256(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt")
     assert {"gate", "null_space", "outside", "unmeasured"} <= set(native["shares"])
     page = (written / "case_report.html").read_text()
     assert "on its own grid" in page
