@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 from monai.data import MetaTensor
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -296,6 +297,18 @@ class TestPlaced:
                 PlaceRegionsd(**where)(loaded)
         else:
             assert (PlaceRegionsd(**where)(loaded)["mask"] == 3).sum() == 128
+
+    def test_a_reference_region_of_the_pet_beyond_the_mri_names_the_mri(self):
+        """Drawn on the PET, within it, and beyond the MRI once that was registered."""
+        marks = torch.zeros(1, 12, 8, 8)
+        marks[:, 9:11] = 3
+        moved = np.eye(4)
+        moved[0, 3] = 4.0
+        labels = MetaTensor(marks, affine=torch.eye(4), meta={"region_world": "pet", "region_wanted": 3})
+        data = {"mask": labels, "mri": image(affine=np.eye(4), shape=(12, 8, 8))}
+        data |= {"pet_before": image(affine=np.eye(4), shape=(12, 8, 8)), "pet": image(affine=moved, shape=(12, 8, 8))}
+        with pytest.raises(BundleError, match="field of view of the MRI, got label 3 beyond it"):
+            PlaceRegionsd(reference="mri", moving="pet")(data)
 
     def test_what_of_contours_lies_outside_is_noted(self, tmp_path):
         """Half of label 3 beyond the end, where x grows to the left; 4 far away; of 5 no voxel has its centre in it."""

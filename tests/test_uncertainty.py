@@ -13,7 +13,7 @@ import torch
 from medfuse import cli
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.physics import parse_degradation
-from medfuse.pipeline.certainty import kind_of
+from medfuse.pipeline.certainty import kind_of, maker_of
 from medfuse.regions import Draws, add_intervals, disagrees, region_values
 from medfuse.regions.intervals import (
     KINDS,
@@ -75,6 +75,14 @@ class TestIntervals:
         half = {"downsample": {"factor": 2, "kind": "bicubic"}}
         for steps, kind in (([noise], "noise"), ([blur], "blur"), ([half], "blur"), ([blur, noise, half], "both")):
             assert kind_of(parse_degradation({"version": 1, "source2": steps}).source2) == kind
+
+    @pytest.mark.parametrize(
+        ("native", "maker"),
+        [({}, "native"), ({"weights_sha256": None}, "native"), ({"weights_sha256": "ab"}, "network")],
+    )
+    def test_who_made_the_estimate_chooses_the_calibration(self, native, maker):
+        assert maker_of(json.dumps(native)) == maker
+        assert voxel_deviation(np.ones((4, 4, 4)), maker, np.ones((4, 4, 4)), np.zeros((4, 4, 4))).mean() > 0
 
     def test_small_regions_have_none(self):
         labels = np.zeros((8, 8, 2), int)

@@ -185,7 +185,7 @@ class PlaceRegionsd(MapTransform):
 
         Raises:
             GeometryError: If it does not overlap the reference.
-            BundleError: If the reference region is beyond the other source.
+            BundleError: If the reference region is beyond one of the sources.
         """
         result = dict(data)
         before = result.get(f"{self.moving}_before")
@@ -195,6 +195,9 @@ class PlaceRegionsd(MapTransform):
                 there, lay = (np.asarray(image.affine, dtype=np.float64) for image in (result[self.moving], before))
                 labels = labels.clone()
                 labels.affine = torch.as_tensor(there @ np.linalg.inv(lay) @ np.asarray(labels.affine, np.float64))
+            wanted = int(labels.meta.get(WANTED, 0))
+            if wanted:
+                _require_seen(wanted, labels, result[self.reference], self.reference)
             try:
                 placed = self.resample(labels, result[self.reference])
             except GeometryError:
@@ -202,8 +205,8 @@ class PlaceRegionsd(MapTransform):
                     f"Regions must overlap the {title(self.reference)}, got none that does in the field of view of "
                     f"theirs; check that {key} was drawn in the world of this {title(self.reference)}."
                 ) from None
-            if WANTED in labels.meta:
-                _require_seen(int(labels.meta[WANTED]), placed, result[self.moving], self.moving)
+            if wanted:
+                _require_seen(wanted, placed, result[self.moving], self.moving)
             placed.meta[OUTSIDE] = json.dumps(_outside(labels, placed))
             result[key] = placed
         return result

@@ -188,13 +188,14 @@ def load_workflow(
 def _built(parser: ConfigParser, configuration: str) -> Workflow:
     prepare_batch = parser.get_parsed_content("prepare_batch")  # which checks the degradation, before weights are read
     network, weights = load_network(parser)
+    preprocessing = parser.get_parsed_content("preprocessing")  # which checks the weights of the network for volumes
     if more := parser.get_parsed_content("volume_ckpt_path") if "volume_ckpt_path" in parser else None:
         configuration = hashlib.sha256((configuration + sha256(Path(more))).encode()).hexdigest()
     *postprocessing, writer = parser.get_parsed_content("postprocessing").transforms
     if not isinstance(writer, SaveFusiond):
         raise BundleError(f"postprocessing must end with SaveFusiond, got {type(writer).__name__}; move it to the end.")
     return Workflow(
-        preprocessing=parser.get_parsed_content("preprocessing"),
+        preprocessing=preprocessing,
         prepare_batch=prepare_batch,
         inferer=parser.get_parsed_content("inferer"),
         network=network,

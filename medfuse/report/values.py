@@ -41,7 +41,8 @@ def values_section(record: Mapping[str, Any]) -> Markup:
             native = bool(source.get("native"))
             caption = f"Mean of the restored {title(name)} in {unit}, 95 % interval"
             parts += _intervals(regions, caption, unit, native=native)
-            parts += _limits(regions, record, k, source.get("native"))
+            if (source.get("native") or {}).get("guided", True):  # of others it is not known how often they hold
+                parts += _limits(regions, record, k, source.get("native"))
         if any(region.get("invented") for region in regions):
             parts += _invented(regions, f"What of the restored {title(name)} its data do not tell, {unit}")
         if any(region.get("gtm") is not None for region in regions):

@@ -137,7 +137,10 @@ def load_estimator(path: str | Path) -> TrainedEstimator:
         BundleError: There is no such file, or it holds other weights.
     """
     if not Path(path).is_file():
-        raise BundleError(f"the weights of the network for volumes must be a file, got none at {path}; check the path.")
+        raise BundleError(
+            f"the weights of the network for volumes must be a file, got none at {path}; check the path, or do without "
+            "the network (volume_network: false)."
+        )
     network = VolumeUNet()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -143,7 +143,7 @@ def guided(
 
     Args:
         model: The observation.
-        given: The features, by intensity: `CLASSES` within the uptake, or fewer, and as many beyond.
+        given: The features, by intensity: `CLASSES` within the uptake, and as many beyond if any.
         ys: Data **[S, *data]**.
         width_mm: Std of the windows, mm.
         weights: Weights of the voxels of the data, further to those of the noise, **[*data]**.

@@ -5,7 +5,9 @@ import copy
 import pytest
 
 from medfuse import NOTICE
+from medfuse.bundles import bundle_dir
 from medfuse.physics import parse_native
+from medfuse.pipeline.facts import sha256
 from medfuse.regions.intervals import calibration
 from medfuse.report import degradation_name, findings, methods_text, warnings
 from medfuse.report.estimates import estimate_sentence
@@ -278,6 +280,10 @@ def test_a_deviation_of_a_network_without_calibration_is_told(make_record):
     assert "how often it holds is not known" in text
     record["uncertainty"] = "off"
     assert not [t for t in texts(record, "warning") if "other weights" in t]
+
+
+def test_the_network_of_the_bundle_is_the_one_that_was_calibrated():
+    assert calibration()["network_weights_sha256"] == sha256(bundle_dir("pet_mri_fusion") / "models" / "volumes.pt")
 
 
 def test_a_deviation_without_the_guidance_that_it_was_calibrated_with_is_told(make_record):

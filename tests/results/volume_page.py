@@ -57,8 +57,8 @@ RMSE on one head, 8 % of texture. What is off is told to every method.
 
 
 _RULE = """\
-**medfuse, rule** is without the trained network, which mends the estimate by default ([how](scanner.md)). Nothing of
-either was chosen on these heads; earlier versions restored them.
+**medfuse** is the default, whose estimate a trained network mends; **medfuse, rule** is without it ([how](scanner.md)).
+Nothing of either was chosen on these heads; earlier versions restored them.
 """
 
 

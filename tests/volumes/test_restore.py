@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
-from medfuse.volumes import by_rule, restore, restore_volume
+from medfuse.volumes import by_rule, proposals, restore, restore_volume
 from medfuse.volumes.classes import classes
 from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.proposals import guidance, guided, mr_free
@@ -301,6 +301,27 @@ def test_guided_regression_finds_the_uptake_of_each_class_without_noise():
     for value in (1.0, 4.0):
         core = ndimage.binary_erosion(case.truth == value, iterations=1)
         assert x[core].mean() == pytest.approx(value, rel=0.05)
+
+
+def test_layers_that_are_one_through_the_psf_do_not_take_up_too_much_and_too_little_in_turn(monkeypatch):
+    """Two classes that lie voxel by voxel beside each other, of the same uptake: the data cannot tell them apart."""
+    case = made(lesion=False)
+    model = VolumeModel(
+        ScannerSampling(case.image, case.grid, PSF), torch.from_numpy(case.pet).float(), ScannerNoise(0.2)
+    )
+    brain = torch.from_numpy(case.truth > 0.5).float()
+    even = (sum(torch.meshgrid(*(torch.arange(n) for n in SHAPE), indexing="ij")) % 2).float()
+    none = torch.zeros(SHAPE)
+    features = torch.stack([1 - brain, none, brain * even, brain * (1 - even), none])
+
+    def apart() -> float:
+        x = guided(model, guidance(model, features), model.y[None])[0]
+        return abs(float(x[features[2] > 0].mean() - x[features[3] > 0].mean()))
+
+    tied = apart()
+    monkeypatch.setattr(proposals, "_STEP", 0.0)
+    assert tied < 0.1
+    assert apart() > 3 * tied
 
 
 def test_blocks_of_a_third_of_the_psf_are_enough_for_the_regression():
