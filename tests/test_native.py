@@ -16,7 +16,7 @@ from medfuse.bundles import bundle_dir
 from medfuse.cli import main
 from medfuse.errors import BundleError, DegradationError, GeometryError
 from medfuse.physics import in_plane, native_of, parse_degradation
-from medfuse.pipeline import PairSourcesd, RestoreNatived, fuse, sha256
+from medfuse.pipeline import PairSourcesd, RestoreNatived, fuse, load_workflow, sha256
 
 NATIVE = {"version": 1, "source1": [], "source2": {"grid": "native", "psf": {"fwhm_mm": [6, 6, 6]}}}
 SIGMA = 0.05
@@ -254,6 +254,13 @@ def test_the_network_mends_the_estimate_and_is_named(folded):
     assert float(two.sum()) == pytest.approx(float(one.sum()), rel=0.01)
     assert known[1]["corrected_chi2"] == pytest.approx(known[0]["corrected_chi2"], abs=0.1)
     assert not any("network" in note for note in known[1]["notes"])
+
+
+def test_weights_of_the_network_that_are_not_there_end_a_run_before_work(tmp_path):
+    overlay = tmp_path / "weights.yaml"
+    overlay.write_text(f"volume_ckpt_path: {tmp_path / 'volumes.pt'}")
+    with pytest.raises(BundleError, match=r"got none at .*volume_network: false"):
+        load_workflow("pet_mri_fusion", device="cpu", overlays=[overlay])
 
 
 def test_a_network_that_has_no_say_is_not_named(folded):
