@@ -13,6 +13,7 @@ from medfuse.errors import GeometryError
 
 PEAK_ML = 1.0
 _BLOCK = 1 << 20  # voxels of a volume that are looked at at once
+_LARGE = 1 << 24  # voxels, from which one volume is measured after the other
 _FEWEST = 7  # voxels in the sphere of a peak; with fewer, a peak is hardly more than the maximum
 
 
@@ -57,7 +58,8 @@ def region_values(
     sphere = _sphere(np.linalg.norm(affine[:3, :3], axis=0))
     millilitres = voxel_ml(affine)
     found = labels_in(layers)
-    with ThreadPoolExecutor(len(volumes), "medfuse-regions") as pool:
+    at_once = len(volumes) if next(iter(volumes.values())).size <= _LARGE else 1  # each takes memory
+    with ThreadPoolExecutor(at_once, "medfuse-regions") as pool:
         rows_of = pool.map(lambda volume: _figures(volume, layers, found, sphere, measured), volumes.values())
     figures = dict(zip(volumes, rows_of, strict=True))
     regions = []
