@@ -13,7 +13,7 @@ import torch
 from medfuse import cli
 from medfuse.inferers.bootstrap import observed_again
 from medfuse.physics import parse_degradation
-from medfuse.pipeline.certainty import kind_of, maker_of
+from medfuse.pipeline.certainty import kind_of
 from medfuse.regions import Draws, add_intervals, disagrees, region_values
 from medfuse.regions.intervals import (
     KINDS,
@@ -21,6 +21,7 @@ from medfuse.regions.intervals import (
     calibration,
     fused_deviation,
     level_of,
+    maker_of,
     voxel_deviation,
     voxel_features,
 )
@@ -81,7 +82,7 @@ class TestIntervals:
         [({}, "native"), ({"weights_sha256": None}, "native"), ({"weights_sha256": "ab"}, "network")],
     )
     def test_who_made_the_estimate_chooses_the_calibration(self, native, maker):
-        assert maker_of(json.dumps(native)) == maker
+        assert maker_of(native) == maker
         assert voxel_deviation(np.ones((4, 4, 4)), maker, np.ones((4, 4, 4)), np.zeros((4, 4, 4))).mean() > 0
 
     def test_small_regions_have_none(self):

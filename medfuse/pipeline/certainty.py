@@ -69,7 +69,7 @@ def certainty_of(
         scale, steps = scale_of(data, key), kind_of(part)
         changes: Tensor | None
         if native:
-            of: int | str = maker_of(data[f"{key}_{NATIVE}"])
+            of: int | str = intervals.maker_of(json.loads(data[f"{key}_{NATIVE}"]))
             probes = changes = _plain(data[f"{key}_draws"]) / scale
             std = torch.from_numpy(intervals.size_of(probes))
             alone = (_plain(data[f"{key}_alone"])[0] - offset_of(data, key)) / scale
@@ -99,11 +99,6 @@ def kind_of(part: Degradation) -> str:
     """Return which of `medfuse.regions.intervals.KINDS` happened to a source; `both` where nothing did."""
     noise = [isinstance(step, Noise) for step in part.steps]
     return "both" if any(noise) == (not all(noise)) else "noise" if any(noise) else "blur"
-
-
-def maker_of(native: str) -> str:
-    """Return who made the estimate of a source on its own grid: the network or the rule."""
-    return intervals.NETWORK if json.loads(native).get("weights_sha256") else intervals.NATIVE
 
 
 def _plain(values: Any) -> Tensor:

@@ -196,7 +196,7 @@ class PlaceRegionsd(MapTransform):
                 labels = labels.clone()
                 labels.affine = torch.as_tensor(there @ np.linalg.inv(lay) @ np.asarray(labels.affine, np.float64))
             wanted = int(labels.meta.get(WANTED, 0))
-            if wanted:
+            if wanted and labels.meta.get(WORLD) == self.moving:  # of the reference it is known since it was loaded
                 _require_seen(wanted, labels, result[self.reference], self.reference)
             try:
                 placed = self.resample(labels, result[self.reference])

@@ -83,6 +83,11 @@ def calibration() -> dict[str, Any]:
     return found
 
 
+def maker_of(native: Mapping[str, Any]) -> str:
+    """Return who made the estimate of a source on its own grid, by what is known of it: `NETWORK` or `NATIVE`."""
+    return NETWORK if native.get("weights_sha256") else NATIVE
+
+
 def _calibrated(what: str, source: int | str, kind: str) -> dict[str, Any]:
     """Return powers or terms, and factors, of voxels or regions."""
     known = calibration()

@@ -7,7 +7,7 @@ from typing import Any
 
 from medfuse.io.modalities import title
 from medfuse.regions import disagrees
-from medfuse.regions.intervals import NATIVE, NETWORK, calibration
+from medfuse.regions.intervals import calibration, maker_of
 from medfuse.report.degradations import restored_sources, whence
 from medfuse.report.markup import Markup, element, section, table
 from medfuse.report.numbers import number_text
@@ -155,8 +155,7 @@ def _limits(
     degradation = record.get("degradation") or {}
     if not (native or any("noise" not in step for step in degradation.get(f"source{source}") or ())):
         return []  # nothing was blurred
-    maker = NETWORK if native and native.get("weights_sha256") else NATIVE
-    held = calibration()[f"{maker}_held"] if native else calibration()["held"][source - 1]
+    held = calibration()[f"{maker_of(native)}_held"] if native else calibration()["held"][source - 1]
     told, narrow = held["told right"], held["PSF 10 % narrow"]
     within = told["ball" if native else "disc"]
     some = [region for region in regions if region.get("interval")]
