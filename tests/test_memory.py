@@ -16,10 +16,11 @@ from medfuse.errors import ImageError
 from medfuse.io import NiftiReader, check_nifti
 
 MEASURE = """
-import resource, sys
+import sys
 from medfuse.cli import main
 code = main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+from medfuse.pipeline.ledger import peak_memory
+print("peak", peak_memory() << 20)
 raise SystemExit(code)
 """
 
@@ -45,6 +46,14 @@ def bomb(path: Path, shape: tuple[int, int, int]) -> Path:
             file.write(pack.compress(bytes(1 << 20)))
         file.write(pack.flush())
     return path
+
+
+def test_the_peak_of_a_program_is_its_own_and_not_that_of_whoever_started_it():
+    """Linux hands ru_maxrss on when a program starts another."""
+    held = np.ones(1 << 27)  # 1 GiB
+    program = "from medfuse.pipeline.ledger import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 10 < int(done.stdout) < held.nbytes >> 20
 
 
 def test_a_small_file_that_becomes_large_is_refused_by_its_header(tmp_path):

@@ -33,7 +33,7 @@ from medfuse.cohort.plan import make_plan
 from medfuse.console import quieten
 from medfuse.io import discover
 from medfuse.pipeline import OUTPUTS, SaveFusiond, Workflow, collect, run_batch, write_outputs
-from medfuse.pipeline.ledger import is_done
+from medfuse.pipeline.ledger import is_done, peak_memory
 
 FORK = multiprocessing.get_context("fork")
 MIB = 1 << 20
@@ -263,10 +263,9 @@ def many(bench: Bench) -> str:
     started = time.process_time()
     collect(bench.folder / "manyout")
     tables = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return (
         f"{count} cases: {cpu[0]:.3f} s of CPU a case in the second tenth, {cpu[1]:.3f} in the last; "
-        f"{memory[0]:.0f} MiB, then {memory[1]:.0f}; table and page {tables:.1f} s, with a peak of {peak:.0f} MiB"
+        f"{memory[0]:.0f} MiB, then {memory[1]:.0f}; table and page {tables:.1f} s, with a peak of {peak_memory()} MiB"
     )
 
 
