@@ -87,7 +87,7 @@ import re, resource, sys
 from medfuse.cli import main
 code = main(sys.argv[1:])
 used, beside = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-own = int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])  # ru_maxrss begins with that of the bench
+own = int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])  # ru_maxrss: the bench's
 print("USED", sum(one.ru_utime + one.ru_stime for one in (used, beside)), max(own, beside.ru_maxrss))
 sys.exit(code)
 """

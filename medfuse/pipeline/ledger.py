@@ -194,8 +194,8 @@ def is_ours(folder: Path, home: Path, case: str) -> bool:
 def peak_memory() -> int:
     """Return the largest memory that this process has held so far, MiB.
 
-    Linux counts it in ``VmHWM`` from the start of the program on. Its ``ru_maxrss`` begins with the peak of the process that
-    started the program (setmax_mm_hiwater_rss in fs/exec.c), so it holds elsewhere alone.
+    Linux counts it in ``VmHWM`` from the start of the program on. Its ``ru_maxrss`` begins with the peak of the
+    process that started the program (setmax_mm_hiwater_rss in fs/exec.c), so it holds elsewhere alone.
     """
     status = Path("/proc/self/status")
     held = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
