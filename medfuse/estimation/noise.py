@@ -14,7 +14,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
 
-from medfuse.estimation.differences import MAD, noise_profile, of_five, second_difference
+from medfuse.estimation.differences import MAD, noise_profile, of_five, second_difference, slopes
 
 _FEWEST = 200  # pixels, or patches, of which an estimate is made
 _ROUNDS = 6
@@ -61,33 +61,25 @@ def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
         image: The slice, from 0 up.
         top: Full range, at which values were cut; infinity where none was.
     """
-    image = np.asarray(image, np.float64)
+    image = np.asarray(image, np.float32)
     mean = gaussian_filter(image, 2.0)
     whole = ~_patch_wide(image <= 0, beyond=True)
     if math.isfinite(top):
         whole &= ~_patch_wide(image >= top, beyond=True)
     at, lowest = np.flatnonzero(whole), 0.016 * _range(image, top)
     means = mean.ravel()[at]
-    slopes = _slopes(gaussian_filter(image, 1.5, truncate=3)).ravel()[at]
+    steep = slopes(gaussian_filter(image, 1.5, truncate=3)).ravel()[at]
     differences = np.abs(np.pad(second_difference(image, 1, 1), 1, mode="reflect")).ravel()[at]
     std = _mad(differences)
     for _ in range(_ROUNDS):
         chosen = np.flatnonzero((means > max(_CLEAR * std, lowest)) & (means < top - _CLEAR * std))
         if len(chosen) < _FEWEST:
             return Readings(math.nan, math.nan, _waves(image, mean, top))
-        slope = slopes[chosen]
+        slope = steep[chosen]
         before, std = std, _mad(differences[chosen[slope <= np.median(slope)]])
         if abs(std - before) <= _SETTLED * before:
             break
     return Readings(std, _patches(image, mean, whole, (lowest, top), std), _waves(image, mean, top))
-
-
-def _slopes(mean: np.ndarray) -> np.ndarray:
-    """Return the squared gradient of an image, 4 times; 0 along its borders."""
-    found = np.zeros_like(mean)
-    found[1:-1] = np.square(mean[2:] - mean[:-2])
-    found[:, 1:-1] += np.square(mean[:, 2:] - mean[:, :-2])
-    return found
 
 
 def _range(image: np.ndarray, top: float) -> float:
