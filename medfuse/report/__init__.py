@@ -3,13 +3,8 @@
 from medfuse.regions import region_values
 from medfuse.report.degradations import degradation_name
 from medfuse.report.estimates import estimate_sentence
-from medfuse.report.findings import (
-    Finding,
-    findings,
-    reading_warnings,
-    restoration_warnings,
-    warnings,
-)
+from medfuse.report.finding import Finding
+from medfuse.report.findings import findings, reading_warnings, restoration_warnings, warnings
 from medfuse.report.group import save_group_page
 from medfuse.report.html import save_report
 from medfuse.report.methods import methods_text

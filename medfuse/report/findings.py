@@ -1,47 +1,30 @@
 """What a reader of a case must know before trusting it, in plain words, from the record alone.
 
-Here alone is decided what a warning is. The warnings of a case are written into its record as `warnings`; console,
-table, report and the page over all cases repeat those.
+Here, and in `registration`, `native` and `regions`, is decided what a warning is, and nowhere else. The warnings of a
+case are written into its record as `warnings`; console, table, report and the page over all cases repeat those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from medfuse.io.modalities import DEFAULT_PAIR, MODALITIES, title, titles
-from medfuse.io.placement import describe_disagreement
+from medfuse.io.modalities import MODALITIES, title
 from medfuse.io.units import is_comparable
 from medfuse.regions.intervals import calibration
 from medfuse.report.degradations import noisy, restored_sources, whence
 from medfuse.report.estimates import estimate_sentence
+from medfuse.report.finding import Finding, Level
 from medfuse.report.native import native_notes, native_warnings
 from medfuse.report.regions import region_notes, region_warnings
+from medfuse.report.registration import placement_findings, registration_findings
 
 CHI2_HIGH, CHI2_LOW = 1.2, 0.5
 _MORE, _LESS = 1.5, 0.55  # times the stated noise, from which noise in the data is another
 _GRAIN = 3.0 / 255.0  # of full range: noise that an image may have of its own before any was added
-_FAR_MM, _UNSURE_MM, _OUTSIDE = 20.0, 2.0, 0.01
 _MOVED_MM = 3.0  # of frames against each other, more than noise places them apart
 _SUV_HIGH = 500.0  # more than any tissue, or the bladder, takes up
 _CHANGED = 0.1  # blur, noise and sampling leave the mean of an image as it is
-
-
-Level = Literal["warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know.
-
-    Attributes:
-        level: "warning": something is likely wrong or missing; "note": a limit that always holds, or a choice.
-        text: Whole sentences.
-    """
-
-    level: Level
-    text: str
 
 
 def findings(record: Mapping[str, Any]) -> list[Finding]:
@@ -53,11 +36,8 @@ def findings(record: Mapping[str, Any]) -> list[Finding]:
     """
     parts = (
         _patient,
-        _placement,
-        _registration,
-        _studies,
-        _frames,
-        _coverage,
+        placement_findings,
+        registration_findings,
         _series,
         _nonfinite,
         _restoration,
@@ -89,7 +69,7 @@ def reading_warnings(name: str, source: Mapping[str, Any]) -> list[str]:
         source: Its `placement`, `doubts` and parts that were not finite, as in the record of a case.
     """
     record = {"sources": {name: source}}
-    found = [finding for part in (_placement, _series, _nonfinite) for finding in part(record)]
+    found = [finding for part in (placement_findings, _series, _nonfinite) for finding in part(record)]
     return [finding.text for finding in found if finding.level == "warning"]
 
 
@@ -100,31 +80,6 @@ def restoration_warnings(record: Mapping[str, Any]) -> list[str]:
         record: `sources` and `degradation`, as in the record of a case.
     """
     return [finding.text for finding in _restoration(record) if finding.level == "warning"]
-
-
-def moving_source(record: Mapping[str, Any]) -> str:
-    """Return the name of the source that was brought to the grid of the other."""
-    reference = (record.get("reference") or {}).get("source")
-    return next((name for name in record.get("sources") or {} if name != reference), DEFAULT_PAIR[1])
-
-
-def _placement(record: Mapping[str, Any]) -> list[Finding]:
-    named = {f"the {title(name)}": source.get("placement") for name, source in (record.get("sources") or {}).items()}
-    found = []
-    for what, placement in {**named, "the mask": record.get("mask_placement")}.items():
-        if placement and not placement.get("agree", True):
-            text = f"The header of {what} gives two places, {describe_disagreement(placement)}."
-            text += " Find out which is right and rewrite the header with it alone."
-            found.append(Finding("warning", text))
-    reference = record.get("reference") or {}
-    if reference.get("sheared"):
-        grid = title(str(reference.get("source", "")))
-        text = (
-            f"The axes of the {grid}, and so of the results, are not at right angles. ITK and SimpleITK refuse such "
-            "NIfTI; nibabel and niivue place it rightly."
-        )
-        found.append(Finding("note", text))
-    return found
 
 
 def _series(record: Mapping[str, Any]) -> list[Finding]:
@@ -150,59 +105,11 @@ def _nonfinite(record: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _registration(record: Mapping[str, Any]) -> list[Finding]:
-    registration, moving = record.get("registration"), title(moving_source(record))
-    if not registration:
-        return [Finding("note", "The images were not registered: they were fused as they lay.")]
-    if not registration.get("performed", True):
-        why = "; ".join(registration.get("reasons") or ()).removeprefix("skipped: ")
-        text = f"No registration was made ({why or 'skipped'}). {_look(record)}"
-        return [Finding("note", text)]
-    if not registration.get("accepted", True):
-        why = "; ".join(registration.get("reasons") or ()) or "it was not reliable"
-        text = f"The registration was refused: {why}. The images were fused as they lay."
-        return [Finding("warning", text)]
-    found = []
-    moved, unsure = registration.get("max_displacement") or 0.0, registration.get("inconsistency") or 0.0
-    if moved > _FAR_MM:
-        far = f"The registration moved the {moving} by up to {moved:.0f} mm, which is much."
-        text = f"{far} {_look(record)}"
-        found.append(Finding("warning", text))
-    doubts = registration.get("warnings")
-    if doubts:
-        text = f"The registration was accepted, but {'; '.join(doubts)}. {_look(record)}"
-        found.append(Finding("warning", text))
-    elif unsure > _UNSURE_MM:
-        text = f"Two halves of the data place the {moving} up to {unsure:.1f} mm apart: that is how sure it is."
-        found.append(Finding("warning", text))
-    return found
-
-
 def _patient(record: Mapping[str, Any]) -> list[Finding]:
     """One number may have been given to two people, as "0" is; a name may have been changed, or misspelt."""
     differing = record.get("patient_differs")
     text = f"The images tell one PatientID and another {differing}: check that they are of one patient."
     return [Finding("warning", text)] if differing else []
-
-
-def _studies(record: Mapping[str, Any]) -> list[Finding]:
-    """Two studies of one patient are two positions on the table, and maybe two states of the disease."""
-    if record.get("one_study") is not False:
-        return []
-    text = "The images are of two studies of one patient."
-    if (record.get("registration") or {}).get("performed", False):
-        return [Finding("note", text)]
-    look = _look(record)
-    return [Finding("warning", f"{text} They were fused without registration: {look[0].lower()}{look[1:]}")]
-
-
-def _frames(record: Mapping[str, Any]) -> list[Finding]:
-    """Two frames of reference have no place in common until a registration finds it (PS3.3 C.7.4.1.1.1)."""
-    if record.get("one_frame") is not False or (record.get("registration") or {}).get("performed", False):
-        return []
-    look = _look(record)
-    text = "The images are of two frames of reference, and were fused without registration"
-    return [Finding("warning", f"{text}: {look[0].lower()}{look[1:]}")]
 
 
 def _chosen(record: Mapping[str, Any]) -> list[Finding]:
@@ -227,27 +134,6 @@ def _chosen(record: Mapping[str, Any]) -> list[Finding]:
             )
             found.append(Finding("warning", text))
     return found
-
-
-def _look(record: Mapping[str, Any]) -> str:
-    """Return what to do where nobody knows how well the sources fit."""
-    first, second = titles(list(record.get("sources") or DEFAULT_PAIR)[:2])
-    return f"Check the edges of the {first} over the {second}."
-
-
-def _coverage(record: Mapping[str, Any]) -> list[Finding]:
-    reference = record.get("reference") or {}
-    outside = reference.get("outside_fraction") or 0.0
-    if outside <= _OUTSIDE:
-        return []
-    moving, fixed = titles([moving_source(record), str(reference.get("source", ""))])
-    return [
-        Finding(
-            "warning",
-            f"{outside:.0%} of the field of view of the {fixed} lies outside that of the {moving}. "
-            f"There the {moving} counts as zero, which is no measurement.",
-        )
-    ]
 
 
 def _restoration(record: Mapping[str, Any]) -> list[Finding]:

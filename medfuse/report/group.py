@@ -12,7 +12,8 @@ from medfuse.io.atomic import atomic_file
 from medfuse.io.modalities import DEFAULT_PAIR, titles
 from medfuse.progress import counted
 from medfuse.report.degradations import degradation_name
-from medfuse.report.findings import CHI2_HIGH, Finding, findings
+from medfuse.report.finding import Finding
+from medfuse.report.findings import CHI2_HIGH, findings
 from medfuse.report.html import registration_state
 from medfuse.report.markup import Markup, data_url, element, join, page, section
 from medfuse.report.numbers import number_text

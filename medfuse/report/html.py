@@ -18,12 +18,13 @@ from medfuse.report.canvas import ThreePlanes
 from medfuse.report.degradations import degradation_name
 from medfuse.report.estimates import CHANGES, estimate_cells, sensitivity_rows
 from medfuse.report.estimates import COLUMNS as ESTIMATE_COLUMNS
-from medfuse.report.findings import findings, moving_source
+from medfuse.report.findings import findings
 from medfuse.report.markup import Markup, element, join, page, picture, section, table
 from medfuse.report.methods import describe_steps, methods_text
 from medfuse.report.native import native_rows
 from medfuse.report.panels import save_overlay, save_residuals
 from medfuse.report.qc import DEFAULT_COLOURS, save_mosaic
+from medfuse.report.registration import moving_source
 from medfuse.report.values import values_section
 from medfuse.report.viewer import Role, ViewerVolume, viewer
 

@@ -8,8 +8,8 @@ from typing import Any
 from medfuse.about import NOTICE
 from medfuse.io.modalities import title
 from medfuse.report.degradations import restored_sources
-from medfuse.report.findings import moving_source
 from medfuse.report.native import std_text
+from medfuse.report.registration import moving_source
 
 CITATION = (
     "Shi et al., Degradation-Robust Fusion: An Efficient Degradation-Aware Diffusion Framework for Multimodal Image "
