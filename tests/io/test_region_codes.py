@@ -10,10 +10,10 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from drawn_regions import ring, write_structures
 from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from test_regions import ring, write_structures
 
 from medfuse import cli
 from medfuse.errors import DicomError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
+from drawn_regions import ring, write_structures
 from highdicom import sr
 from listen.conftest import make_study
-from test_regions import ring, write_structures
 
 from medfuse import cli
 from medfuse.errors import BundleError
