@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from PIL import Image
-from test_batch import write_pair
+from small_cases import write_pair
 from test_batch_bids import write_session
 from test_canary import scans
 from test_ir_vis import write_pairs

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from test_batch import results, same_bytes, table, truncate, write_pair
+from small_cases import results, same_bytes, table, truncate, write_pair
 from test_batch_bids import raw, write_session  # noqa: F401  (a fixture)
 
 from medfuse import cli

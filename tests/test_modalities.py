@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from test_batch import write_pair
+from small_cases import write_pair
 from test_canary import scans
 
 from medfuse import cli, fuse

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_batch import results, same_bytes, table, truncate, write_pair
+from small_cases import results, same_bytes, table, truncate, write_pair
 
 HERE = Path(__file__).parent / "slurm"
 SPACES = ("unshare", "--net", "--uts", "--mount", "--fork", "--pid", "--mount-proc")

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from test_batch import results, write_pair
+from small_cases import results, write_pair
 
 from medfuse.cohort.plan import make_plan
 from medfuse.console import quieten
