@@ -72,10 +72,8 @@ def classes_nearby(mri: Tensor, spacing: Sequence[float], count: int = 5) -> Ten
     v = _in_parts(mri)
     v = v / _bias(v, count, spacing)
     shares, levels, stds = _shares(v, count)
-    order = levels.argsort()
-    levels, stds = levels[order], stds[order]
     bins = (v * (_BINS / _TOP)).long().clamp(0, _BINS - 1)
-    found = shares[order].to(v)[:, bins]
+    found = shares.to(v)[:, bins]
     at = (torch.arange(_BINS, device=v.device, dtype=torch.float64) + 0.5) * (_TOP / _BINS)
     i, j = torch.triu_indices(count, count, 1)
     pure = _pure(at, levels, stds)
@@ -217,7 +215,11 @@ def _block(width_mm: float, spacing: Sequence[float], shape: Sequence[int]) -> l
 
 
 def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return shares of classes at the middle of each bin of intensity, **[count, bins]**, their levels, their stds."""
+    """Return shares of classes at the middle of each bin of intensity, **[count, bins]**, their levels, their stds.
+
+    The darkest come first, as neighbours by intensity share voxels: a wide class that covers a narrow one may pass it
+    while both are fitted, and then changes places with it.
+    """
     signal = v[v > _FAINT].double()
     signal = signal[:: max(1, len(signal) // _SAMPLES)]
     levels = torch.quantile(signal, torch.linspace(0.08, 0.92, count - 1, device=v.device).double())
@@ -226,7 +228,7 @@ def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         sums = torch.zeros_like(levels).index_add_(0, nearest, signal)
         number = torch.bincount(nearest, minlength=count - 1)
         levels = torch.where(number > 0, sums / number.clamp_min(1), levels)
-    levels = torch.cat([levels.new_zeros(1), levels])
+    levels = torch.cat([levels.new_zeros(1), levels.sort()[0]])
     histogram = torch.histc(v.float(), _BINS, 0.0, _TOP).double()
     at = (torch.arange(_BINS, device=v.device, dtype=torch.float64) + 0.5) * (_TOP / _BINS)
     stds = torch.full_like(levels, 0.04)
@@ -240,6 +242,8 @@ def _shares(v: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         levels = torch.cat([levels[:1], torch.where(number > 1, moved, levels)[1:]])
         spread = (pure * (at - levels[:, None]).square()).sum(1) / number
         stds = spread.sqrt().clamp(_NARROW, _WIDE)
+        order = levels.argsort(stable=True)
+        levels, stds, weights[:count] = levels[order], stds[order], weights[order]
     belief = _belief(at, levels, stds, weights)
     shares = belief[:count].clone()
     for k in range(count - 1):
