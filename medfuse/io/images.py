@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medfuse.errors import GeometryError, ImageError
 from medfuse.io.atomic import atomic_file, atomic_path
 from medfuse.io.contents import contents
-from medfuse.io.foreign import no_image
+from medfuse.io.foreign import label, no_image
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 Bits = Literal[8, 16, 32]
@@ -79,7 +79,7 @@ def read_image(path: str | Path, *, color: bool = False, allow_constant: bool = 
         GeometryError: If an npy array is neither [H, W] nor [H, W, 3].
     """
     path = Path(path)
-    what = _label(path)
+    what = label(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(
             f"{what} must be one of {', '.join(SUFFIXES)}, got {no_image(path) or 'another suffix; convert it'}."
@@ -118,7 +118,7 @@ def write_image(path: str | Path, array: Any, *, bits: Bits) -> None:
         GeometryError: If the shape is another.
     """
     path = Path(path)
-    what = _label(path)
+    what = label(path)
     if path.suffix.lower() not in {8: tuple(_FORMATS), 16: tuple(_FORMATS), 32: (".npy",)}.get(bits, ()):
         raise ImageError(
             f"{what} must be .png or .tif for 8 and 16 bits and .npy for 32, got {bits} bits; change one of them."
@@ -308,8 +308,3 @@ def _bits(dtype: np.dtype, what: str) -> Bits:
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return 32
     raise ImageError(f"{what} must be uint8, uint16 or float, got {dtype}; convert it.")
-
-
-def _label(path: Path) -> str:
-    """Return folder and name, which tell an image without the rest of the path."""
-    return "/".join(path.parts[-2:])

@@ -27,7 +27,7 @@ from medfuse.physics.specification import AUTO
 from medfuse.pipeline.facts import sha256
 from medfuse.pipeline.slices import slices_of
 from medfuse.transforms.spatial import ResampleToReference
-from medfuse.transforms.typed import with_meta_of
+from medfuse.transforms.typed import affine_of, with_meta_of
 from medfuse.volumes import (
     Estimator,
     Proposals,
@@ -405,7 +405,7 @@ def grid_of(image: MetaTensor) -> Grid:
     Raises:
         GeometryError: An affine that is singular or not finite.
     """
-    rows = np.asarray(image.affine.detach().cpu(), np.float64).tolist()
+    rows = affine_of(image).tolist()
     return Grid(tuple(image.shape[1:]), tuple(tuple(float(v) for v in row) for row in rows))
 
 

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 
 from medfuse.errors import GeometryError, ImageError
 from medfuse.registration import Grid, mutual_overlap
-from medfuse.transforms.typed import TORCH
+from medfuse.transforms.typed import TORCH, affine_of
 
 _NEEDLE = 1e-6  # determinant of unit axes below which a grid is flat
 
@@ -62,7 +62,7 @@ class CheckVolumesd(MapTransform):
         return result
 
     def _check_geometry(self, key: Hashable, image: MetaTensor) -> None:
-        affine = _affine(image)
+        affine = affine_of(image)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise GeometryError(f"The affine of {key} must be finite, got NaN or infinity; repair the header.")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -100,17 +100,13 @@ def _check_values(key: Hashable, image: Any) -> None:
 
 
 def _check_overlap(first: Hashable, one: MetaTensor, second: Hashable, other: MetaTensor) -> None:
-    grid, other_grid = (Grid(tuple(image.shape[1:]), _affine(image)) for image in (one, other))
+    grid, other_grid = (Grid(tuple(image.shape[1:]), affine_of(image)) for image in (one, other))
     if mutual_overlap(grid, other_grid) == 0:
         gap = np.linalg.norm(grid.centre - other_grid.centre)
         raise GeometryError(
             f"The fields of view of {first} and {second} must overlap, got none, and centres {gap:.0f} mm apart; "
             "check that both are of one person and session, or register them."
         )
-
-
-def _affine(image: MetaTensor) -> np.ndarray:
-    return np.asarray(image.affine.detach().cpu(), dtype=np.float64)
 
 
 CheckVolumesD = CheckVolumesDict = CheckVolumesd

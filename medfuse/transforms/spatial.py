@@ -22,7 +22,7 @@ from medfuse.errors import GeometryError, RegistrationError
 from medfuse.registration import Grid, RigidRegistration, mutual_overlap, overlap_fraction, register_rigid
 from medfuse.registration.ahead import Pair, registered
 from medfuse.registration.files import read_rigid
-from medfuse.transforms.typed import NUMPY, copy_of, traced, with_meta_of
+from medfuse.transforms.typed import NUMPY, affine_of, copy_of, traced, with_meta_of
 
 FIELD_OF_VIEW = "field_of_view"
 """Entry of the meta data of what was resampled: affine and shape of its own grid, as JSON."""
@@ -64,7 +64,7 @@ class RegisterRigid(InvertibleTransform):
     def move(self, image: MetaTensor, matrix: np.ndarray) -> MetaTensor:
         """Move an image by a **[4, 4]** in its world, RAS mm; `inverse` takes it back."""
         moved = traced(self, copy_of(image), extra_info={"affine": image.affine.tolist()})
-        moved.affine = torch.as_tensor(matrix @ _affine(image))
+        moved.affine = torch.as_tensor(matrix @ affine_of(image))
         return moved
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
@@ -222,7 +222,7 @@ class ResampleToReference(InvertibleTransform):
         image = copy_of(data)
         info = self.pop_transform(image)
         affine = torch.tensor(info[TraceKeys.EXTRA_INFO]["affine"], dtype=torch.float64)
-        index = np.linalg.solve(_affine(image), affine.numpy())
+        index = np.linalg.solve(affine_of(image), affine.numpy())
         restored = self._resample(image, index, tuple(int(n) for n in info[TraceKeys.ORIG_SIZE]), (0.0, 0.0, 0.0))
         restored.affine = affine
         earlier = info[TraceKeys.EXTRA_INFO]["outside_fraction"]
@@ -318,14 +318,10 @@ def _grid(image: Tensor, what: str) -> Grid:
     if not isinstance(image, MetaTensor) or image.ndim != 4:
         got = tuple(image.shape) if isinstance(image, MetaTensor) else type(image).__name__
         raise GeometryError(f"The {what} must be a MetaTensor [C, X, Y, Z], got {got}; load it with LoadImage.")
-    affine = _affine(image)
+    affine = affine_of(image)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise GeometryError(f"The affine of the {what} must be finite and not singular; repair its header.")
     return Grid(tuple(image.shape[1:]), affine)
-
-
-def _affine(image: MetaTensor) -> np.ndarray:
-    return np.asarray(image.affine.detach().cpu(), dtype=np.float64)
 
 
 def _volume(image: MetaTensor, what: str) -> tuple[np.ndarray, Grid]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform
 from monai.utils import TransformBackends
@@ -11,6 +12,11 @@ from torch import Tensor
 
 NUMPY = [TransformBackends.NUMPY]
 TORCH = [TransformBackends.TORCH]
+
+
+def affine_of(image: MetaTensor) -> np.ndarray:
+    """Return the affine of an image, **[4, 4]** of a volume, float64, on any device."""
+    return np.asarray(image.affine.detach().cpu(), dtype=np.float64)
 
 
 def with_meta_of(image: MetaTensor, values: Tensor) -> MetaTensor:

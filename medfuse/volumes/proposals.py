@@ -131,9 +131,7 @@ def guidance(model: VolumeModel, features: Tensor, coarse: Coarse | None = None)
     return Guidance(features, torch.cat(predicted), coarse)
 
 
-def guided(
-    model: VolumeModel, given: Guidance, ys: Tensor, *, width_mm: float = 6.0, weights: Tensor | None = None
-) -> Tensor:
+def guided(model: VolumeModel, given: Guidance, ys: Tensor, *, width_mm: float = 6.0) -> Tensor:
     """Return `sum_k c_k g_k`, where the uptake `c` of each class is regressed in Gaussian windows of the data's grid.
 
     `c` is the least-squares fit of the data by `A g_k`, near each voxel by itself, drawn a little to that of the whole
@@ -146,7 +144,6 @@ def guided(
         given: The features, by intensity: `CLASSES` within the uptake, and as many beyond if any.
         ys: Data **[S, *data]**.
         width_mm: Std of the windows, mm.
-        weights: Weights of the voxels of the data, further to those of the noise, **[*data]**.
 
     Returns:
         **[S, *image]**.
@@ -154,7 +151,6 @@ def guided(
     f = given.predicted
     w = model.inside / model.std.square()
     w = w / w[model.inside].mean()
-    w = w if weights is None else w * weights
     rows = [windows(n, width_mm / s).to(f) for n, s in zip(f.shape[1:], model.operator.range.spacing, strict=True)]
 
     def near(a: Tensor) -> Tensor:

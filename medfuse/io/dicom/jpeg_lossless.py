@@ -23,7 +23,7 @@ from pydicom.encaps import encapsulate
 from medfuse.errors import DicomError
 from medfuse.io.dicom.header import PixelFormat
 
-_SOI, _EOI, _SOS, _SOF3, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0xC3, 0xC4, 0xDD
+_EOI, _SOS, _SOF3, _DHT, _DRI = 0xD9, 0xDA, 0xC3, 0xC4, 0xDD
 _SKIPPED = (0xFE, *range(0xE0, 0xF0))  # comments and data of applications
 _WHOLE = 16  # category of a difference of 32768, which has no further bits
 

@@ -101,7 +101,7 @@ class ScannerSampling(LinearOperator):
         self.transform = _rigid(transform)
         moved = self.transform @ _tensor(data.affine)
         self._image, self._data = image, data
-        self.fwhm_mm = _widths(fwhm_mm, image, data)
+        self.fwhm_mm = _widths(fwhm_mm, data)
         spacing, steps = _tensor(image.spacing), _tensor(data.spacing)
         axes = _tensor(image.axes)  # rows: unit vectors of the image's axes
         turn = axes @ (moved[:3, :3] / steps)  # the data's axes, mm along those of the image
@@ -413,7 +413,7 @@ def narrowest_psf(data: Grid, image: Grid) -> list[float]:
     return [max(width, least) for width in narrowest_mean(data)]
 
 
-def _widths(fwhm_mm: float | Sequence[float], image: Grid, data: Grid) -> tuple[float, ...]:
+def _widths(fwhm_mm: float | Sequence[float], data: Grid) -> tuple[float, ...]:
     several = [fwhm_mm] * 3 if isinstance(fwhm_mm, (int, float)) else list(fwhm_mm)
     if len(several) != 3 or not all(math.isfinite(v) and v > 0 for v in several):
         raise DegradationError(f"the FWHM of a PSF must be one positive number or three, in mm, got {fwhm_mm}.")
