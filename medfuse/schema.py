@@ -71,6 +71,9 @@ def refuse_twins(cases: Iterable[str], what: str = "Case ids") -> None:
     Args:
         cases: The names.
         what: What they are, for the message.
+
+    Raises:
+        BundleError: Two do.
     """
     seen: dict[str, str] = {}
     for case in cases:

@@ -22,7 +22,11 @@ _MAX_PARTS = 500  # values in it
 
 
 def share_dir() -> Path:
-    """Return the folder that holds `bundles/` and `configs/`."""
+    """Return the folder that holds `bundles/` and `configs/`.
+
+    Raises:
+        BundleError: It is neither beside the package nor in it.
+    """
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent, package / "_share"):
         if (folder / "bundles").is_dir() and (folder / "configs").is_dir():
@@ -48,7 +52,11 @@ def bundle_dir(name: str) -> Path:
 
 
 def bundle_metadata(name: str) -> dict[str, Any]:
-    """Return a bundle's metadata."""
+    """Return a bundle's metadata.
+
+    Raises:
+        BundleError: There is no such bundle, or its metadata are no readable JSON object.
+    """
     try:
         metadata: Any = json.loads((bundle_dir(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

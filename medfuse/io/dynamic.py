@@ -60,6 +60,9 @@ class PetNiftiReader(NiftiReader):
             max_bytes: Largest size of one frame to accept, as float32.
             allow_constant: Accept a volume of one value.
             watch: Is shown each frame that is averaged with others.
+
+        Raises:
+            ImageError: `suv` is not among the choices, or `nonfinite` is another word.
         """
         super().__init__(max_bytes=max_bytes, nonfinite=nonfinite, strict=strict, allow_constant=allow_constant)
         if suv not in CHOICES:

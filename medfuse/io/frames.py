@@ -63,7 +63,11 @@ class Timing:
         return self.starts[k] + self.durations[k]
 
     def decays(self, k: int) -> float:
-        """Return the integral of `2**(-t / T)` over a frame, s."""
+        """Return the integral of `2**(-t / T)` over a frame, s.
+
+        Raises:
+            ImageError: The radionuclide, and so its half life, is unknown.
+        """
         if self.half_life is None:
             raise ImageError(
                 "The radionuclide of a PET must be known for its decay, got none; say TracerRadionuclide in its "

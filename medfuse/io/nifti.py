@@ -78,6 +78,9 @@ class NiftiReader(ImageReader):
             allow_constant: Accept a volume of one value, such as an empty mask.
             labels: Refuse what is no mask: values other than whole numbers from 0 to 16777215, or more than
                 1000 of them.
+
+        Raises:
+            ImageError: `nonfinite` is another word.
         """
         super().__init__()
         if nonfinite not in NONFINITE:

@@ -102,7 +102,11 @@ class FusionMetric(CumulativeIterationMetric):
         return values[:, None] if values.ndim == 1 else values
 
     def aggregate(self, reduction: str | None = None) -> Tensor:
-        """Return the means over images **[M]**, one number for one metric; or the whole buffer with "none"."""
+        """Return the means over images **[M]**, one number for one metric; or the whole buffer with "none".
+
+        Raises:
+            MedfuseError: It has seen no images.
+        """
         values = CumulativeIterationMetric.get_buffer(self)
         if not isinstance(values, Tensor):
             raise MedfuseError("A metric must have seen images before it is read, got none; call it first.")

@@ -60,7 +60,11 @@ class GaussianNoise(Noise):
 
 
 class PoissonNoise(Noise):
-    """Counting noise: `y = Poisson(counts x) / counts`, where `counts` are the expected events at full range."""
+    """Counting noise: `y = Poisson(counts x) / counts`, where `counts` are the expected events at full range.
+
+    Raises:
+        DegradationError: The counts are not positive.
+    """
 
     depends_on_signal = True
 

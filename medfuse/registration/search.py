@@ -95,7 +95,11 @@ class Search:
         }
 
     def shifts(self, names: Iterable[Start]) -> list[np.ndarray]:
-        """Return the shifts **[4, 4]** under which the images overlap, without near repetitions."""
+        """Return the shifts **[4, 4]** under which the images overlap, without near repetitions.
+
+        Raises:
+            RegistrationError: A start is unknown.
+        """
         result: list[np.ndarray] = []
         for name in names:
             if name not in self._shifts:
@@ -174,7 +178,12 @@ class Search:
 
 
 def checked_volume(array: np.ndarray, grid: Grid, what: str) -> Volume:
-    """Check a volume, thin it out to about 2 mm, and cut off its extreme values."""
+    """Check a volume, thin it out to about 2 mm, and cut off its extreme values.
+
+    Raises:
+        ImageError: It is no volume, not finite or constant.
+        GeometryError: Its affine is no 4 x 4 matrix, not finite, singular or sheared.
+    """
     if array.ndim != 3:
         raise ImageError(f"The {what} volume must be 3-D, got shape {array.shape}; pass one volume [X, Y, Z].")
     affine = grid.affine

@@ -389,7 +389,11 @@ def _resample(volume: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> n
 
 
 def read_pixels(mode: str, path: Path) -> np.ndarray:
-    """Read an 8-bit image as `L` **[H, W]** or `RGB` **[H, W, 3]**."""
+    """Read an 8-bit image as `L` **[H, W]** or `RGB` **[H, W, 3]**.
+
+    Raises:
+        BundleError: There is no such file.
+    """
     if not path.is_file():
         raise BundleError(f"The data folder must hold {path.parent.name}/{path.name}, got none; copy it there.")
     reader = PILReader(converter=lambda image: image.convert(mode), reverse_indexing=False)

@@ -187,6 +187,9 @@ class DegradeBatch:
             misstated: Probability that the widths of a batch's blurs are stated wrongly, see `misstated`.
             key: Key of the clean pair **[B, 2, H, W]** in a batch.
             seed: Seed of all draws.
+
+        Raises:
+            DegradationError: `near` is no probability, or above 0 without scenarios.
         """
         self.priors = (
             DegradationPrior(downsample=0.15) if source1 is None else source1,
@@ -286,7 +289,11 @@ class RandDegrade(RandomizableTransform):
         self.stored = stored
 
     def __call__(self, image: Tensor) -> tuple[Tensor, JointDegradation]:
-        """Degrade `image` **[2, *spatial]**."""
+        """Degrade `image` **[2, *spatial]**.
+
+        Raises:
+            DegradationError: The image has not two channels.
+        """
         self.randomize(None)
         if image.shape[0] != 2:
             raise DegradationError(f"a pair must have two channels, got {image.shape[0]}.")

@@ -78,6 +78,9 @@ def example(brain: Brain, seed: Sequence[int], *, hard: bool = False) -> tuple[T
 
     Returns:
         None where guidance switches itself off.
+
+    Raises:
+        DegradationError: None of 20 PSFs that were drawn is one that the voxels can hold.
     """
     rng = np.random.default_rng([*seed, 99])
     spacing = float(rng.uniform(1.4, 2.6))

@@ -128,7 +128,11 @@ class CorrectBiasFieldd(MapTransform):
         self.transform = CorrectBiasField(**options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Correct each key."""
+        """Correct each key.
+
+        Raises:
+            ImageError: One cannot be corrected; its key is named.
+        """
         result = dict(data)
         for key in self.key_iterator(result):
             try:

@@ -75,7 +75,11 @@ class ScaleIntensityAffine(InvertibleTransform):
         return traced(self, out, extra_info=dict(record)) if self.traced else out
 
     def measure(self, image: Tensor, unit: str | None = None) -> dict[str, Any]:
-        """Return the map of an image: `offset`, `scale` (both in its unit) and `unit`."""
+        """Return the map of an image: `offset`, `scale` (both in its unit) and `unit`.
+
+        Raises:
+            ImageError: If the image is not finite, constant, or holds nothing above what becomes 0.
+        """
         values = np.asarray(image.detach().cpu())
         if values.size == 0 or not np.isfinite(values).all():
             raise ImageError("The image must be finite and not empty, got NaN, infinity or nothing; repair it first.")
@@ -164,7 +168,11 @@ class ScaleIntensityAffined(MapTransform, InvertibleTransform):
         }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Scale each key."""
+        """Scale each key.
+
+        Raises:
+            ImageError: One cannot be scaled; its key is named.
+        """
         result = dict(data)
         for key in self.key_iterator(result):
             restored = result.get(f"{key}_restored")

@@ -93,6 +93,9 @@ class DicomReader(ImageReader):
             allow_constant: Accept a volume of one value.
             frames: Which time frames of a dynamic PET, see `medfuse.io.frames`; None for the average of all.
             watch: Is shown each frame that is averaged with others.
+
+        Raises:
+            DicomError: `suv` is not among the choices.
         """
         super().__init__()
         if suv not in CHOICES:

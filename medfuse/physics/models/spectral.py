@@ -21,6 +21,9 @@ class SpectralModel(SourceModel):
     """Blur and decimation in closed form: the data space are the cosine coefficients of the observation.
 
     Without either the data space are the pixels: there nothing needs a transform.
+
+    Raises:
+        DegradationError: The operator, or what follows a noise, is more than blur and decimation.
     """
 
     def __init__(
@@ -115,7 +118,11 @@ class SpectralModel(SourceModel):
         return cosine_waves(self.y) if self._plain else self._data
 
     def gains(self, operator: LinearOperator) -> Tensor:
-        """Return the eigenvalues of `A A'`."""
+        """Return the eigenvalues of `A A'`.
+
+        Raises:
+            DegradationError: The operator is more than blur and decimation.
+        """
         if operator is self.operator:
             return self._gram
         if not isinstance(operator, SpectralOperator):

@@ -123,7 +123,11 @@ class LinearOperator(Operator):
 
 
 class Gamma(Operator):
-    """Point-wise power `sign(x) |x|^gamma`: the simplest non-linear observation."""
+    """Point-wise power `sign(x) |x|^gamma`: the simplest non-linear observation.
+
+    Raises:
+        DegradationError: The power is not positive.
+    """
 
     def __init__(self, gamma: float) -> None:
         if not gamma > 0:
@@ -158,7 +162,11 @@ class MissingSlices(LinearOperator):
         self.indices, self.axis = tuple(indices), axis
 
     def forward(self, x: Tensor) -> Tensor:
-        """Blank the missing slices."""
+        """Blank the missing slices.
+
+        Raises:
+            GeometryError: The image has no such slice.
+        """
         n = x.shape[self.axis + 2]
         if any(not -n <= i < n for i in self.indices):
             raise GeometryError(f"missing slices must lie within the {n} of axis {self.axis}, got {self.indices}.")

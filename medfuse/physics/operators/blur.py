@@ -102,7 +102,11 @@ class SpectralOperator(LinearOperator):
         return x
 
     def adjoint(self, y: Tensor, spatial: Sequence[int] | None = None) -> Tensor:
-        """Apply the transpose to `y` **[B, C, *out_spatial]**."""
+        """Apply the transpose to `y` **[B, C, *out_spatial]**.
+
+        Raises:
+            GeometryError: `y` is no observation of an image of shape `spatial`.
+        """
         spatial = self.in_spatial(y.shape[2:]) if spatial is None else tuple(spatial)
         if self.out_spatial(spatial) != tuple(y.shape[2:]):
             raise GeometryError(
@@ -225,7 +229,11 @@ class Downsample(SpectralOperator):
         return self.factor, self.kind
 
     def factors(self, ndim: int) -> tuple[int, ...]:
-        """Return the factor of each axis."""
+        """Return the factor of each axis.
+
+        Raises:
+            DegradationError: There are neither one factor nor as many as axes.
+        """
         if len(self.factor) not in (1, ndim):
             raise DegradationError(f"the down-sampling must have 1 or {ndim} factors, got {self.factor}.")
         return self.factor * ndim if len(self.factor) == 1 else self.factor
