@@ -5,187 +5,40 @@ Stored values have no checksum, raw or compressed: only what frames them is flip
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import struct
-import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from malformed.corpus import Case, Way, Write, cut, drop, flip, put
-from pydicom import config, dcmread, uid
+from malformed.corpus import Case, Write, cut, drop, put
+from malformed.dicom_compressed import compressed
+from malformed.dicom_hostile import hostile
+from malformed.dicom_studies import (
+    CLASSIC,
+    ENHANCED,
+    PACKED,
+    SLICES,
+    both,
+    deflated,
+    edit,
+    flips,
+    halve,
+    new,
+    patched,
+    raw,
+    scans,
+    shift,
+    study,
+    tags,
+    write,
+)
+from pydicom import uid
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-_spec = importlib.util.spec_from_file_location("scans", Path(__file__).resolve().parents[1] / "io" / "conftest.py")
-scans = importlib.util.module_from_spec(_spec)
-sys.modules["scans"] = scans  # dataclasses look there
-_spec.loader.exec_module(scans)
-
-SLICES = 6
-MIDDLE, LAST = 3, SLICES - 1
-_ITEM, _END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"  # of encapsulated pixels
 SHARE = 20  # cases of a family at most
-_FUSE = ("fuse", "--dicom", "IN", "--out", "OUT", "--suv", "bw", "--steps", "1")
-_CALLS = (("dicom", "IN"), (*_FUSE, "--no-dicom"))
-
-
-@cache
-def study() -> tuple[Any, Any]:
-    """Return an MRI and a PET of one world."""
-
-    def ball(shape: tuple[int, int, int], top: float) -> np.ndarray:
-        axes = [(np.arange(n) - (n - 1) / 2) / n for n in shape]
-        r = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
-        noise = np.random.default_rng(0).normal(0, 0.01 * top, shape)
-        return np.abs(top * (0.6 * (r < 0.45) + 0.4 * (r < 0.2)) + noise).astype(np.int16)
-
-    turn = scans.rotation(0.3, -0.2, 0.5)
-    mri = scans.Scan(stored=ball((SLICES, 36, 32), 900), turn=turn, slopes=(0.5,) * SLICES, intercept=3.0)
-    pet = scans.Scan(
-        modality="PT",
-        stored=ball((SLICES, 14, 12), 20000),
-        turn=turn,
-        spacing=(3.0, 5.0, 3.0),
-        slopes=(1.7, 1.1, 2.9, 0.8, 1.3, 2.0),
-        series="1.2.826.0.1.7.2",
-    )
-    return mri, pet
-
-
-def _write(folder: Path, **datasets: list[Dataset]) -> None:
-    for name, of in datasets.items():
-        scans.write(of, folder, name=name + "_{}.dcm")
-
-
-def _classic(folder: Path) -> None:
-    mri, pet = study()
-    slices = pet.slices()
-    for dataset in slices:
-        dataset.NumberOfSlices = SLICES
-    _write(folder, mr=mri.slices(), pt=slices)
-
-
-def _enhanced(folder: Path) -> None:
-    mri, pet = study()
-    _write(folder, mr=[mri.enhanced()], pt=pet.slices())
-
-
-def _compressed(syntax: str) -> Write:
-    def sound(folder: Path) -> None:
-        mri, pet = study()
-        slices = mri.slices()
-        for dataset in slices:
-            dataset.PixelRepresentation = 0
-            dataset.compress(syntax, generate_instance_uid=False)
-        _write(folder, mr=slices, pt=pet.slices())
-
-    return sound
-
-
-CLASSIC, ENHANCED = Way(_classic, _CALLS), Way(_enhanced, _CALLS)
-FILED = Way(_classic, (_FUSE,))  # DICOM is written, too
-PACKED = {
-    "RLE": Way(_compressed(uid.RLELossless), _CALLS),
-    "JPEG-LS": Way(_compressed(uid.JPEGLSLossless), _CALLS),
-    "JPEG 2000": Way(_compressed(uid.JPEG2000Lossless), _CALLS),
-}
-
-
-def edit(name: str, change: Callable[[Dataset], Any]) -> Write:
-    """Return the damage that changes the data sets of files; a star stands for any number."""
-
-    def damage(folder: Path) -> None:
-        for path in sorted(folder.glob(f"{name}.dcm")):
-            with config.disable_value_validation():
-                dataset = dcmread(path)
-                dataset.decode  # noqa: B018  (a data set is parsed when it is read, its elements when asked for)
-                change(dataset)
-                dataset.save_as(path, enforce_file_format=False)
-
-    return damage
-
-
-def tags(name: str, **values: Any) -> Write:
-    """Return the damage that sets elements as they are: None removes one, ... empties it, bytes are taken as text."""
-    texts = {Tag(keyword): value for keyword, value in values.items() if isinstance(value, bytes)}
-
-    def change(dataset: Dataset) -> None:
-        for keyword, value in values.items():
-            place = dataset
-            if keyword.startswith("Radio"):
-                place = dataset.RadiopharmaceuticalInformationSequence[0]
-            if value is None:
-                del place[keyword]
-            elif value is ...:
-                place[keyword].value = None
-            elif isinstance(value, bytes):
-                place[Tag(keyword)] = DataElement(Tag(keyword), "LO", "Q" * len(value))
-            else:
-                setattr(place, keyword, value)
-
-    def write(content: bytes) -> bytes:  # pydicom would not write any text
-        for tag, text in texts.items():
-            head = struct.pack("<HH2sH", tag.group, tag.element, b"LO", len(text) + len(text) % 2)
-            assert head + b"Q" * len(text) in content
-            content = content.replace(head + b"Q" * len(text), head + text)
-        return content
-
-    return both(edit(name, change), raw(name, write))
-
-
-def raw(name: str, change: Callable[[bytes], bytes]) -> Write:
-    """Return the damage to the bytes of files."""
-
-    def damage(folder: Path) -> None:
-        for path in sorted(folder.glob(f"{name}.dcm")):
-            path.write_bytes(change(path.read_bytes()))
-
-    return damage
-
-
-def both(*damages: Write) -> Write:
-    """Return the damages one after the other."""
-
-    def damage(folder: Path) -> None:
-        for one in damages:
-            one(folder)
-
-    return damage
-
-
-def _shift(vector: Sequence[float], along: int = 2, mm: float = 1.0) -> Callable[[Dataset], None]:
-    """Move a slice along the normal (2), or within its plane, by mm."""
-    direction = study()[0].turn[:, along] if not len(vector) else np.asarray(vector)
-
-    def change(dataset: Dataset) -> None:
-        dataset.ImagePositionPatient = [
-            float(p + mm * d) for p, d in zip(dataset.ImagePositionPatient, direction, strict=True)
-        ]
-
-    return change
-
-
-def _element(content: bytes, keyword: str) -> int:
-    """Return where an element of explicit little endian begins in a file."""
-    tag = Tag(keyword)
-    return content.index(struct.pack("<HH", tag.group, tag.element), 132)
-
-
-def _flips(name: str, keyword: str, bytes_: Sequence[int]) -> Iterator[tuple[str, Write]]:
-    for k in bytes_:
-        for bit in range(8) if k >= 8 else ((3 * k + 1) % 8,):
-
-            def damage(folder: Path, k: int = k, bit: int = bit) -> None:
-                content = (folder / f"{name}.dcm").read_bytes()
-                flip(f"{name}.dcm", _element(content, keyword) + k, bit)(folder)
-
-            yield f"{keyword}, bit {bit} of byte {k} ({name})", damage
 
 
 def cases() -> Iterator[Case]:
@@ -228,10 +81,10 @@ def _all() -> Iterator[Case]:
     )
     of_pet = ("Units", "CorrectedImage", "DecayCorrection", "PatientWeight", "RadiopharmaceuticalInformationSequence")
     for keyword in common:
-        for name, damage in _flips("mr_3", keyword, range(8)):
+        for name, damage in flips("mr_3", keyword, range(8)):
             yield Case("DICOM element bits", name, CLASSIC, damage)
     for keyword in (*of_pet, *common[-4:]):
-        for name, damage in _flips("pt_3", keyword, range(8)):
+        for name, damage in flips("pt_3", keyword, range(8)):
             yield Case("DICOM element bits", name, CLASSIC, damage)
     for keyword in (
         "Rows",
@@ -242,7 +95,7 @@ def _all() -> Iterator[Case]:
         "PixelRepresentation",
         "SamplesPerPixel",
     ):
-        for name, damage in _flips("mr_3", keyword, (8, 9)):
+        for name, damage in flips("mr_3", keyword, (8, 9)):
             yield Case("DICOM value bits", name, CLASSIC, damage)
 
     nan = float("nan")
@@ -258,13 +111,13 @@ def _all() -> Iterator[Case]:
             tags("copy", SOPInstanceUID="1.2.3.4.5"),
         ),
         "a UID twice": tags("mr_3", SOPInstanceUID="1.2.826.0.1.7.1.1"),
-        "a slice 1 mm off along": e("mr_3", _shift([])),
-        "a slice 1 mm off across": e("mr_3", _shift([], 0)),
-        "a slice 3 mm off": e("mr_3", _shift([], 2, 3.0)),
-        "a slice 5 m off": e("mr_5", _shift([], 2, 5000.0)),
+        "a slice 1 mm off along": e("mr_3", shift([])),
+        "a slice 1 mm off across": e("mr_3", shift([], 0)),
+        "a slice 3 mm off": e("mr_3", shift([], 2, 3.0)),
+        "a slice 5 m off": e("mr_5", shift([], 2, 5000.0)),
         "all at one place": tags("mr_*", ImagePositionPatient=[0, 0, 0]),
-        "growing steps": lambda f: [e(f"mr_{k}", _shift([], 2, 0.3 * k * k))(f) for k in range(SLICES)],
-        "tilted": lambda f: [e(f"mr_{k}", _shift([], 1, 0.5 * k))(f) for k in range(SLICES)],
+        "growing steps": lambda f: [e(f"mr_{k}", shift([], 2, 0.3 * k * k))(f) for k in range(SLICES)],
+        "tilted": lambda f: [e(f"mr_{k}", shift([], 1, 0.5 * k))(f) for k in range(SLICES)],
         "another orientation in one": tags("mr_3", ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
         "mirrored in one": e(
             "mr_3", lambda d: setattr(d, "ImageOrientationPatient", [-v for v in d.ImageOrientationPatient])
@@ -291,16 +144,16 @@ def _all() -> Iterator[Case]:
         yield Case("DICOM geometry", name, CLASSIC, damage)
 
     mixed: dict[str, Write] = {
-        "two MRI": lambda f: _write(f, other=study()[0].change(series="1.2.9").slices()),
-        "two PET": lambda f: _write(f, other=study()[1].change(series="1.2.9").slices()),
-        "two MRI of one UID": lambda f: _write(f, other=[_new(d, k) for k, d in enumerate(study()[0].slices())]),
+        "two MRI": lambda f: write(f, other=study()[0].change(series="1.2.9").slices()),
+        "two PET": lambda f: write(f, other=study()[1].change(series="1.2.9").slices()),
+        "two MRI of one UID": lambda f: write(f, other=[new(d, k) for k, d in enumerate(study()[0].slices())]),
         "another UID for one": tags("mr_3", SeriesInstanceUID="1.2.9"),
         "PET in the MRI": tags("mr_3", Modality="PT"),
         "one UID for both": tags("*", SeriesInstanceUID="1.2.9"),
         "no PET": lambda f: [p.unlink() for p in f.glob("pt_*")],
         "no MRI": lambda f: [p.unlink() for p in f.glob("mr_*")],
         "another world in one": tags("mr_3", FrameOfReferenceUID="1.2.9"),
-        "another size in one": e("mr_3", _halve),
+        "another size in one": e("mr_3", halve),
         "two patients": tags("pt_*", PatientID="MRN-4712"),
         "CT for MR": tags("mr_*", Modality="CT"),
         "localizer": tags("mr_*", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
@@ -480,12 +333,12 @@ def _all() -> Iterator[Case]:
         "a row too many": element("PixelData", "OW", lambda p: p + bytes(64)),
         "empty": element("PixelData", "OW", lambda p: b""),
         "as text": element("PixelData", "UT", lambda p: "x" * len(p)),
-        "as unknown": raw("mr_*", lambda c: _patched(c, "PixelData", 4, b"UN")),
+        "as unknown": raw("mr_*", lambda c: patched(c, "PixelData", 4, b"UN")),
         "as float": element("FloatPixelData", "OF", lambda p: p * 2),
         "a modality table": e("mr_*", lambda d: setattr(d, "ModalityLUTSequence", [scans.item(ModalityLUTType="US")])),
-        "a length of 4 GiB": raw("mr_3", lambda c: _patched(c, "PixelData", 8, b"\xf0\xff\xff\xff")),
-        "a length of 0": raw("mr_3", lambda c: _patched(c, "PixelData", 8, bytes(4))),
-        "an undefined length": raw("mr_3", lambda c: _patched(c, "PixelData", 8, b"\xff" * 4)),
+        "a length of 4 GiB": raw("mr_3", lambda c: patched(c, "PixelData", 8, b"\xf0\xff\xff\xff")),
+        "a length of 0": raw("mr_3", lambda c: patched(c, "PixelData", 8, bytes(4))),
+        "an undefined length": raw("mr_3", lambda c: patched(c, "PixelData", 8, b"\xff" * 4)),
         "high bits set": e(
             "mr_3", lambda d: d.update({"BitsStored": 12, "HighBit": 11, "PixelData": b"\xff\x7f" * (36 * 32)})
         ),
@@ -509,182 +362,11 @@ def _all() -> Iterator[Case]:
         "preamble twice": lambda c: c[:132] + c,
         "a JPEG in front": lambda c: b"\xff\xd8\xff\xe0" + c,
         "no data set": lambda c: c[: c.index(explicit) + len(explicit)],
-        "deflated": lambda c: _deflated(c, explicit),
-        "deflated and cut": lambda c: _deflated(c, explicit)[:-100],
+        "deflated": lambda c: deflated(c, explicit),
+        "deflated and cut": lambda c: deflated(c, explicit)[:-100],
     }.items():
         yield Case("DICOM transfer syntax", name, CLASSIC, raw("mr_*", change))
 
     for kind, way in PACKED.items():
-        yield from _packed(kind, way)
-    yield from _hostile()
-
-
-def _packed(kind: str, way: Way) -> Iterator[Case]:
-    """Give damages to what frames compressed pixels."""
-    family = f"DICOM {kind}"
-
-    def wrapped(change: Callable[[bytes], bytes]) -> Write:
-        """Change the items that hold the pixels, with their end: the last element of a file."""
-
-        def damage(content: bytes) -> bytes:
-            at = _element(content, "PixelData") + 12
-            return content[:at] + change(content[at:])
-
-        return raw("mr_3", damage)
-
-    def stream(change: Callable[[bytes], bytes]) -> Write:
-        """Change the one fragment, behind a table of one offset (PS3.5 A.4)."""
-
-        def damage(items: bytes) -> bytes:
-            table, fragment = items[:12], change(items[20 : 20 + struct.unpack("<I", items[16:20])[0]])
-            fragment += b"\0" * (len(fragment) % 2)
-            return table + _ITEM + struct.pack("<I", len(fragment)) + fragment + _END
-
-        return wrapped(damage)
-
-    for keep in (0, 1, 10, 60, 64, 80, 100, -60, -9, -2):
-        yield Case(family, f"a stream cut at {keep}", way, stream(lambda s, n=keep: s[:n]))
-    for byte in {"RLE": (*range(12), *range(60, 64)), "JPEG-LS": range(26), "JPEG 2000": range(56)}[kind]:
-
-        def change(s: bytes, byte: int = byte) -> bytes:
-            return s[:byte] + bytes([s[byte] ^ 1 << byte % 8]) + s[byte + 1 :]
-
-        yield Case(family, f"a bit of byte {byte} of the stream", way, stream(change))
-    for name, change in {
-        "zeros": lambda s: bytes(len(s)),
-        "0xFF": lambda s: b"\xff" * len(s),
-        "twice": lambda s: s * 2,
-        "text": lambda s: b"x" * 1000,
-        "a JPEG": lambda s: b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(99) + b"\xff\xd9",
-        "a PNG": lambda s: b"\x89PNG\r\n\x1a\n" + bytes(99),
-        "1 MiB behind": lambda s: s + bytes(1 << 20),
-    }.items():
-        yield Case(family, f"a stream of {name}", way, stream(change))
-    for name, change in {
-        "no fragment": lambda p: p[:12] + _END,
-        "no offset table": lambda p: p[12:],
-        "a length of 4 GiB": lambda p: p[:16] + b"\xf0\xff\xff\xff" + p[20:],
-        "no end": lambda p: p[:-8],
-        "a fragment twice": lambda p: p[:12] + 2 * p[12:-8] + _END,
-        "an end alone": lambda p: _END,
-        "nothing": lambda p: b"",
-        "another tag": lambda p: b"\xfe\xff\x0d\xe0" + p[4:],
-    }.items():
-        yield Case(family, f"pixels with {name}", way, wrapped(change))
-    for name, values in {
-        "rows + 1": {"Rows": 37},
-        "8 bits": {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7},
-        "8 bits stored": {"BitsStored": 8, "HighBit": 7},
-        "32 bits": {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31},
-        "3 samples": {"SamplesPerPixel": 3},
-        "signed": {"PixelRepresentation": 1},
-    }.items():
-        yield Case(family, name, way, tags("mr_3", **values))
-    for other, syntax in (
-        ("RLE", uid.RLELossless),
-        ("JPEG-LS", uid.JPEGLSLossless),
-        ("JPEG 2000", uid.JPEG2000Lossless),
-    ):
-        if other != kind:
-            wrong = edit("mr_3", lambda d, s=syntax: setattr(d.file_meta, "TransferSyntaxUID", s))
-            yield Case(family, f"called {other}", way, wrong)
-    native = edit("mr_3", lambda d: setattr(d.file_meta, "TransferSyntaxUID", uid.ExplicitVRLittleEndian))
-    yield Case(family, "called native", way, native)
-
-
-def _hostile() -> Iterator[Case]:
-    """Give names, UIDs, sizes and nestings that aim at something."""
-    texts = {
-        "a path": b"../../../../tmp/evil",
-        "an absolute path": b"/etc/passwd",
-        "NUL": b"1.2\0.3",
-        "too long": b"1." * 60 + b"1",
-        "empty parts": b"1..2",
-        "a call": b"$(touch x)",
-        "markup": b"<script>",
-        "a format": b"{0.__class__}%s%n",
-    }
-    for name, text in texts.items():
-        for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
-            value = tags("*" if keyword[:2] in ("St", "Fr") else "mr_*", **{keyword: text})
-            yield Case("DICOM hostile names", f"{name} as {keyword}", FILED, value)
-        for keyword in ("PatientID", "PatientName", "SpecificCharacterSet", "StudyDate", "StudyDescription"):
-            yield Case("DICOM hostile names", f"{name} as {keyword}", FILED, tags("*", **{keyword: text}))
-    long = tags("*", PatientName=b"x" * 60_000)
-    yield Case("DICOM hostile names", "a name of 60 000 letters", FILED, long)
-    for name, at in {
-        "255 letters": "x" * 251 + ".dcm",
-        "a new line": "a\nb.dcm",
-        "dots": "...dcm",
-        "no suffix": "x",
-    }.items():
-        yield Case(
-            "DICOM hostile names",
-            f"a file of {name}",
-            FILED,
-            lambda f, at=at: (f / "mr_3.dcm").rename(f / at),
-        )
-
-    def nested(depth: int) -> bytes:
-        one = struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-        return one * depth
-
-    def before_pixels(content: bytes, piece: bytes) -> bytes:
-        at = _element(content, "SeriesInstanceUID")
-        return content[:at] + piece + content[at:]
-
-    empty = struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 600_000
-    bombs = {
-        "deflated, 256 MiB": lambda c: _deflated(
-            c + struct.pack("<HH2sHI", 0x7FE1, 0x10, b"OB", 0, 256 << 20) + bytes(256 << 20), None
-        ),
-        "sequences in sequences": lambda c: before_pixels(c, nested(50_000)),
-        "600 000 items": lambda c: before_pixels(c, empty),
-        "a text of 4 GiB": lambda c: before_pixels(c, struct.pack("<HH2sHI", 8, 0x0115, b"UT", 0, 0xFFFFFFF0)),
-        "a text of 64 MiB": lambda c: before_pixels(
-            c, struct.pack("<HH2sHI", 8, 0x0115, b"UT", 0, 64 << 20) + b"x" * (64 << 20)
-        ),
-        "a sequence of 64 KiB that ends early": lambda c: before_pixels(
-            c, struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 65536)
-        ),
-        "elements out of order": lambda c: c[:-1] + c[-1:] + c[_element(c, "Rows") : _element(c, "Rows") + 10],
-    }
-    for name, change in bombs.items():
-        yield Case("DICOM bombs", name, CLASSIC, raw("mr_3", change))
-    for name, values in {
-        "frames 30000": {"NumberOfFrames": 30000},
-        "rows 32767": {"Rows": 32767, "Columns": 32767},
-        "frames 0": {"NumberOfFrames": 0},
-        "no groups": {"PerFrameFunctionalGroupsSequence": None},
-        "empty groups": {"PerFrameFunctionalGroupsSequence": []},
-        "no shared groups": {"SharedFunctionalGroupsSequence": None},
-        "fewer frames": {"NumberOfFrames": SLICES - 1},
-    }.items():
-        yield Case("DICOM bombs", f"enhanced, {name}", ENHANCED, tags("mr_0", **values))
-
-
-def _new(dataset: Dataset, k: int) -> Dataset:
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.9.{k + 1}"
-    return dataset
-
-
-def _halve(dataset: Dataset) -> None:
-    dataset.Rows //= 2
-    dataset.PixelData = dataset.PixelData[: len(dataset.PixelData) // 2]
-
-
-def _patched(content: bytes, keyword: str, offset: int, piece: bytes) -> bytes:
-    at = _element(content, keyword) + offset
-    return content[:at] + piece + content[at + len(piece) :]
-
-
-def _deflated(content: bytes, explicit: bytes | None) -> bytes:
-    """Return a file in the deflated transfer syntax (PS3.5 A.5)."""
-    explicit = explicit or b"\x02\0\x10\0UI\x14\0" + uid.ExplicitVRLittleEndian.encode() + b"\0"
-    text = uid.DeflatedExplicitVRLittleEndian.encode()
-    meta = b"\x02\0\x10\0UI" + struct.pack("<H", len(text) + len(text) % 2) + text + b"\0" * (len(text) % 2)
-    end = content.index(explicit) + len(explicit)
-    while content[end : end + 2] == b"\x02\0":
-        end += 8 + struct.unpack("<H", content[end + 6 : end + 8])[0]
-    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return content[:end].replace(explicit, meta) + squeeze.compress(content[end:]) + squeeze.flush()
+        yield from compressed(kind, way)
+    yield from hostile()
