@@ -26,10 +26,10 @@ def load_grown(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -
         The network.
 
     Raises:
-        BundleError: It has not all parts of the smaller one, or other widths.
+        BundleError: It has not all parts of the smaller one, or other widths; it stays as it was.
     """
     state = dict(weights) if isinstance(weights, Mapping) else torch.load(weights, "cpu", weights_only=True)
-    whole = network.state_dict()
+    whole = {name: part.clone() for name, part in network.state_dict().items()}  # a network that is refused stays
     if unknown := sorted(set(state) - set(whole)):
         raise BundleError(f"A grown network must have all parts of the smaller one, got no {unknown[0]}; add blocks.")
     for name, grown in whole.items():

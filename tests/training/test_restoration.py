@@ -56,8 +56,11 @@ def test_input_channels_are_appended_with_weights_of_zero(monkeypatch):
 @pytest.mark.parametrize("other", [{"encoder_blocks": (1, 0)}, {"widths": (32, 64)}, {"embedding": 64}])
 def test_a_network_that_lacks_a_part_or_has_other_widths_is_refused(other, tmp_path):
     torch.save(FusionModel(FusionUNet(**SMALL)).state_dict(), tmp_path / "small.pt")
+    network = FusionModel(FusionUNet(**SMALL | other))
+    before = {name: part.clone() for name, part in network.state_dict().items()}
     with pytest.raises(BundleError, match=r"must have all parts|must keep its shape"):
-        load_grown(FusionModel(FusionUNet(**SMALL | other)), tmp_path / "small.pt")
+        load_grown(network, tmp_path / "small.pt")
+    assert all(torch.equal(part, before[name]) for name, part in network.state_dict().items())
 
 
 # ------------------------------------------------------------------------------------------------- packs, single images
