@@ -149,6 +149,22 @@ def test_configuration_page_names_every_preset_overlay_and_value() -> None:
             assert f"| `{key}` |" in text
 
 
+def test_tests_that_pages_name_exist() -> None:
+    """A file, or a function of the file that is named before it in the same row or paragraph."""
+    named = 0
+    for page in [*PAGES, ROOT / "findings" / "README.md", ROOT / "CONTRIBUTING.md"]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            file = None
+            for word in re.findall(r"`((?:tests/[\w/]+\.py)|test_\w+)`", line):
+                if word.endswith(".py"):
+                    file = ROOT / word
+                    assert file.is_file(), f"{page.name}: {word}"
+                elif file is not None:
+                    assert f"def {word}(" in file.read_text(encoding="utf-8"), f"{page.name}: {word} in {file.name}"
+                    named += 1
+    assert named > 30
+
+
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda p: p.name)
 def test_the_bundles_licence_is_that_of_the_code(bundle: Path) -> None:
     assert (bundle / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
