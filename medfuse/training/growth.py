@@ -12,10 +12,11 @@ from medfuse.errors import BundleError
 
 
 def load_grown(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -> nn.Module:
-    """Load the weights of a smaller `FusionModel` into a larger one that answers alike.
+    """Load the weights of a smaller `FusionModel` or `VolumeUNet` into a larger one that answers alike.
 
     Residual blocks that the smaller one does not have, the last of a stage, are the identity: their last convolution is
-    0, their other layers stay as they were made. Input channels that it does not have, the last ones, have weights
+    0, their other layers stay as they were made; of a `VolumeUNet` they are the last at half resolution, one layer each.
+    Input channels that it does not have, the last ones, have weights
     of 0. The same network takes the weights as they are.
 
     Args:
@@ -35,9 +36,10 @@ def load_grown(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -
     for name, grown in whole.items():
         part = state.get(name)
         if part is None:
-            if ".blocks." not in name:
+            single = name.startswith("deep.")
+            if not single and ".blocks." not in name:
                 raise BundleError(f"A network must be grown by blocks or input channels, got {name}; keep its levels.")
-            if ".conv2." in name:
+            if single or ".conv2." in name:
                 grown.zero_()
         elif part.shape == grown.shape:
             grown.copy_(part)

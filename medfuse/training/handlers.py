@@ -255,19 +255,38 @@ class TrainingState:
         random.setstate(state["python"])
 
 
-def export_weights(checkpoint: str | Path, path: str | Path) -> Path:
+def export_weights(
+    checkpoint: str | Path, path: str | Path, *, share: float = 1.0, start: Mapping[str, Tensor] | None = None
+) -> Path:
     """Write the averaged weights of a training checkpoint as a bundle's `model.pt`: a state dict in half precision.
+
+        w = share * averaged + (1 - share) * start
 
     Args:
         checkpoint: What the trainer saved, with its averaged network under `ema`; or what validation saved, that
             network alone.
         path: Where to write, atomically.
+        share: What the averaged weights count, 0 to 1; the rest is of those that the training began with.
+        start: The weights that it began with, of the same network; needed for a share below 1.
 
     Returns:
         The path that was written.
+
+    Raises:
+        BundleError: The share is none, or the weights that it began with are missing.
+
+    Reference:
+        Wortsman et al., Robust fine-tuning of zero-shot models (CVPR 2022).
     """
+    if not 0 <= share <= 1 or (share < 1 and start is None):
+        raise BundleError(
+            f"the share must be between 0 and 1, and below 1 come with the weights of the start, got {share}; "
+            "give `pretrained` as it was for the training."
+        )
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = saved.get("ema", saved)
+    if share < 1 and start is not None:
+        state = {k: share * v + (1 - share) * start[k].to(v) if v.is_floating_point() else v for k, v in state.items()}
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     with atomic_path(path) as temporary:
         torch.save(half, temporary)

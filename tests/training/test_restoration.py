@@ -18,9 +18,18 @@ from medfuse.bundles import bundle_dir
 from medfuse.diffusion import FusionModel, FusionUNet
 from medfuse.errors import BundleError
 from medfuse.physics import Degradation, GaussianBlur, GaussianNoise
-from medfuse.training import RESTORATION_KIND_WEIGHTS, TimeLimit, load_grown, read_pack, single_images, write_pack
+from medfuse.training import (
+    RESTORATION_KIND_WEIGHTS,
+    TimeLimit,
+    export_weights,
+    load_grown,
+    read_pack,
+    single_images,
+    write_pack,
+)
 from medfuse.training.datasets import SlicePair, SlicePairs
 from medfuse.training.degrade import misstated
+from medfuse.volumes.network import CHANNELS, VolumeUNet
 
 WIDTHS = (32, 32)
 SMALL = {"widths": WIDTHS, "encoder_blocks": (1, 1), "decoder_blocks": (1,)}
@@ -51,6 +60,32 @@ def test_input_channels_are_appended_with_weights_of_zero(monkeypatch):
     grown = load_grown(FusionModel(FusionUNet(**SMALL)), small.state_dict())
     image, condition = torch.randn(2, 16, 16, 16), torch.randn(2, 25)
     torch.testing.assert_close(grown(image, condition), small(image[:, :12], condition))
+
+
+@torch.inference_mode()
+def test_a_network_of_volumes_grows_by_layers_at_half_resolution():
+    torch.manual_seed(0)
+    small, grown = VolumeUNet(), VolumeUNet()
+    small.deep = small.deep[:3]
+    torch.nn.init.normal_(small.out.weight)
+    x = torch.randn(1, len(CHANNELS), 9, 8, 8)
+    assert not torch.allclose(grown.said(x), small.said(x))
+    assert torch.equal(load_grown(grown, small.state_dict()).said(x), small.said(x))
+
+
+def test_weights_are_exported_between_those_of_the_start_and_the_averaged(tmp_path):
+    torch.save({"ema": {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(5)}}, tmp_path / "final.pt")
+    start = {"w": torch.tensor([3.0, 0.0]), "n": torch.tensor(4)}
+    path = export_weights(tmp_path / "final.pt", tmp_path / "model.pt", share=0.75, start=start)
+    mixed = torch.load(path, weights_only=True)
+    assert mixed["w"].tolist() == [1.5, 1.5]
+    assert mixed["n"] == 5
+    path = export_weights(tmp_path / "final.pt", tmp_path / "model.pt")
+    assert torch.load(path, weights_only=True)["w"].tolist() == [1.0, 2.0]
+    for share, given in ((1.5, start), (-0.1, start), (0.75, None)):
+        with pytest.raises(BundleError, match="must be between 0 and 1, and below 1"):
+            export_weights(tmp_path / "final.pt", tmp_path / "other.pt", share=share, start=given)
+    assert not (tmp_path / "other.pt").exists()
 
 
 @pytest.mark.parametrize("other", [{"encoder_blocks": (1, 0)}, {"widths": (32, 64)}, {"embedding": 64}])
