@@ -15,9 +15,9 @@ def load_grown(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -
     """Load the weights of a smaller `FusionModel` or `VolumeUNet` into a larger one that answers alike.
 
     Residual blocks that the smaller one does not have, the last of a stage, are the identity: their last convolution is
-    0, their other layers stay as they were made; of a `VolumeUNet` they are the last at half resolution, one layer each.
-    Input channels that it does not have, the last ones, have weights
-    of 0. The same network takes the weights as they are.
+    0, their other layers stay as they were made; of a `VolumeUNet` they are the last layers at half resolution, all 0.
+    Input channels that it does not have, the last ones, have weights of 0. The same network takes the weights as they
+    are.
 
     Args:
         network: The larger network.
