@@ -156,6 +156,10 @@ class ScannerNoise:
         table = tuple((s / unit, v / unit) for s, v in self.table)
         return replace(self, sigma=self.sigma / unit**power, floor=self.floor / unit, table=table)
 
+    def louder(self, factor: float) -> ScannerNoise:
+        """Return the same noise with so many times its std, that of the air included."""
+        return replace(self, sigma=self.sigma * factor, floor=self.floor * factor)
+
     def sample(self, signal: Tensor, spacing: Sequence[float], generator: torch.Generator) -> Tensor:
         """Draw an observation of a noiseless signal **[*data]** of voxels `spacing` mm apart."""
         return signal + self.std(signal) * coloured(signal.shape, self.voxels(spacing), generator).to(signal)

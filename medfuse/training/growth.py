@@ -15,7 +15,8 @@ def load_grown(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -
     """Load the weights of a smaller `FusionModel` or `VolumeUNet` into a larger one that answers alike.
 
     Residual blocks that the smaller one does not have, the last of a stage, are the identity: their last convolution is
-    0, their other layers stay as they were made; of a `VolumeUNet` they are the last layers at half resolution, all 0.
+    0, their other layers stay as they were made; of a `VolumeUNet` they are the last layers at half resolution, and the
+    last of all, all 0.
     Input channels that it does not have, the last ones, have weights of 0. The same network takes the weights as they
     are.
 
@@ -36,7 +37,7 @@ def load_grown(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -
     for name, grown in whole.items():
         part = state.get(name)
         if part is None:
-            single = name.startswith("deep.")
+            single = name.startswith(("deep.", "last."))
             if not single and ".blocks." not in name:
                 raise BundleError(f"A network must be grown by blocks or input channels, got {name}; keep its levels.")
             if single or ".conv2." in name:

@@ -52,15 +52,21 @@ _VOXEL = 2.0  # mm, to which finer voxels are put together
 class VolumeUNet(nn.Module):
     """A U-Net of two levels in three dimensions, 228,000 parameters; any size of at least 2 voxels."""
 
-    def __init__(self, width: int = 24, deep: int = 32) -> None:
-        """Make it; at first it changes nothing of the rule."""
+    def __init__(self, width: int = 24, deep: int = 32, *, last: int = 2) -> None:
+        """Make it; at first it changes nothing of the rule.
+
+        Args:
+            width: Channels of the voxels as they are.
+            deep: Channels at half resolution.
+            last: Layers after those at half resolution.
+        """
         super().__init__()
         self.first = nn.Conv3d(len(CHANNELS), width, 3, padding=1)
         self.second = nn.Conv3d(width, width, 3, padding=1)
         self.down = nn.Conv3d(width, deep, 2, stride=2)
         self.deep = nn.ModuleList(nn.Conv3d(deep, deep, 3, padding=d, dilation=d) for d in (1, 2, 1, 2, 4, 1))
         self.up = nn.Conv3d(deep, width, 1)
-        self.last = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(2))
+        self.last = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(last))
         self.out = nn.Conv3d(width, 3, 1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)

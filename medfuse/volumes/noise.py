@@ -25,6 +25,7 @@ from medfuse.physics.operators.blur import FWHM_PER_SIGMA
 from medfuse.physics.operators.scanner import ScannerSampling
 from medfuse.physics.scanner_noise import ScannerNoise, coloured, interpolated
 from medfuse.volumes.growth import Groups, growth, table
+from medfuse.volumes.level import no_louder
 from medfuse.volumes.proposals import Landweber, landweber
 
 STEPS, _ROUNDS = 10, 20
@@ -93,10 +94,12 @@ def measure_noise(operator: ScannerSampling, y: Tensor, begun: Landweber | None 
     x_mm, y_mm, z_mm = (_width(rho) * s for rho, s in zip(neighbours, operator.range.spacing, strict=True))
     kernel_mm = (x_mm, y_mm, z_mm)
     if knots is not None:
-        return ScannerNoise(1.0, "table", kernel_mm, table=knots)
-    return (
-        ScannerNoise(sigma, "poisson", kernel_mm, growth=power) if power else ScannerNoise(sigma, "gaussian", kernel_mm)
-    )
+        found = ScannerNoise(1.0, "table", kernel_mm, table=knots)
+    elif power:
+        found = ScannerNoise(sigma, "poisson", kernel_mm, growth=power)
+    else:
+        found = ScannerNoise(sigma, "gaussian", kernel_mm)
+    return no_louder(operator, y, found, Landweber(x, step), STEPS, tissue)
 
 
 def _kernel(neighbours: Sequence[float]) -> list[float]:

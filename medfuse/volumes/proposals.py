@@ -61,7 +61,7 @@ def mr_free(model: VolumeModel, ys: Tensor, *, least: int = 10, most: int = 20) 
         most: Most.
     """
     operator, inside = model.operator, model.inside
-    x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
+    x = operator.lift(ys[:, None]).clamp_min(0.0)
     step = _relaxed(operator, ys)
     white = None if len(ys) < 2 else model.white((ys[1] - ys[0]) * inside)
     chi2 = math.inf
@@ -89,7 +89,7 @@ def landweber(operator: ScannerSampling, ys: Tensor, steps: int, *, step: float 
     """
     inside = operator.inside.to(ys.device)
     size = _relaxed(operator, ys) if step is None else step
-    x = (operator.lift(ys[:, None]) * operator.seen).clamp_min(0.0)
+    x = operator.lift(ys[:, None]).clamp_min(0.0)
     for _ in range(steps):
         x.add_(operator.adjoint((ys[:, None] - operator.forward(x)) * inside), alpha=size).clamp_min_(0.0)
     return Landweber(x[:, 0], size)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.errors import GeometryError, ImageError
@@ -32,6 +31,7 @@ from medfuse.volumes.classes import classes, sided
 from medfuse.volumes.coarse import Coarse, pooled, stretched
 from medfuse.volumes.doubts import believed, doubts, said
 from medfuse.volumes.gate import gate, significance
+from medfuse.volumes.level import AIR, active, bound, counted
 from medfuse.volumes.noise import STEPS, measure_noise
 from medfuse.volumes.proposals import MrFree, guidance, guided, landweber, mr_free, windows
 from medfuse.volumes.slices import of_blocks, slices_mm
@@ -40,7 +40,6 @@ _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, ove
 _FINE = 0.8  # mm; as many finer voxels as come closest to it are put together: no PET tells them apart
 _PER_PSF = 4.0  # blocks in the least width of the PSF, at least; half of that where there are too many voxels
 _MOST = 32_000_000  # voxels; more are put together: each takes up to 120 bytes
-_AIR = 0.02  # of the brightest, below which a voxel of the data holds no activity
 _MARGIN = 2  # voxels of the data about those that count
 _LEAST_OVERLAP = 0.01
 _SETTLING = 2  # rounds
@@ -219,7 +218,7 @@ def restore_volume(
     first = landweber(coarse.operator, (pet / unit)[None], STEPS)
     noise = measure_noise(coarse.operator, pet / unit, first).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
-    rough = _bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
+    rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
     features = sided(features, coarse.spread(first.x)[0], mri_grid.spacing)
     alignment = None
     if guide and refine:
@@ -228,7 +227,7 @@ def restore_volume(
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)
             first = landweber(coarse.operator, (pet / unit)[None], STEPS)
-            rough = _bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
+            rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
         findings += said(alignment, operator.fwhm_mm, name)
         guide = believed(alignment)
     model = rough.on(operator, rough.observe(first.x[0]))
@@ -269,7 +268,7 @@ def restore_volume(
         again = restore_volume(seen, *where, refine=False, guide=guide, estimator=estimator, name=name, slices=thick)
         changes.append((again.restored - x * unit) * measured)
     final = model.at(x)
-    left, told = final.white(final.residual(x)), _told(final, x)
+    left, told = final.white(final.residual(x)), counted(final, x)
     df = model.followed(draw, other - x, told)
     shares = {
         "gate": float(opened[tissue].mean()),
@@ -303,7 +302,7 @@ def _proposals(
     x = torch.lerp(guided, free.x, gate)
     found = Likened(x, gate, x, z)
     if alike:
-        near = Neighbours.of(mri, model.operator.domain.spacing, _active(model, x[0]))
+        near = Neighbours.of(mri, model.operator.domain.spacing, active(model, x[0]))
         found = likened(model, near, ys, x, free, gate)
     return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
 
@@ -322,7 +321,7 @@ def settled(model: VolumeModel, xs: Tensor, ys: Tensor) -> Tensor:
     for _ in range(_SETTLING):
         both = torch.stack([ys, operator.forward(xs[:, None])[:, 0]]) * model.inside
         told, seen = along_all(rows, both).clamp_min(0.0)
-        floor = _AIR * told.amax((1, 2, 3), keepdim=True)
+        floor = AIR * told.amax((1, 2, 3), keepdim=True)
         xs = operator.lift(((told + floor) / (seen + floor))[:, None])[:, 0].mul_(xs)
     return xs
 
@@ -385,43 +384,3 @@ def _cropped(operator: ScannerSampling, pet: Tensor) -> tuple[ScannerSampling, T
     cut = Grid(tuple(b - a for a, b in zip(low, high, strict=True)), (*map(tuple, rows), grid.affine[3]))
     part = pet[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].contiguous()
     return operator.like(data=cut), part
-
-
-def _bound(operator: ScannerSampling, y: Tensor, noise: ScannerNoise, x: Tensor) -> VolumeModel:
-    """Return the model, the level of its noise from an estimate `x` and, unless stated, from the air."""
-    model = VolumeModel(operator, y, noise)
-    if noise.kind != "gaussian" and noise.floor == 0:
-        noise = replace(noise, floor=_floor(model, x))
-        model = VolumeModel(operator, y, noise, whitening=model.whitening)
-    return model.at(x)
-
-
-def _floor(model: VolumeModel, x: Tensor) -> float:
-    """Return the std of the data in the air, rare large values cut; where there is no air, that of faint voxels."""
-    signal = model.observe(x)
-    top = float(signal.max())
-    air = (signal < _AIR * top) & model.inside
-    lowest = float(model.noise.std(torch.tensor(_AIR * top)))
-    if int(air.sum()) < 100:
-        return lowest
-    squares = (model.y - signal)[air].square()
-    most = 40 * float(squares.median())
-    return max(math.sqrt(float(squares.clamp_max(most if most > 0 else math.inf).mean())), 1e-3 * lowest)
-
-
-def _told(model: VolumeModel, x: Tensor) -> Tensor | None:
-    """Return the voxels of the data whose chi-square is told, bool **[*data]**; None for all.
-
-    A reconstruction that keeps values from being negative leaves no noise in the air that any model here describes.
-    """
-    if float(model.y[model.inside].min()) < 0:
-        return None
-    signal = model.observe(x)
-    return model.inside & (signal > _AIR * signal.max())
-
-
-def _active(model: VolumeModel, x: Tensor) -> Tensor:
-    """Return the voxels of the image that are within a voxel of the data of some activity, bool **[*image]**."""
-    signal = model.observe(x)
-    active = model.inside & (signal > _AIR * signal.max())
-    return model.operator.lift(F.max_pool3d(active.float()[None, None], 3, 1, 1))[0, 0] > 0

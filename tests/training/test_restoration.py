@@ -63,9 +63,9 @@ def test_input_channels_are_appended_with_weights_of_zero(monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_network_of_volumes_grows_by_layers_at_half_resolution():
+def test_a_network_of_volumes_grows_by_layers_at_half_resolution_and_at_its_end():
     torch.manual_seed(0)
-    small, grown = VolumeUNet(), VolumeUNet()
+    small, grown = VolumeUNet(last=2), VolumeUNet(last=4)
     small.deep = small.deep[:3]
     torch.nn.init.normal_(small.out.weight)
     x = torch.randn(1, len(CHANNELS), 9, 8, 8)

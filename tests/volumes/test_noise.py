@@ -10,7 +10,9 @@ from volumes.test_restore import PSF, made
 
 from medfuse.errors import DegradationError
 from medfuse.physics import ScannerNoise, ScannerSampling
+from medfuse.volumes.level import no_louder
 from medfuse.volumes.noise import measure_noise
+from medfuse.volumes.proposals import landweber
 
 
 def measured(noise, *, seed=0, lesion=True):
@@ -51,6 +53,18 @@ def test_a_std_that_is_no_power_of_the_signal_is_a_table(kernel):
     assert found.std(signal).tolist() == pytest.approx(noise.std(signal).tolist(), rel=0.15)
     stds = [std for _, std in found.table]
     assert stds == sorted(stds)
+
+
+def test_a_level_above_what_the_data_leave_is_lowered_and_no_other_is_touched():
+    """Chi-square tells it: of noise that is told half as strong again it is 1 / 1.5^2."""
+    noise = ScannerNoise(0.3, fwhm_mm=(5.0, 5.0, 4.0))
+    case = made(noise=noise)
+    operator, y = ScannerSampling(case.image, case.grid, PSF), torch.from_numpy(case.pet).float()
+    begun = landweber(operator, y[None], 10)
+    tissue = operator.inside & (operator.forward(begun.x[:, None])[0, 0] > 1)
+    found = no_louder(operator, y, noise.louder(1.5), begun, 10, tissue)
+    assert found.sigma == pytest.approx(noise.sigma, rel=0.1)
+    assert no_louder(operator, y, noise.louder(0.8), begun, 10, tissue).sigma == pytest.approx(0.8 * noise.sigma)
 
 
 def test_the_unit_of_the_data_changes_nothing():
