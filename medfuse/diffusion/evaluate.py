@@ -55,8 +55,9 @@ class Evaluator:
         if features[0].ndim == 5:
             return self._sliced(network, features, condition)
         device, dtype = condition.device.type, self.autocast or torch.bfloat16
+        seen = features if self.autocast is None else [v.to(dtype) for v in features]  # as its first layer would
         with torch.autocast(device, dtype, enabled=self.autocast is not None):
-            first, *others = (self._viewed(network, features, condition, axes) for axes in _VIEWS[: self.views])
+            first, *others = (self._viewed(network, seen, condition, axes) for axes in _VIEWS[: self.views])
         return torch.stack([v.to(features[0]) for v in (first, *others)]).mean(0) if others else first
 
     def _viewed(self, network: Any, features: Sequence[Tensor], condition: Tensor, axes: tuple[int, ...]) -> Tensor:

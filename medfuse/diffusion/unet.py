@@ -147,7 +147,7 @@ class FusionUNet(nn.Module):
         if pad_h > 0 or pad_w > 0:
             image = F.pad(image, [0, pad_w, 0, pad_h], mode="replicate")
         embedding = F.silu(self.embed(condition))
-        h = self.stem(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
+        h = self.stem(F.pixel_unshuffle(image.contiguous(memory_format=torch.channels_last), 2))
         skips: list[Tensor] = []
         for stage, down in zip(self.encoder, self.down):  # noqa: B905 (TorchScript knows no `strict`)
             h = stage(h, embedding)
