@@ -107,6 +107,11 @@ class SaveFusiond(MapTransform):
         self.write(result, self.output_dir / result.case)
         return {**data, "record": result.record}
 
+    def needed(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return what `result` reads: of a source that was restored on its own grid, not what the network gave."""
+        unread = () if self._native(data) is None else (self.keys[1],)
+        return {key: value for key, value in data.items() if key not in unread}
+
     def write(self, result: CaseResult, folder: Path) -> None:
         """Write all outputs of a case into a folder, the sidecar last; those of an earlier run go first."""
         write_outputs(result, folder, self.outputs, replace=self.replace)
@@ -117,11 +122,11 @@ class SaveFusiond(MapTransform):
         The volumes of sources and restored sources are brought from 0..1 to their units in place: of a large case,
         there is no room for both.
         """
-        sources = [_volume(data[k]) for k in self.source_keys]
-        restored1, restored2, fused, weight = (_volume(data[k]) for k in self.keys)
         native = self._native(data)
-        if native is not None:
-            restored2 = _volume(data[f"{self.source_keys[1]}_{RESTORED}"])
+        one, two, *others = self.keys
+        read = (one, two if native is None else f"{self.source_keys[1]}_{RESTORED}", *others)
+        sources = [_volume(data[k]) for k in self.source_keys]
+        restored1, restored2, fused, weight = (_volume(data[k]) for k in read)
         scales = [data[f"{k}_scale"] for k in self.source_keys]
         degradation = self._degradation(data)
         agreements = _agreements(data, degradation)

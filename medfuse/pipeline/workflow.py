@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -96,6 +96,10 @@ class Workflow:
             return self._computed(batch)
 
     def _computed(self, batch: dict[str, Any]) -> CaseResult:
+        return self.writer.result(self._fused(batch))
+
+    def _fused(self, batch: dict[str, Any]) -> dict[Hashable, Any]:
+        """Return what the case's outputs are made of, and nothing else: of a large case there is no room for it."""
         with torch.no_grad():
             image, _, args, kwargs = self.prepare_batch(batch, self.device, False)
             output = {"image": image, "pred": self.inferer(image, self.network, *args, **kwargs)}
@@ -103,7 +107,7 @@ class Workflow:
         data = {**decollate(batch)[0], **decollate(output)[0]}
         for transform in self.postprocessing:
             data = transform(data)
-        return self.writer.result(data)
+        return self.writer.needed(data)
 
     @cached_property
     def basis(self) -> dict[str, str]:

@@ -34,6 +34,7 @@ from medfuse.volumes.gate import gate, significance
 from medfuse.volumes.level import AIR, active, bound, counted
 from medfuse.volumes.noise import STEPS, measure_noise
 from medfuse.volumes.proposals import MrFree, guidance, guided, landweber, mr_free, windows
+from medfuse.volumes.rim import Rim
 from medfuse.volumes.slices import of_blocks, slices_mm
 
 _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
@@ -193,20 +194,22 @@ def restore_volume(
             estimator=estimator, name=name, draws=draws, slices=thick,
         )  # fmt: skip
         return _spread(found, blocks, mri_grid, name)
-    operator = ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
-    outside = 1.0 - float(operator.inside.float().mean())
-    given = pet
-    operator, pet = _cropped(operator, pet.float())
+    given, whole = pet.float(), ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
+    operator, pet = _cropped(whole, given)
     unit = float(pet[operator.inside].max())
     if not unit > 0:
         raise ImageError(
             f"the {name} must have activity within the MRI's field of view, got none; check the registration."
         )
+    rim = Rim.of(whole, given, unit)
+    if rim:
+        operator, pet = _cropped(whole.like(image=rim.grid(mri_grid)), given)
+    outside = 1.0 - float(operator.inside.sum()) / given.numel()
     findings: list[str] = []
     notes = []
     if outside > 0:
         notes.append(
-            f"{outside:.1%} of the {name}'s voxels reach out of the MRI's field of view and had no say in the "
+            f"{outside:.1%} of the {name}'s voxels lie too far out of the MRI's field of view to have a say in the "
             "restoration"
         )
     if any(thick):
@@ -219,30 +222,32 @@ def restore_volume(
     noise = measure_noise(coarse.operator, pet / unit, first).scaled(1 / unit) if noise is None else noise
     features = classes(mri.float(), spacing=mri_grid.spacing)
     rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
-    features = sided(features, coarse.spread(first.x)[0], mri_grid.spacing)
+    features = sided(features, rim.within(coarse.spread(first.x)[0]), mri_grid.spacing)
     alignment = None
     if guide and refine:
-        alignment = align(rough, coarse.pooled(features), operator.transform)._replace(known=known or (1.0, 1.0))
-        if believed(alignment):
+        view, parts = _cut(whole, given / unit, noise.scaled(unit)) if rim else (rough, coarse)
+        alignment = align(view, parts.pooled(features), whole.transform)._replace(known=known or (1.0, 1.0))
+        findings += said(alignment, operator.fwhm_mm, name)
+        guide = believed(alignment)
+        if guide:
             operator = operator.like(transform=alignment.transform)
             coarse = Coarse.of(operator)
             first = landweber(coarse.operator, (pet / unit)[None], STEPS)
             rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
-        findings += said(alignment, operator.fwhm_mm, name)
-        guide = believed(alignment)
+    features = rim.around(features)
     model = rough.on(operator, rough.observe(first.x[0]))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
     free = mr_free(model, ys)
     unguided = free.x
     model = model.at(unguided[0])
-    opened, x0 = torch.ones_like(mri, dtype=torch.float32), unguided
-    tissue = unguided[0] > 0.1 * unguided[0].max()
+    opened, x0 = torch.ones_like(unguided[0]), unguided
+    tissue = (unguided[0] > 0.1 * unguided[0].max()) & ~rim.beyond(mri_grid).to(unguided.device)
     if guide:
         offered = guidance(model, features, coarse)
         proposal = guided(model, offered, ys)
         z = significance(model, proposal[0])
-        opened = gate(model, z)
+        opened = gate(model, z).masked_fill(rim.beyond(mri_grid).to(z.device), 1.0)
         rough = rough.on(coarse.operator, model.observe(unguided[0]))
         why = doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name)
         if why:  # nor is the place believed that the MRI was moved to
@@ -250,7 +255,8 @@ def restore_volume(
             alone = restore_volume(given, *where, guide=False, name=name, draws=draws, slices=thick)
             return replace(alone, alignment=alignment, findings=tuple(why))
         del features, offered  # they need room
-        proposals = _proposals(model, ys, free, proposal, opened, z, mri.float(), alike=not any(thick))
+        around = rim.around(mri.float()[None])[0]
+        proposals = _proposals(model, ys, free, proposal, opened, z, around, alike=not any(thick))
         opened, x0 = proposals.gate, estimator(proposals)
         del proposals, proposal
     measured = operator.seen.to(x0.device)
@@ -261,20 +267,23 @@ def restore_volume(
         result = model.corrected(x, spread * (x > 0), probe=(draw, other - x), iterations=_FEW)
         x, other = result.x.clamp_min(0.0), (result.x + result.change).clamp_min(0.0)
     x, other = settled(model, torch.stack([x, other]), ys)
-    changes = [(other - x) * measured * unit]
+    changes = [rim.within((other - x) * measured * unit)]
     for seed in range(1, draws + 1):
         seen = torch.where(model.inside, model.observe(x) + model.at(x).probe(seed), model.y) * unit
         where = (operator.range, mri, mri_grid, operator.transform, psf_fwhm_mm, noise)
         again = restore_volume(seen, *where, refine=False, guide=guide, estimator=estimator, name=name, slices=thick)
-        changes.append((again.restored - x * unit) * measured)
+        changes.append(rim.within(measured) * (again.restored - rim.within(x) * unit))
     final = model.at(x)
     left, told = final.white(final.residual(x)), counted(final, x)
     df = model.followed(draw, other - x, told)
+    gated = float(opened[tissue].mean())
+    residual = operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0]
+    x, opened, measured, free_x, residual = map(rim.within, (x, opened, measured, unguided[0], residual))
     shares = {
-        "gate": float(opened[tissue].mean()),
+        "gate": gated,
         "outside": outside,
         "unmeasured": 1.0 - float(measured.float().mean()),
-        "null_space": float((x - unguided[0]).square().sum() / x.square().sum().clamp_min(1e-30)),
+        "null_space": float((x - free_x).square().sum() / x.square().sum().clamp_min(1e-30)),
     }
     return RestoredVolume(
         x * measured * unit,
@@ -288,11 +297,18 @@ def restore_volume(
         tuple(findings),
         tuple(notes),
         noise,
-        operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0],
-        unguided[0] * measured * unit,
+        residual,
+        free_x * measured * unit,
         torch.stack(changes),
         thick,
     )
+
+
+def _cut(whole: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Coarse]:
+    """Return the model of blocks of voxels, of the data in the field of view of the MRI alone, and the blocks."""
+    operator, y = _cropped(whole, y)
+    coarse = Coarse.of(operator)
+    return bound(coarse.operator, y, noise, landweber(coarse.operator, y[None], STEPS).x[0]), coarse
 
 
 def _proposals(
