@@ -22,6 +22,7 @@ _FWHM = 2 * math.sqrt(2 * math.log(2))
 _LAGS = (1, 2, 3)  # voxels
 _BODY, _FLAT = 0.08, 0.4  # of the highest mean: what is body; share of the body whose mean changes least
 _FEWEST, _LEVELS = 2000, 8  # voxels that are flat, and groups of them by their mean
+_SPAN, _POWERS = 1.6, (-0.3, 1.3)  # highest over lowest group, from which the power is known; powers that noise has
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class ColouredNoise:
 
     Attributes:
         relative_std: Std of the noise over the uptake, at the uptake of the middle of the flat voxels.
-        exponent: Power of the uptake with which the std grows: 0.5 for counts, 1 for noise in proportion.
+        exponent: Power of the uptake with which the std grows: 0.5 for counts, 1 for noise in proportion; None where
+            the uptake of flat voxels hardly differs.
         kernel_mm: FWHM of the Gaussian that would give white noise its correlation, along each axis.
         uptake: The uptake at which `relative_std` is meant, in the unit of the volume.
     """
 
     relative_std: float
-    exponent: float
+    exponent: float | None
     kernel_mm: tuple[float, float, float]
     uptake: float
 
@@ -50,14 +52,15 @@ def coloured_noise(volume: np.ndarray, spacing: Sequence[float]) -> ColouredNois
     """Estimate the noise of a volume on the grid on which it was reconstructed.
 
     Second differences are taken where the local mean changes least; what anatomy is left in them makes level and widths
-    too large: by 5 to 15 % in simulations on a smoothed whole body.
+    too large: by 5 to 15 % in simulations on a smoothed whole body, and twice and more where all is fine structure, as
+    in a head. Where they fall with the uptake, or grow faster than it, they are no noise.
 
     Args:
         volume: **[X, Y, Z]**, not negative but for noise.
         spacing: Voxel size, mm.
 
     Returns:
-        The noise; None where too few voxels are flat, or the volume has no noise.
+        The noise, its std at most that; None where too few voxels are flat, or the volume has no noise.
     """
     volume = np.asarray(volume, np.float64)
     if min(volume.shape) < 2 * _LAGS[-1] + 3:
@@ -74,7 +77,11 @@ def coloured_noise(volume: np.ndarray, spacing: Sequence[float]) -> ColouredNois
     level, deviation = _by_level(volume, mean, flat)
     if not min(deviation) > 0 or not min(stds) > 0:
         return None
-    exponent = float(np.polyfit(np.log(level), np.log(deviation), 1)[0])
+    exponent = None
+    if level.max() > _SPAN * level.min():
+        exponent = float(np.polyfit(np.log(level), np.log(deviation), 1)[0])
+        if not _POWERS[0] <= exponent <= _POWERS[1]:
+            return None
     return ColouredNoise(float(np.median(stds)), exponent, kernels, float(np.median(level)))
 
 

@@ -191,8 +191,9 @@ def _told(noise: ColouredNoise | None) -> str:
     if noise is None:
         return "too little of the volume is flat to tell its noise on its own grid"
     widths = " x ".join(f"{width:.1f}" for width in noise.kernel_mm)
+    grows = "" if noise.exponent is None else f"grows as the uptake to the {noise.exponent:.1f}, "
     return (
-        f"on its own grid its standard deviation is about {noise.relative_std:.0%} of an uptake of {noise.uptake:.3g}, "
-        f"grows as the uptake to the {noise.exponent:.1f}, and neighbours share it as after a Gaussian of {widths} mm "
-        "FWHM"
+        f"on its own grid its standard deviation is at most about {noise.relative_std:.0%} of an uptake of "
+        f"{noise.uptake:.3g}, {grows}and neighbours share it as after a Gaussian of {widths} mm FWHM; fine structure "
+        "that is left counts as noise"
     )

@@ -133,14 +133,14 @@ def _proposed(phantom: HeadPhantom, setting: ScanSetting, rng: Generator) -> tup
 def _kept(given: Proposals, unit: float, phantom: HeadPhantom) -> tuple[Tensor, Tensor]:
     stacks = ("guided", "mr_free", "strong", "alike", "ys")
     seen, scale = channels(given._replace(**{k: getattr(given, k)[:1] for k in stacks}), (1, 1, 1))
-    truth, measured = torch.from_numpy(phantom.pet), given.model.operator.seen
+    truth, measured = torch.from_numpy(phantom.pet), given.rim.within(given.model.operator.seen)
     known = (torch.from_numpy(v.astype(np.float32)) for v in (phantom.marks, phantom.labels))
     label = torch.stack([truth / (unit * scale), *known, measured.float()])
     at = torch.nonzero(truth > 0)
     low = (at.amin(0) - _MARGIN).clamp_min(0).tolist()
     high = [min(v + 1 + _MARGIN, n) for v, n in zip(at.amax(0).tolist(), truth.shape, strict=True)]
     box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
-    return seen[0][box].contiguous(), label[box].contiguous()
+    return given.rim.within(seen[0])[box].contiguous(), label[box].contiguous()
 
 
 class VolumePatches(Dataset[dict[str, Tensor]]):

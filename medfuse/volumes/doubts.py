@@ -23,7 +23,9 @@ def believed(alignment: Alignment) -> bool:
     return alignment.moved_mm <= FARTHEST and alignment.std_mm <= FARTHEST
 
 
-def doubts(rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor, share: float, name: str) -> list[str]:
+def doubts(
+    rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor, share: float, name: str, *, shown: Tensor
+) -> list[str]:
     """Say why the MRI should not guide: it explains too little, or no more than the same MRI in a wrong place does.
 
     Args:
@@ -33,6 +35,7 @@ def doubts(rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor, 
         z: Significance of what the guided proposal leaves.
         share: Of the tissue, where the gate is open.
         name: What the first volume is called.
+        shown: Voxels of the data that the MRI itself shows, bool **[*data]**.
     """
     if share > WIDEST_GATE:
         return [
@@ -41,7 +44,7 @@ def doubts(rough: VolumeModel, model: VolumeModel, features: Tensor, z: Tensor, 
     away = [round(_AWAY / step) for step in rough.operator.domain.spacing]
     elsewhere = guidance(rough, torch.roll(features, away, (1, 2, 3)))
     control = significance(rough, guided(rough, elsewhere, rough.y[None])[0])
-    left, usual = (max(common_std(m, s) ** 2 - 1, 0.0) for m, s in ((model, z), (rough, control)))
+    left, usual = (max(common_std(m, s, shown) ** 2 - 1, 0.0) for m, s in ((model, z), (rough, control)))
     if left < _EXPLAINED * usual:
         return []
     return [

@@ -40,9 +40,16 @@ def significance(model: VolumeModel, x: Tensor, *, share: float = 0.7) -> Tensor
     return z / model.whitening.power.clamp_min(1e-3)[tuple(slice(n) for n in model.y.shape)].sqrt() * model.inside
 
 
-def common_std(model: VolumeModel, z: Tensor) -> float:
-    """Return the robust std of a significance over the tissue: 1 where an estimate explains all but the noise."""
-    tissue = model.inside & (model.y > 0.1 * model.y[model.inside].max())
+def common_std(model: VolumeModel, z: Tensor, where: Tensor | None = None) -> float:
+    """Return the robust std of a significance over the tissue: 1 where an estimate explains all but the noise.
+
+    Args:
+        model: The observation.
+        z: The significance **[*data]**.
+        where: Voxels of the data to look at, bool **[*data]**; all where None.
+    """
+    inside = model.inside if where is None else model.inside & where
+    tissue = inside & (model.y > 0.1 * model.y[inside].max())
     return float(z[tissue].abs().median()) / 0.6745
 
 

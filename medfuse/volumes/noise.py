@@ -213,8 +213,10 @@ def _power(values: Tensor) -> Tensor:
 
 
 def _smooth(power: Tensor) -> Tensor:
-    """Return a mean over neighbouring waves."""
-    return F.avg_pool3d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    """Return a mean over neighbouring waves; along an axis of fewer than three there are none."""
+    sizes = [3 if n > 2 else 1 for n in power.shape]
+    around = [n // 2 for n in sizes]
+    return F.avg_pool3d(power[None, None], sizes, 1, around, count_include_pad=False)[0, 0]
 
 
 def _clipped(values: Tensor, where: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ _PER_PSF = 4.0  # blocks in the least width of the PSF, at least; half of that w
 _MOST = 32_000_000  # voxels; more are put together: each takes up to 120 bytes
 _MARGIN = 2  # voxels of the data about those that count
 _LEAST_OVERLAP = 0.01
+_SHOWN = 0.99  # share of a voxel's kernel that must lie within the MRI, that it is one which the MRI shows
 _SETTLING = 2  # rounds
 _ROUNDS, _FEW = 2, 8  # further corrections under positivity, and the applications of each
 
@@ -63,6 +64,7 @@ class Proposals(NamedTuple):
         mri: The MRI.
         model: The observation, in the same unit.
         ys: The data **[S, *data]** that the stacks are of.
+        rim: What of the image lies beyond the MRI's field of view.
     """
 
     guided: Tensor
@@ -75,6 +77,7 @@ class Proposals(NamedTuple):
     mri: Tensor
     model: VolumeModel
     ys: Tensor
+    rim: Rim
 
 
 Estimator = Callable[[Proposals], Tensor]
@@ -242,21 +245,23 @@ def restore_volume(
     unguided = free.x
     model = model.at(unguided[0])
     opened, x0 = torch.ones_like(unguided[0]), unguided
-    tissue = (unguided[0] > 0.1 * unguided[0].max()) & ~rim.beyond(mri_grid).to(unguided.device)
+    beyond = rim.beyond(mri_grid).to(unguided.device)
+    shown = model.observe((~beyond).to(unguided)) > _SHOWN if rim else model.inside
+    shown = shown if bool(shown.any()) else model.inside
+    tissue = ~beyond & (unguided[0] > 0.1 * rim.within(unguided[0]).max())
     if guide:
         offered = guidance(model, features, coarse)
         proposal = guided(model, offered, ys)
         z = significance(model, proposal[0])
-        opened = gate(model, z).masked_fill(rim.beyond(mri_grid).to(z.device), 1.0)
+        opened = gate(model, z).masked_fill(beyond, 1.0)
         rough = rough.on(coarse.operator, model.observe(unguided[0]))
-        why = doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name)
+        why = doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name, shown=shown)
         if why:  # nor is the place believed that the MRI was moved to
             where = (pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise)
             alone = restore_volume(given, *where, guide=False, name=name, draws=draws, slices=thick)
             return replace(alone, alignment=alignment, findings=tuple(why))
         del features, offered  # they need room
-        around = rim.around(mri.float()[None])[0]
-        proposals = _proposals(model, ys, free, proposal, opened, z, around, alike=not any(thick))
+        proposals = _proposals(model, ys, free, proposal, opened, z, mri.float(), rim, alike=not any(thick))
         opened, x0 = proposals.gate, estimator(proposals)
         del proposals, proposal
     measured = operator.seen.to(x0.device)
@@ -275,6 +280,8 @@ def restore_volume(
         changes.append(rim.within(measured) * (again.restored - rim.within(x) * unit))
     final = model.at(x)
     left, told = final.white(final.residual(x)), counted(final, x)
+    if rim:  # what is told is of the MRI's field of view
+        told = told & shown if told is not None and bool((told & shown).any()) else shown
     df = model.followed(draw, other - x, told)
     gated = float(opened[tissue].mean())
     residual = operator.lift(left[tuple(slice(n) for n in model.y.shape)][None, None])[0, 0]
@@ -312,15 +319,24 @@ def _cut(whole: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[Volume
 
 
 def _proposals(
-    model: VolumeModel, ys: Tensor, free: MrFree, guided: Tensor, gate: Tensor, z: Tensor, mri: Tensor, *, alike: bool
+    model: VolumeModel,
+    ys: Tensor,
+    free: MrFree,
+    guided: Tensor,
+    gate: Tensor,
+    z: Tensor,
+    mri: Tensor,
+    rim: Rim,
+    *,
+    alike: bool,
 ) -> Proposals:
     """Return what an estimator is given; each voxel of thick slices is a mixture of its own, and none are alike."""
-    x = torch.lerp(guided, free.x, gate)
+    x, mri = torch.lerp(guided, free.x, gate), rim.around(mri[None])[0]
     found = Likened(x, gate, x, z)
     if alike:
         near = Neighbours.of(mri, model.operator.domain.spacing, active(model, x[0]))
         found = likened(model, near, ys, x, free, gate)
-    return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys)
+    return Proposals(guided, free.x, found.strong, found.x, found.gate, z, found.evidence, mri, model, ys, rim)
 
 
 def settled(model: VolumeModel, xs: Tensor, ys: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from medfuse.volumes.slices import slices_mm
 _FINE, _STEP = 2.0, 2.4  # mm, to which the MRI is averaged; the largest step at which it is blurred
 _SLOW = 14.0  # mm FWHM, of what is taken away
 _TISSUE = 0.3  # share of tissue, blurred, from which a voxel of the PET counts
+_CUT = 0.2  # of the uptake, from which it reaches to an end of the MRI
 _DEEP = 6.0  # mm below the border of the uptake, from which it counts
 _FEWEST = 2000  # voxels of the PET that tell
 _ROUNDS, _SETTLED, _STILL = 10, 0.05, 0.1  # of the width; mm of it, and of the place
@@ -199,6 +200,7 @@ class _Scene:
         self.slow = [rows.float() for rows in slow]
         self.shape = tuple(pet.shape)
         self.deep = within_uptake(self.y, self.spacing.tolist(), _DEEP)
+        self.deep &= self._away_from_cuts(mri.shape)
         self.lattice: Tensor | None = None
         self.polynomials = _polynomials(torch.stack(torch.meshgrid(*self._fine(), indexing="ij")), self.size)
 
@@ -217,6 +219,23 @@ class _Scene:
         q = (world - self.place.origin) @ self.place.axes / self.spacing  # voxels from the middle
         half = torch.tensor(self.y.shape).double() / 2
         return _sampled(self.y[None], q / half)[0].clamp_min(0)
+
+    def _away_from_cuts(self, shape: Sequence[int]) -> Tensor:
+        """Return the voxels of the PET **[*pet]** that see nothing of what lies beyond an end of the MRI within a body.
+
+        Uptake beyond is in the data, and in no feature: a narrower PSF would explain what the features lack.
+        """
+        level = _CUT * self.y[self.deep].median() if bool(self.deep.any()) else torch.tensor(torch.inf)
+        uptake = F.avg_pool3d(self.y[None, None], 3, 1, 1, count_include_pad=False)[0, 0] > level
+        world = self.at.double().movedim(0, -1) @ self.place.axes.mT + self.place.origin
+        inverse = torch.linalg.inv(self.mri_affine)
+        index = world @ inverse[:3, :3].mT + inverse[:3, 3]
+        away = torch.ones(self.shape, dtype=torch.bool)
+        for axis, (count, step) in enumerate(zip(shape, self.mri_spacing.tolist(), strict=True)):
+            for off in (index[..., axis] + 0.5, count - 0.5 - index[..., axis]):
+                if bool(uptake[off * step < float(self.spacing.max())].any()):
+                    away &= off * step > _SLOW
+        return away
 
     def counted_at_first(self) -> int:
         """Return how many voxels of the PET hold tissue that counts, about."""

@@ -11,6 +11,7 @@ from medfuse.volumes import Proposals, by_rule
 from medfuse.volumes.gate import significance
 from medfuse.volumes.network import CHANNELS, TrainedEstimator, VolumeUNet, blended, load_estimator, pooling
 from medfuse.volumes.proposals import guidance, guided, mr_free
+from medfuse.volumes.rim import Rim
 
 SIDE = 17  # odd: the U-Net halves it
 
@@ -38,7 +39,7 @@ def proposals(*, spacing=2.0, fwhm=6.0, unit=1.0, mri_unit=1.0, side=SIDE) -> Pr
     alike = 0.6 * shown + 0.4 * free
     gate = (radius / 40).clamp(0, 1)
     left = [significance(model, stack[0]) for stack in (shown, alike)]
-    return Proposals(shown, free, alike, alike, gate, *left, mri * mri_unit, model, ys)
+    return Proposals(shown, free, alike, alike, gate, *left, mri * mri_unit, model, ys, Rim((0, 0, 0), (0, 0, 0)))
 
 
 def test_it_has_the_size_that_its_page_tells():

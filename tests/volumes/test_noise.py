@@ -9,7 +9,7 @@ import torch
 from volumes.test_restore import PSF, made
 
 from medfuse.errors import DegradationError
-from medfuse.physics import ScannerNoise, ScannerSampling
+from medfuse.physics import Grid, ScannerNoise, ScannerSampling
 from medfuse.volumes.level import no_louder
 from medfuse.volumes.noise import measure_noise
 from medfuse.volumes.proposals import landweber
@@ -97,3 +97,14 @@ def test_noise_of_which_the_psf_passes_all_waves_is_no_crash(monkeypatch):
     found = measured(ScannerNoise(0.15))
     assert 0 < found.sigma < math.inf
     assert all(0 <= width < 10 for width in found.fwhm_mm)
+
+
+def test_a_few_slices_are_enough():
+    """Of three slices two waves are left along them, and nothing is averaged there."""
+    noise = ScannerNoise(0.15)
+    case = made(noise=noise)
+    first = [[*row[:3], p] for row, p in zip(case.grid.affine, case.grid.position((0, 0, 14)), strict=False)]
+    grid = Grid((*case.grid.shape[:2], 3), (*map(tuple, first), case.grid.affine[3]))
+    operator = ScannerSampling(case.image, grid, PSF)
+    found = measure_noise(operator, torch.from_numpy(case.pet[..., 14:17].copy()).float())
+    assert float(found.std(torch.tensor(4.0))) == pytest.approx(0.15, rel=0.2)

@@ -137,8 +137,8 @@ class ScannerSampling(LinearOperator):
         self._rows = self._found_inside()
         if not len(self._rows):
             raise GeometryError(
-                "the PET must lie at least partly within the MRI's field of view, got none of its voxels there; "
-                "check the affines and the transform."
+                "the PET must lie at least partly within the MRI's field of view, got none of its voxels there with "
+                "99 % of their kernel; check the affines and the transform, or take an MRI that is thicker than the PSF."
             )
 
     @property
