@@ -118,6 +118,23 @@ def test_where_the_mri_ends_within_the_body_all_of_it_is_restored(case, guide):
         assert found.restored[..., k].numpy()[brain].mean() == pytest.approx(cut.truth[..., k][brain].mean(), rel=0.05)
 
 
+def test_a_hot_spot_beyond_the_end_of_the_mri_takes_no_say_from_it(case):
+    """As a bladder beside a thigh: what is beyond is as little explained by the MRI wherever it lies."""
+    planes = 28
+    at = positions(case.image) - np.array(case.image.centre)
+    hot = 60.0 * (((at - np.array([0.0, 0.0, 21.0])) ** 2).sum(-1) < 10.0**2)
+    blurred = ndimage.gaussian_filter(hot, [w / FWHM / VOXEL for w in PSF], truncate=6, mode="constant")
+    more = ndimage.map_coordinates(blurred, np.moveaxis(positions(case.grid) / VOXEL, -1, 0), order=1)
+    truth, mri = case.truth[..., :planes], case.mri[..., :planes]
+    cut = replace(case, truth=truth, mri=mri, image=Grid((*SHAPE[:2], planes), case.image.affine), pet=case.pet + more)
+    found = cut.restored()
+    assert found.guided, found.findings
+    assert math.isfinite(found.shares["gate"])
+    assert found.corrected_chi2 == pytest.approx(1, abs=0.15)
+    brain = truth > 0
+    assert found.restored.numpy()[brain].mean() == pytest.approx(truth[brain].mean(), rel=0.05)
+
+
 def test_the_image_goes_on_where_the_pet_shows_activity_beyond_it(case):
     def of(planes, pet):
         image = Grid((*SHAPE[:2], planes), case.image.affine)
