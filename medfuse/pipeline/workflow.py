@@ -83,7 +83,10 @@ class Workflow:
         """
         checked_items([item], keys=self.writer.source_keys)
         with unwrapped():
-            batch: dict[str, Any] = list_data_collate([self.preprocessing(dict(item))])
+            prepared = self.preprocessing(dict(item))
+            batch: dict[str, Any] = {}
+            for key in list(prepared):  # one after another: a copy of all at once is room for nothing
+                batch |= list_data_collate([{key: prepared.pop(key)}])
             return batch
 
     def compute(self, batch: dict[str, Any]) -> CaseResult:

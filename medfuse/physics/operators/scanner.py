@@ -138,7 +138,7 @@ class ScannerSampling(LinearOperator):
         if not len(self._rows):
             raise GeometryError(
                 "the PET must lie at least partly within the MRI's field of view, got none of its voxels there with "
-                "99 % of their kernel; check the affines and the transform, or take an MRI that is thicker than the PSF."
+                "99 % of their kernel; check the affines and the transform, or take a thicker MRI than the PSF is wide."
             )
 
     @property
