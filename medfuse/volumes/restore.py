@@ -198,7 +198,7 @@ def restore_volume(
         )  # fmt: skip
         return _spread(found, blocks, mri_grid, name)
     given, whole = pet.float(), ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
-    operator, pet = _cropped(whole, given)
+    operator, pet = narrow, part = _cropped(whole, given)
     unit = float(pet[operator.inside].max())
     if not unit > 0:
         raise ImageError(
@@ -222,7 +222,9 @@ def restore_volume(
         )
     coarse = Coarse.of(operator)
     first = landweber(coarse.operator, (pet / unit)[None], STEPS)
-    noise = measure_noise(coarse.operator, pet / unit, first).scaled(1 / unit) if noise is None else noise
+    if noise is None:  # of what the MRI shows: a hot spot beyond would pass for noise that grows
+        begun = None if rim else first
+        noise = measure_noise(Coarse.of(narrow).operator, part / unit, begun).scaled(1 / unit)
     features = classes(mri.float(), spacing=mri_grid.spacing)
     rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
     features = sided(features, rim.within(coarse.spread(first.x)[0]), mri_grid.spacing)
