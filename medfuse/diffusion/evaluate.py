@@ -55,16 +55,16 @@ class Evaluator:
         if features[0].ndim == 5:
             return self._sliced(network, features, condition)
         device, dtype = condition.device.type, self.autocast or torch.bfloat16
-        seen = features if self.autocast is None else [v.to(dtype) for v in features]  # as its first layer would
         with torch.autocast(device, dtype, enabled=self.autocast is not None):
-            first, *others = (self._viewed(network, seen, condition, axes) for axes in _VIEWS[: self.views])
+            first, *others = (self._viewed(network, features, condition, axes) for axes in _VIEWS[: self.views])
         return torch.stack([v.to(features[0]) for v in (first, *others)]).mean(0) if others else first
 
     def _viewed(self, network: Any, features: Sequence[Tensor], condition: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Run the network on the features mirrored along some axes; return its answer mirrored back."""
         if not axes:
-            return in_windows(network, features, condition, limit=self.limit)
-        return in_windows(network, [v.flip(axes) for v in features], condition, limit=self.limit).flip(axes)
+            return in_windows(network, features, condition, limit=self.limit, dtype=self.autocast)
+        turned = [v.flip(axes) for v in features]
+        return in_windows(network, turned, condition, limit=self.limit, dtype=self.autocast).flip(axes)
 
     def _sliced(self, network: Any, features: Sequence[Tensor], condition: Tensor) -> Tensor:
         """Run the network on the slices of volumes, each volume's with its own condition."""
@@ -76,7 +76,14 @@ class Evaluator:
         return torch.unflatten(answer.mT if turned else answer, 0, (batch, count)).movedim(1, across + 2)
 
 
-def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limit: int | None = None) -> Tensor:
+def in_windows(
+    network: Any,
+    parts: Sequence[Tensor],
+    condition: Tensor,
+    *,
+    limit: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Run a network on an image of any size: overcomplete tiling with a halo.
 
     What is beyond the limit is cut into windows that overlap by the reach of the network, and of each output only what
@@ -91,6 +98,7 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
             larger by itself have half as many, at most 2**19, for it takes room too. Images side by side have fewer
             where the limit is large. Whatever the limit, a side of a window that cuts is at least
             `2 halo + multiple`, with `halo = ceil(reach / multiple) multiple`.
+        dtype: In which the network takes its image, as its first layer would make it of it anyway; None: as it is.
 
     Returns:
         **[B, D, H, W]**.
@@ -99,7 +107,7 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
     denoiser = getattr(network, "denoiser", None)
     reach, multiple = getattr(denoiser, "reach", None), getattr(denoiser, "multiple", None)
     if limit is None or reach is None or multiple is None or _fits(batch, height * width, limit):
-        whole: Tensor = network(torch.cat(list(parts), 1), condition)
+        whole: Tensor = network(_joined(parts, dtype), condition)
         return whole
     limit = limit if height * width <= limit else min(limit // 2, _WINDOW)
     rows = min(height, max(1, limit // min(width, isqrt(limit))))
@@ -110,11 +118,15 @@ def in_windows(network: Any, parts: Sequence[Tensor], condition: Tensor, *, limi
         _windows(height, rows, reach, multiple), _windows(width, columns, reach, multiple), range(0, batch, together)
     ):
         some = slice(first, first + together)
-        result = network(torch.cat([p[some, :, y.seen, x.seen] for p in parts], 1), condition[some])
+        result = network(_joined([p[some, :, y.seen, x.seen] for p in parts], dtype), condition[some])
         if not output.numel():
             output = result.new_empty(batch, result.shape[1], height, width)
         output[some, :, y.kept, x.kept] = result[..., y.within, x.within]
     return output
+
+
+def _joined(parts: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
+    return torch.cat(list(parts) if dtype is None else [p.to(dtype) for p in parts], 1)
 
 
 def _fits(batch: int, pixels: int, limit: int) -> bool:
