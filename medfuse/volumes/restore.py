@@ -230,7 +230,7 @@ def restore_volume(
     features = sided(features, rim.within(coarse.spread(first.x)[0]), mri_grid.spacing)
     alignment = None
     if guide and refine:
-        view, parts = _cut(whole, given / unit, noise.scaled(unit)) if rim else (rough, coarse)
+        view, parts = _in_blocks(narrow, part / unit, noise.scaled(unit)) if rim else (rough, coarse)
         alignment = align(view, parts.pooled(features), whole.transform)._replace(known=known or (1.0, 1.0))
         findings += said(alignment, operator.fwhm_mm, name)
         guide = believed(alignment)
@@ -313,9 +313,8 @@ def restore_volume(
     )
 
 
-def _cut(whole: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Coarse]:
-    """Return the model of blocks of voxels, of the data in the field of view of the MRI alone, and the blocks."""
-    operator, y = _cropped(whole, y)
+def _in_blocks(operator: ScannerSampling, y: Tensor, noise: ScannerNoise) -> tuple[VolumeModel, Coarse]:
+    """Return the model of blocks of voxels, its level from the first steps of the data, and the blocks."""
     coarse = Coarse.of(operator)
     return bound(coarse.operator, y, noise, landweber(coarse.operator, y[None], STEPS).x[0]), coarse
 
