@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medfuse.errors import DegradationError, nearest
 from medfuse.estimation.blur import PRIORS, band_power, noiseless_blur, widest_blur, width_of_blur
+from medfuse.estimation.differences import smoothed
 from medfuse.estimation.noise import Kind, Readings, counts_of, kind_of_noise, read_noise
 from medfuse.physics import (
     Degradation,
@@ -169,7 +170,8 @@ def _source(
     data = part.observed(_fullest(source)[:, None].cpu())[:, 0].double().numpy()
     slices = [_middle(y) for y in data]
     large = min(slices[0].shape) >= _LEAST_SIDE
-    readings = _common_readings(slices, top) if large and (kind != "function" or not volume) else _UNREAD
+    means = [smoothed(y) for y in slices] if large and (kind != "function" or not volume) else []
+    readings = _common_readings(slices, means, top) if means else _UNREAD
     steps: list[LinearOperator | Noise] = []
     estimates = []
     for i, step in enumerate(part.steps):
@@ -185,7 +187,7 @@ def _source(
             found = Estimate(step.name, refused=f"the image must have {_LEAST_SIDE} px a side to tell")
         elif step.name == "noise":
             built, found = _noise(
-                step, slices, readings, compose(*reversed(after)) if after else None, _GRAIN.get(kind, 0.0)
+                step, slices, means, readings, compose(*reversed(after)) if after else None, _GRAIN.get(kind, 0.0)
             )
         else:
             built, found = _blur(step, slices, readings, beside, kind, part.floor)
@@ -217,12 +219,18 @@ def _middle(image: np.ndarray) -> np.ndarray:
 _UNREAD = Readings(math.nan, math.nan, math.nan)
 
 
-def _common_readings(slices: Sequence[np.ndarray], top: float) -> Readings:
-    return Readings(*(_median(v) for v in zip(*(read_noise(y, top) for y in slices), strict=True)))
+def _common_readings(slices: Sequence[np.ndarray], means: Sequence[np.ndarray], top: float) -> Readings:
+    every = [read_noise(y, top, mean) for y, mean in zip(slices, means, strict=True)]
+    return Readings(*(_median(v) for v in zip(*every, strict=True)))
 
 
 def _noise(
-    unknown: Unknown, slices: Sequence[np.ndarray], readings: Readings, after: LinearOperator | None, grain: float
+    unknown: Unknown,
+    slices: Sequence[np.ndarray],
+    means: Sequence[np.ndarray],
+    readings: Readings,
+    after: LinearOperator | None,
+    grain: float,
 ) -> tuple[Noise | None, Estimate]:
     """Estimate white noise, or where later steps have coloured it, what differences of neighbours leave of it.
 
@@ -256,7 +264,8 @@ def _noise(
         )
     if (why and unknown.least == 0) or not std:
         return None, Estimate("noise", std, _around(std, spread), "gaussian", None, rests, why)
-    kind = Kind("gaussian") if after is not None else _common([kind_of_noise(y, level) for y in slices])
+    seen = list(zip(slices, means, strict=True))
+    kind = Kind("gaussian") if after is not None else _common([kind_of_noise(y, level, mean) for y, mean in seen])
     name = unknown.kind or kind.name
     rests += f"; {kind.told}" if after is None and unknown.kind is None else ""
     counts = _median([counts_of(y) for y in slices]) if name == "poisson" else math.nan

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 _LAGS = (1, 2, 3)  # pixels between the values whose differences are taken
 _LEAST_SIDE = 12  # pixels of a slice
+_SMOOTH = 2.0  # px, std
 _REACH_MM = 12.0  # beyond which the noise of a PET is no longer shared; from the second pixel on, no further
 _PARTS, _SIDE, _PER_PART = 32, 512, 1 << 14  # slices, or parts of large ones, that are looked at; pixels of each
 _ROUNDS = 8
@@ -20,7 +21,11 @@ MAD = 1.4826
 
 
 def noise_profile(
-    image: np.ndarray, spacing: Sequence[float] | None = None, *, lags: Sequence[int] = _LAGS
+    image: np.ndarray,
+    spacing: Sequence[float] | None = None,
+    *,
+    lags: Sequence[int] = _LAGS,
+    mean: np.ndarray | None = None,
 ) -> np.ndarray:
     """Estimate the noise of an image from second differences along two axes, in its foreground, where it is flat.
 
@@ -33,6 +38,7 @@ def noise_profile(
             else the coarsest.
         spacing: Voxel size along each axis; without it the last axis counts as the coarsest.
         lags: Pixels between the values whose differences are taken.
+        mean: Of an image **[H, W]** what `smoothed` makes of it, where that is known.
 
     Returns:
         **[3, n]**, a column for each level, ascending, all in the unit of the image: the mean of its pixels; the std of
@@ -56,8 +62,9 @@ def noise_profile(
     lags = [k for k in lags if k <= 2 or k * finest <= _REACH_MM]
     low, high = float(slices.min()), float(slices.max())
     parts = [part for one in slices for part in _parts(one, _PARTS // len(slices))]
+    means = [None] * len(parts) if mean is None else _parts(mean, _PARTS)
     level, slope, whole, *differences = np.concatenate(
-        [_samples(part.astype(np.float32), high, lags) for part in parts], 1
+        [_samples(part.astype(np.float32), mean, high, lags) for part, mean in zip(parts, means, strict=True)], 1
     )
     chosen = _foreground(level, differences[0], whole > 0, unclipped=low < 0)
     if chosen.sum() < 2 * _FEWEST:
@@ -79,15 +86,21 @@ def _parts(image: np.ndarray, count: int) -> list[np.ndarray]:
     return parts[:: -(-len(parts) // max(count, 1))]
 
 
-def _samples(image: np.ndarray, high: float, lags: Sequence[int]) -> np.ndarray:
+def smoothed(image: np.ndarray) -> np.ndarray:
+    """Return an image smoothed so far that it hardly depends on the noise of a pixel."""
+    found: np.ndarray = gaussian_filter(np.asarray(image, np.float32), _SMOOTH)
+    return found
+
+
+def _samples(image: np.ndarray, mean: np.ndarray | None, high: float, lags: Sequence[int]) -> np.ndarray:
     """Return local mean, slope, whether nothing around was cut off at 0 or at the top, and the differences, a row each.
 
-    The slope is that of the image smoothed so far that it hardly depends on the noise of a pixel.
+    The slope is that of the smoothed image.
     """
     margin = _LAGS[-1]
     inner = (slice(margin, -margin),) * 2
     whole = (_around(image, np.minimum) != 0) & (_around(image, np.maximum) < high)
-    rows = [uniform_filter(image, 5)[inner], slopes(gaussian_filter(image, 2.0))[inner], whole]
+    rows = [uniform_filter(image, 5)[inner], slopes(smoothed(image) if mean is None else mean)[inner], whole]
     rows += [second_difference(image, k, margin) for k in lags]
     return np.stack([row.ravel()[:: -(-row.size // _PER_PART)] for row in rows])
 

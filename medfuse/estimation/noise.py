@@ -10,18 +10,20 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
+from torch import Tensor
 
-from medfuse.estimation.differences import MAD, noise_profile, of_five, second_difference, slopes
+from medfuse.estimation.differences import MAD, noise_profile, of_five, second_difference, slopes, smoothed
 
 _FEWEST = 200  # pixels, or patches, of which an estimate is made
 _ROUNDS = 6
 _SETTLED = 5e-3  # change of an estimate at which its rounds end
 _CLEAR = 3.0  # std above 0, and below the top, from which a pixel's noise is not cut
 _PATCH = 5  # px, side of a patch; what is cut off in all of one is black, or burnt
-_MOST_PATCHES = 4000
+_MOST_PIXELS, _MOST_PATCHES = 32_000, 5000  # that are looked at
 _CORNER = 0.75  # of the Nyquist frequency along both axes, above which hardly any image is left
 _LEAST_LEVELS, _LEAST_SPAN = 4, 1.6  # levels, and highest over lowest, from which the exponent is known
 _COUNTS, _COUNTS_OF_NOTHING = 0.7, 0.4  # exponent of the variance from which noise is of counts; with a dark of zeros
@@ -54,32 +56,38 @@ class Readings(NamedTuple):
         return float(np.nanmin(self)) if np.isfinite(self).any() else math.nan
 
 
-def read_noise(image: np.ndarray, top: float = 1.0) -> Readings:
+def read_noise(image: np.ndarray, top: float = 1.0, mean: np.ndarray | None = None) -> Readings:
     """Estimate the std of white noise of a slice **[H, W]** by three estimators.
 
     Args:
         image: The slice, from 0 up.
         top: Full range, at which values were cut; infinity where none was.
+        mean: What `medfuse.estimation.differences.smoothed` makes of the slice, where that is known.
     """
     image = np.asarray(image, np.float32)
-    mean = gaussian_filter(image, 2.0)
+    mean = smoothed(image) if mean is None else mean
     whole = ~_patch_wide(image <= 0, beyond=True)
     if math.isfinite(top):
         whole &= ~_patch_wide(image >= top, beyond=True)
-    at, lowest = np.flatnonzero(whole), 0.016 * _range(image, top)
+    at, lowest = _thinned(np.flatnonzero(whole), _MOST_PIXELS), 0.016 * _range(image, top)
     means = mean.ravel()[at]
     steep = slopes(gaussian_filter(image, 1.5, truncate=3)).ravel()[at]
     differences = np.abs(np.pad(second_difference(image, 1, 1), 1, mode="reflect")).ravel()[at]
     std = _mad(differences)
+    flat: np.ndarray | None = None
     for _ in range(_ROUNDS):
-        chosen = np.flatnonzero((means > max(_CLEAR * std, lowest)) & (means < top - _CLEAR * std))
-        if len(chosen) < _FEWEST:
+        inside = (means > max(_CLEAR * std, lowest)) & (means < top - _CLEAR * std)
+        if inside.sum() < _FEWEST:
             return Readings(math.nan, math.nan, _waves(image, mean, top))
-        slope = steep[chosen]
-        before, std = std, _mad(differences[chosen[slope <= np.median(slope)]])
+        flat = steep <= np.median(steep[inside]) if flat is None else flat
+        before, std = std, _mad(differences[inside & flat])
         if abs(std - before) <= _SETTLED * before:
             break
     return Readings(std, _patches(image, mean, whole, (lowest, top), std), _waves(image, mean, top))
+
+
+def _thinned(values: np.ndarray, most: int) -> np.ndarray:
+    return values[:: max(1, -(-len(values) // most))]
 
 
 def _range(image: np.ndarray, top: float) -> float:
@@ -129,24 +137,34 @@ def _patches(image: np.ndarray, mean: np.ndarray, whole: np.ndarray, ends: tuple
     texture, lowest, highest = (
         v.ravel()[at] for v in (_textures(image), _of_patches(mean, np.minimum), _of_patches(mean, np.maximum))
     )
+    chosen = np.flatnonzero((lowest > max(_CLEAR * std, ends[0])) & (highest < ends[1] - _CLEAR * std))
+    if len(chosen) < _FEWEST:
+        return math.nan
+    chosen = _thinned(chosen, _MOST_PATCHES)
     windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH))
+    rows = windows[np.divmod(at[chosen], width)].reshape(-1, _PATCH**2)
+    patches, shown, count = torch.from_numpy(rows - rows.mean(0)), texture[chosen], 2 * _PATCH * (_PATCH - 1)
+    tenth, lowest, highest = np.quantile(shown, 0.1), lowest[chosen], highest[chosen]
     for _ in range(_ROUNDS):
-        chosen = np.flatnonzero((lowest > max(_CLEAR * std, ends[0])) & (highest < ends[1] - _CLEAR * std))
-        chosen = chosen[:: max(1, len(chosen) // _MOST_PATCHES)]
-        if len(chosen) < _FEWEST:
+        inside = (lowest > _CLEAR * std) & (highest < ends[1] - _CLEAR * std)
+        if inside.sum() < _FEWEST:
             return math.nan
-        shown, count = texture[chosen], 2 * _PATCH * (_PATCH - 1)
-        weak = shown <= max(2 * std**2 * count * (1 + 3 * math.sqrt(3 / count)), np.quantile(shown, 0.1))
-        drawn = windows[np.divmod(at[chosen[weak]], width)].reshape(-1, _PATCH**2)
-        before, std = std, _least_deviation(drawn - drawn.mean(0))
+        inside &= shown <= max(2 * std**2 * count * (1 + 3 * math.sqrt(3 / count)), tenth)
+        before, std = std, _least_deviation(patches[torch.from_numpy(inside)])
         if not abs(std - before) > _SETTLED * before:
             break
     return std
 
 
-def _least_deviation(patches: np.ndarray) -> float:
-    """Return the std of what is alike along most axes of patches, a row each, without their mean."""
-    values = np.linalg.eigvalsh(patches.T @ patches / (len(patches) - 1)).clip(0)
+def _least_deviation(patches: Tensor) -> float:
+    """Return the std of what is alike along most axes of patches, a row each; their mean is taken off.
+
+    The product is torch's: threads of numpy's, once used, keep all cores busy for a while, a third of what the network
+    takes for a slice.
+    """
+    mean = patches.mean(0)
+    covariance = (patches.mT @ patches - len(patches) * torch.outer(mean, mean)) / (len(patches) - 1)
+    values = np.linalg.eigvalsh(covariance.numpy()).clip(0)
     count = np.arange(1, len(values) + 1)
     means, medians = np.cumsum(values) / count, (values[(count - 1) // 2] + values[count // 2]) / 2
     return math.sqrt(means[np.flatnonzero(means <= medians)[-1]])
@@ -213,17 +231,17 @@ class Kind(NamedTuple):
         return ", ".join(parts) or "no level and no background that would tell its kind"
 
 
-def kind_of_noise(image: np.ndarray, std: float) -> Kind:
-    """Tell the kind of the noise of a slice **[H, W]** of a known std.
+def kind_of_noise(image: np.ndarray, std: float, mean: np.ndarray | None = None) -> Kind:
+    """Tell the kind of the noise of a slice **[H, W]** of a known std; `mean` as of `read_noise`.
 
     Counts of nothing are nothing: their dark background is zeros. Half of Gaussian noise around 0 that was cut is
     zeros, and of magnitudes hardly any are. The variance of counts grows with the signal, that of others does not.
     """
-    image = np.asarray(image, np.float64)
-    dark = gaussian_filter(image, 2.0) < 1.5 * std
+    mean = smoothed(image) if mean is None else mean
+    dark = mean < 1.5 * std
     zeros = float((image[dark] <= 0).mean()) if dark.sum() >= _FEWEST else math.nan
     cut, negative = bool(image.min() == 0), bool(image.min() < 0)
-    level, deviation, _ = noise_profile(image, lags=(1,))
+    level, deviation, _ = noise_profile(image, lags=(1,), mean=mean)
     seen = (level > 0) & (deviation > 0)
     exponent = math.nan
     if seen.sum() >= _LEAST_LEVELS and level[seen].max() > _LEAST_SPAN * level[seen].min():
