@@ -49,6 +49,7 @@ _NOISELESS = 0.5 / 255  # of full range: the rounding of a blurred image reads h
 _SURE = 0.98  # share that is stated of the width of an MRI without noise
 _TEXTURE, _FAINT_TEXTURE = 1.35, 1.22  # fastest waves over patches, above which an image has grain, and no white noise
 _FAINT = 10 / 255  # of full range, below which grain may be the most of what is found: there less of it is enough
+_EDGED_TEXTURE = 1.2  # differences over patches, likewise, where burnt edges hide the waves: noisy CTs have up to 1.13
 _COLOURED = 0.5  # fastest waves over differences of neighbours, below which neighbours share their noise
 _MISFIT = 2.1  # of the log of the power in any band: 46 blurred MRIs have up to 2, photographs up to 0.5
 _TIGHT = 0.72  # likewise of MRIs without noise: 72, blurred by 0.9 to 3 px, have up to 0.7, interpolated ones from 0.7
@@ -257,7 +258,7 @@ def _noise(
     why = ""
     if min(read) / gain <= least:
         why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
-    elif after is None and readings.waves > (_FAINT_TEXTURE if level < _FAINT else _TEXTURE) * readings.patches:
+    elif after is None and _is_grainy(readings, level):
         why = (
             "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture, not of "
             "white noise; state it to have it taken out"
@@ -279,6 +280,13 @@ def _noise(
     told = {"kind": name, "sigma": stated}
     made = (RicianNoise if name == "rician" else GaussianNoise)(stated)
     return made, Estimate("noise", std, _around(std, spread), name, told, rests)
+
+
+def _is_grainy(readings: Readings, level: float) -> bool:
+    """Tell whether what is fast is far stronger than flat parts show."""
+    if math.isnan(readings.waves):
+        return readings.differences > _EDGED_TEXTURE * readings.patches
+    return readings.waves > (_FAINT_TEXTURE if level < _FAINT else _TEXTURE) * readings.patches
 
 
 def _blur(
@@ -347,4 +355,4 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _grey(value: float) -> str:
-    return f"{255 * value:.1f}"
+    return "not known" if math.isnan(value) else f"{255 * value:.1f}"

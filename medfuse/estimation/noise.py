@@ -38,7 +38,8 @@ class Readings(NamedTuple):
     Attributes:
         differences: Median absolute mixed second difference, in the flat half of the foreground (Immerkaer 1996).
         patches: Least eigenvalues of the covariance of weakly textured patches (Liu 2013; Chen 2015).
-        waves: Median power of the cosine waves of both highest rates, corrected for noise that was cut at 0.
+        waves: Median power of the cosine waves of both highest rates, corrected for noise that was cut. NaN where it
+            is more than the differences and values were cut at the top: such edges, of bone in CT, are fast waves.
     """
 
     differences: float
@@ -78,12 +79,12 @@ def read_noise(image: np.ndarray, top: float = 1.0, mean: np.ndarray | None = No
     for _ in range(_ROUNDS):
         inside = (means > max(_CLEAR * std, lowest)) & (means < top - _CLEAR * std)
         if inside.sum() < _FEWEST:
-            return Readings(math.nan, math.nan, _waves(image, mean, top))
+            return Readings(math.nan, math.nan, _waves(image, mean, top, math.inf))
         flat = steep <= np.median(steep[inside]) if flat is None else flat
         before, std = std, _mad(differences[inside & flat])
         if abs(std - before) <= _SETTLED * before:
             break
-    return Readings(std, _patches(image, mean, whole, (lowest, top), std), _waves(image, mean, top))
+    return Readings(std, _patches(image, mean, whole, (lowest, top), std), _waves(image, mean, top, std))
 
 
 def _thinned(values: np.ndarray, most: int) -> np.ndarray:
@@ -170,8 +171,11 @@ def _least_deviation(patches: Tensor) -> float:
     return math.sqrt(means[np.flatnonzero(means <= medians)[-1]])
 
 
-def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
-    """Return the std by the highest cosine waves; what was cut at 0 or at the top has less noise, by its mean."""
+def _waves(image: np.ndarray, mean: np.ndarray, top: float, differences: float) -> float:
+    """Return the std by the highest cosine waves; what was cut at 0 or at the top has less noise, by its mean.
+
+    NaN where values were cut at the top and it is more than that by differences.
+    """
     corner = dctn(image, norm="ortho")[tuple(slice(int(_CORNER * n), None) for n in image.shape)]
     power = float(np.median(np.square(corner))) / _MEDIAN_CHI2
     std, cut = math.sqrt(power), image.min() >= 0 and (image <= 0).mean() > 0.01  # what is negative was not cut
@@ -186,7 +190,7 @@ def _waves(image: np.ndarray, mean: np.ndarray, top: float) -> float:
         before, std = std, math.sqrt(power / max(float(share), 0.1))
         if abs(std - before) <= _SETTLED * before:
             break
-    return std
+    return math.nan if burnt and std > differences else std
 
 
 def _cut_moments(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -200,6 +200,23 @@ def test_a_grainy_image_is_named_and_left(scene, stored):
     assert "grainy" in estimates["noise"].refused and estimates["noise"].value > 3.5 / 255
 
 
+def test_noise_is_stated_beside_bone_that_was_cut_off_at_full_range(scene, stored):
+    """Its edges are fast waves, as of grain; beside bone, grain is told by differences."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:192, :192]
+    bone = np.abs(np.hypot(rows - 95.5, columns - 95.5) - 66) < 6 + 5 * np.sin(1.9 * rows) * np.sin(2.1 * columns)
+    skull = np.where(bone, 3.0, scene())
+    part, estimates = found(stored(skull + 12 / 255 * rng.standard_normal(skull.shape)), kind="function")
+    (noise,) = part.steps
+    assert float(noise.sigma) == pytest.approx(math.sqrt(12**2 - 3.5**2) / 255, rel=0.07)
+    assert "fastest waves not known" in estimates["noise"].rests_on
+    fast = rng.standard_normal(skull.shape)
+    fast -= gaussian_filter(fast, 0.8)
+    grainy = skull + 0.06 * fast / fast.std() * (skull > 0.45) + 6 / 255 * rng.standard_normal(skull.shape)
+    part, estimates = found(stored(grainy))
+    assert part.steps == () and "grainy" in estimates["noise"].refused
+
+
 def test_of_an_mri_without_noise_the_bound_by_its_log_is_heeded(scene, stored):
     part, estimates = found(stored(degraded(scene(), blur=2.0)))
     (blur,) = part.steps
