@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor, decollate_batch
+from monai.data.utils import list_data_collate
 
 from medfuse import fuse
 from medfuse.bundles import bundle_dir, load_spec
 from medfuse.errors import BundleError
 from medfuse.inferers import FusionInferer, uses_bfloat16
 from medfuse.physics import KrylovModel
-from medfuse.pipeline import load_fusion, write_group_page
+from medfuse.pipeline import collate_case, load_fusion, write_group_page
 from medfuse.pipeline.outputs.table import clear
 
 
@@ -106,3 +108,16 @@ def test_the_denoiser_is_compiled_where_that_is_asked_for(monkeypatch):
     assert compiled == [fusion.network.denoiser]
     load_fusion(device="cpu")
     assert len(compiled) == 1
+
+
+def test_a_batch_collated_key_by_key_is_what_monai_makes_of_it():
+    volume = MetaTensor(torch.arange(24.0).reshape(1, 2, 3, 4), affine=torch.diag(torch.tensor([2.0, 2, 3, 1])))
+    items = [{"mri": volume + k, "case": f"sub-{k}", "scale": {"unit": "SUV", "slope": 0.5 * k}} for k in range(2)]
+    whole = list_data_collate([dict(item) for item in items])
+    batch = collate_case(items)
+    assert items == [{}, {}]  # a volume is gone once its copy is made
+    assert list(batch) == list(whole) and batch["case"] == whole["case"] and batch["mri"].is_batch
+    assert torch.equal(batch["mri"].as_tensor(), whole["mri"].as_tensor())
+    assert torch.equal(batch["mri"].affine, whole["mri"].affine)
+    assert torch.equal(batch["scale"]["slope"], whole["scale"]["slope"])
+    assert [part["case"] for part in decollate_batch(batch)] == ["sub-0", "sub-1"]

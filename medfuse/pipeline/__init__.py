@@ -18,7 +18,7 @@ from medfuse.pipeline.native import PairSourcesd, RestoreNatived
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.regions import DescribeRegionsd, LoadRegionsd, PlaceRegionsd
 from medfuse.pipeline.result import CaseResult, SourceAgreement
-from medfuse.pipeline.workflow import Workflow, fuse, load_workflow
+from medfuse.pipeline.workflow import Workflow, collate_case, fuse, load_workflow
 
 __all__ = [
     "DIMENSIONLESS",
@@ -39,6 +39,7 @@ __all__ = [
     "VerifySourcesd",
     "Workflow",
     "case_warnings",
+    "collate_case",
     "collect",
     "estimate_file",
     "export_bundle",

@@ -83,11 +83,7 @@ class Workflow:
         """
         checked_items([item], keys=self.writer.source_keys)
         with unwrapped():
-            prepared = self.preprocessing(dict(item))
-            batch: dict[str, Any] = {}
-            for key in list(prepared):  # one after another: a copy of all at once is room for nothing
-                batch |= list_data_collate([{key: prepared.pop(key)}])
-            return batch
+            return collate_case([self.preprocessing(dict(item))])
 
     def compute(self, batch: dict[str, Any]) -> CaseResult:
         """Restore and fuse what `read` returned.
@@ -124,6 +120,20 @@ class Workflow:
     def write(self, result: CaseResult, folder: Path) -> None:
         """Write all outputs of a case into a folder."""
         self.writer.write(result, folder)
+
+
+def collate_case(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make a batch of cases, as MONAI's `list_data_collate` does, one key after another.
+
+    What was collated leaves the items: a copy of all volumes of a large case at once is room for nothing.
+
+    Args:
+        items: The cases, with the same keys; they end empty.
+    """
+    batch: dict[str, Any] = {}
+    for key in list(items[0]):
+        batch |= list_data_collate([{key: item.pop(key)} for item in items])
+    return batch
 
 
 def load_workflow(

@@ -128,7 +128,10 @@ def sided(features: Tensor, uptake: Tensor, spacing: Sequence[float]) -> Tensor:
     within = stretched(filled[0], kernel, features.shape[1:])[0]
     if float(within.min()) > 0.99:
         return features
-    return torch.cat([features * within, features * (1 - within)])
+    found = features.new_empty((2 * len(features), *within.shape))  # a copy of each half is room for nothing
+    for half, share in zip(found.chunk(2), (within, 1 - within), strict=True):
+        torch.mul(features, share, out=half)
+    return found
 
 
 def within_uptake(pet: Tensor, spacing: Sequence[float], depth_mm: float) -> Tensor:

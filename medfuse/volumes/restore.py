@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -197,6 +197,40 @@ def restore_volume(
             estimator=estimator, name=name, draws=draws, slices=thick,
         )  # fmt: skip
         return _spread(found, blocks, mri_grid, name)
+    sources = (pet, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise)
+    options: dict[str, Any] = {"estimator": estimator, "name": name, "draws": draws, "thick": thick}
+    tried = _tried(*sources, known=known, refine=refine, guide=guide, **options)
+    if isinstance(tried, RestoredVolume):
+        return tried
+    alone = _tried(*sources, guide=False, **options)  # nor is the place believed that the MRI was moved to
+    return replace(cast(RestoredVolume, alone), alignment=tried.alignment, findings=tried.why)
+
+
+class _Doubted(NamedTuple):
+    """Why the MRI shall not guide, and where it was moved to."""
+
+    why: tuple[str, ...]
+    alignment: Alignment | None
+
+
+def _tried(
+    pet: Tensor,
+    pet_grid: Grid,
+    mri: Tensor,
+    mri_grid: Grid,
+    transform: Sequence[Sequence[float]] | Tensor | None,
+    psf_fwhm_mm: float | Sequence[float],
+    noise: ScannerNoise | None,
+    *,
+    known: tuple[float, float] | None = None,
+    refine: bool = True,
+    guide: bool,
+    estimator: Estimator,
+    name: str,
+    draws: int,
+    thick: tuple[float, ...],
+) -> RestoredVolume | _Doubted:
+    """Restore on the voxels that are given; where the MRI may not guide although it was to, tell why instead."""
     given, whole = pet.float(), ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
     operator, pet = narrow, part = _cropped(whole, given)
     unit = float(pet[operator.inside].max())
@@ -225,9 +259,11 @@ def restore_volume(
     if noise is None:  # of what the MRI shows: a hot spot beyond would pass for noise that grows
         begun = None if rim else first
         noise = measure_noise(Coarse.of(narrow).operator, part / unit, begun).scaled(1 / unit)
-    features = classes(mri.float(), spacing=mri_grid.spacing)
     rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
-    features = sided(features, rim.within(coarse.spread(first.x)[0]), mri_grid.spacing)
+    features = torch.empty(0)
+    if guide:
+        features = classes(mri.float(), spacing=mri_grid.spacing)
+        features = sided(features, rim.within(coarse.spread(first.x)[0]), mri_grid.spacing)
     alignment = None
     if guide and refine:
         view, parts = _in_blocks(narrow, part / unit, noise.scaled(unit)) if rim else (rough, coarse)
@@ -239,7 +275,6 @@ def restore_volume(
             coarse = Coarse.of(operator)
             first = landweber(coarse.operator, (pet / unit)[None], STEPS)
             rough = bound(coarse.operator, pet / unit, noise.scaled(unit), first.x[0])
-    features = rim.around(features)
     model = rough.on(operator, rough.observe(first.x[0]))
     draw = model.probe()
     ys = torch.stack([model.y, model.y + draw])
@@ -252,16 +287,15 @@ def restore_volume(
     shown = shown if bool(shown.any()) else model.inside
     tissue = ~beyond & (unguided[0] > 0.1 * rim.within(unguided[0]).max())
     if guide:
+        features = rim.around(features)
         offered = guidance(model, features, coarse)
         proposal = guided(model, offered, ys)
         z = significance(model, proposal[0])
         opened = gate(model, z).masked_fill(beyond, 1.0)
         rough = rough.on(coarse.operator, model.observe(unguided[0]))
         why = doubts(rough, model, coarse.pooled(features), z, float(opened[tissue].mean()), name, shown=shown)
-        if why:  # nor is the place believed that the MRI was moved to
-            where = (pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise)
-            alone = restore_volume(given, *where, guide=False, name=name, draws=draws, slices=thick)
-            return replace(alone, alignment=alignment, findings=tuple(why))
+        if why:
+            return _Doubted(tuple(why), alignment)
         del features, offered  # they need room
         proposals = _proposals(model, ys, free, proposal, opened, z, mri.float(), rim, alike=not any(thick))
         opened, x0 = proposals.gate, estimator(proposals)
