@@ -132,6 +132,8 @@ def test_what_is_fused_is_the_restored_source():
         ({"grid": "native", "psf": {"fwhm_mm": 0}}, "above 0"),
         ({"grid": "native", "psf": {"fwhm_mm": [6, 6]}}, "one finite number or three"),
         ({"grid": "native", "psf": 6}, "must be a mapping"),
+        ({"grid": "native", "psf": {"auto": {"sigma_px": [1, 2]}}}, "fwhm_mm: \\[least, most\\]"),
+        ({"grid": "native", "psf": {"auto": {"fwhm_mm": [8, 4]}}}, "ascending, from 0 to 20"),
     ],
 )
 def test_nonsense_is_refused_before_work(source2, words):
@@ -209,6 +211,16 @@ def test_who_states_nothing_has_the_psf_found_and_undone(folded):
     assert result.record["degradation"]["source2"]["psf"]["fwhm_mm"] == psf["stated"]["fwhm_mm"]
     assert max(a / b for a, b in zip(psf["stated"]["fwhm_mm"], psf["value"], strict=True)) < 1
     assert float(result.restored[1].std()) > 1.05 * float(result.sources[1].std())
+
+
+def test_a_psf_that_is_measured_lies_within_what_was_said_of_it(folded):
+    mri, pet = folded
+    spec = {"version": 1, "source1": [], "source2": {"grid": "native", "psf": {"auto": {"fwhm_mm": [3, 5]}}}}
+    result = fuse(pet, mri, degradation=spec, aligned=True, pet_unit="kBq/ml")
+    psf, _ = result.record["degradation"]["estimates"]["source2"]
+    assert psf["value"] == [5, 5, 5]  # the images say 6
+    assert all(3 <= width <= 5 for width in psf["stated"]["fwhm_mm"])
+    assert "said to be 3 to 5 mm" in psf["rests_on"]
 
 
 def test_where_the_mri_does_not_tell_the_psf_the_pet_comes_back_as_it_was(files):

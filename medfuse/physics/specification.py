@@ -112,10 +112,12 @@ class NativeSource(NamedTuple):
     Attributes:
         psf_fwhm_mm: Full width at half maximum of the PSF along each axis of its grid, mm; None: to be measured.
         noise: Its noise, in its unit; None: to be measured.
+        psf_bounds_mm: Between which widths a PSF that is measured lies along each axis.
     """
 
     psf_fwhm_mm: tuple[float, float, float] | None
     noise: ScannerNoise | None
+    psf_bounds_mm: tuple[float, float] = (0.0, math.inf)
 
 
 def native_of(spec: Any) -> Mapping[str, Any] | None:
@@ -138,7 +140,8 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
         values: As above; `psf` and `noise` are `auto` where left out. `sigma` of Poisson-like noise is the std where
             the signal is one unit, of the file with `unit: input`, of full range with `fraction`, the default; `growth`
             its power of the signal, by default 0.5; of `kind: table`, `sigma` is a list, the std at each of `signal`.
-            `fwhm_mm` of noise, by default 0: white. One number: of all axes.
+            `fwhm_mm` of noise, by default 0: white. One number: of all axes. A PSF that is to be measured may be
+            bounded: `psf: {auto: {fwhm_mm: [4, 8]}}`.
         source: Its name, for errors.
         scale: Full range of the source in its unit; needed for `unit: fraction`.
 
@@ -154,9 +157,11 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     for name in ("psf", "noise"):
         if name in values and given[name] != AUTO and not isinstance(given[name], Mapping):
             raise DegradationError(f"`{name}` of `{source}` must be a mapping or `{AUTO}`, got {_short(given[name])}.")
-    psf = None if given["psf"] == AUTO else _psf(dict(given["psf"]), context)
+    unknown = given["psf"] == AUTO or AUTO in given["psf"]
+    psf = None if unknown else _psf(dict(given["psf"]), context)
+    bounds = _psf_bounds(dict(given["psf"]), context) if unknown and given["psf"] != AUTO else (0.0, math.inf)
     if given["noise"] in (None, AUTO):
-        return NativeSource(psf, None)
+        return NativeSource(psf, None, bounds)
     stated = {"kind": "gaussian", "sigma": ..., "unit": "fraction", "fwhm_mm": 0.0, "growth": None, "signal": None}
     noise = _take(dict(given["noise"]), "noise", context, **stated)
     if noise["unit"] not in ("fraction", "input"):
@@ -165,13 +170,13 @@ def parse_native(values: Mapping[str, Any], *, source: str = "source2", scale: f
     numbers = {k: None if noise[k] is None else _numbers(noise[k], k, context) for k in ("sigma", "growth", "signal")}
     found = ScannerNoise.stated(noise["kind"], fwhm_mm=_per_axis(noise["fwhm_mm"], context), **numbers)
     if noise["unit"] == "input":
-        return NativeSource(psf, found)
+        return NativeSource(psf, found, bounds)
     if scale is None or not 0 < scale < math.inf:
         raise DegradationError(
             f"noise of `{source}` with `unit: fraction` must come with the source's range, which is not known here; "
             "use `unit: input`."
         )
-    return NativeSource(psf, found.scaled(1 / scale))
+    return NativeSource(psf, found.scaled(1 / scale), bounds)
 
 
 def _psf(values: dict[str, Any], context: _Context) -> tuple[float, float, float]:
@@ -182,6 +187,11 @@ def _psf(values: dict[str, Any], context: _Context) -> tuple[float, float, float
             f"{_short(list(psf))}; check the unit."
         )
     return psf
+
+
+def _psf_bounds(values: dict[str, Any], context: _Context) -> tuple[float, float]:
+    given = _take(values, "psf", context, auto=...)[AUTO]
+    return _bounds("psf", "fwhm_mm", given, _WIDEST_PSF, context)
 
 
 def _per_axis(value: Any, context: _Context) -> tuple[float, float, float]:
@@ -256,6 +266,11 @@ def _parse_unknown(name: Literal["blur", "noise"], values: dict[str, Any], conte
         raise DegradationError(f"the noise of `{context.source}` must be {_one_of(_KINDS)}, got {_short(kind)}.")
     if bounds is None:
         return Unknown(name, kind=kind)
+    return Unknown(name, *_bounds(name, key, bounds, largest, context), kind)
+
+
+def _bounds(name: str, key: str, bounds: Any, largest: float, context: _Context) -> tuple[float, float]:
+    """Return the least and the most that an estimate may be."""
     if not isinstance(bounds, Mapping) or set(bounds) != {key}:
         raise DegradationError(
             f"the bounds of the `{AUTO}` of `{name}` of `{context.source}` must be a mapping {{{key}: [least, most]}}, "
@@ -267,7 +282,7 @@ def _parse_unknown(name: Literal["blur", "noise"], values: dict[str, Any], conte
             f"the bounds of `{key}` of `{context.source}` must be [least, most], ascending, from 0 to {largest:g}, got "
             f"{_short(bounds[key])}."
         )
-    return Unknown(name, pair[0], pair[1], kind)
+    return pair[0], pair[1]
 
 
 def _one_of(names: Sequence[str]) -> str:

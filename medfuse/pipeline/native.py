@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -63,6 +64,7 @@ _NOT_BY_NETWORK = (
 )
 _WRONG = 1.3  # times that a PSF which is told wrong may leave what the network was trained for
 _LEAST_NOISE = 1e-5  # of the highest value; below, float32 holds neither data nor what is left of them
+_UNBOUNDED = (0.0, math.inf)
 _STATED = 0.97  # of a width that is found: one that is too wide rings
 
 
@@ -175,9 +177,9 @@ class RestoreNatived(Transform):
         if not registration.get("accepted", True):  # nothing that the MRI says there would be used
             found = _NOT_PLACED
         else:
-            found = bounded(_measured(values, pet, mri, refine=not placed), _acquired(pet))
+            found = bounded(_measured(values, pet, mri, refine=not placed), _acquired(pet), said.psf_bounds_mm)
         if not found.refused:
-            psf = stated_psf(found, grid_of(pet), grid_of(mri))
+            psf = stated_psf(found, grid_of(pet), grid_of(mri), said.psf_bounds_mm)
             try:
                 restored = self._restored(dict(result), said, psf, _shares(found, psf), placed, dict(registration))
             except DegradationError as error:  # of the noise: too little tissue, or none
@@ -190,7 +192,7 @@ class RestoreNatived(Transform):
         if native is not None:
             noise = {k: v for k, v in native["noise"].items() if k != "origin"}
             stated = {"grid": "native", "psf": {"fwhm_mm": native["psf_fwhm_mm"]}, "noise": noise}
-        records = [psf_record(found, native, _acquired(pet)), *([] if said.noise else [_noise_record(native)])]
+        records = [psf_record(found, native, _acquired(pet), said.psf_bounds_mm), *([] if said.noise else [_noise_record(native)])]
         result[f"{two}_{FOUND}"] = json.dumps({"stated": stated, "estimates": records})
         return result
 
@@ -278,18 +280,29 @@ def _acquired(image: MetaTensor) -> dict[str, Any]:
     return dict(json.loads(str(image.meta.get(ACQUISITION, "{}"))))
 
 
-def bounded(found: PsfEstimate, acquired: Mapping[str, Any]) -> PsfEstimate:
-    """Return a PSF that is nowhere narrower than the filter of the reconstruction, which is a part of it."""
-    filter_mm = acquired.get("filter_mm")
-    if filter_mm is None or not found.fwhm_mm:
+def bounded(
+    found: PsfEstimate, acquired: Mapping[str, Any], bounds_mm: tuple[float, float] = _UNBOUNDED
+) -> PsfEstimate:
+    """Return a PSF that is nowhere narrower than the filter of the reconstruction, which is a part of it.
+
+    What the user says of its least and its most width comes before.
+    """
+    filter_mm = acquired.get("filter_mm", 0.0)
+    least, most = bounds_mm
+    if not found.fwhm_mm:
         return found
-    parts = ((max(v, filter_mm) for v in several) for several in (found.fwhm_mm, found.low, found.high))
+    parts = (
+        (min(max(v, filter_mm, least), most) for v in several) for several in (found.fwhm_mm, found.low, found.high)
+    )
     value, low, high = (tuple(part) for part in parts)
     return found._replace(fwhm_mm=value, low=low, high=high)
 
 
 def psf_record(
-    found: PsfEstimate, native: Mapping[str, Any] | None, acquired: Mapping[str, Any] = MappingProxyType({})
+    found: PsfEstimate,
+    native: Mapping[str, Any] | None,
+    acquired: Mapping[str, Any] = MappingProxyType({}),
+    bounds_mm: tuple[float, float] = _UNBOUNDED,
 ) -> dict[str, Any]:
     """Return what was found of a PSF as the record of an estimate, see `medfuse.estimation.Estimate`; values are mm.
 
@@ -297,6 +310,7 @@ def psf_record(
         found: What was found.
         native: What is known of the source that was restored by it; None where it was not.
         acquired: What its headers or sidecars say of how it was made.
+        bounds_mm: Between which widths it was said to be.
     """
     known = bool(found.fwhm_mm)
     rests = (
@@ -306,6 +320,8 @@ def psf_record(
     )
     if "filter_mm" in acquired:
         rests += f"; it is at least the filter of {acquired['filter_mm']:g} mm that the header names"
+    if bounds_mm != _UNBOUNDED:
+        rests += f"; it was said to be {bounds_mm[0]:g} to {bounds_mm[1]:g} mm"
     if acquired.get("models_psf"):
         rests += "; the reconstruction models the PSF, so edges may overshoot, which no Gaussian describes"
     return {
@@ -348,10 +364,13 @@ def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool)
     return measure_psf(values, grid_of(pet), _plain(mri), grid, refine=refine, slices=slices_of(mri, grid))
 
 
-def stated_psf(found: PsfEstimate, pet: Grid, mri: Grid) -> list[float]:
+def stated_psf(
+    found: PsfEstimate, pet: Grid, mri: Grid, bounds_mm: tuple[float, float] = _UNBOUNDED
+) -> list[float]:
     """Return the PSF that is stated: a little less than what was found, and not below what the grids can hold."""
-    least = narrowest_psf(pet, mri)
-    return [max(_STATED * width, low) for width, low in zip(found.fwhm_mm, least, strict=True)]
+    least, most = bounds_mm
+    low = narrowest_psf(pet, mri)
+    return [max(min(max(_STATED * width, least), most), v) for width, v in zip(found.fwhm_mm, low, strict=True)]
 
 
 def _times(values: Sequence[float]) -> str:
