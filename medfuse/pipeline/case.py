@@ -28,7 +28,7 @@ from medfuse.pipeline.native import FOUND, NATIVE, RESTORED, SENSITIVITY
 from medfuse.pipeline.outputs import OUTPUTS, Output, write_outputs
 from medfuse.pipeline.outputs.dicom import write_dicom
 from medfuse.pipeline.record import make_record, offset_of, scale_of, text_of
-from medfuse.pipeline.result import CaseResult, SourceAgreement
+from medfuse.pipeline.result import LARGE, CaseResult, SourceAgreement
 from medfuse.regions.intervals import UNCERTAINTY
 from medfuse.threads import side_by_side
 from medfuse.transforms import KNOWN, NOISE, ResampleToReference, case_degradation, inverse_values_
@@ -140,7 +140,8 @@ class SaveFusiond(MapTransform):
         sources = [inverse_values_(x, scale) for x, scale in zip(sources, scales, strict=True)]
         restored = [inverse_values_(x, scale) for x, scale in zip((restored1, restored2), scales, strict=True)]
         with torch.no_grad():
-            first, second = side_by_side(_window, list(zip(restored, sources, strict=True)))
+            at_once = 1 if restored1.numel() > LARGE else None
+            first, second = side_by_side(_window, list(zip(restored, sources, strict=True)), most=at_once)
         windows = first, second
         units = [text_of(scale["unit"]) for scale in scales]
         told = {

@@ -192,7 +192,8 @@ class RestoreNatived(Transform):
         if native is not None:
             noise = {k: v for k, v in native["noise"].items() if k != "origin"}
             stated = {"grid": "native", "psf": {"fwhm_mm": native["psf_fwhm_mm"]}, "noise": noise}
-        records = [psf_record(found, native, _acquired(pet), said.psf_bounds_mm), *([] if said.noise else [_noise_record(native)])]
+        records = [psf_record(found, native, _acquired(pet), said.psf_bounds_mm)]
+        records += [] if said.noise else [_noise_record(native)]
         result[f"{two}_{FOUND}"] = json.dumps({"stated": stated, "estimates": records})
         return result
 

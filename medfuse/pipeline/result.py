@@ -13,6 +13,9 @@ from medfuse.fusion import ColourFusion
 from medfuse.io.modalities import titles
 from medfuse.report.numbers import number_text
 
+LARGE = 50_000_000
+"""Voxels of a case from which copies of two of its volumes at once are too much: 0.4 GB and more."""
+
 
 @dataclass(frozen=True, eq=False)
 class SourceAgreement:

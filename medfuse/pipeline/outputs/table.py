@@ -32,7 +32,7 @@ from medfuse.pipeline.outputs.volumes import (
     write_weight,
 )
 from medfuse.pipeline.provenance import require_own
-from medfuse.pipeline.result import CaseResult
+from medfuse.pipeline.result import LARGE, CaseResult
 
 _AT_ONCE = 2  # outputs: the report takes about as long as all others together
 Write = Callable[[CaseResult, Path], None]
@@ -159,8 +159,9 @@ def write_outputs(
 ) -> None:
     """Write outputs of a case into a folder, its record last: a case with a record is complete.
 
-    What an earlier run wrote of the case goes first. Outputs are written two at a time, the report, which takes the
-    longest, beside the others: packing and drawing leave the interpreter to each other for most of their time.
+    What an earlier run wrote of the case goes first. Outputs are written two at a time, those of a large case one; the
+    report, which takes the longest, beside the others: packing and drawing leave the interpreter to each other for most
+    of their time.
 
     Args:
         result: The case.
@@ -174,7 +175,8 @@ def write_outputs(
     require_own(folder, result.case, {k: s["sha256"] for k, s in result.record["sources"].items()}, replace=replace)
     clear(folder, result.case, outputs)
     begun = sorted(outputs, key=lambda output: output.write is not write_report)
-    with ThreadPoolExecutor(_AT_ONCE, "medfuse-output") as pool:
+    at_once = 1 if result.fused.numel() > LARGE else _AT_ONCE
+    with ThreadPoolExecutor(at_once, "medfuse-output") as pool:
         written = [pool.submit(output.write, result, folder / output.file(result.record)) for output in begun]
         try:
             wait(written, return_when=FIRST_EXCEPTION)
