@@ -365,9 +365,7 @@ def _measured(values: Tensor, pet: MetaTensor, mri: MetaTensor, *, refine: bool)
     return measure_psf(values, grid_of(pet), _plain(mri), grid, refine=refine, slices=slices_of(mri, grid))
 
 
-def stated_psf(
-    found: PsfEstimate, pet: Grid, mri: Grid, bounds_mm: tuple[float, float] = _UNBOUNDED
-) -> list[float]:
+def stated_psf(found: PsfEstimate, pet: Grid, mri: Grid, bounds_mm: tuple[float, float] = _UNBOUNDED) -> list[float]:
     """Return the PSF that is stated: a little less than what was found, and not below what the grids can hold."""
     least, most = bounds_mm
     low = narrowest_psf(pet, mri)
