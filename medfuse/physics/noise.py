@@ -160,7 +160,7 @@ def clipped_mean(x: Tensor, sigma: Tensor) -> Tensor:
     t = (x / sigma.clamp_min(1e-6)).clamp_(-_FAR, _FAR)
     density = t.square().mul_(-0.5).exp_().mul_(sigma / math.sqrt(2.0 * math.pi))
     share = t.mul_(-math.sqrt(0.5)).erfc_().mul_(0.5)  # the part of the noise that leaves the sum above 0
-    return density.addcmul_(x, share)
+    return density.addcmul_(x, share).clamp_min_(0.0)
 
 
 @torch.no_grad()
