@@ -233,7 +233,7 @@ def _volume_base64(volume: ViewerVolume, affine: np.ndarray, size: int) -> str:
     if volume.role == "colour":
         return _rgb_base64(array, affine, size)
     if volume.role == "outline":
-        reduced, turned = _reduced((array > 0).astype(np.float32), affine, size)
+        reduced, turned = _reduced(array > 0, affine, size)
         inside = reduced > 0.5 if (reduced > 0.5).any() else reduced > 0
         return _encoded((inside & ~binary_erosion(inside)).astype(np.uint8), turned)
     return nifti_base64(array, affine, size)
@@ -241,7 +241,7 @@ def _volume_base64(volume: ViewerVolume, affine: np.ndarray, size: int) -> str:
 
 def _rgb_base64(rgb: np.ndarray, affine: np.ndarray, size: int) -> str:
     """Return a colour volume as base64 of an RGB `.nii.gz`, reduced."""
-    channels = [_reduced(rgb[..., k].astype(np.float32), affine, size) for k in range(3)]
+    channels = [_reduced(rgb[..., k], affine, size) for k in range(3)]
     colours = np.stack([np.rint(c).clip(0, 255).astype(np.uint8) for c, _ in channels], -1)
     voxels = np.ascontiguousarray(colours).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
     return _encoded(voxels, channels[0][1])
@@ -252,12 +252,16 @@ def _reduced(array: np.ndarray, affine: np.ndarray, size: int) -> tuple[np.ndarr
     new = np.minimum(array.shape, size)
     ratio = np.array(array.shape) / new
     one, two, three = (_reduction(n, m) for n, m in zip(array.shape, new, strict=True))
-    array = array if three is None else array @ three.T  # axis by axis: each leaves less for the next
-    array = array if two is None else two @ array
-    array = array if one is None else np.tensordot(one, array, 1)
+    planes = []  # one after another: a copy of a large volume is room for nothing
+    for plane in array:
+        flat = plane.astype(np.float32, copy=False)
+        flat = flat if three is None else flat @ three.T
+        planes.append(flat if two is None else two @ flat)
+    reduced = np.stack(planes)
+    reduced = reduced if one is None else np.tensordot(one, reduced, 1)
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = np.diag(ratio), (ratio - 1) / 2
-    return array, affine @ step
+    return reduced, affine @ step
 
 
 @lru_cache(maxsize=16)
