@@ -117,6 +117,28 @@ def test_what_is_written_can_be_chosen_and_dicom_left_out(tmp_path):
     assert SaveFusiond(**given, outputs=[own]).outputs == (own,)
 
 
+def empty_case(voxels=1):
+    """Return what `write_outputs` itself asks of a case."""
+    sources = {name: source | {"sha256": "0"} for name, source in SOURCES.items()}
+    record = {"case": "c", "sources": sources, "reference": {"source": "mri"}}
+    return SimpleNamespace(case="c", record=record, fused=SimpleNamespace(numel=lambda: voxels))
+
+
+@pytest.mark.parametrize(("voxels", "most"), [(1, 2), (512 * 512 * 400, 1)])
+def test_outputs_of_a_large_case_are_written_one_after_another(tmp_path, voxels, most):
+    at_work, seen = [], []
+
+    def write(result, path):
+        at_work.append(path)
+        sleep(0.05)
+        seen.append(len(at_work))
+        at_work.remove(path)
+
+    outputs = [Output(f"own{k}", f"own{k}.txt", write, "", None, "own") for k in range(4)]
+    write_outputs(empty_case(voxels), tmp_path, outputs)
+    assert len(seen) == 4 and max(seen) == most
+
+
 def test_an_output_that_fails_stops_those_that_were_not_begun(tmp_path):
     failed, begun = Event(), []
 
@@ -134,10 +156,8 @@ def test_an_output_that_fails_stops_those_that_were_not_begun(tmp_path):
 
     writers = {"slow": slow, "full": full, **{f"other{k}": another for k in range(20)}}
     outputs = [Output(name, f"{name}.txt", write, "", None, name) for name, write in writers.items()]
-    sources = {name: source | {"sha256": "0"} for name, source in SOURCES.items()}
-    case = SimpleNamespace(case="c", record={"case": "c", "sources": sources, "reference": {"source": "mri"}})
     with pytest.raises(OSError, match="no space left"):
-        write_outputs(case, tmp_path, outputs)
+        write_outputs(empty_case(), tmp_path, outputs)
     assert "c_slow.txt" in begun
     assert len(begun) < 20
     assert not (tmp_path / "c.json").exists(), "a case that is not complete has no record"
