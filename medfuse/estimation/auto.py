@@ -260,7 +260,7 @@ def _noise(
         why = f"less than {_grey(least)} of 255 may be the grain of the image itself, and costs little"
     elif after is None and _is_grainy(readings, level):
         why = (
-            "the image is grainy: its fastest waves are far stronger than its flat parts show, as of texture, not of "
+            "the image is grainy: what is fast in it is far stronger than its flat parts show, as of texture, not of "
             "white noise; state it to have it taken out"
         )
     if (why and unknown.least == 0) or not std:
