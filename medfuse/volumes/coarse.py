@@ -6,15 +6,33 @@ the MRI's classes are found on blocks; what is restored is on the MRI's own voxe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medfuse.physics.operators.scanner import ScannerSampling
+from medfuse.physics.space import Grid
 
 _PER_WIDTH = 3.0  # blocks in the least width of the PSF
+_FINE = 0.8  # mm; as many finer voxels as come closest to it are put together: no PET tells them apart
+_PER_PSF = 4.0  # blocks in the least width of the PSF, at least; half of that where there are too many voxels
+_MOST = 32_000_000  # voxels; more are put together: each takes up to 120 bytes
+
+
+def blocks_of(grid: Grid, psf_fwhm_mm: float | Sequence[float]) -> tuple[int, ...]:
+    """Return how many voxels along each axis are restored as one: fine ones, and more where there are too many."""
+    psf = float(torch.as_tensor(psf_fwhm_mm).min())
+    blocks = [max(1, round(min(_FINE, psf / _PER_PSF) / s)) for s in grid.spacing]
+    while math.prod(-(-n // b) for n, b in zip(grid.shape, blocks, strict=True)) > _MOST:
+        edges = [(b + 1) * s for b, s in zip(blocks, grid.spacing, strict=True)]
+        if min(edges) > 2 * psf / _PER_PSF:  # memory is not all
+            break
+        blocks[edges.index(min(edges))] += 1
+    return tuple(blocks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -28,7 +27,7 @@ from medfuse.physics.space import Grid
 from medfuse.volumes.alignment import Alignment, align
 from medfuse.volumes.bowsher import Likened, Neighbours, likened
 from medfuse.volumes.classes import classes, sided
-from medfuse.volumes.coarse import Coarse, pooled, stretched
+from medfuse.volumes.coarse import Coarse, blocks_of, pooled, stretched
 from medfuse.volumes.doubts import believed, doubts, said
 from medfuse.volumes.gate import gate, significance
 from medfuse.volumes.level import AIR, active, bound, counted
@@ -38,9 +37,6 @@ from medfuse.volumes.rim import Rim
 from medfuse.volumes.slices import of_blocks, slices_mm
 
 _UNSURE = 4.0  # variance of the error of a proposal where the gate is open, over that where it is shut, less 1
-_FINE = 0.8  # mm; as many finer voxels as come closest to it are put together: no PET tells them apart
-_PER_PSF = 4.0  # blocks in the least width of the PSF, at least; half of that where there are too many voxels
-_MOST = 32_000_000  # voxels; more are put together: each takes up to 120 bytes
 _MARGIN = 2  # voxels of the data about those that count
 _LEAST_OVERLAP = 0.01
 _SHOWN = 0.99  # share of a voxel's kernel that must lie within the MRI, that it is one which the MRI shows
@@ -188,7 +184,7 @@ def restore_volume(
     _check(pet, pet_grid, name)
     _check(mri, mri_grid, "MRI")
     thick = slices_mm(mri_grid) if slices is None else tuple(float(v) for v in slices)
-    blocks = _blocks(mri_grid, psf_fwhm_mm)
+    blocks = blocks_of(mri_grid, psf_fwhm_mm)
     if max(blocks) > 1:
         means, grid = pooled(mri.float()[None], blocks)[0], mri_grid.of_blocks(blocks)
         thick = of_blocks(thick, grid.spacing)
@@ -197,7 +193,7 @@ def restore_volume(
             estimator=estimator, name=name, draws=draws, slices=thick,
         )  # fmt: skip
         return _spread(found, blocks, mri_grid, name)
-    sources = (pet, pet_grid, mri, mri_grid, transform, psf_fwhm_mm, noise)
+    sources = (pet, mri), (pet_grid, mri_grid), (transform, psf_fwhm_mm, noise)
     options: dict[str, Any] = {"estimator": estimator, "name": name, "draws": draws, "thick": thick}
     tried = _tried(*sources, known=known, refine=refine, guide=guide, **options)
     if isinstance(tried, RestoredVolume):
@@ -214,13 +210,9 @@ class _Doubted(NamedTuple):
 
 
 def _tried(
-    pet: Tensor,
-    pet_grid: Grid,
-    mri: Tensor,
-    mri_grid: Grid,
-    transform: Sequence[Sequence[float]] | Tensor | None,
-    psf_fwhm_mm: float | Sequence[float],
-    noise: ScannerNoise | None,
+    images: tuple[Tensor, Tensor],
+    grids: tuple[Grid, Grid],
+    observed: tuple[Sequence[Sequence[float]] | Tensor | None, float | Sequence[float], ScannerNoise | None],
     *,
     known: tuple[float, float] | None = None,
     refine: bool = True,
@@ -231,6 +223,7 @@ def _tried(
     thick: tuple[float, ...],
 ) -> RestoredVolume | _Doubted:
     """Restore on the voxels that are given; where the MRI may not guide although it was to, tell why instead."""
+    (pet, mri), (pet_grid, mri_grid), (transform, psf_fwhm_mm, noise) = images, grids, observed
     given, whole = pet.float(), ScannerSampling(mri_grid, pet_grid, psf_fwhm_mm, transform, thick)
     operator, pet = narrow, part = _cropped(whole, given)
     unit = float(pet[operator.inside].max())
@@ -391,18 +384,6 @@ def settled(model: VolumeModel, xs: Tensor, ys: Tensor) -> Tensor:
         floor = AIR * told.amax((1, 2, 3), keepdim=True)
         xs = operator.lift(((told + floor) / (seen + floor))[:, None])[:, 0].mul_(xs)
     return xs
-
-
-def _blocks(grid: Grid, psf_fwhm_mm: float | Sequence[float]) -> tuple[int, ...]:
-    """Return how many voxels along each axis are put together: fine ones, and further ones where there are too many."""
-    psf = float(torch.as_tensor(psf_fwhm_mm).min())
-    blocks = [max(1, round(min(_FINE, psf / _PER_PSF) / s)) for s in grid.spacing]
-    while math.prod(-(-n // b) for n, b in zip(grid.shape, blocks, strict=True)) > _MOST:
-        edges = [(b + 1) * s for b, s in zip(blocks, grid.spacing, strict=True)]
-        if min(edges) > 2 * psf / _PER_PSF:  # memory is not all
-            break
-        blocks[edges.index(min(edges))] += 1
-    return tuple(blocks)
 
 
 def _spread(found: RestoredVolume, blocks: Sequence[int], grid: Grid, name: str) -> RestoredVolume:

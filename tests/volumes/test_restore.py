@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from medfuse.errors import DegradationError, GeometryError, ImageError
 from medfuse.physics import Grid, ScannerNoise, ScannerSampling, VolumeModel
-from medfuse.volumes import by_rule, proposals, restore, restore_volume
+from medfuse.volumes import by_rule, coarse, proposals, restore_volume
 from medfuse.volumes.classes import classes
 from medfuse.volumes.coarse import Coarse
 from medfuse.volumes.proposals import guidance, guided, mr_free
@@ -309,8 +309,8 @@ def test_more_voxels_than_there_is_room_for_are_restored_in_blocks(case, monkeyp
         return by_rule(given)
 
     whole = case.restored(refine=False)
-    monkeypatch.setattr(restore, "_MOST", math.prod(SHAPE) // 4)
-    monkeypatch.setattr(restore, "_PER_PSF", 3.0)  # voxels of 2 mm are coarse already
+    monkeypatch.setattr(coarse, "_MOST", math.prod(SHAPE) // 4)
+    monkeypatch.setattr(coarse, "_PER_PSF", 3.0)  # voxels of 2 mm are coarse already
     found = case.restored(estimator=noted, refine=False)
     assert shapes == [(28, 30, 54)]
     assert found.restored.shape == found.gate.shape == found.measured.shape == found.residual.shape == SHAPE
@@ -327,12 +327,12 @@ def test_more_voxels_than_there_is_room_for_are_restored_in_blocks(case, monkeyp
     ((0.1,) * 3, (1.2, 1.2, 1.5), (3,) * 3),  # an animal's
 ])  # fmt: skip
 def test_voxels_that_no_pet_tells_apart_are_put_together(spacing, psf, blocks):
-    assert restore._blocks(Grid.of_spacing((9, 9, 9), spacing), psf) == blocks
+    assert coarse.blocks_of(Grid.of_spacing((9, 9, 9), spacing), psf) == blocks
 
 
 def test_blocks_stay_below_half_of_the_psf_whatever_memory_that_takes(monkeypatch):
-    monkeypatch.setattr(restore, "_MOST", 1)
-    assert restore._blocks(Grid.of_spacing((90, 90, 90), (1.0, 1.0, 1.0)), 4.5) == (2, 2, 2)
+    monkeypatch.setattr(coarse, "_MOST", 1)
+    assert coarse.blocks_of(Grid.of_spacing((90, 90, 90), (1.0, 1.0, 1.0)), 4.5) == (2, 2, 2)
 
 
 @pytest.mark.parametrize(("thick", "edges", "found"), [
