@@ -72,6 +72,7 @@ def test_overlays_change_a_run(quick, data, tmp_path):
         "fusion_rule": "convex",
         "views": 1,
         "settle": [None, 1.0],
+        "patches": 4,
         "balance": 0,
     }
 

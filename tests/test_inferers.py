@@ -201,7 +201,13 @@ def test_the_network_runs_once_a_view_and_step(network):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"views": 5}, "1 to 4, got 5"), ({"steps": 0}, "at least 1, got 0"), ({"correction": "cat"}, "got 'cat'")],
+    [
+        ({"views": 5}, "1 to 4, got 5"),
+        ({"steps": 0}, "at least 1, got 0"),
+        ({"correction": "cat"}, "got 'cat'"),
+        ({"patches": 3}, r"one of \(0, 1, 2, 4, 8, 16\), got 3"),
+        ({"patches": True, "correction": "none"}, "got True"),
+    ],
 )
 def test_an_impossible_setting_is_refused_before_anything_runs(setting, message):
     with pytest.raises(DegradationError, match=message):
@@ -209,12 +215,13 @@ def test_an_impossible_setting_is_refused_before_anything_runs(setting, message)
 
 
 def test_settings_are_those_that_a_result_depends_on():
-    inferer = FusionInferer(correction="joint", fusion_rule="convex", views=2, settle=(None, 0.5))
+    inferer = FusionInferer(correction="joint", fusion_rule="convex", views=2, settle=(None, 0.5), patches=4)
     assert inferer.settings == {
         "correction": "joint",
         "fusion_rule": "convex",
         "views": 2,
         "settle": [None, 0.5],
+        "patches": 4,
         "balance": 0,
     }
     assert VolumeFusionInferer(inferer).settings == inferer.settings

@@ -89,6 +89,7 @@ def test_command_line_and_monai_write_the_same_bytes(bundle, data, tmp_path, cap
         "fusion_rule": "predicted",
         "views": 1,
         "settle": [None, None],
+        "patches": 4,
         "balance": 6,
     }
 

@@ -102,7 +102,7 @@ def sample(
             del output, d
             e = [] if last else [a - x0 for a, x0 in zip(x, v, strict=True)]  # the residual that x0 implies
             x, z = [], [] if last else z
-            v, converged = correct(observation, Prediction(v, m, (p1, p2), g, last))
+            v, converged = correct(observation, Prediction(v, m, (p1, p2), g, last, log_variance))
             x = [torch.addcmul(x0, r, noise[t + 1] / noise[t]) for x0, r in zip(v, e, strict=False)]  # DDIM, eta = 0
         yield FusionState(tuple(v), m, log_variance.to(like.dtype), converged)
         del m, log_variance, e

@@ -31,6 +31,7 @@ class Settings:
     limit: int | None = LIMIT
     views: int = 1
     settle: Sequence[float | None] = (None, None)
+    patches: int = 0
     balance: int = 0
     fusion_rule: str = "predicted"
 
@@ -38,7 +39,7 @@ class Settings:
         """Refuse what is impossible."""
         if self.steps < 1:
             raise DegradationError(f"the number of steps must be at least 1, got {self.steps}.")
-        correction(self.correction, self.settle)
+        correction(self.correction, self.settle, self.patches)
         Finish(self.fusion_rule, self.balance)
         self.evaluator(torch.device("cpu"))
         object.__setattr__(self, "settle", tuple(self.settle))
@@ -61,6 +62,7 @@ class Settings:
             "fusion_rule": self.finish.rule,
             "views": self.views,
             "settle": list(self.settle),
+            "patches": self.patches,
             "balance": self.finish.steps,
         }
 

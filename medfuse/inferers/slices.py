@@ -43,6 +43,7 @@ class FusionInferer(Inferer):
         limit: int | None = LIMIT,
         views: int = 1,
         settle: Sequence[float | None] = (None, None),
+        patches: int = 0,
         balance: int = 0,
         kinds: Sequence[str] = ("anatomy", "function"),
         fusion_rule: str = "predicted",
@@ -63,6 +64,8 @@ class FusionInferer(Inferer):
                 augmentation): a little better, and so many times slower.
             settle: Standard deviations, for each source, by which local means of what it leaves of its data must exceed
                 the noise to be believed; None: never. See `medfuse.physics.Cut`.
+            patches: Number of patches of a restored source that are alike and filtered together, 1, 2, 4, 8 or 16,
+                where nothing but white noise was stated; 0: none are. See `medfuse.physics.Cut`.
             balance: Number of steps by which the fused image is moved towards the source that it resembles less, see
                 `medfuse.fusion.balance`. A convex one is left alone. A call may override it.
             kinds: What the sources are, for what is estimated: each `anatomy`, `function`, `visible` or `infrared`.
@@ -74,7 +77,7 @@ class FusionInferer(Inferer):
                 balance or the rule are impossible.
         """
         self.degradation, self.trajectory, self.kinds = degradation, trajectory, tuple(kinds)
-        self.told = Settings(steps, correction, amp, limit, views, settle, balance, fusion_rule)
+        self.told = Settings(steps, correction, amp, limit, views, settle, patches, balance, fusion_rule)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -194,7 +197,7 @@ class FusionInferer(Inferer):
             network,
             observation,
             steps=told.steps,
-            correct=correction(told.correction, told.settle),
+            correct=correction(told.correction, told.settle, told.patches),
             evaluate=told.evaluator(observation.source1.y.device),
             until=until,
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medfuse.errors import DegradationError
+from medfuse.physics.collaborative import MOST, collaborated
 from medfuse.physics.evidence.local_means import settled_in_place
 from medfuse.physics.evidence.slow_waves import settled_slowly
 from medfuse.physics.models.conjugate_gradients import conjugate_gradient
@@ -17,6 +18,7 @@ from medfuse.physics.models.source import SourceModel, spread
 
 Settle = Sequence[float | None]
 _MOST_DEVIATIONS = 100  # beyond which nothing would ever settle
+_PATCHES = (0, *(2**k for k in range(MOST.bit_length())))
 
 
 class Prediction(NamedTuple):
@@ -28,6 +30,7 @@ class Prediction(NamedTuple):
         variances: P1 and P2, error variances of x1 and x2, **[B]** each.
         gain: g of the fusion row, **[B]**, 0..1.
         last: Whether the data have the last word.
+        log_variance: Log-variance of the error of x1 and x2 in each pixel, **[B, 2, *spatial]**, where it is known.
     """
 
     x0: Sequence[Tensor]
@@ -35,6 +38,7 @@ class Prediction(NamedTuple):
     variances: Sequence[Tensor]
     gain: Tensor
     last: bool = False
+    log_variance: Tensor | None = None
 
 
 class Corrected(NamedTuple):
@@ -86,12 +90,22 @@ class Cut(_Settling):
     """Each source is ruled by its own data, the fused image by the sources; nothing flows back. The default.
 
     `x_i = x0_i + P_i A_i' (P_i A_i A_i' + R_i)^-1 (y_i - A_i x0_i)`, `f = f0 + g (m x1 + (1 - m) x2 - f0)`. In the last
-    step the sources settle first, and P_i is raised to where the chi-square of the residual is at most 1.
+    step the sources settle first, P_i is raised to where the chi-square of the residual is at most 1, and patches of
+    x_i that are alike are filtered together.
 
     Attributes:
         settle: Standard deviations, for each source, by which the local mean of what it leaves of its data must exceed
             the noise to be believed in the last step, 0 to 100; None: slow waves settle alone.
+        patches: How many patches that are alike are filtered together in the last step, see
+            `medfuse.physics.collaborative`; 0: none are.
     """
+
+    patches: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is impossible, with a `DegradationError`."""
+        super().__post_init__()
+        check_patches(self.patches)
 
     def __call__(self, sources: Sequence[SourceModel], predicted: Prediction) -> Corrected:
         """Correct a prediction."""
@@ -100,6 +114,8 @@ class Cut(_Settling):
         for i, source in enumerate(sources):
             x[i], solved = source.update(*self._settled(i, source, predicted._replace(x0=x)))
             converged.append(solved)
+            if predicted.last and predicted.log_variance is not None:
+                x[i] = collaborated(source, x[i], predicted.log_variance[:, i : i + 1], self.patches)
         x1, x2, f = x
         fused = torch.lerp(f, torch.lerp(x2, x1, predicted.weight), spread(predicted.gain, f))
         return Corrected([x1, x2, fused], torch.stack(converged, 1))
@@ -179,29 +195,31 @@ class Free:
         return Corrected(list(predicted.x0), _nothing_solved(predicted.x0[0]))
 
 
-CORRECTIONS: dict[str, Callable[[Settle], Correction]] = {
+CORRECTIONS: dict[str, Callable[[Settle, int], Correction]] = {
     "cut": Cut,
-    "joint": Joint,
-    "paper": lambda settle: Paper(),
-    "none": lambda settle: Free(),
+    "joint": lambda settle, patches: Joint(settle),
+    "paper": lambda settle, patches: Paper(),
+    "none": lambda settle, patches: Free(),
 }
-"""The words of the configurations, and what each makes of a settling."""
+"""The words of the configurations, and what each makes of a settling and a number of patches."""
 
 
-def correction(form: str, settle: Settle = (None, None)) -> Correction:
+def correction(form: str, settle: Settle = (None, None), patches: int = 0) -> Correction:
     """Return a correction by its name.
 
     Args:
         form: `cut`, `joint`, `paper` or `none`.
         settle: As in `Cut`; the last two have no use for it.
+        patches: As in `Cut`; the others have no use for it.
 
     Raises:
-        DegradationError: There is no such form, or the settling is impossible.
+        DegradationError: There is no such form, or the settling or the number of patches is impossible.
     """
     if form not in CORRECTIONS:
         raise DegradationError(f"the form of the correction must be one of {tuple(CORRECTIONS)}, got {form!r}.")
     check_settle(settle)
-    return CORRECTIONS[form](settle)
+    check_patches(patches)
+    return CORRECTIONS[form](settle, patches)
 
 
 def check_settle(settle: Any) -> None:
@@ -210,6 +228,12 @@ def check_settle(settle: Any) -> None:
         raise DegradationError(
             f"settle must be two numbers of standard deviations, each 0 to {_MOST_DEVIATIONS} or null, got {settle!r}."
         )
+
+
+def check_patches(patches: Any) -> None:
+    """Refuse an impossible number of patches, with a `DegradationError`."""
+    if type(patches) is not int or patches not in _PATCHES:
+        raise DegradationError(f"patches must be one of {_PATCHES}, got {patches!r}.")
 
 
 def _is_deviations(value: Any) -> bool:

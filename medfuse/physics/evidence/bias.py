@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -60,19 +60,30 @@ class StoredNoise:
 
         Where nothing is known it counts as 1: chi-square then is rather too low.
         """
-        count = math.ceil(signal.numel() / _BLOCK)  # one mean after another, so that large images take little
-        blocks = zip(signal.chunk(count, 2), self.known.chunk(count, 2), strict=True)
-        means = [self._share(part, known) * (part.shape[2] / signal.shape[2]) for part, known in blocks]
+        means = [part.flatten(1).mean(1) * (part.shape[2] / signal.shape[2]) for part in self._blocks(signal)]
         return torch.stack(means).sum(0).clamp_min(_LEAST_SHARE)
 
-    def _share(self, signal: Tensor, known: Tensor) -> Tensor:
+    def shares(self, signal: Tensor) -> Tensor:
+        """Return the variance of each datum over that of the noise as stated, of the shape of a noiseless signal.
+
+        Where nothing is known it counts as 1.
+        """
+        return torch.cat(list(self._blocks(signal)), 2)
+
+    def _blocks(self, signal: Tensor) -> Iterator[Tensor]:
+        """Give the shares of one block of rows after another, so that large images take little."""
+        count = math.ceil(signal.numel() / _BLOCK)
+        for part, known in zip(signal.chunk(count, 2), self.known.chunk(count, 2), strict=True):
+            yield self._shares(part, known)
+
+    def _shares(self, signal: Tensor, known: Tensor) -> Tensor:
         exact = sum((noise.scatter(signal) for noise in self.noises), torch.zeros_like(signal))
         stated = sum((noise.variance(signal) for noise in self.noises), torch.zeros_like(signal))
         ratio = exact / stated.clamp_min(torch.finfo(stated.dtype).tiny)
         mean, std = self._mean(signal), self.std * ratio.sqrt().clamp_min(1e-6)
         below = torch.where(self.cut, mean / std, torch.inf)
         left = clipped_variance(below, (self.end - mean) / std)
-        return torch.where(known, left * ratio, 1.0).flatten(1).mean(1)
+        return torch.where(known, left * ratio, 1.0)
 
     def _mean(self, signal: Tensor) -> Tensor:
         return reduce(lambda v, noise: noise.mean(v), self.noises, signal)

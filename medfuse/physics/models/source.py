@@ -35,6 +35,9 @@ class Bias(Protocol):
     def share(self, signal: Tensor) -> Tensor:
         """Return the mean variance of the data over that of the noise as stated, **[B]**."""
 
+    def shares(self, signal: Tensor) -> Tensor:
+        """Return the variance of each datum over that of the noise as stated, of the shape of the signal."""
+
 
 class SourceModel(ABC):
     """One source's observation `y = A x + n`, bound to its data.

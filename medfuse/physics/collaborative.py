@@ -1,0 +1,167 @@
+"""Collaborative filtering: patches of an estimate that are alike are filtered together, with their data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medfuse.physics.models.source import SourceModel
+from medfuse.physics.operators.cosine import cosine_basis
+
+MOST = 16
+"""Most patches that are filtered together."""
+
+_SIDE, _STEP = 8, 4  # px, of a patch, and from one to the next
+_REACH = 4  # px, along each axis, within which patches that are alike are sought
+_ROWS = 2  # every so many rows of two patches are compared: as good as all, in half the time
+_MORE = 2.0  # error variance of a coefficient over that of a pixel: errors gather where there is something
+_RELATIVE = 0.5  # most error variance of a coefficient over its square
+_LEAST = 1e-3  # of the variance of noise, that is left of it where values were cut off
+_EDGE = 3.0  # beta of the Kaiser window of a patch
+_BEYOND = 1e3  # value outside of an image, to which nothing is alike
+_GROUPS = {"cpu": 2**10}  # that are filtered at once: what fits into the cache of a core
+_GROUPS_ELSEWHERE = 2**16
+
+
+def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: int) -> Tensor:
+    """Return an estimate of which patches that are alike were filtered together, and updated with their data.
+
+    A Wiener filter on groups, as in the second stage of BM3D, with the estimate as its own pilot. For each patch of
+    8 x 8 px the most alike ones within 4 px are found in `x`, by every other of its rows. Coefficients are those of the
+    cosine waves of a patch and of the Haar waves across the group: X of `x`, Y of its data. With v the variance of the
+    noise and e that of the error of `x`, as the network predicts it, what is alike outweighs errors of single patches,
+    and the data are believed where there is something:
+
+        S = X^2 / (X^2 + 2 e) X,    p = min(2 e, X^2 / 2),    S + p / (p + v) (Y - S)
+
+    These are put back, where patches overlap averaged by a Kaiser window. The data are `x + y - E y`, so that noise
+    which is biased, or was cut off, is not taken for signal.
+
+    Args:
+        model: Any observation model. Where anything but white noise lies between image and data, or no noise, they are
+            left alone: a blur hides what the patches could tell each other.
+        x: The estimate, **[B, C, H, W]**, fractions of full range; gradients pass as if nothing had been filtered.
+        log_variance: Predicted log-variance of its error, of the same shape.
+        patches: How many are filtered together: 1, 2, 4, 8 or 16; 0 for none.
+
+    Returns:
+        The image, of the shape of `x`.
+
+    Reference:
+        docs/explanation/method.md, "Patches that are alike are filtered together";
+        Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D transform-domain collaborative filtering
+        (IEEE TIP 2007), section III.
+    """
+    noises = model.degradation.noises
+    white = model.operator.is_identity and noises and all(after.is_identity for _, after in noises)
+    if not patches or not white or x.ndim != 4:
+        return x
+    with torch.no_grad():
+        pilot = x.detach()
+        data = model.pixels(model.residual(pilot)).add_(pilot)
+        noise = model.sigma().square()
+        if model.bias is not None:
+            noise *= model.bias.shares(pilot).clamp_min(_LEAST)
+        error = log_variance.detach().to(x.dtype).exp()
+        change = _filtered(pilot, data, noise, error, patches).sub_(pilot)
+    return x + change
+
+
+def _filtered(x: Tensor, data: Tensor, noise: Tensor, error: Tensor, patches: int) -> Tensor:
+    """Return the filtered image; noise and error are variances of each pixel."""
+    height, width = x.shape[2:]
+    pilot, seen = (_padded(v).flatten(0, 1) for v in (x, data))  # [n, H, W]
+    noise, error = (_mean_of_patches(_padded(v).flatten(0, 1)) for v in (noise, error))
+    basis, edge = _waves_of_a_patch(x.dtype, x.device)
+    back = basis.T * torch.outer(edge, edge).flatten()
+    within = torch.arange(_SIDE, device=x.device)
+    within = (within[:, None] * pilot.shape[2] + within).flatten()
+    both = pilot.flatten(), seen.flatten()
+    total = torch.zeros_like(both[0])
+    count = torch.zeros_like(total)
+    for rows, at in _groups(pilot, patches):
+        pixels = (at[:, :, None] + within).flatten()
+        believed, found = (_haar(v.index_select(0, pixels).view(*at.shape, -1) @ basis) for v in both)
+        e, v = (_MORE * error[:, rows].reshape(-1, 1, 1)), noise[:, rows].reshape(-1, 1, 1)
+        power = believed.square()
+        p = torch.minimum(_RELATIVE * power, e)
+        believed.mul_(power.div_(power + e))
+        patch = _haar(believed.lerp_(found, p.div_(p + v)), inverse=True) @ back
+        total.index_add_(0, pixels, patch.flatten())
+        count.index_add_(0, at.flatten(), torch.ones_like(at.flatten(), dtype=x.dtype))
+    count = F.pad(count.view_as(pilot)[:, None], (_SIDE - 1, 0, _SIDE - 1, 0))
+    weight = F.conv2d(F.conv2d(count, edge.view(1, 1, -1, 1)), edge.view(1, 1, 1, -1))  # symmetric: nothing to flip
+    return (total.view_as(weight) / weight).reshape(*x.shape[:2], *pilot.shape[1:])[..., :height, :width]
+
+
+def _mean_of_patches(image: Tensor) -> Tensor:
+    """Return the mean of each patch, **[n, rows, columns]**, of images **[n, H, W]**."""
+    return F.avg_pool2d(F.avg_pool2d(image, _STEP), _SIDE // _STEP, 1)
+
+
+def _groups(pilot: Tensor, patches: int) -> Iterator[tuple[slice, Tensor]]:
+    """Give rows of patches, and of each patch the places of those most alike, itself first, **[patches, count]**.
+
+    A place is the number of the upper left pixel among all pixels of the images **[n, H, W]**.
+    """
+    images, height, width = pilot.shape
+    across, down = (width - _SIDE) // _STEP + 1, (height - _SIDE) // _STEP + 1
+    together = max(1, _GROUPS.get(pilot.device.type, _GROUPS_ELSEWHERE) // (images * across))
+    around = F.pad(pilot, (_REACH,) * 4, value=_BEYOND)
+    side = 2 * _REACH + 1
+    left = torch.arange(across, device=pilot.device) * _STEP
+    first = torch.arange(images, device=pilot.device)[:, None, None] * height * width
+    for start in range(0, down, together):
+        rows = slice(start, min(start + together, down))
+        top, rest = rows.start * _STEP, (rows.stop - rows.start - 1) * _STEP + _SIDE
+        part = pilot[:, top : top + rest : _ROWS, None]
+        squares = []
+        for shift in range(side):  # of rows; all shifts of columns at once
+            moved = around[:, top + shift : top + shift + rest : _ROWS].unfold(2, width, 1)
+            pooled = F.avg_pool2d((moved - part).square_().transpose(1, 2), (_STEP // _ROWS, _STEP))
+            pooled = pooled[:, :, 1:] + pooled[:, :, :-1]
+            squares.append(pooled[..., 1:] + pooled[..., :-1])
+        distances = torch.stack(squares, 1).flatten(1, 2)  # [n, shifts, rows, columns]
+        distances[:, side**2 // 2] = -1.0  # itself, also where all are equal: no pixel goes without a patch
+        best = distances.topk(patches, 1, largest=False).indices.permute(0, 2, 3, 1)
+        above = torch.arange(rows.start, rows.stop, device=pilot.device)[:, None, None] * _STEP
+        y = (above + best // side - _REACH).clamp_(0, height - _SIDE)
+        at = (left[:, None] + best % side - _REACH).clamp_(0, width - _SIDE).add_(y, alpha=width)
+        yield rows, at.add_(first[..., None]).reshape(-1, patches)
+
+
+def _haar(group: Tensor, *, inverse: bool = False) -> Tensor:
+    """Return the orthonormal Haar transform across the groups **[..., patches, n]**, or its inverse."""
+    half = math.sqrt(0.5)
+    if inverse:
+        mean = group[..., :1, :]
+        while (known := mean.shape[-2]) < group.shape[-2]:
+            change = group[..., known : 2 * known, :]
+            mean = torch.stack([mean + change, mean - change], -2).flatten(-3, -2).mul_(half)
+        return mean
+    changes = []
+    while group.shape[-2] > 1:
+        one, other = group[..., 0::2, :], group[..., 1::2, :]
+        changes.append((one - other).mul_(half))
+        group = (one + other).mul_(half)
+    return torch.cat([group, *reversed(changes)], -2)
+
+
+def _padded(image: Tensor) -> Tensor:
+    """Return images continued by their last values to a size that patches fill."""
+    more = [max(_SIDE, math.ceil(n / _STEP) * _STEP) - n for n in image.shape[2:]]
+    return F.pad(image, (0, more[1], 0, more[0]), mode="replicate") if any(more) else image
+
+
+@lru_cache(maxsize=4)
+def _waves_of_a_patch(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the cosine waves of a patch, **[pixels, waves]**, and the window along its sides for the average."""
+    with torch.inference_mode(False):
+        along = cosine_basis(_SIDE, torch.empty(0, dtype=dtype, device=device))
+        edge = torch.kaiser_window(_SIDE, periodic=False, beta=_EDGE, dtype=dtype, device=device)
+        return torch.kron(along, along).T.contiguous(), edge
