@@ -19,6 +19,8 @@ three. Freeze anew, after a difference that is wanted, with `python tests/test_e
 - Both bundles are frozen as they are shipped in 0.2, beside all that was.
 - Axes of 129 to 256 samples are transformed by halves of the basis. That moved the image in windows alone, by at most
   7e-7 of full range, 2e-6 of the weight.
+- Under white noise patches are filtered in the last step of both bundles. That moved their scenes of noise, and nothing
+  else.
 """
 
 from __future__ import annotations
@@ -133,9 +135,13 @@ def fused(degradation: JointDegradation, inputs: Tensor | None = None, **setting
 
 
 def shipped(bundle: str, preset: str) -> dict[str, Tensor]:
-    """Return what a bundle answers as it is shipped, but for bfloat16, which not every machine has."""
+    """Return what a bundle answers as it is shipped, but for what is not the same on every machine.
+
+    Not every machine has bfloat16; and which patches are the most alike may turn out otherwise where sums round
+    otherwise, so each is filtered by itself here.
+    """
     fusion = load_fusion(bundle, device="cpu")
-    fusion.inferer.told = replace(fusion.inferer.told, amp=False)
+    fusion.inferer.told = replace(fusion.inferer.told, amp=False, patches=1)
     result = fusion(observed(parse_degradation(load_spec(preset, bundle))), degradation=preset)
     return {key: result[key] for key in IMAGES}
 
