@@ -17,8 +17,8 @@ The ratio is the median of the rounds, its 95 % interval that of the mean of the
 that of the processor, so that what else the machine does counts little; of whole brains, which use all cores, it is
 that by the clock, so the machine must be free. Each version runs as it is shipped, with its
 own number of steps; with `--equal` both take three, and this one runs the network of 0.1, with its weights and the rule
-`predicted`, filters no patches, and is not asked how far the data are explained, as versions before 0.2 do: what is left
-between the two is code.
+`predicted`, filters no patches, and is not asked how far the data are explained, as versions before 0.2 do: what is
+left between the two is code.
 """
 
 from __future__ import annotations
