@@ -15,10 +15,10 @@ With `--against` it is this version beside another one, a checkout in FOLDER, su
 FOLDER` makes. Both run in turn, on the same images, in processes of their own that load nothing else of the project.
 The ratio is the median of the rounds, its 95 % interval that of the mean of their logarithms by Student's t. Time is
 that of the processor, so that what else the machine does counts little; of whole brains, which use all cores, it is
-that by the clock, so the machine must be free. Each version runs as it is shipped, with its
-own number of steps; with `--equal` both take three, and this one runs the network of 0.1, with its weights and the rule
-`predicted`, filters no patches, and is not asked how far the data are explained, as versions before 0.2 do: what is
-left between the two is code.
+that by the clock, so the machine must be free. Each version runs as it is shipped, with its own number of steps; with
+`--equal` both take three, or one, and this one runs the network of 0.1, with its weights and the rule `predicted`,
+filters no patches, and is not asked how far the data are explained, as versions before 0.2 do: what is left between the
+two is code.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ def compared(folder: Path, rounds: int, *, equal: bool, large: bool) -> list[dic
         asked = [("composite", 1, 1024, 0), ("composite", 1, 1536, 0)]
     else:
         asked = [(preset, batch, SIZE, 3 if equal else 0) for batch in (1, 8) for preset in PRESETS]
-        asked += [] if equal else [(preset, 1, SIZE, 1) for preset in PRESETS]
+        asked += [(preset, 1, SIZE, 1) for preset in PRESETS]
     here, there = Version(ROOT, *[WEIGHTS] * equal), Version(folder)
     rows = []
     print(f"{'':<36}this, s  that, s  that/this   95 % interval   load")

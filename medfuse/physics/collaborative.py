@@ -26,6 +26,8 @@ _EDGE = 3.0  # beta of the Kaiser window of a patch
 _BEYOND = 1e3  # value outside of an image, to which nothing is alike
 _GROUPS = {"cpu": 2**10}  # that are filtered at once: what fits into the cache of a core
 _GROUPS_ELSEWHERE = 2**16
+_PIXELS = 2**21  # of the bands of rows of a large image, each of which is filtered by itself
+_HALO = 16  # rows beside a band on which it depends: a patch, its reach and that of those that it is alike
 
 
 def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: int) -> Tensor:
@@ -64,22 +66,51 @@ def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: i
     with torch.no_grad():
         pilot = x.detach()
         data = model.pixels(model.residual(pilot)).add_(pilot)
-        noise = model.sigma().square()
-        if model.bias is not None:
-            noise *= model.bias.shares(pilot).clamp_min(_LEAST)
-        error = log_variance.detach().to(x.dtype).exp()
-        change = _filtered(pilot, data, noise, error, patches).sub_(pilot)
-    return x + change
+        found = _filtered(pilot, data, _noise_of_blocks(model, pilot), _error_of_blocks(log_variance), patches)
+    return x + (found - pilot) if x.requires_grad else found
+
+
+def _noise_of_blocks(model: SourceModel, x: Tensor) -> Tensor:
+    """Return the variance of the noise, as it was stored, in each block of 4 x 4 px."""
+    levels = model.sigma()
+    shares = None if model.bias is None else model.bias.shares(x).clamp_min_(_LEAST)
+    parts = (levels[:, :, rows].square() * (1 if shares is None else shares[:, :, rows]) for rows in _bands(x))
+    return torch.cat([F.avg_pool2d(_padded(part), _STEP) for part in parts], 2).flatten(0, 1)
+
+
+def _error_of_blocks(log_variance: Tensor) -> Tensor:
+    """Return the variance of the error in each block of 4 x 4 px."""
+    parts = (log_variance[:, :, rows].detach().float().exp() for rows in _bands(log_variance))
+    return torch.cat([F.avg_pool2d(_padded(part), _STEP) for part in parts], 2).flatten(0, 1)
+
+
+def _bands(image: Tensor, least: int = _SIDE) -> list[slice]:
+    """Return bands of rows **[..., H, W]** that take little at once, a multiple of the blocks each but for the last."""
+    height = image.shape[2]
+    rows = max(_PIXELS * height // image.numel() // _STEP * _STEP, least)
+    starts = range(0, max(height - least, 1), rows)  # a last band of a few rows belongs to the one before
+    return [slice(start, start + rows if start + rows < height - least else height) for start in starts]
 
 
 def _filtered(x: Tensor, data: Tensor, noise: Tensor, error: Tensor, patches: int) -> Tensor:
-    """Return the filtered image; noise and error are variances of each pixel."""
-    height, width = x.shape[2:]
-    pilot, seen = (_padded(v).flatten(0, 1) for v in (x, data))  # [n, H, W]
-    noise, error = (_mean_of_patches(_padded(v).flatten(0, 1)) for v in (noise, error))
-    basis, edge = _waves_of_a_patch(x.dtype, x.device)
+    """Return the filtered image, band by band; noise and error are variances of each block **[n, rows, columns]**."""
+    noise, error = (F.avg_pool2d(v, _SIDE // _STEP, 1) for v in (noise, error))
+    found = torch.empty_like(x)
+    for band in _bands(x):
+        first, last = max(band.start - _HALO, 0), min(band.stop + _HALO, x.shape[2])
+        pilot, seen = (_padded(v[:, :, first:last]).flatten(0, 1) for v in (x, data))  # [n, H, W]
+        at = slice(first // _STEP, first // _STEP + (pilot.shape[1] - _SIDE) // _STEP + 1)
+        part = _filtered_at_once(pilot, seen, noise[:, at], error[:, at], patches)
+        part = part[:, band.start - first : band.stop - first, : x.shape[3]]
+        found[:, :, band] = part.reshape(*x.shape[:2], *part.shape[1:])
+    return found
+
+
+def _filtered_at_once(pilot: Tensor, seen: Tensor, noise: Tensor, error: Tensor, patches: int) -> Tensor:
+    """Return filtered images **[n, H, W]**; noise and error are variances of each patch **[n, rows, columns]**."""
+    basis, edge = _waves_of_a_patch(pilot.dtype, pilot.device)
     back = basis.T * torch.outer(edge, edge).flatten()
-    within = torch.arange(_SIDE, device=x.device)
+    within = torch.arange(_SIDE, device=pilot.device)
     within = (within[:, None] * pilot.shape[2] + within).flatten()
     both = pilot.flatten(), seen.flatten()
     total = torch.zeros_like(both[0])
@@ -93,15 +124,10 @@ def _filtered(x: Tensor, data: Tensor, noise: Tensor, error: Tensor, patches: in
         believed.mul_(power.div_(power + e))
         patch = _haar(believed.lerp_(found, p.div_(p + v)), inverse=True) @ back
         total.index_add_(0, pixels, patch.flatten())
-        count.index_add_(0, at.flatten(), torch.ones_like(at.flatten(), dtype=x.dtype))
+        count.index_add_(0, at.flatten(), torch.ones_like(at.flatten(), dtype=pilot.dtype))
     count = F.pad(count.view_as(pilot)[:, None], (_SIDE - 1, 0, _SIDE - 1, 0))
     weight = F.conv2d(F.conv2d(count, edge.view(1, 1, -1, 1)), edge.view(1, 1, 1, -1))  # symmetric: nothing to flip
-    return (total.view_as(weight) / weight).reshape(*x.shape[:2], *pilot.shape[1:])[..., :height, :width]
-
-
-def _mean_of_patches(image: Tensor) -> Tensor:
-    """Return the mean of each patch, **[n, rows, columns]**, of images **[n, H, W]**."""
-    return F.avg_pool2d(F.avg_pool2d(image, _STEP), _SIDE // _STEP, 1)
+    return total.view_as(pilot) / weight[:, 0]
 
 
 def _groups(pilot: Tensor, patches: int) -> Iterator[tuple[slice, Tensor]]:

@@ -79,7 +79,8 @@ def by_loops(x: np.ndarray, data: np.ndarray, noise: np.ndarray, error: np.ndarr
 def test_it_is_the_filter_of_the_formula_patch_by_patch(patches):
     x, data, noise = 0.3 + 0.4 * rand(28, 32), 0.3 + 0.4 * rand(28, 32, seed=1), 0.01 * rand(28, 32, seed=2)
     error = 0.004 * rand(28, 32, seed=3)
-    found = collaborative._filtered(*(v[None, None] for v in (x, data, noise, error)), patches)
+    blocks = [torch.nn.functional.avg_pool2d(v[None], 4) for v in (noise, error)]
+    found = collaborative._filtered(x[None, None], data[None, None], *blocks, patches)
     expected = by_loops(*(v.numpy() for v in (x, data, noise, error)), patches)
     assert np.abs(found[0, 0].numpy() - expected).max() < 1e-12
 
@@ -135,6 +136,9 @@ def test_samples_of_a_batch_and_parts_of_an_image_do_not_depend_on_each_other(mo
         alone = bind(model.degradation, model.y[i : i + 1], x.shape[2:])
         assert torch.equal(collaborated(alone, x[i : i + 1], log_variance(x[:1]), 4), whole[i : i + 1])
     monkeypatch.setitem(collaborative._GROUPS, "cpu", 1)
+    assert torch.allclose(collaborated(model, x, log_variance(x), 4), whole, atol=1e-14)
+    monkeypatch.setattr(collaborative, "_PIXELS", 3 * 44 * 12)
+    assert len(collaborative._bands(x)) == 3
     assert torch.allclose(collaborated(model, x, log_variance(x), 4), whole, atol=1e-14)
 
 
