@@ -65,7 +65,7 @@ def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: i
         return x
     with torch.no_grad():
         pilot = x.detach()
-        variances = _noise_of_blocks(model, pilot), _error_of_blocks(log_variance)  # first: a large image leaves no room
+        variances = _noise_of_blocks(model, pilot), _error_of_blocks(log_variance)  # before the data, for want of room
         data = model.pixels(model.residual(pilot)).add_(pilot)
         found = _filtered(pilot, data, *variances, patches)
     return x + (found - pilot) if x.requires_grad else found
