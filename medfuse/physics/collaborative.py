@@ -21,7 +21,6 @@ _REACH = 4  # px, along each axis, within which patches that are alike are sough
 _ROWS = 2  # every so many rows of two patches are compared: as good as all, in half the time
 _MORE = 2.0  # error variance of a coefficient over that of a pixel: errors gather where there is something
 _RELATIVE = 0.5  # most error variance of a coefficient over its square
-_LEAST = 1e-3  # of the variance of noise, that is left of it where values were cut off
 _EDGE = 3.0  # beta of the Kaiser window of a patch
 _BEYOND = 1e3  # value outside of an image, to which nothing is alike
 _GROUPS = {"cpu": 2**10}  # that are filtered at once: what fits into the cache of a core
@@ -74,7 +73,7 @@ def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: i
 def _noise_of_blocks(model: SourceModel, x: Tensor) -> Tensor:
     """Return the variance of the noise, as it was stored, in each block of 4 x 4 px."""
     levels = model.sigma()
-    shares = None if model.bias is None else model.bias.shares(x).clamp_min_(_LEAST)
+    shares = None if model.bias is None else model.bias.shares(x)
     parts = (levels[:, :, rows].square() * (1 if shares is None else shares[:, :, rows]) for rows in _bands(x))
     return torch.cat([F.avg_pool2d(_padded(part), _STEP) for part in parts], 2).flatten(0, 1)
 
@@ -85,12 +84,12 @@ def _error_of_blocks(log_variance: Tensor) -> Tensor:
     return torch.cat([F.avg_pool2d(_padded(part), _STEP) for part in parts], 2).flatten(0, 1)
 
 
-def _bands(image: Tensor, least: int = _SIDE) -> list[slice]:
+def _bands(image: Tensor) -> list[slice]:
     """Return bands of rows **[..., H, W]** that take little at once, a multiple of the blocks each but for the last."""
     height = image.shape[2]
-    rows = max(_PIXELS * height // image.numel() // _STEP * _STEP, least)
-    starts = range(0, max(height - least, 1), rows)  # a last band of a few rows belongs to the one before
-    return [slice(start, start + rows if start + rows < height - least else height) for start in starts]
+    rows = max(_PIXELS * height // image.numel() // _STEP * _STEP, _SIDE)
+    starts = range(0, max(height - _SIDE, 1), rows)  # a last band of a few rows belongs to the one before
+    return [slice(start, start + rows if start + rows < height - _SIDE else height) for start in starts]
 
 
 def _filtered(x: Tensor, data: Tensor, noise: Tensor, error: Tensor, patches: int) -> Tensor:

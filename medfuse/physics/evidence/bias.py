@@ -68,7 +68,7 @@ class StoredNoise:
 
         Where nothing is known it counts as 1.
         """
-        return torch.cat(list(self._blocks(signal)), 2)
+        return torch.cat(list(self._blocks(signal)), 2).clamp_min_(_LEAST_SHARE)
 
     def _blocks(self, signal: Tensor) -> Iterator[Tensor]:
         """Give the shares of one block of rows after another, so that large images take little."""
