@@ -6,6 +6,7 @@ Called within `node.sh` with the folder of the cases and that of the results; pr
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -32,8 +33,8 @@ def wait_for(what: str, seen: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
-def running() -> list[str]:
-    return call("squeue", "--noheader", "--states=R", "--format=%i").stdout.split()
+def tasks(state: str) -> list[str]:
+    return call("squeue", "--noheader", "--array", f"--states={state}", "--format=%i").stdout.split()
 
 
 def node() -> str:
@@ -65,21 +66,22 @@ def main() -> None:
     job = call("sbatch", "--parsable", script).stdout.strip()
 
     wait_for("a case is being written", lambda: bool(begun()))
-    killed = running()[0]
+    killed = tasks("RUNNING")[0]
     call("scontrol", "requeue", killed)  # as an administrator, or a job of more worth, does: SIGTERM, then SIGKILL
-    wait_for("the task was killed", lambda: killed not in running())
+    # Slurm holds or forgets a task whose node is lost before it was queued again
+    wait_for("the task is queued again", lambda: not tasks("COMPLETING") and killed in tasks("PENDING,RUNNING"))
     seen["status while it runs"] = medfuse("status", OUT).returncode
 
     wait_for("another case is being written", lambda: bool(begun()))
     call("scontrol", "update", "nodename=localhost", "state=down", "reason=lost")
-    wait_for("the node is lost", lambda: not running())
+    wait_for("the node is lost", lambda: not tasks("RUNNING"))
     seen["cut off"] = len(begun())
     wait_for("the node is back", resumed)
 
-    wait_for("the tasks run again", lambda: bool(running()))
+    wait_for("the tasks run again", lambda: bool(tasks("RUNNING")))
     call("scontrol", "update", "nodename=localhost", "state=drain", "reason=maintenance")
     wait_for("the node is drained", lambda: node() == "drain")
-    seen["running while drained"] = len(running())
+    seen["running while drained"] = len(tasks("RUNNING"))
     wait_for("the node is back", resumed)
 
     wait_for("all tasks ended", lambda: not call("squeue", "--noheader").stdout.strip(), 600)
@@ -92,8 +94,8 @@ def main() -> None:
     again = call("sbatch", "--wait", "--parsable", script, check=False)
     seen["exit of the array with a bad case"] = again.returncode
     logs = [path.read_text() for path in Path.cwd().glob(f"medfuse-{again.stdout.strip()}_*.log")]
-    seen["done before"] = sum(int(text.split(" done before")[0].rsplit(" ", 1)[1]) for text in logs)
-    seen["fused again"] = sum(int(text.split(" fused,")[0].rsplit("\n", 1)[1]) for text in logs)
+    counts = [re.findall(r"^(\d+) fused, (\d+) done before", text, re.MULTILINE) for text in logs]
+    seen["fused again, done before"] = [sum(int(count[i]) for [count] in counts) for i in range(2)]
     seen["group"] = medfuse("batch", DATA, OUT, "group").stdout
     print(json.dumps(seen))
 
