@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial, partialmethod
+from typing import Any
 
 import pytest
 import torch
@@ -21,14 +23,16 @@ from small_network import (
 from torch import Tensor
 
 from medfuse.bundles import bundle_dir
-from medfuse.diffusion import FusionModel
+from medfuse.diffusion import FusionModel, sample
 from medfuse.errors import DegradationError, GeometryError
 from medfuse.fusion.balance import balanced
-from medfuse.inferers import FusionInferer, VolumeFusionInferer
+from medfuse.inferers import FusionInferer, VolumeFusionInferer, neighbours, volumes
+from medfuse.inferers.neighbours import Sampled
 from medfuse.physics import (
     GaussianBlur,
     JointObservation,
     KrylovModel,
+    collaborated_across,
     parse_degradation,
 )
 from medfuse.pipeline import load_fusion
@@ -77,10 +81,85 @@ def test_a_batch_of_volumes_is_the_volumes_one_by_one(network):
         assert_same(sample_of(whole, b), inferer(volumes[b : b + 1], network))
 
 
+def with_its_neighbours(sampled: list[Sampled], rounds: int, patches: int) -> list[list[Tensor]]:
+    """Filter the sources of slices with those beside them, round by round, by a plain loop."""
+    images = [list(one.states[-1].images[:2]) for one in sampled]
+    for _ in range(rounds):
+        windows = [[k, *(j for j in (k - 1, k + 1) if 0 <= j < len(images))] for k in range(len(images))]
+        images = [
+            [collaborated_across([images[j][i] for j in w], [sampled[j].known[i] for j in w], patches) for i in (0, 1)]
+            for w in windows
+        ]
+    return images
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("slab", [1, 2, 16])
+def test_patches_are_filtered_together_with_those_of_the_slices_beside(network, monkeypatch, depth, slab):
+    """Twice, of twice as many patches as in an image."""
+    monkeypatch.setattr(volumes, "SLAB", slab)
+    volume = rand(1, 2, 24, 20, depth)
+    inner = FusionInferer(NOISE, steps=2, amp=False, patches=2)
+    found = VolumeFusionInferer(inner)(volume, network, misfit=True)
+    plain = FusionInferer(NOISE, steps=2, amp=False)
+    sampled = []
+    for image in volume.unbind(4):
+        observation = JointObservation.from_images(image, parse_degradation(NOISE))
+        *_, final = sample(network, observation, steps=2)
+        sampled.append(Sampled.of([final], observation))
+        assert torch.equal(final.images[0], plain(image, network)["source1"])
+    expected = with_its_neighbours(sampled, 2, 4)
+    for k, sources in enumerate(expected):
+        for i in (0, 1):
+            assert_same({"x": found[f"source{i + 1}"][..., k]}, {"x": sources[i]})
+        observation = JointObservation.from_images(volume[..., k], parse_degradation(NOISE))
+        torch.testing.assert_close(found["misfit"][..., k], observation.misfit(sources))
+
+
+def test_the_fused_image_follows_the_sources_that_were_filtered(network):
+    volume = rand(1, 2, 24, 20, 3)
+    inner = [FusionInferer(NOISE, steps=1, amp=False, patches=patches) for patches in (0, 4)]
+    plain, found = (VolumeFusionInferer(one)(volume, network) for one in inner)
+    moved = [found[f"source{i}"] - plain[f"source{i}"] for i in (1, 2)]
+    assert float(moved[0].abs().max()) > 0.01
+    torch.testing.assert_close(found["fused"] - plain["fused"], torch.lerp(moved[1], moved[0], plain["weight"]))
+
+
+def test_slices_of_two_volumes_are_no_neighbours(network):
+    inferer = VolumeFusionInferer(FusionInferer(NOISE, steps=1, amp=False, patches=4))
+    pair = rand(2, 2, 24, 20, 3)
+    whole = inferer(pair, network)
+    for b in range(2):
+        assert_same(sample_of(whole, b), inferer(pair[b : b + 1], network))
+
+
+def test_equal_slices_with_equal_neighbours_are_filtered_once(network, monkeypatch):
+    calls = []
+
+    def counted(*words: Any) -> Tensor:
+        calls.append(1)
+        return collaborated_across(*words)
+
+    volume = rand(1, 2, 24, 20, 9)
+    volume[..., :6] = 0.0  # around a head
+    inferer = VolumeFusionInferer(FusionInferer(NOISE, steps=1, amp=False, patches=4))
+    expected = inferer(volume, network)
+    monkeypatch.setattr(neighbours, "collaborated_across", counted)
+    found = inferer(volume, network)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    # of each source; first the empty ones at the end, within and beside the head, and three others; these moved, then
+    # so are their neighbours
+    assert len(calls) == 2 * (6 + 8)
+    more = inferer(torch.cat([volume[..., :1], volume], -1), network)
+    assert torch.equal(more["source1"][..., 3:], found["source1"][..., 2:])
+
+
+@pytest.mark.parametrize("patches", [0, 4])
 @pytest.mark.parametrize("inference", [False, True])
-def test_a_volume_does_not_depend_on_the_number_of_threads(network, inference):
+def test_a_volume_does_not_depend_on_the_number_of_threads(network, inference, patches):
     """Slices are computed side by side, each by one thread, in which gradients are as off as where it was asked."""
-    inferer, volume = VolumeFusionInferer(FusionInferer(COMPOSITE, amp=True)), rand(1, 2, 24, 20, 5)
+    spec = NOISE if patches else COMPOSITE
+    inferer, volume = VolumeFusionInferer(FusionInferer(spec, amp=True, patches=patches)), rand(1, 2, 24, 20, 5)
     threads = torch.get_num_threads()
     try:
         results = []
@@ -316,7 +395,9 @@ def test_the_slice_inferer_of_monai_over_the_fusion_of_slices_is_the_fusion_of_v
 
 
 def test_the_slice_inferer_of_monai_works_over_one_output_and_over_the_loaded_bundle():
+    """Under noise patches share those of the slices beside them, which MONAI's inferer does not show us."""
     fusion, volume = load_fusion(device="cpu"), real_volume()
+    fusion.inferer.told = replace(fusion.inferer.told, patches=0)
     ours = fusion(volume, degradation="noise", steps=1)
     call = partial(fusion, degradation="noise", steps=1)
     slices = SliceInferer(roi_size=volume.shape[2:4], spatial_dim=2, sw_batch_size=8)

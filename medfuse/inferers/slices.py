@@ -144,8 +144,8 @@ class FusionInferer(Inferer):
             return self._one_by_one(inputs, network, estimated, options)
         fitted = fit(stated, plain(inputs))
         found, observation = fitted.findings, JointObservation(*fitted.models)
-        options = {"until": until, "misfit": misfit, "agreement": agreement, "kept": which}
-        whole, left = self._sampled(observation, network, told, **options)
+        whole = self._sampled(observation, network, told, until=until, kept=which)
+        left = left_of(observation, whole[-1].images[:2], misfit=misfit, agreement=agreement)
         del fitted, observation  # a large image leaves little room
         result = self._finished(whole, left, inputs.shape[2:], told, until=until)
         known = {"proven_blur": found.blur, "proven_noise": found.noise}
@@ -188,11 +188,9 @@ class FusionInferer(Inferer):
         told: Settings,
         *,
         until: int | None,
-        misfit: bool,
-        agreement: bool | Literal["chi2"],
         kept: Sequence[int] = (),
-    ) -> tuple[list[FusionState], dict[str, Tensor]]:
-        """Return the states that are wanted, the last one of them the result, and what is asked of its data."""
+    ) -> list[FusionState]:
+        """Return the states that are wanted, the last one of them the result."""
         steps = sample(
             network,
             observation,
@@ -202,14 +200,7 @@ class FusionInferer(Inferer):
             until=until,
         )
         count = until or told.steps
-        whole = _those(steps, range(1, count + 1) if self.trajectory else kept or (count,))
-        left: dict[str, Tensor] = {}
-        if misfit:
-            left["misfit"] = observation.misfit(whole[-1].images[:2])
-        if agreement:
-            found = observation.agreement(whole[-1].images[:2], residual=agreement != "chi2")
-            left |= {name: value for name, value in found._asdict().items() if value is not None}
-        return whole, left
+        return _those(steps, range(1, count + 1) if self.trajectory else kept or (count,))
 
     def _finished(
         self,
@@ -282,6 +273,19 @@ def _those(states: Iterator[FusionState], wanted: Collection[int]) -> list[Fusio
             found.append(state)
         del state
     return found
+
+
+def left_of(
+    observation: JointObservation, sources: Sequence[Tensor], *, misfit: bool, agreement: bool | Literal["chi2"]
+) -> dict[str, Tensor]:
+    """Return what is asked of what restored sources leave of their data."""
+    left: dict[str, Tensor] = {}
+    if misfit:
+        left["misfit"] = observation.misfit(sources)
+    if agreement:
+        found = observation.agreement(sources, residual=agreement != "chi2")
+        left |= {name: value for name, value in found._asdict().items() if value is not None}
+    return left
 
 
 def named(state: FusionState) -> Result:

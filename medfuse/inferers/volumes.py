@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from medfuse.diffusion import FusionState
 from medfuse.errors import GeometryError
 from medfuse.estimation import estimate
 from medfuse.inferers.bootstrap import observed_again
+from medfuse.inferers.neighbours import SLAB, Sampled, filtered
 from medfuse.inferers.sensitivity import changes_of, variants
-from medfuse.inferers.slices import IMAGES, OF_SAMPLES, FusionInferer, Result, Spec, kept, named, plain, with_axes
-from medfuse.physics import Findings, JointDegradation, JointObservation, data_alone, fit
+from medfuse.inferers.settings import Settings
+from medfuse.inferers.slices import (
+    IMAGES,
+    OF_SAMPLES,
+    FusionInferer,
+    Result,
+    Spec,
+    kept,
+    left_of,
+    named,
+    plain,
+    with_axes,
+)
+from medfuse.physics import Findings, JointDegradation, JointObservation, data_alone, fit, is_grainy
 from medfuse.progress import bar
 from medfuse.threads import side_by_side
 
@@ -117,19 +132,18 @@ class VolumeFusionInferer(FusionInferer):
         which = kept(until or told.steps, intermediate_steps) if save_intermediates else ()
         axis, volumes = self.spatial_dim + 2, len(inputs)
         slices = plain(inputs).movedim(axis, 1).flatten(0, 1)
-        together = 1 if inputs.device.type == "cpu" else self.slice_batch
+        on_cpu = inputs.device.type == "cpu"
+        together = 1 if on_cpu else self.slice_batch
         most = max(1, _PIXELS // math.prod(slices.shape[2:]))
-        spread = partial(side_by_side, most=most) if inputs.device.type == "cpu" else map
+        spread = partial(side_by_side, most=most) if on_cpu else map
         found = fit(stated, slices, volumes=volumes, at_once=together, each=spread).findings
-        of_slices: dict[str, Tensor] = {}
-        result: dict[Any, Any] = {}
-        how: dict[str, Any] = {"until": until, "misfit": misfit, "agreement": agreement, "kept": which}
 
-        def fused(some: slice) -> Result:
-            fitted = found.of(some).applied(stated)
-            observation = JointObservation.from_images(stated.continued(slices[some]), fitted)
-            whole, left = self._sampled(observation, network, told, **how)
-            part = self._finished(whole, left, slices.shape[2:], told, until=until)
+        def sample(observation: JointObservation, told: Settings) -> list[FusionState]:
+            return self._sampled(observation, network, told, until=until, kept=which)
+
+        def finish(observation: JointObservation, states: Sequence[FusionState]) -> Result:
+            left = left_of(observation, states[-1].images[:2], misfit=misfit, agreement=agreement)
+            part = self._finished(states, left, slices.shape[2:], told, until=until)
             for number, state in enumerate(part.pop("states")[:-1]):
                 part |= {(name, number): value for name, value in named(state).items()}
             if self.alone:
@@ -138,23 +152,18 @@ class VolumeFusionInferer(FusionInferer):
                 ]
             return part
 
-        parts = [slice(first, first + together) for first in range(0, len(slices), together)]
-        once = together == 1 and not slices.requires_grad  # a gradient is that of each slice by itself
-        first_like = _first_of_equal(slices, found) if once else {}
-        ones = [some for some in parts if first_like.get(some.start, some.start) == some.start]
-        done = iter(spread(fused, ones))
-        for some in bar(parts, disable=not self.progress):
-            like = first_like.get(some.start, some.start)
-            part = next(done) if like == some.start else {}
+        work = _Slices(slices, volumes, together, stated, found, told, spread, sample, finish)
+        beside = until in (None, told.steps) and work.share_patches
+        parts = work.with_neighbours() if beside else work.by_themselves()
+        of_slices: dict[str, Tensor] = {}
+        result: dict[Any, Any] = {}
+        for some, part in bar(parts, disable=not self.progress, total=len(slices) if beside else len(work.parts)):
             for name, values in part.items():
                 if self.std or not {"std1", "std2"} & {name, name[0]}:  # a name, or a name and a step
                     places = of_slices if name in OF_SAMPLES else result
                     if name not in places:  # one place for all, which its parts fill
                         places[name] = values.new_empty(len(slices), *values.shape[1:])
                     places[name][some] = values
-            if like != some.start:
-                for values in (*of_slices.values(), *result.values()):
-                    values[some] = values[like : like + 1]
         result = {name: torch.unflatten(v, 0, (volumes, -1)).movedim(1, axis) for name, v in result.items()}
         known = {"proven_blur": found.blur, "proven_noise": found.noise, **of_slices}
         each = {name: torch.unflatten(v, 0, (volumes, -1)) for name, v in known.items()}
@@ -209,7 +218,111 @@ class VolumeFusionInferer(FusionInferer):
         return found
 
 
-def _first_of_equal(slices: Tensor, found: Findings) -> dict[int, int]:
+@dataclass(frozen=True)
+class _Slices:
+    """The slices of some volumes, and how each of them comes to its results.
+
+    Attributes:
+        slices: All of them, **[N, 2, H, W]**.
+        volumes: Of how many volumes.
+        together: How many go through the network at once.
+        stated: What happened to them.
+        found: What the data prove of each.
+        told: How they are restored.
+        each: Does a work for each of some items, as `map` does.
+        sample: Restores slices that are bound to their data.
+        finish: Makes the results of what was restored.
+    """
+
+    slices: Tensor
+    volumes: int
+    together: int
+    stated: JointDegradation
+    found: Findings
+    told: Settings
+    each: Callable[..., Iterable[Any]]
+    sample: Callable[[JointObservation, Settings], list[FusionState]]
+    finish: Callable[[JointObservation, Sequence[FusionState]], Result]
+
+    @property
+    def depth(self) -> int:
+        """How many slices a volume has."""
+        return len(self.slices) // self.volumes
+
+    @cached_property
+    def parts(self) -> list[slice]:
+        """The slices that go through the network at once, all of one volume."""
+        ends = range(self.depth, len(self.slices) + 1, self.depth)
+        firsts = ((first, end) for end in ends for first in range(end - self.depth, end, self.together))
+        return [slice(first, min(first + self.together, end)) for first, end in firsts]
+
+    @cached_property
+    def first_like(self) -> list[int]:
+        """The first of the parts that is equal to each, where a part is a slice."""
+        if self.together > 1 or self.slices.requires_grad:  # a gradient is that of each slice by itself
+            return list(range(len(self.parts)))
+        return _first_of_equal(self.slices, self.found)
+
+    @property
+    def share_patches(self) -> bool:
+        """Whether patches are filtered together with those of the slices beside; not where gradients are asked for."""
+        grainy = self.told.correction == "cut" and self.told.patches > 0 and any(map(is_grainy, self.stated))
+        return grainy and self.depth > 1 and not self.slices.requires_grad
+
+    def observed(self, some: slice) -> JointObservation:
+        """Bind slices to their data."""
+        images = self.stated.continued(self.slices[some])
+        return JointObservation.from_images(images, self.found.of(some).applied(self.stated))
+
+    def by_themselves(self) -> Iterator[tuple[slice, Result]]:
+        """Give which slices, and their results."""
+
+        def fused(some: slice) -> Result:
+            observation = self.observed(some)
+            return self.finish(observation, self.sample(observation, self.told))
+
+        yield from zip(self.parts, self._each_once(fused, range(len(self.parts)), {}), strict=True)
+
+    def with_neighbours(self) -> Iterator[tuple[slice, Result]]:
+        """Give which slice, and its results; its sources are filtered with those of the slices beside it."""
+        by_itself = replace(self.told, patches=0)
+
+        def sampled(some: slice) -> Sampled:
+            observation = self.observed(some)
+            return Sampled.of(self.sample(observation, by_itself), observation)
+
+        def finished(one: tuple[slice, Sampled]) -> Result:
+            return self.finish(self.observed(one[0]), one[1].states)
+
+        of_volume, some = len(self.parts) // self.volumes, max(1, SLAB // self.together)
+        kept: dict[int, Sampled] = {}
+        for volume in range(self.volumes):
+            numbers = range(volume * of_volume, (volume + 1) * of_volume)
+            slabs = (self._each_once(sampled, numbers[k : k + some], kept) for k in range(0, of_volume, some))
+            single = ([one for part in slab for one in part.split()] for slab in slabs)
+            first = volume * self.depth
+            for slab in filtered(single, self.told.patches, self.each):
+                places = [slice(first + k, first + k + 1) for k in range(len(slab))]
+                first += len(slab)
+                yield from zip(places, self.each(finished, list(zip(places, slab, strict=True))), strict=True)
+
+    def _each_once(self, work: Callable[[slice], Any], numbers: range, kept: dict[int, Any]) -> Iterator[Any]:
+        """Do a work for some of the parts, in their order; what is done of one serves all that are equal to it."""
+        like = self.first_like
+        done = iter(self.each(work, [self.parts[k] for k in numbers if like[k] == k]))
+        for k in numbers:
+            result = kept[like[k]] if like[k] < k else next(done)
+            if like[k] == k and k in self._repeated:
+                kept[k] = result
+            yield result
+
+    @cached_property
+    def _repeated(self) -> set[int]:
+        """Parts that others are equal to."""
+        return {first for k, first in enumerate(self.first_like) if first < k}
+
+
+def _first_of_equal(slices: Tensor, found: Findings) -> list[int]:
     """Return, of each of the slices **[N, 2, H, W]**, the first that is equal in all that a result depends on.
 
     Around a head there are many that are empty.
@@ -218,10 +331,10 @@ def _first_of_equal(slices: Tensor, found: Findings) -> dict[int, int]:
     sums = bits.sum((1, 2, 3), dtype=bits.dtype).tolist()  # whatever overflows does so for equal slices alike
     told = torch.cat([values.detach().flatten(1) for values in found], 1).double().cpu().numpy()
     seen: dict[tuple[int, bytes], list[int]] = {}
-    first = {}
+    first: list[int] = []
     for number, (total, findings) in enumerate(zip(sums, told, strict=True)):
         alike = seen.setdefault((total, findings.tobytes()), [])
-        first[number] = next((k for k in alike if torch.equal(bits[k], bits[number])), number)
+        first.append(next((k for k in alike if torch.equal(bits[k], bits[number])), number))
         if first[number] == number:
             alike.append(number)
     return first

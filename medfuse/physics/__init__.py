@@ -1,5 +1,6 @@
 """Physics: what happened to a source, and what the data still say about it."""
 
+from medfuse.physics.collaborative import Grain, collaborated_across, grain, is_grainy
 from medfuse.physics.corrections import CORRECTIONS, Correction, Cut, Free, Joint, Paper, Prediction, correction
 from medfuse.physics.degradation import Degradation, JointDegradation, Unknown, sigma_map
 from medfuse.physics.evidence import Findings, Fitted, common_share, data_alone, fit
@@ -44,6 +45,7 @@ __all__ = [
     "Gamma",
     "GaussianBlur",
     "GaussianNoise",
+    "Grain",
     "Grid",
     "Identity",
     "Joint",
@@ -72,12 +74,15 @@ __all__ = [
     "VolumeModel",
     "Whitening",
     "bind",
+    "collaborated_across",
     "common_share",
     "compose",
     "correction",
     "data_alone",
     "fit",
+    "grain",
     "in_plane",
+    "is_grainy",
     "native_of",
     "parse_degradation",
     "parse_native",

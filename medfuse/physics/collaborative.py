@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medfuse.physics.degradation import Degradation
 from medfuse.physics.models.source import SourceModel
 from medfuse.physics.operators.cosine import cosine_basis
 
@@ -29,6 +32,41 @@ _PIXELS = 2**21  # of the bands of rows of a large image, each of which is filte
 _HALO = 16  # rows beside a band on which it depends: a patch, its reach and that of those that it is alike
 
 
+class Grain(NamedTuple):
+    """What the filter knows of an image beside the estimate.
+
+    Attributes:
+        data: `x + y - E y`, **[B, C, H, W]**: noise which is biased, or was cut off, is not taken for signal.
+        noise: Variance of the noise, as it was stored, in each block of 4 x 4 px, **[B C, rows, columns]**.
+        error: Predicted variance of the error of the estimate, likewise.
+    """
+
+    data: Tensor
+    noise: Tensor
+    error: Tensor
+
+
+def is_grainy(degradation: Degradation) -> bool:
+    """Tell whether nothing but white noise lies between an image and its data."""
+    return degradation.operator.is_identity and degradation.white
+
+
+def grain(model: SourceModel, x: Tensor, log_variance: Tensor) -> Grain | None:
+    """Return what the filter knows of an image, or None where anything but white noise lies between it and its data.
+
+    Args:
+        model: Any observation model.
+        x: The estimate, **[B, C, H, W]**, fractions of full range.
+        log_variance: Predicted log-variance of its error, of the same shape.
+    """
+    if not is_grainy(model.degradation) or x.ndim != 4:
+        return None
+    with torch.no_grad():
+        x = x.detach()
+        noise, error = _noise_of_blocks(model, x), _error_of_blocks(log_variance)  # first, for want of room
+        return Grain(model.pixels(model.residual(x)).add_(x), noise, error)
+
+
 def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: int) -> Tensor:
     """Return an estimate of which patches that are alike were filtered together, and updated with their data.
 
@@ -40,8 +78,7 @@ def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: i
 
         S = X^2 / (X^2 + 2 e) X,    p = min(2 e, X^2 / 2),    S + p / (p + v) (Y - S)
 
-    These are put back, where patches overlap averaged by a Kaiser window. The data are `x + y - E y`, so that noise
-    which is biased, or was cut off, is not taken for signal.
+    These are put back, where patches overlap averaged by a Kaiser window.
 
     Args:
         model: Any observation model. Where anything but white noise lies between image and data, or no noise, they are
@@ -58,16 +95,30 @@ def collaborated(model: SourceModel, x: Tensor, log_variance: Tensor, patches: i
         Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D transform-domain collaborative filtering
         (IEEE TIP 2007), section III.
     """
-    noises = model.degradation.noises
-    white = model.operator.is_identity and noises and all(after.is_identity for _, after in noises)
-    if not patches or not white or x.ndim != 4:
+    known = grain(model, x, log_variance) if patches else None
+    if known is None:
         return x
     with torch.no_grad():
-        pilot = x.detach()
-        variances = _noise_of_blocks(model, pilot), _error_of_blocks(log_variance)  # before the data, for want of room
-        data = model.pixels(model.residual(pilot)).add_(pilot)
-        found = _filtered(pilot, data, *variances, patches)
-    return x + (found - pilot) if x.requires_grad else found
+        pilot, data = (v.detach().flatten(0, 1)[:, None] for v in (x, known.data))
+        found = _filtered(pilot, data, known.noise, known.error, patches).view_as(x)
+    return x + (found - x.detach()) if x.requires_grad else found
+
+
+def collaborated_across(images: Sequence[Tensor], known: Sequence[Grain], patches: int) -> Tensor:
+    """Return a slice of a volume of which patches were filtered together with those of the slices beside it.
+
+    As `collaborated`, but what is alike is sought in all of the slices.
+
+    Args:
+        images: Estimates of the slice and of those beside it, **[1, 1, H, W]** each, the slice itself first.
+        known: What is known of each.
+        patches: How many are filtered together: 1, 2, 4, 8 or 16.
+
+    Returns:
+        The slice, **[1, 1, H, W]**.
+    """
+    pilot, data = torch.cat(list(images), 1), torch.cat([one.data for one in known], 1)
+    return _filtered(pilot, data, known[0].noise, known[0].error, patches)[:, None]
 
 
 def _noise_of_blocks(model: SourceModel, x: Tensor) -> Tensor:
@@ -93,25 +144,27 @@ def _bands(image: Tensor) -> list[slice]:
 
 
 def _filtered(x: Tensor, data: Tensor, noise: Tensor, error: Tensor, patches: int) -> Tensor:
-    """Return the filtered image, band by band; noise and error are variances of each block **[n, rows, columns]**."""
+    """Return the first of each of the stacks **[n, slices, H, W]**, filtered band by band.
+
+    Noise and error are variances of each block of it **[n, rows, columns]**.
+    """
     noise, error = (F.avg_pool2d(v, _SIDE // _STEP, 1) for v in (noise, error))
-    found = torch.empty_like(x)
+    found = torch.empty_like(x[:, 0])
     for band in _bands(x):
         first, last = max(band.start - _HALO, 0), min(band.stop + _HALO, x.shape[2])
-        pilot, seen = (_padded(v[:, :, first:last]).flatten(0, 1) for v in (x, data))  # [n, H, W]
-        at = slice(first // _STEP, first // _STEP + (pilot.shape[1] - _SIDE) // _STEP + 1)
+        pilot, seen = (_padded(v[:, :, first:last]) for v in (x, data))
+        at = slice(first // _STEP, first // _STEP + (pilot.shape[2] - _SIDE) // _STEP + 1)
         part = _filtered_at_once(pilot, seen, noise[:, at], error[:, at], patches)
-        part = part[:, band.start - first : band.stop - first, : x.shape[3]]
-        found[:, :, band] = part.reshape(*x.shape[:2], *part.shape[1:])
+        found[:, band] = part[:, band.start - first : band.stop - first, : x.shape[3]]
     return found
 
 
 def _filtered_at_once(pilot: Tensor, seen: Tensor, noise: Tensor, error: Tensor, patches: int) -> Tensor:
-    """Return filtered images **[n, H, W]**; noise and error are variances of each patch **[n, rows, columns]**."""
+    """Return the filtered first of each stack; noise and error are variances of each patch **[n, rows, columns]**."""
     basis, edge = _waves_of_a_patch(pilot.dtype, pilot.device)
     back = basis.T * torch.outer(edge, edge).flatten()
     within = torch.arange(_SIDE, device=pilot.device)
-    within = (within[:, None] * pilot.shape[2] + within).flatten()
+    within = (within[:, None] * pilot.shape[3] + within).flatten()
     both = pilot.flatten(), seen.flatten()
     total = torch.zeros_like(both[0])
     count = torch.zeros_like(total)
@@ -125,38 +178,42 @@ def _filtered_at_once(pilot: Tensor, seen: Tensor, noise: Tensor, error: Tensor,
         patch = _haar(believed.lerp_(found, p.div_(p + v)), inverse=True) @ back
         total.index_add_(0, pixels, patch.flatten())
         count.index_add_(0, at.flatten(), torch.ones_like(at.flatten(), dtype=pilot.dtype))
-    count = F.pad(count.view_as(pilot)[:, None], (_SIDE - 1, 0, _SIDE - 1, 0))
+    total, count = (v.view_as(pilot)[:, :1] for v in (total, count))  # what fell to the slices beside is theirs to find
+    count = F.pad(count, (_SIDE - 1, 0, _SIDE - 1, 0))
     weight = F.conv2d(F.conv2d(count, edge.view(1, 1, -1, 1)), edge.view(1, 1, 1, -1))  # symmetric: nothing to flip
-    return total.view_as(pilot) / weight[:, 0]
+    return (total / weight)[:, 0]
 
 
 def _groups(pilot: Tensor, patches: int) -> Iterator[tuple[slice, Tensor]]:
-    """Give rows of patches, and of each patch the places of those most alike, itself first, **[patches, count]**.
+    """Give rows of patches of the first of each stack, and of each the places of those most alike, itself first.
 
-    A place is the number of the upper left pixel among all pixels of the images **[n, H, W]**.
+    These are **[patches, count]**; a place is the number of the upper left pixel among all pixels of the stacks
+    **[n, slices, H, W]**.
     """
-    images, height, width = pilot.shape
+    stacks, slices, height, width = pilot.shape
     across, down = (width - _SIDE) // _STEP + 1, (height - _SIDE) // _STEP + 1
-    together = max(1, _GROUPS.get(pilot.device.type, _GROUPS_ELSEWHERE) // (images * across))
+    together = max(1, _GROUPS.get(pilot.device.type, _GROUPS_ELSEWHERE) // (stacks * across))
     around = F.pad(pilot, (_REACH,) * 4, value=_BEYOND)
     side = 2 * _REACH + 1
     left = torch.arange(across, device=pilot.device) * _STEP
-    first = torch.arange(images, device=pilot.device)[:, None, None] * height * width
+    first = torch.arange(stacks, device=pilot.device)[:, None, None] * slices * height * width
     for start in range(0, down, together):
         rows = slice(start, min(start + together, down))
         top, rest = rows.start * _STEP, (rows.stop - rows.start - 1) * _STEP + _SIDE
-        part = pilot[:, top : top + rest : _ROWS, None]
+        part = pilot[:, 0, top : top + rest : _ROWS, None]
         squares = []
-        for shift in range(side):  # of rows; all shifts of columns at once
-            moved = around[:, top + shift : top + shift + rest : _ROWS].unfold(2, width, 1)
+        for beside, shift in product(range(slices), range(side)):  # of rows; all shifts of columns at once
+            moved = around[:, beside, top + shift : top + shift + rest : _ROWS].unfold(2, width, 1)
             pooled = F.avg_pool2d((moved - part).square_().transpose(1, 2), (_STEP // _ROWS, _STEP))
             pooled = pooled[:, :, 1:] + pooled[:, :, :-1]
             squares.append(pooled[..., 1:] + pooled[..., :-1])
+            if shift == _REACH + 1 and rows.stop == down:
+                squares[-1][:, :, -1] = _BEYOND  # the last row of such a patch, which is not compared, lies beyond
         distances = torch.stack(squares, 1).flatten(1, 2)  # [n, shifts, rows, columns]
         distances[:, side**2 // 2] = -1.0  # itself, also where all are equal: no pixel goes without a patch
         best = distances.topk(patches, 1, largest=False).indices.permute(0, 2, 3, 1)
         above = torch.arange(rows.start, rows.stop, device=pilot.device)[:, None, None] * _STEP
-        y = (above + best // side - _REACH).clamp_(0, height - _SIDE)
+        y = (above + best // side % side - _REACH).clamp_(0, height - _SIDE).add_(best // side**2, alpha=height)
         at = (left[:, None] + best % side - _REACH).clamp_(0, width - _SIDE).add_(y, alpha=width)
         yield rows, at.add_(first[..., None]).reshape(-1, patches)
 

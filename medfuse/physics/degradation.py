@@ -73,6 +73,11 @@ class Degradation:
         )
 
     @property
+    def white(self) -> bool:
+        """Whether there is noise, and none that a later step has coloured."""
+        return bool(self.noises) and all(after.is_identity for _, after in self.noises)
+
+    @property
     def unknown(self) -> bool:
         """Whether a step is to be estimated, see `medfuse.estimation`."""
         return any(isinstance(step, Unknown) for step in self.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from medfuse.physics import Degradation, GaussianBlur, GaussianNoise, MotionBlur, PoissonNoise, bind, collaborative
-from medfuse.physics.collaborative import collaborated
+from medfuse.physics.collaborative import collaborated, collaborated_across, grain
 
 HAAR = {
     1: [[1]],
@@ -46,19 +47,19 @@ def starts(length: int) -> range:
 
 
 def by_loops(x: np.ndarray, data: np.ndarray, noise: np.ndarray, error: np.ndarray, patches: int) -> np.ndarray:
-    """Filter one image whose sides are multiples of 4, patch by patch."""
-    height, width = x.shape
+    """Filter the first of some slices whose sides are multiples of 4, patch by patch."""
+    _, height, width = x.shape
     haar = np.array(HAAR[patches]) / math.sqrt(patches)
     window = np.outer(np.kaiser(8, 3.0), np.kaiser(8, 3.0))
-    total, weight = np.zeros_like(x), np.zeros_like(x)
+    total, weight = np.zeros_like(x[0]), np.zeros_like(x[0])
     for top in starts(height):
         for left in starts(width):
-            here = x[top : top + 8 : 2, left : left + 8]
-            near = [(i, j) for i in range(top - 4, top + 5) for j in range(left - 4, left + 5)]
-            near = [(i, j) for i, j in near if 0 <= i <= height - 8 and 0 <= j <= width - 8]
-            near.remove((top, left))
-            near.sort(key=lambda at: ((x[at[0] : at[0] + 8 : 2, at[1] : at[1] + 8] - here) ** 2).sum())
-            group = [np.s_[i : i + 8, j : j + 8] for i, j in [(top, left), *near][:patches]]
+            here = x[0, top : top + 8 : 2, left : left + 8]
+            around = product(range(len(x)), range(top - 4, top + 5), range(left - 4, left + 5))
+            near = [(k, i, j) for k, i, j in around if 0 <= i <= height - 8 and 0 <= j <= width - 8]
+            near.remove((0, top, left))
+            near.sort(key=lambda at: ((x[at[0], at[1] : at[1] + 8 : 2, at[2] : at[2] + 8] - here) ** 2).sum())
+            group = [np.s_[k, i : i + 8, j : j + 8] for k, i, j in [(0, top, left), *near][:patches]]
 
             def waves(image: np.ndarray, group=group) -> np.ndarray:
                 return np.einsum("kj,jab->kab", haar, [dctn(image[part], norm="ortho") for part in group])
@@ -70,19 +71,22 @@ def by_loops(x: np.ndarray, data: np.ndarray, noise: np.ndarray, error: np.ndarr
             for part, coefficients in zip(
                 group, np.einsum("kj,kab->jab", haar, shrunk + p / (p + v) * (found - shrunk)), strict=True
             ):
-                total[part] += window * idctn(coefficients, norm="ortho")
-                weight[part] += window
+                if part[0] == 0:  # what falls to the other slices is theirs to find
+                    total[part[1:]] += window * idctn(coefficients, norm="ortho")
+                    weight[part[1:]] += window
     return total / weight
 
 
+@pytest.mark.parametrize("slices", [1, 3])
 @pytest.mark.parametrize("patches", [1, 2, 4])
-def test_it_is_the_filter_of_the_formula_patch_by_patch(patches):
-    x, data, noise = 0.3 + 0.4 * rand(28, 32), 0.3 + 0.4 * rand(28, 32, seed=1), 0.01 * rand(28, 32, seed=2)
-    error = 0.004 * rand(28, 32, seed=3)
+@pytest.mark.parametrize("seed", [0, 4])
+def test_it_is_the_filter_of_the_formula_patch_by_patch(patches, slices, seed):
+    x, data = (0.3 + 0.4 * rand(slices, 28, 32, seed=seed + k) for k in (0, 1))
+    noise, error = 0.01 * rand(28, 32, seed=2), 0.004 * rand(28, 32, seed=3)
     blocks = [torch.nn.functional.avg_pool2d(v[None], 4) for v in (noise, error)]
-    found = collaborative._filtered(x[None, None], data[None, None], *blocks, patches)
+    found = collaborative._filtered(x[None], data[None], *blocks, patches)
     expected = by_loops(*(v.numpy() for v in (x, data, noise, error)), patches)
-    assert np.abs(found[0, 0].numpy() - expected).max() < 1e-12
+    assert np.abs(found[0].numpy() - expected).max() < 1e-12
 
 
 def test_few_waves_of_a_patch_hold_what_is_smooth():
@@ -140,6 +144,25 @@ def test_samples_of_a_batch_and_parts_of_an_image_do_not_depend_on_each_other(mo
     monkeypatch.setattr(collaborative, "_PIXELS", 3 * 44 * 12)
     assert len(collaborative._bands(x)) == 3
     assert torch.allclose(collaborated(model, x, log_variance(x), 4), whole, atol=1e-14)
+
+
+def test_bands_of_a_slice_are_filtered_with_the_same_of_those_beside(monkeypatch):
+    x = [stripes(size=44) + 0.05 * rand(1, 1, 44, 44, seed=seed) for seed in range(3)]
+    known = [grain(noisy(one), one, log_variance(one)) for one in x]
+    whole = collaborated_across(x, known, 4)
+    monkeypatch.setattr(collaborative, "_PIXELS", 3 * 44 * 12)
+    assert len(collaborative._bands(torch.cat(x, 1))) == 3
+    assert torch.allclose(collaborated_across(x, known, 4), whole, atol=1e-14)
+
+
+def test_the_slices_beside_tell_what_a_texture_is():
+    """A texture that no slice repeats and all share."""
+    truth = 0.3 + 0.4 * rand(1, 1, 64, 64, seed=9)
+    x = [truth + 0.02 * (rand(*truth.shape, seed=seed) - 0.5) * math.sqrt(12) for seed in (5, 6, 7)]
+    known = [grain(noisy(truth, seed=k), one, log_variance(one)) for k, one in enumerate(x)]
+    alone, among = (collaborated_across(x[:n], known[:n], 4) for n in (1, 3))
+    assert torch.equal(alone, collaborated(noisy(truth, seed=0), x[0], log_variance(truth), 4))
+    assert float((among - truth).std()) < 0.9 * float((alone - truth).std())
 
 
 @pytest.mark.parametrize("size", [(5, 3), (8, 8), (9, 30), (45, 37)])

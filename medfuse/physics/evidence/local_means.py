@@ -38,8 +38,7 @@ def settled_in_place(model: SourceModel, x: Tensor, deviations: float) -> Tensor
         Gao and Bruce, WaveShrink with firm shrinkage (Statistica Sinica 1997); of neighbours, as in Cai and Silverman,
         Incorporating information on neighbouring coefficients into wavelet estimation (Sankhya 2001).
     """
-    noises = model.degradation.noises
-    if not noises or not all(after.is_identity for _, after in noises) or tuple(model.y.shape[2:]) != model.spatial:
+    if not model.degradation.white or tuple(model.y.shape[2:]) != model.spatial:
         return x
     variance = model.sigma().square()
     noise = _SQUARED.forward(variance) / (2 * math.sqrt(math.pi) * _WINDOW) ** (x.ndim - 2)
