@@ -96,7 +96,7 @@ def with_its_neighbours(sampled: list[Sampled], rounds: int, patches: int) -> li
 @pytest.mark.parametrize("depth", [2, 3, 5])
 @pytest.mark.parametrize("slab", [1, 2, 16])
 def test_patches_are_filtered_together_with_those_of_the_slices_beside(network, monkeypatch, depth, slab):
-    """Twice, of twice as many patches as in an image."""
+    """Twice."""
     monkeypatch.setattr(volumes, "SLAB", slab)
     volume = rand(1, 2, 24, 20, depth)
     inner = FusionInferer(NOISE, steps=2, amp=False, patches=2)
@@ -108,7 +108,7 @@ def test_patches_are_filtered_together_with_those_of_the_slices_beside(network, 
         *_, final = sample(network, observation, steps=2)
         sampled.append(Sampled.of([final], observation))
         assert torch.equal(final.images[0], plain(image, network)["source1"])
-    expected = with_its_neighbours(sampled, 2, 4)
+    expected = with_its_neighbours(sampled, rounds=2, patches=2)
     for k, sources in enumerate(expected):
         for i in (0, 1):
             assert_same({"x": found[f"source{i + 1}"][..., k]}, {"x": sources[i]})

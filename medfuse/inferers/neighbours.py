@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from medfuse.diffusion import FusionState
 from medfuse.physics import Grain, JointObservation, collaborated_across, grain
-from medfuse.physics.collaborative import MOST
 
 SLAB = 16
 """Slices that are restored before any of them is filtered; results do not depend on it."""
 
 _ROUNDS = 2  # the second finds what is alike in what the first made of all slices
-_MORE = 2  # times the patches of an image: as many slices hold more that are alike
 
 Each = Callable[[Callable[[Sequence["Sampled"]], "Sampled"], Sequence[Sequence["Sampled"]]], Iterable["Sampled"]]
 
@@ -53,11 +51,11 @@ def filtered(slabs: Iterable[Sequence[Sampled]], patches: int, each: Each) -> It
 
     Args:
         slabs: Consecutive slices of one volume, some at a time.
-        patches: How many patches of an image are filtered together.
+        patches: How many patches are filtered together.
         each: Does a work for each of some items, as `map` does.
     """
     for _ in range(_ROUNDS):
-        slabs = _once(slabs, partial(_with_beside, patches=min(_MORE * patches, MOST)), each)
+        slabs = _once(slabs, partial(_with_beside, patches=patches), each)
     yield from slabs
 
 

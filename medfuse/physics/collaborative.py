@@ -163,6 +163,7 @@ def _filtered_at_once(pilot: Tensor, seen: Tensor, noise: Tensor, error: Tensor,
     """Return the filtered first of each stack; noise and error are variances of each patch **[n, rows, columns]**."""
     basis, edge = _waves_of_a_patch(pilot.dtype, pilot.device)
     back = basis.T * torch.outer(edge, edge).flatten()
+    area = pilot.shape[2] * pilot.shape[3]
     within = torch.arange(_SIDE, device=pilot.device)
     within = (within[:, None] * pilot.shape[3] + within).flatten()
     both = pilot.flatten(), seen.flatten()
@@ -175,10 +176,15 @@ def _filtered_at_once(pilot: Tensor, seen: Tensor, noise: Tensor, error: Tensor,
         power = believed.square()
         p = torch.minimum(_RELATIVE * power, e)
         believed.mul_(power.div_(power + e))
-        patch = _haar(believed.lerp_(found, p.div_(p + v)), inverse=True) @ back
-        total.index_add_(0, pixels, patch.flatten())
-        count.index_add_(0, at.flatten(), torch.ones_like(at.flatten(), dtype=pilot.dtype))
-    total, count = (v.view_as(pilot)[:, :1] for v in (total, count))  # what fell to the slices beside is theirs to find
+        patch = _haar(believed.lerp_(found, p.div_(p + v)), inverse=True).flatten(0, 1)
+        at = at.flatten()
+        if pilot.shape[1] > 1:  # what falls to the slices beside is theirs to find
+            own = (at // area % pilot.shape[1] == 0).nonzero()[:, 0]
+            at, patch = at[own], patch[own]
+            pixels = (at[:, None] + within).flatten()
+        total.index_add_(0, pixels, (patch @ back).flatten())
+        count.index_add_(0, at, torch.ones_like(at, dtype=pilot.dtype))
+    total, count = (v.view_as(pilot)[:, :1] for v in (total, count))
     count = F.pad(count, (_SIDE - 1, 0, _SIDE - 1, 0))
     weight = F.conv2d(F.conv2d(count, edge.view(1, 1, -1, 1)), edge.view(1, 1, 1, -1))  # symmetric: nothing to flip
     return (total / weight)[:, 0]
