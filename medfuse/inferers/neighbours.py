@@ -1,4 +1,11 @@
-"""Slices of a volume, of which patches that are alike are filtered together with those of the slices beside them."""
+"""Slices of a volume, of which patches that are alike are filtered together with those of the slices beside them.
+
+Slices come some at a time, and each goes through two rounds as soon as the one after it has gone through the round
+before; so few are held at once, and results depend on the two slices to either side alone.
+
+Reference:
+    docs/explanation/method.md, "Across slices".
+"""
 
 from __future__ import annotations
 

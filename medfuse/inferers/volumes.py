@@ -47,7 +47,8 @@ class VolumeFusionInferer(FusionInferer):
     threads, which is one unless there are at least twice as many threads as slices side by side; sums by two or more
     round otherwise, too. Slices that are equal, such as empty ones, are computed once. On other devices the result
     depends on the batch so far. Each slice is corrected by the in-plane operator; a correction of the whole volume on
-    the PET's own grid takes the place of the loop over slices. What the data prove of a blur is proven once for a
+    the PET's own grid takes the place of the loop over slices. Patches that are alike are sought in the slices beside,
+    too, but for gradients, see `medfuse.inferers.neighbours`. What the data prove of a blur is proven once for a
     volume, and a blur is narrowed alike in all its slices, see `medfuse.physics.fit`.
     """
 

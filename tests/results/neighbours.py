@@ -76,14 +76,14 @@ def rows(data: Path) -> Iterator[str]:
         for patches, whole in ((0, True), (told.patches, False), (told.patches, True), (2 * told.patches, True)):
             volumes.told = replace(told, patches=patches)
             inner = FusionInferer(kinds=volumes.kinds, **asdict(volumes.told))
-            start = time.perf_counter()
+            start = time.process_time()
             with torch.inference_mode():
                 if whole:
                     result = volumes(given, fusion.network, degradation=spec)
                 else:
                     parts = [inner(one, fusion.network, degradation=spec) for one in given.unbind(4)]
                     result = {key: torch.stack([part[key] for part in parts], 4) for key in ("source1", "source2")}
-            seconds.append((time.perf_counter() - start) / truth.shape[4])
+            seconds.append((time.process_time() - start) / truth.shape[4])
             found.append(torch.cat([result["source1"], result["source2"]], 1))
         cells = [" / ".join(f"{psnr(one[0, i], truth[0, i]):.2f}" for i in (0, 1)) for one in found]
         yield f"| {name} | {size} | {' | '.join(cells)} | {' '.join(f'{s:.2f}' for s in seconds)} |"
