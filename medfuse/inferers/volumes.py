@@ -296,10 +296,10 @@ class _Slices:
             return self.finish(self.observed(one[0]), one[1].states)
 
         of_volume, some = len(self.parts) // self.volumes, max(1, SLAB // self.together)
-        kept: dict[int, Sampled] = {}
+        known: dict[int, Sampled] = {}  # of slices that others are equal to
         for volume in range(self.volumes):
             numbers = range(volume * of_volume, (volume + 1) * of_volume)
-            slabs = (self._each_once(sampled, numbers[k : k + some], kept) for k in range(0, of_volume, some))
+            slabs = (self._each_once(sampled, numbers[k : k + some], known) for k in range(0, of_volume, some))
             single = ([one for part in slab for one in part.split()] for slab in slabs)
             first = volume * self.depth
             for slab in filtered(single, self.told.patches, self.each):
@@ -307,14 +307,14 @@ class _Slices:
                 first += len(slab)
                 yield from zip(places, self.each(finished, list(zip(places, slab, strict=True))), strict=True)
 
-    def _each_once(self, work: Callable[[slice], Any], numbers: range, kept: dict[int, Any]) -> Iterator[Any]:
+    def _each_once(self, work: Callable[[slice], Any], numbers: range, known: dict[int, Any]) -> Iterator[Any]:
         """Do a work for some of the parts, in their order; what is done of one serves all that are equal to it."""
         like = self.first_like
         done = iter(self.each(work, [self.parts[k] for k in numbers if like[k] == k]))
         for k in numbers:
-            result = kept[like[k]] if like[k] < k else next(done)
+            result = known[like[k]] if like[k] < k else next(done)
             if like[k] == k and k in self._repeated:
-                kept[k] = result
+                known[k] = result
             yield result
 
     @cached_property
